@@ -1,0 +1,188 @@
+"""Runs a canonical graph in torch: differentiable, tappable, on CPU or CUDA.
+
+One executor serves calibration, relevance, verification and RelP. It holds the graph as a flat list of steps over
+numbered slots; a slot is dropped after its last reader, so memory follows the live set and not the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from qvit_deploy.execute.ops import OpFn, Tensor, build
+from qvit_deploy.graph.graph import Graph
+
+Tap = Callable[[Tensor], "Tensor | None"]
+"""Called with a tensor as it is computed; returns None to only read it, or a tensor that replaces it downstream."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    run: OpFn
+    inputs: tuple[int, ...]  # -1 for an absent optional input
+    outputs: tuple[int, ...]
+    names: tuple[str, ...]
+    drops: tuple[int, ...]
+
+
+class Executor:
+    """Executes `graph` with every float constant a torch tensor on `device`.
+
+    Args:
+        graph: the canonical (or quantized) graph.
+        device: torch device for data and float constants.
+        overrides: node -> function that replaces the operator's own; relevance rules use it to change the
+            backward pass while keeping the forward value.
+
+    Raises:
+        UnsupportedOpError: the graph holds an operator without an implementation.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        device: str | torch.device = "cpu",
+        overrides: Mapping[ir.Node, OpFn] | None = None,
+    ) -> None:
+        self.graph = graph
+        self.device = torch.device(device)
+        self._slots: dict[ir.Value, int] = {}
+        self._constants: dict[int, Tensor] = {}
+        for value in graph.model.graph.initializers.values():
+            assert value.const_value is not None
+            self._constants[self._slot(value)] = self._constant(value.const_value)
+        self._input_slot = self._slot(graph.input)
+        self._output_slots = {v.name: self._slot(v) for v in graph.outputs}
+        overrides = overrides or {}
+        self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
+        self._overridden = set(overrides)
+        self._plans: dict[frozenset[str], list[_Step]] = {}
+
+    def _slot(self, value: ir.Value) -> int:
+        return self._slots.setdefault(value, len(self._slots))
+
+    def _constant(self, tensor: ir.TensorProtocol) -> Tensor:
+        array = tensor.numpy()
+        if array.dtype not in (np.float32, np.int64, np.int8, np.uint8, np.bool_):
+            is_float = np.issubdtype(array.dtype, np.floating)
+            array = array.astype(np.float32 if is_float else np.int64)
+        # Initializers may be read-only memory maps; torch wants a buffer it is allowed to write.
+        tensor_ = torch.from_numpy(np.array(array))
+        return tensor_ if array.dtype == np.int64 else tensor_.to(self.device)
+
+    def run(
+        self, images: Tensor, taps: Mapping[str, Tap] | None = None, fetch: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Runs the graph on `images` float32 [batch, C, H, W].
+
+        Args:
+            taps: value name -> `Tap`, applied to that tensor as soon as it exists (the input included).
+            fetch: names of the tensors to return; the graph's outputs when None. Execution stops after the
+                last of them.
+
+        Returns: name -> tensor, in the order of `fetch`.
+        """
+        taps = taps or {}
+        wanted = list(fetch) if fetch is not None else list(self._output_slots)
+        steps = self._plan(frozenset(taps) | frozenset(wanted))
+        env: dict[int, Tensor] = dict(self._constants)
+        results: dict[str, Tensor] = {}
+        remaining = set(wanted)
+        name = self.graph.input.name
+        images = images.to(self.device)
+        if name in taps:
+            images = _tapped(taps[name], images)
+        env[self._input_slot] = images
+        if name in remaining:
+            results[name] = images
+            remaining.discard(name)
+        for step in steps:
+            value = step.run(*[env[i] if i >= 0 else None for i in step.inputs])
+            for slot, out_name, tensor in zip(
+                step.outputs,
+                step.names,
+                value if isinstance(value, (tuple, list)) else (value,),
+                strict=False,
+            ):
+                if out_name in taps:
+                    tensor = _tapped(taps[out_name], tensor)
+                env[slot] = tensor
+                if out_name in remaining:
+                    results[out_name] = tensor
+                    remaining.discard(out_name)
+            for slot in step.drops:
+                env.pop(slot, None)
+            if not remaining:
+                break
+        if remaining:
+            raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
+        return {n: results[n] for n in wanted}
+
+    def logits(self, images: Tensor, taps: Mapping[str, Tap] | None = None) -> Tensor:
+        """The first output, float32 [batch, classes]."""
+        return next(iter(self.run(images, taps).values()))
+
+    def _plan(self, observed: frozenset[str]) -> list[_Step]:
+        """The steps to run; a matmul and its bias become one step unless the tensor between is observed."""
+        if observed in self._plans:
+            return self._plans[observed]
+        raw: list[tuple[OpFn, list[ir.Value | None], list[ir.Value]]] = []
+        merged: set[ir.Node] = set()
+        for node, function in self._functions:
+            if node in merged:
+                continue
+            bias = None if node in self._overridden else self._mergeable_bias(node, observed)
+            if bias is not None and bias not in self._overridden:
+                merged.add(bias)
+                raw.append((_linear, [node.inputs[0], node.inputs[1], bias.inputs[1]], list(bias.outputs)))
+            else:
+                raw.append((function, list(node.inputs), list(node.outputs)))
+        last_use: dict[int, int] = {}
+        for index, (_, inputs, _) in enumerate(raw):
+            for value in inputs:
+                if value is not None:
+                    last_use[self._slot(value)] = index
+        drops: dict[int, list[int]] = {}
+        keep = set(self._output_slots.values()) | set(self._constants)
+        for slot, index in last_use.items():
+            if slot not in keep:
+                drops.setdefault(index, []).append(slot)
+        steps = [
+            _Step(
+                run,
+                tuple(-1 if v is None else self._slot(v) for v in inputs),
+                tuple(self._slot(v) for v in outputs),
+                tuple(v.name or "" for v in outputs),
+                tuple(drops.get(index, ())),
+            )
+            for index, (run, inputs, outputs) in enumerate(raw)
+        ]
+        self._plans[observed] = steps
+        return steps
+
+    def _mergeable_bias(self, node: ir.Node, observed: frozenset[str]) -> ir.Node | None:
+        """The Add that follows a MatMul with a constant [in, out] weight, when it adds a constant [out] bias."""
+        if node.op_type != "MatMul" or node.outputs[0].name in observed:
+            return None
+        weight, users = node.inputs[1], list(node.outputs[0].uses())
+        if weight is None or len(users) != 1 or self._slot(weight) not in self._constants:
+            return None
+        add = users[0].node
+        if add.op_type != "Add" or add.inputs[0] is not node.outputs[0] or add.inputs[1] is None:
+            return None
+        bias = self._constants.get(self._slot(add.inputs[1]))
+        matrix = self._constants[self._slot(weight)]
+        return add if bias is not None and bias.ndim == 1 and matrix.ndim == 2 else None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.nn.functional.linear(x, weight.t(), bias)
+
+
+def _tapped(tap: Tap, tensor: Tensor) -> Tensor:
+    replaced = tap(tensor)
+    return tensor if replaced is None else replaced

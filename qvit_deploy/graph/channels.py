@@ -1,0 +1,125 @@
+"""Which linears read a LayerNorm's output channel for channel: the condition for folding into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.sites import Site
+
+
+@dataclass(frozen=True)
+class NormGroup:
+    """A LayerNorm and every linear site that reads it, by names.
+
+    Attributes:
+        norm: output tensor of the LayerNormalization.
+        scale, bias: its parameters, [channels].
+        sites: names of the consuming linear sites; nothing else reads the output.
+    """
+
+    norm: str
+    scale: str
+    bias: str
+    sites: tuple[str, ...]
+
+
+def norm_groups(graph: Graph, sites: tuple[Site, ...]) -> tuple[NormGroup, ...]:
+    """The LayerNorms whose output reaches linear sites only, through operators that keep the channel axis last.
+
+    A norm is left out when anything else reads it (a residual addition in post-norm blocks, zero padding of
+    windows, a pooling), because a channel-wise change would then alter the function.
+    """
+    by_product = {site.product: site for site in sites if site.kind == "linear"}
+    groups = []
+    for node in graph.nodes():
+        if node.op_type != "LayerNormalization" or len(node.inputs) < 3:
+            continue
+        scale, bias = node.inputs[1], node.inputs[2]
+        assert scale is not None and bias is not None
+        if (
+            not (scale.is_initializer() and bias.is_initializer())
+            or len(scale.uses()) != 1
+            or len(bias.uses()) != 1
+        ):
+            continue
+        readers = _linear_readers(node.outputs[0])
+        if not readers or any(r not in by_product for r in readers):
+            continue
+        names = tuple(by_product[r].name for r in sorted(readers))
+        weights = [by_product[r].weight for r in readers]
+        if any(len(graph.initializers[w].uses()) != 1 for w in weights if w is not None):
+            continue
+        assert scale.name and bias.name and node.outputs[0].name
+        groups.append(NormGroup(node.outputs[0].name, scale.name, bias.name, names))
+    return tuple(groups)
+
+
+def _linear_readers(value: ir.Value) -> set[str] | None:
+    """Product names of the MatMuls that read `value`'s channels; None when something else does."""
+    if value.is_graph_output() or not value.uses():
+        return None
+    found: set[str] = set()
+    for use in value.uses():
+        node = use.node
+        if node.op_type == "MatMul" and use.idx == 0:
+            found.add(node.outputs[0].name or "")
+        elif node.op_type == "Shape":
+            continue
+        elif use.idx == 0 and _keeps_channels_last(node):
+            for output in node.outputs:
+                deeper = _linear_readers(output) if output.uses() else set()
+                if deeper is None:
+                    return None
+                found |= deeper
+        elif node.op_type == "Concat" and _keeps_channels_last(node) and _only_pieces_of(node, value):
+            deeper = _linear_readers(node.outputs[0])
+            if deeper is None:
+                return None
+            found |= deeper
+        else:
+            return None
+    return found
+
+
+def _keeps_channels_last(node: ir.Node) -> bool:
+    x, y = node.inputs[0], node.outputs[0]
+    if x is None or x.shape is None or y.shape is None:
+        return False
+    rank = len(x.shape)
+    if node.op_type == "Transpose":
+        perm = node.attributes["perm"].as_ints()
+        return perm[-1] == rank - 1
+    if node.op_type == "Reshape":
+        shape = constant(node.inputs[1])
+        return shape is not None and isinstance(x.shape[-1], int) and int(shape[-1]) == x.shape[-1]
+    if node.op_type == "Slice":
+        axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
+        return axes is not None and all(int(a) % rank != rank - 1 for a in axes)
+    if node.op_type == "Gather":
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        return axis % rank != rank - 1 and node.inputs[1] is not None and node.inputs[1].is_initializer()
+    if node.op_type in ("Split", "Concat"):
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        return axis % rank != rank - 1
+    if node.op_type in ("Squeeze", "Unsqueeze"):
+        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        new_rank = len(y.shape)
+        outer = rank if node.op_type == "Squeeze" else new_rank
+        return axes is not None and all(int(a) % outer != outer - 1 for a in axes)
+    return False
+
+
+def _only_pieces_of(concat: ir.Node, value: ir.Value) -> bool:
+    """True when every input of `concat` is `value` or was cut from the same LayerNorm output (a roll)."""
+    return len({id(_origin(v)) for v in concat.inputs}) == 1
+
+
+def _origin(value: ir.Value | None) -> ir.Value | None:
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in ("Slice", "Reshape", "Transpose", "Split", "Gather"):
+            break
+        value = node.inputs[0]
+    return value

@@ -1,0 +1,218 @@
+"""Finds the sites of a canonical graph: the matrix products and convolutions that can be quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from qvit_deploy.graph.graph import Graph, constant
+
+Kind = Literal["linear", "conv", "matmul_qk", "matmul_av"]
+Role = Literal["image", "post_layernorm", "post_gelu", "post_softmax", "query", "key", "value", "other"]
+
+SMALLEST_REDUCTION = 16
+"""Products that sum fewer terms stay in float: they cost nothing and no integer kernel takes them (TensorRT
+excludes GEMMs with K < 16). CaiT's talking heads, which mix 4 heads, are the case in the field."""
+
+MOVES = frozenset(
+    {
+        "Reshape",
+        "Transpose",
+        "Slice",
+        "Concat",
+        "Split",
+        "Gather",
+        "Squeeze",
+        "Unsqueeze",
+        "Expand",
+        "Flatten",
+    }
+)
+"""Operators that copy values around without changing one."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One quantizable product `input x weight` (or `input x second` for attention), by tensor names.
+
+    Attributes:
+        name: module path of the weight's owner, e.g. `blocks.0.attn.qkv`; attention products are
+            `<attention module>.qk` and `.av`.
+        input: the activation operand (for attention: query, or the softmax's output).
+        second: the other data operand of an attention product (key or value), None for weights.
+        weight: initializer, [in, out] for linear and [out, in/groups, kh, kw] for conv; None for attention.
+        bias: initializer [out] added right after the product, or None.
+        product: output of the MatMul/Conv itself; `output` is after the bias.
+        params: weight elements (bias not counted).
+    """
+
+    name: str
+    kind: Kind
+    role: Role
+    input: str
+    second: str | None
+    weight: str | None
+    bias: str | None
+    product: str
+    output: str
+    params: int
+
+
+def find_sites(graph: Graph) -> tuple[Site, ...]:
+    """All sites in topological order. Names are unique."""
+    sites: list[Site] = []
+    taken: dict[str, int] = {}
+    for node in graph.nodes():
+        site = _linear(node) or _conv(node) or _attention(node)
+        if site is None:
+            continue
+        count = taken[site.name] = taken.get(site.name, 0) + 1
+        if count > 1:  # one weight used at several places, or an export without names
+            site = Site(**{**site.__dict__, "name": f"{site.name}.{count}"})
+        sites.append(site)
+    return tuple(sites)
+
+
+def producers(value: ir.Value | None, through: frozenset[str] = MOVES) -> Iterator[ir.Node]:
+    """The nodes whose results reach `value` through operators in `through` only (data operands)."""
+    stack, seen = [value], set()
+    while stack:
+        current = stack.pop()
+        node = current.producer() if current is not None else None
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op_type in through:
+            stack.extend(node.inputs if node.op_type == "Concat" else node.inputs[:1])
+        else:
+            yield node
+
+
+def _linear(node: ir.Node) -> Site | None:
+    if node.op_type != "MatMul":
+        return None
+    x, w = node.inputs
+    assert x is not None and w is not None
+    if w.shape is None or not w.is_initializer() or len(w.shape) != 2 or x.is_initializer():
+        return None
+    rows, columns = (int(d) for d in w.shape)  # type: ignore[arg-type]
+    if rows < SMALLEST_REDUCTION:
+        return None
+    bias, output = _bias_after(node, columns)
+    return Site(
+        name=_module(w), kind="linear", role=_role(x), input=_name(x), second=None, weight=_name(w), bias=bias,
+        product=_name(node.outputs[0]), output=output, params=rows * columns,
+    )  # fmt: skip
+
+
+def _conv(node: ir.Node) -> Site | None:
+    if node.op_type != "Conv":
+        return None
+    x, w = node.inputs[0], node.inputs[1]
+    assert x is not None and w is not None
+    weight = constant(w)
+    if weight is None or weight[0].size < SMALLEST_REDUCTION:
+        return None
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    output = _name(node.outputs[0])
+    return Site(
+        name=_module(w), kind="conv", role=_role(x), input=_name(x), second=None, weight=_name(w),
+        bias=None if bias is None else _name(bias), product=output, output=output, params=weight.size,
+    )  # fmt: skip
+
+
+def _attention(node: ir.Node) -> Site | None:
+    if node.op_type != "MatMul":
+        return None
+    left, right = node.inputs
+    assert left is not None and right is not None
+    if left.is_initializer() or right.is_initializer():
+        return None
+    kind: Kind
+    if _reaches_softmax(node.outputs[0]):
+        kind, role = "matmul_qk", "query"
+    elif any(p.op_type == "Softmax" for p in producers(left, MOVES | {"MatMul", "Add", "Mul"})):
+        kind, role = "matmul_av", "post_softmax"
+    else:
+        return None
+    output = _name(node.outputs[0])
+    return Site(
+        name=f"{_attention_module(right)}.{kind[-2:]}", kind=kind, role=role, input=_name(left),  # type: ignore[arg-type]
+        second=_name(right), weight=None, bias=None, product=output, output=output, params=0,
+    )  # fmt: skip
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name
+
+
+def _module(weight: ir.Value) -> str:
+    return _name(weight).removesuffix(".weight")
+
+
+def _bias_after(node: ir.Node, columns: int) -> tuple[str | None, str]:
+    product = node.outputs[0]
+    users = [use.node for use in product.uses()]
+    if len(users) == 1 and users[0].op_type == "Add" and not product.is_graph_output():
+        add = users[0]
+        other = add.inputs[1]
+        if add.inputs[0] is product and other is not None and other.is_initializer():
+            values = constant(other)
+            if values is not None and values.shape == (columns,):
+                return _name(other), _name(add.outputs[0])
+    return None, _name(product)
+
+
+def _role(value: ir.Value) -> Role:
+    if _is_image(value):
+        return "image"
+    roles: dict[str, Role] = {
+        "LayerNormalization": "post_layernorm",
+        "Gelu": "post_gelu",
+        "Softmax": "post_softmax",
+    }
+    found = {roles.get(node.op_type, "other") for node in producers(value)}
+    return found.pop() if len(found) == 1 else "other"
+
+
+def _is_image(value: ir.Value) -> bool:
+    while (node := value.producer()) is not None:
+        if node.op_type not in MOVES or node.inputs[0] is None:
+            return False
+        value = node.inputs[0]
+    return value.is_graph_input()
+
+
+def _reaches_softmax(value: ir.Value, depth: int = 8) -> bool:
+    if depth == 0:
+        return False
+    passing = MOVES | {"Add", "Mul", "Div", "Sub", "Where", "Clip", "MatMul", "Cast"}
+    for use in value.uses():
+        node = use.node
+        if node.op_type == "Softmax":
+            return True
+        if node.op_type == "MatMul" and not (node.inputs[1] is not None and node.inputs[1].is_initializer()):
+            continue
+        if node.op_type in passing and _reaches_softmax(node.outputs[0], depth - 1):
+            return True
+    return False
+
+
+def _attention_module(value: ir.Value) -> str:
+    """Module path of the attention a key or value tensor belongs to: the owner of the nearest projection."""
+    frontier: list[ir.Value | None] = [value]
+    for _ in range(40):
+        following: list[ir.Value | None] = []
+        for current in frontier:
+            node = current.producer() if current is not None else None
+            if node is None:
+                continue
+            if node.op_type == "MatMul" and node.inputs[1] is not None and node.inputs[1].is_initializer():
+                return _module(node.inputs[1]).rpartition(".")[0] or "attention"
+            following.extend(node.inputs)
+        frontier = following
+    return "attention"
