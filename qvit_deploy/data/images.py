@@ -1,0 +1,191 @@
+"""A set of pictures, ready for a model: opened from what the command line calls DATA, streamed in batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvit_deploy.data.folder import list_folder
+from qvit_deploy.data.npz import Split, read_npz
+from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+
+_DEMOS = {"fashion-mnist": Path(__file__).parent / "demo" / "fashion_mnist.npz"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """N pictures with their preprocessing. Files are decoded when a batch asks for them and then forgotten.
+
+    `pictures` are files, or uint8 [N, H, W] or [N, H, W, 3]. `labels` is int64 [N] or None; `class_names` is
+    indexed by label. `skipped` names what was left out, with the reason.
+    """
+
+    pictures: tuple[Path, ...] | NDArray[np.uint8]
+    names: tuple[str, ...]
+    preprocess: Preprocess
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], slice]]:
+        """(float32 [b, C, H, W], the slice of their indices in this set), in order; the last may be shorter.
+
+        Raises BadPictureError (an InputError) when a file turns out to be corrupt or is gone.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch size must be at least 1, got {batch_size}")
+        for start in range(0, len(self), batch_size):
+            stop = min(start + batch_size, len(self))
+            yield (
+                np.stack([self.preprocess.apply(self._picture(i)) for i in range(start, stop)]),
+                slice(start, stop),
+            )
+
+    def subset(self, n: int, seed: int) -> ImageSet:
+        """`n` pictures (all, if there are fewer) in their present order, balanced over the classes if any."""
+        if n < 1:
+            raise InputError(f"the number of images must be at least 1, got {n}")
+        if n >= len(self):
+            return self
+        return self._take(np.sort(_draw(len(self), self.labels, seed)[:n]))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the decoded pictures, the labels and the preprocessing; names do not matter."""
+        sha = hashlib.sha256(self.preprocess.model_dump_json().encode())
+        for i in range(len(self)):
+            picture = self._picture(i)
+            sha.update(repr(picture.shape).encode())
+            sha.update(picture.tobytes())
+        sha.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
+        return sha.hexdigest()
+
+    def _picture(self, i: int) -> NDArray[np.uint8]:
+        picture = self.pictures[i]
+        return decode(picture) if isinstance(picture, Path) else picture
+
+    def _take(self, indices: NDArray[np.intp]) -> ImageSet:
+        pictures = self.pictures
+        return replace(
+            self,
+            pictures=tuple(pictures[i] for i in indices) if isinstance(pictures, tuple) else pictures[indices],
+            names=tuple(self.names[i] for i in indices),
+            labels=None if self.labels is None else self.labels[indices],
+        )
+
+
+def open_images(
+    spec: str,
+    preprocess: Preprocess,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    split: Split = "calib",
+    minimum: int = 1,
+) -> ImageSet:
+    """Open DATA: an image folder, an `.npz` or `demo:fashion-mnist` (design.md, section 5).
+
+    `limit` draws that many with `seed`, balanced over the classes. Corrupt files are an error that names
+    them, or are left out and listed in `skipped` with `skip_bad`. With split "calib" every drawn file is
+    decoded once here, because a long compile follows; with "test" only headers are read, as a test set can be
+    large and is decoded right after. Raises InputError, also when fewer than `minimum` images are left.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"the number of images must be at least 1, got {limit}")
+    if spec.startswith("demo:"):
+        path = _DEMOS.get(spec.removeprefix("demo:"))
+        if path is None:
+            raise InputError(f"there is no data set {spec!r}; the built-in one is demo:{', demo:'.join(_DEMOS)}")
+        if not path.is_file():
+            raise InputError(f"{spec} is missing from this installation ({path}); reinstall qvit-deploy")
+    else:
+        path = Path(spec).expanduser()
+
+    if path.is_dir():
+        images = _open_folder(path, preprocess, limit, seed, skip_bad, full=split == "calib" or skip_bad)
+    elif path.is_file() and path.suffix.lower() == ".npz":
+        arrays = read_npz(path, split)
+        preprocess.resized_size(*arrays.images.shape[1:3])
+        names = tuple(f"{arrays.key}[{i}]" for i in range(len(arrays.images)))
+        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names)
+        images = images if limit is None else images.subset(limit, seed)
+    elif path.exists():
+        raise InputError(f"{spec} is neither a folder of images nor an .npz file")
+    else:
+        raise InputError(f"no such image folder or .npz file: {spec}")
+
+    if len(images) < minimum:
+        raise InputError(f"at least {minimum} images are needed, {spec} gives {len(images)}; add images")
+    return images
+
+
+def _open_folder(
+    root: Path, preprocess: Preprocess, limit: int | None, seed: int, skip_bad: bool, *, full: bool
+) -> ImageSet:
+    listing = list_folder(root)
+    require_pillow()
+    bad = list(listing.refused)
+    wanted = len(listing.paths) if limit is None else min(limit, len(listing.paths))
+    good: list[int] = []
+    # With skip_bad the draw goes on until enough are good, so a few bad files do not shrink or unbalance the
+    # set.
+    for examined, i in enumerate(_draw(len(listing.paths), listing.labels, seed).tolist()):
+        if len(good) == wanted or (examined == wanted and not skip_bad):
+            break
+        reason = _defect(listing.paths[i], preprocess, full)
+        if reason is None:
+            good.append(i)
+        else:
+            bad.append((listing.names[i], reason))
+
+    if bad and not skip_bad:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in sorted(bad)[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise InputError(
+            f"{len(bad)} of the images in {root} cannot be used ({shown}{more}); remove them or pass --skip-bad"
+        )
+    if not good:
+        raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")
+    whole = ImageSet(
+        listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad))
+    )
+    return whole._take(np.sort(np.array(good)))
+
+
+def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:
+    """Why the picture cannot be used, or None."""
+    try:
+        if full:
+            preprocess.resized_size(*decode(path).shape[:2])
+        else:
+            check_header(path)
+    except BadPictureError as error:
+        return error.reason
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _draw(count: int, labels: NDArray[np.int64] | None, seed: int) -> NDArray[np.intp]:
+    """A permutation of `count` indices; each prefix is balanced over the classes, as far as they reach."""
+    shuffled = np.random.default_rng(seed).permutation(count)
+    if labels is None:
+        return shuffled
+    # The r-th picture drawn from each class comes in round r.
+    rounds = np.empty(count, dtype=np.intp)
+    for label in np.unique(labels):
+        places = np.flatnonzero(labels[shuffled] == label)
+        rounds[places] = np.arange(len(places))
+    return shuffled[np.argsort(rounds, kind="stable")]

@@ -1,0 +1,116 @@
+"""Images in a NumPy `.npz` archive, read without trusting it: no pickles, sizes checked before allocation."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from qvit_deploy.errors import InputError
+
+Split = Literal["calib", "test"]
+
+# Deflate reaches about 1000:1 on zeros; photographs reach 2:1 and drawings perhaps 20:1.
+_BOMB_BYTES, _BOMB_RATIO = 2**30, 200
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """`images` uint8 [N, H, W] or [N, H, W, 3], `labels` int64 [N] or None; `key` names the images' array."""
+
+    key: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    class_names: tuple[str, ...] | None
+
+
+def read_npz(path: Path, split: Split) -> Arrays:
+    """Read `{split}_images` (with `{split}_labels`) or else `images` (with `labels`), and any `class_names`.
+
+    Raises InputError for anything that is not such an archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+            prefix = next((p for p in (f"{split}_", "") if f"{p}images" in members), None)
+            if prefix is None:
+                has = ", ".join(sorted(members)) or "nothing"
+                raise InputError(f"{path} has no array 'images' or '{split}_images' (it has {has})")
+            images = _read(archive, path, f"{prefix}images")
+            labels = _read(archive, path, f"{prefix}labels") if f"{prefix}labels" in members else None
+            names = _read(archive, path, "class_names") if "class_names" in members else None
+    except InputError:
+        raise
+    except zipfile.BadZipFile:
+        raise InputError(
+            f"{path} is not an .npz archive, or is damaged; write it with numpy.savez_compressed"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+
+    pixels = _check_images(path, f"{prefix}images", images)
+    checked = None if labels is None else _check_labels(path, f"{prefix}labels", labels, len(images))
+    class_names = None
+    if names is not None:
+        if names.dtype.kind != "U" or names.ndim != 1:
+            raise InputError(f"{path}: 'class_names' must be strings [K], got {names.dtype} {list(names.shape)}")
+        class_names = tuple(names.tolist())
+        if checked is not None and checked.max() >= len(class_names):
+            raise InputError(
+                f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)"
+            )
+    return Arrays(f"{prefix}images", pixels, checked, class_names)
+
+
+def _read(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[np.generic]:
+    """One array. Its header is checked against the archive's directory first: numpy allocates what it says."""
+    info = archive.getinfo(f"{key}.npy")
+    try:
+        with archive.open(info) as member:
+            version = npy.read_magic(member)
+            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = header(member)
+            if dtype.hasobject:
+                raise InputError(f"{path}: '{key}' holds Python objects, which are never loaded; store plain numbers")
+            if math.prod(shape) * dtype.itemsize > info.file_size:
+                raise InputError(f"{path}: '{key}' is truncated")
+            if info.file_size > _BOMB_BYTES and info.file_size > _BOMB_RATIO * max(info.compress_size, 1):
+                raise InputError(f"{path}: '{key}' unpacks to {info.file_size / 1e9:.1f} GB: a decompression bomb")
+        with archive.open(info) as member:
+            array = npy.read_array(member, allow_pickle=False)
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path}: '{key}' ({info.file_size / 1e9:.1f} GB) does not fit in memory") from None
+    except Exception as error:  # BadZipFile, zlib.error, ValueError, EOFError, ...
+        raise InputError(f"{path}: '{key}' is damaged: {' '.join(str(error).split())}") from None
+    return array
+
+
+def _check_images(path: Path, key: str, images: NDArray[np.generic]) -> NDArray[np.uint8]:
+    wanted = "uint8 [N, H, W] or [N, H, W, 3]"
+    got = f"{images.dtype} {list(images.shape)}"
+    if images.dtype != np.uint8:
+        raise InputError(f"{path}: '{key}' must be {wanted}, got {got}; store the raw 0..255 pixels")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
+        hint = "; channels go last" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
+        raise InputError(f"{path}: '{key}' must be {wanted}, got {got}{hint}")
+    if 0 in images.shape:
+        raise InputError(f"{path}: '{key}' is empty: {got}")
+    return images.astype(np.uint8, copy=False)
+
+
+def _check_labels(path: Path, key: str, labels: NDArray[np.generic], count: int) -> NDArray[np.int64]:
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise InputError(
+            f"{path}: '{key}' must be integers [{count}], one per image, got {labels.dtype} {list(labels.shape)}"
+        )
+    if labels.min() < 0:
+        raise InputError(f"{path}: '{key}' has the negative label {labels.min()}; labels start at 0")
+    return labels.astype(np.int64)

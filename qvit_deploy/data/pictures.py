@@ -1,0 +1,104 @@
+"""One picture from disk to a uint8 array, with every way it can be unusable turned into a named reason.
+
+A picture is uint8, [H, W] for grey or [H, W, 3] for RGB, whatever the file held. Pillow is imported only here
+and only when needed: arrays of the right size never need it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvit_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pillow's own warning level (a quarter gigabyte of RGB). Pillow only warns here and raises at twice this; a
+# compile that runs unattended has nobody to read the warning.
+MAX_PIXELS = 89_478_485
+
+# Never "any format Pillow knows": its EPS reader, for one, starts Ghostscript on the file.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm"})
+
+
+class BadPictureError(InputError):
+    """A picture that cannot be used; `reason` is the part of the message that does not repeat its name."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"image {name} cannot be used: {reason}")
+        self.reason = reason
+
+
+def require_pillow() -> ModuleType:
+    """`PIL.Image`, or an InputError that says how to get it."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise InputError(
+            'decoding or resizing images needs Pillow: pip install "qvit-deploy[compile]" '
+            "(an .npz whose images already have the model's input size needs no Pillow)"
+        ) from None
+    return Image
+
+
+def check_header(path: Path) -> None:
+    """Find what is no image at all or too large, without decoding. Raises BadPictureError."""
+    _open(path, load=False)
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """The first frame of the image file `path`, uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
+    picture = _open(path, load=True)
+    assert picture is not None
+    return picture
+
+
+def _open(path: Path, *, load: bool) -> NDArray[np.uint8] | None:
+    pil = require_pillow()
+    try:
+        if path.stat().st_size == 0:
+            raise BadPictureError(str(path), "the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pil.DecompressionBombWarning)
+            with pil.open(path, formats=_FORMATS) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise pil.DecompressionBombError
+                return as_array(image) if load else None
+    except BadPictureError:
+        raise
+    except InputError as error:
+        raise BadPictureError(str(path), str(error)) from None
+    except pil.UnidentifiedImageError:
+        raise BadPictureError(str(path), "not a JPEG, PNG, BMP, WebP, TIFF, GIF or PPM file") from None
+    except (pil.DecompressionBombError, pil.DecompressionBombWarning):
+        raise BadPictureError(str(path), f"decompression bomb: more than {MAX_PIXELS // 10**6} megapixels") from None
+    except FileNotFoundError:
+        raise BadPictureError(str(path), "the file is gone") from None
+    except PermissionError:
+        raise BadPictureError(str(path), "no permission to read it") from None
+    except Exception as error:  # on broken bytes decoders raise anything: SyntaxError, IndexError, ...
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise BadPictureError(str(path), f"corrupt or truncated ({detail})") from None
+
+
+def as_array(image: Image.Image) -> NDArray[np.uint8]:
+    """A PIL image as uint8 [H, W] (grey) or [H, W, 3] (RGB); alpha is dropped, as timm's loader does.
+
+    EXIF orientation is not applied, again as timm: the models were trained and measured without it. 16-bit
+    grey is brought to 8 bits (65535 / 257 = 255). Raises InputError for modes whose value range is unknown
+    (32-bit, float).
+    """
+    if image.mode.startswith("I;16"):
+        return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+    if image.mode in ("I", "F"):
+        raise InputError(f"pixels of mode {image.mode!r} have no known range; save the image with 8 bits per channel")
+    grey = image.mode in ("1", "L", "LA", "La")
+    return np.array(image.convert("L" if grey else "RGB"))

@@ -1,0 +1,122 @@
+"""From a picture to the float tensor a model expects: timm's evaluation transform without its roundings."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+
+from qvit_deploy.data.pictures import MAX_PIXELS, as_array, require_pillow
+from qvit_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, the weights of Pillow's mode "L"
+
+_PositiveFinite = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class Preprocess(BaseModel):
+    """How a picture becomes the model's input.
+
+    `input_size` is (C, H, W). `mean` and `std` are per channel (or one value for all) and apply to values in
+    [0, 1]. `crop_pct` is the share of the resized picture that the centre crop keeps. `color` "grey" takes
+    the luma of a coloured picture first and repeats it to C channels; "rgb" (C = 3) repeats a grey picture to
+    three.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_size: tuple[PositiveInt, PositiveInt, PositiveInt]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[_PositiveFinite, ...]
+    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bicubic"
+    crop_pct: float = Field(default=1.0, gt=0, le=1)
+    color: Literal["rgb", "grey"] = "rgb"
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Preprocess:
+        channels = self.input_size[0]
+        for field in ("mean", "std"):
+            if len(getattr(self, field)) not in (1, channels):
+                raise ValueError(f"{field} needs 1 or {channels} values, as input_size has {channels} channels")
+        if self.color == "rgb" and channels != 3:
+            raise ValueError(f'color "rgb" needs 3 channels, input_size has {channels}; use color "grey"')
+        return self
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Preprocess:
+        """Read a JSON file with this model's fields. Raises InputError."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise InputError(f"preprocess file {path} cannot be read: {reason}") from None
+        try:
+            return cls.model_validate(json.loads(text))
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"preprocess file {path} is not JSON: {error}") from None
+        except ValidationError as error:
+            found = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            )
+            raise InputError(f"preprocess file {path} is not valid: {found}") from None
+
+    def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Resize, crop, scale to [0, 1], normalise: float32 [C, H, W].
+
+        `image` is a PIL image or a uint8 array [H, W] or [H, W, 3]. Resizing runs in float on each channel,
+        so nothing is rounded to 8 bits in between; bicubic and lanczos overshoot, hence the clamp. Raises
+        InputError.
+        """
+        picture = image if isinstance(image, np.ndarray) else as_array(image)
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
+            raise InputError(f"an image must be uint8 [H, W] or [H, W, 3], got {picture.dtype} {list(picture.shape)}")
+        channels, height, width = self.input_size
+        planes = picture.astype(np.float32)
+        if self.color == "grey" and planes.ndim == 3:
+            planes = planes @ _LUMA
+        planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
+
+        planes = self._resize(planes)
+        # torchvision's CenterCrop rounds halves to even; so does Python's round.
+        top, left = round((planes.shape[1] - height) / 2), round((planes.shape[2] - width) / 2)
+        planes = planes[:, top : top + height, left : left + width]
+        unit = np.clip(planes / np.float32(255), 0, 1)
+        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.std))
+        return np.ascontiguousarray(np.broadcast_to((unit - mean) / std, (channels, height, width)), dtype=np.float32)
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) a picture has between resize and crop; never below the input size.
+
+        A square target scales the shorter side (torchvision `Resize(int)`), any other one keeps the ratio and
+        covers the target (timm `ResizeKeepRatio`). Raises InputError for a strip so thin that its resized
+        form is enormous.
+        """
+        target_h, target_w = (math.floor(side / self.crop_pct) for side in self.input_size[1:])
+        if target_h == target_w:
+            short, long = sorted((height, width))
+            scaled = int(target_h * long / short)
+            size = (target_h, scaled) if height <= width else (scaled, target_h)
+        else:
+            ratio = min(height / target_h, width / target_w)
+            size = (round(height / ratio), round(width / ratio))
+        if size[0] * size[1] > MAX_PIXELS:
+            raise InputError(f"a {width}x{height} image would be resized to {size[1]}x{size[0]}; crop it first")
+        return size
+
+    def _resize(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`planes` float32 [P, h, w] at the resized size; untouched, and without Pillow, if they have it already."""
+        size = self.resized_size(planes.shape[1], planes.shape[2])
+        if size == planes.shape[1:]:
+            return planes
+        pil = require_pillow()
+        resample = getattr(pil.Resampling, self.interpolation.upper())
+        return np.stack([np.asarray(pil.fromarray(p).resize(size[::-1], resample)) for p in planes])
