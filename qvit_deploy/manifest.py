@@ -1,0 +1,117 @@
+"""What `manifest.json` says: typed, checked, and the same bytes for the same content."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
+
+from qvit_deploy.errors import BundleError, NonFiniteError
+
+SCHEMA: Literal["qvit-deploy/bundle/1"] = "qvit-deploy/bundle/1"
+MANIFEST = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SiteRecord(_Record):
+    """One site and what was decided about it. Bits are None for an operand that stays in floating point."""
+
+    name: str
+    kind: str
+    role: str
+    w_bits: PositiveInt | None
+    a_bits: PositiveInt | None
+    params: NonNegativeInt
+    macs: NonNegativeInt
+    score: FiniteFloat | None
+
+
+class Summary(_Record):
+    """Cost of the whole model, quantized and in float. BitOps are MACs x weight bits x activation bits."""
+
+    mean_w_bits: FiniteFloat
+    mean_a_bits: FiniteFloat
+    weight_bytes: NonNegativeInt
+    float_weight_bytes: NonNegativeInt
+    bitops: NonNegativeInt
+    float_bitops: NonNegativeInt
+
+
+class FileRecord(_Record):
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: NonNegativeInt
+
+
+class Manifest(BaseModel):
+    """`manifest.json`. Fields beyond these are kept as they are, as long as they are JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    # `schema` itself is taken by a method of BaseModel.
+    schema_id: Literal["qvit-deploy/bundle/1"] = Field(default=SCHEMA, alias="schema")
+    source: dict[str, JsonValue]
+    recipe: dict[str, JsonValue]
+    sites: tuple[SiteRecord, ...]
+    summary: Summary
+    verification: dict[str, JsonValue]
+    files: dict[str, FileRecord] = {}
+
+    @field_validator("files")
+    @classmethod
+    def _names_stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
+        for name in files:
+            check_name(name)
+        return files
+
+    def to_json(self) -> bytes:
+        """Deterministic UTF-8 text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
+        tree = self.model_dump(mode="json", by_alias=True)
+        where = _non_finite(tree, "")
+        if where:
+            raise NonFiniteError(f"{MANIFEST} would hold NaN or infinity at {where}; a measured number went wrong")
+        return (json.dumps(tree, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def validate(tree: Mapping[str, Any], where: str) -> Manifest:
+    """`tree` as a Manifest. Raises BundleError naming the first bad field; `where` says what is not valid."""
+    try:
+        return Manifest.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BundleError(f"{where} is not valid: {place}: {first['msg']}{more}") from None
+
+
+def check_name(name: str) -> None:
+    """Only plain relative paths with forward slashes: a manifest from elsewhere must not reach outside its bundle."""
+    path = PurePosixPath(name)
+    plain = name == str(path) and path.parts and not path.is_absolute() and ".." not in path.parts
+    if not plain or name == MANIFEST or "\\" in name or "\0" in name:
+        raise BundleError(f"{name!r} cannot be the name of a file in a bundle")
+
+
+def _non_finite(tree: JsonValue, where: str) -> str:
+    """The dotted path of the first NaN or infinity in `tree`, or "". JSON has no such numbers."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return where
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return next((found for k, v in items if (found := _non_finite(v, f"{where}.{k}".lstrip(".")))), "")
