@@ -1,0 +1,134 @@
+"""Which tensors depend on the image, and how: the questions relevance rules ask of a graph.
+
+Rules match on this instead of on module classes, so an exported model needs no registration ("my model is not
+supported" is the most common complaint about LRP tools, see facts/relp.md section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from qvit_deploy.graph.graph import Graph, constant
+
+_DESCRIBE = frozenset({"Shape", "Size"})
+"""Read a tensor's shape only: what they compute does not depend on the image's pixels."""
+
+ELEMENTWISE = frozenset(
+    {
+        "Abs", "Add", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "HardSwish", "Identity", "Log", "Max",
+        "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh",
+    }
+)  # fmt: skip
+
+
+class Dataflow:
+    """The dependence of every value of `graph` on its image input, with the nodes frozen so far.
+
+    A *frozen* node passes no gradient back (stop-gradient rules); freezing changes which operands later rules see
+    as live, which is why a rule set lists its freezing rules first.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._frozen: set[ir.Node] = set()
+        self._data = self._reachable()
+        self._live = self._data
+        self._used = self._needed()
+
+    def freeze(self, nodes: Iterable[ir.Node]) -> None:
+        """Marks nodes whose output no longer passes a gradient."""
+        before = len(self._frozen)
+        self._frozen.update(nodes)
+        if len(self._frozen) != before:
+            self._live = self._reachable()
+            self._used = self._needed()
+
+    def is_data(self, value: ir.Value | None) -> bool:
+        """The value depends on the image's pixels."""
+        return value in self._data
+
+    def is_live(self, value: ir.Value | None) -> bool:
+        """The value depends on the image through at least one path that is not frozen."""
+        return value in self._live
+
+    def is_used(self, node: ir.Node) -> bool:
+        """Some gradient of the logits can arrive at an output of the node and go on to the image."""
+        return any(out in self._used and out in self._live for out in node.outputs)
+
+    def data_inputs(self, node: ir.Node) -> list[int]:
+        """Indices of the node's inputs that are live."""
+        return [i for i, value in enumerate(node.inputs) if value in self._live]
+
+    def _reachable(self) -> set[ir.Value | None]:
+        found: set[ir.Value | None] = {self.graph.input}
+        for node in self.graph.nodes():
+            if node.op_type in _DESCRIBE or node in self._frozen:
+                continue
+            if any(value in found for value in node.inputs if value is not None):
+                found.update(node.outputs)
+        return found
+
+    def _needed(self) -> set[ir.Value | None]:
+        found: set[ir.Value | None] = set(self.graph.outputs)
+        for node in reversed(list(self.graph.nodes())):
+            if any(out in found for out in node.outputs) and not (node in self._frozen or node.op_type in _DESCRIBE):
+                found.update(value for value in node.inputs if value is not None)
+        return found
+
+
+def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value | None) -> bool:
+    """Whether every data path into `value` starts at `source` and goes through elementwise operators only."""
+    stack, seen = [value], set()
+    while stack:
+        current = stack.pop()
+        if current is source or current in seen or not flow.is_data(current):
+            continue
+        seen.add(current)
+        node = current.producer() if current is not None else None
+        if node is None or node.op_type not in ELEMENTWISE:
+            return False
+        stack.extend(node.inputs)
+    return True
+
+
+def scaled_source(value: ir.Value | None, flow: Dataflow) -> ir.Value | None:
+    """The tensor behind `value` when constants that multiply or divide it are taken away."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in ("Mul", "Div"):
+        data = [v for v in node.inputs if flow.is_data(v)]
+        if len(data) != 1 or (node.op_type == "Div" and data[0] is not node.inputs[0]):
+            break
+        value = data[0]
+    return value
+
+
+def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
+    """Whether `value` is a mean or sum over features, up to an added epsilon or a clip (a norm's square)."""
+    node = value.producer() if value is not None else None
+    if node is None or depth == 0:
+        return False
+    if node.op_type in ("ReduceMean", "ReduceSum", "ReduceSumSquare"):
+        return True
+    data = [v for v in node.inputs if flow.is_data(v)]
+    return (
+        node.op_type in ("Add", "Clip", "Max", "Mul", "Div") and len(data) == 1 and reduced(data[0], flow, depth - 1)
+    )
+
+
+def bias_of(node: ir.Node) -> ir.Node | None:
+    """The Add that puts a constant [out] bias on the product of a MatMul, when nothing else reads the product.
+
+    The same condition as the executor's, which runs the two as one kernel: a rule on the product has to keep that
+    kernel's exact value.
+    """
+    product, weight = node.outputs[0], node.inputs[1]
+    users = list(product.uses())
+    if len(users) != 1 or product.is_graph_output() or weight is None or not weight.is_initializer():
+        return None
+    add = users[0].node
+    if add.op_type != "Add" or add.inputs[0] is not product or add.inputs[1] is None:
+        return None
+    bias, matrix = constant(add.inputs[1]), constant(weight)
+    is_vector = bias is not None and bias.ndim == 1 and add.inputs[1].is_initializer()
+    return add if is_vector and matrix is not None and matrix.ndim == 2 else None

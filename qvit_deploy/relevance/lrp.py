@@ -1,0 +1,145 @@
+"""Layer-wise relevance propagation on a graph: relevance of any tensor, and of every site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from qvit_deploy.errors import InputError, NonFiniteError
+from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import Site
+from qvit_deploy.relevance.rule_sets import RuleSet
+from qvit_deploy.relevance.scores import Scores
+
+Tensor = torch.Tensor
+Visit = Callable[[str, Tensor, Tensor], None]
+"""Called with a tensor's name, its activation and its gradient-form relevance G, both of the tensor's shape."""
+
+Target = Tensor | str
+"""`predicted`, or int64 [batch] with one class per image."""
+
+
+def propagate(
+    executor: Executor,
+    images: Tensor,
+    names: Iterable[str],
+    visit: Visit,
+    target: Target = "predicted",
+    unit_start: bool = False,
+) -> Tensor:
+    """One forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
+
+    Nothing is kept after `visit` returns, so the cost in memory is that of an ordinary backward pass.
+
+    Args:
+        executor: built with the overrides of a bound rule set.
+        images: float32 [batch, C, H, W].
+        names: tensors to visit (those the image reaches).
+        unit_start: start from R = 1 per image instead of R = the target's logit.
+
+    Returns: the logits [batch, classes].
+
+    Raises:
+        NonFiniteError: a relevance is NaN or infinite; names the tensor.
+        KeyError: the graph has no tensor of that name.
+    """
+    wanted, waiting = set(names), dict[str, Tensor]()
+
+    def tap(name: str) -> Tap:
+        def read(tensor: Tensor) -> None:
+            waiting[name] = tensor.detach()
+            if tensor.requires_grad:  # an attention map's inputs under `relp-ah` may not
+                tensor.register_hook(arrive)
+
+        def arrive(g: Tensor | None) -> None:
+            if g is not None:
+                _check_finite(name, g)
+                visit(name, waiting.pop(name), g)
+
+        return read
+
+    with torch.enable_grad():
+        logits = executor.logits(images.detach().clone().requires_grad_(), {name: tap(name) for name in wanted})
+    if missing := wanted - waiting.keys():
+        raise KeyError(f"no tensor named {min(missing)!r} in the graph")
+    classes = logits.argmax(1) if isinstance(target, str) else target.to(logits.device)
+    chosen = logits.gather(1, classes[:, None])
+    start = torch.ones_like(chosen)
+    if unit_start:
+        start = start / torch.where(chosen == 0, start, chosen.detach())
+    logits.backward(torch.zeros_like(logits).scatter(1, classes[:, None], start))
+    for name, activation in waiting.items():  # nothing reached these: behind a stop, or unused by this class
+        visit(name, activation, torch.zeros_like(activation))
+    return logits.detach()
+
+
+def relevance_at(
+    executor: Executor,
+    images: Tensor,
+    names: Iterable[str],
+    target: Target = "predicted",
+    unit_start: bool = False,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), target, unit_start)
+    return found
+
+
+def site_relevance(
+    graph: Graph,
+    sites: Sequence[Site],
+    batches: Iterable[Tensor],
+    rule_set: RuleSet,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] | None = None,
+) -> Scores:
+    """LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
+
+    For an attention product both operands count. The mean of the absolute value is used because these rules conserve
+    the signed sum, which therefore cannot tell fc1 from fc2 (facts/lrp-qvit.md, 2.2).
+
+    Args:
+        batches: float32 [batch, C, H, W] each; sizes may differ.
+        progress: called with the number of images done.
+
+    Raises:
+        InputError: no images, or a rule set that does not apply to the graph.
+        NonFiniteError: a relevance is NaN or infinite.
+    """
+    operands = {site.name: [n for n in (site.input, site.second) if n is not None] for site in sites}
+    names = sorted({name for site in operands.values() for name in site})
+    totals = dict.fromkeys(names, 0.0)
+    sizes = dict.fromkeys(names, 0)
+
+    def add(name: str, activation: Tensor, g: Tensor) -> None:
+        totals[name] += float((activation * g).abs().sum(dtype=torch.float64))
+        sizes[name] += activation.numel()
+
+    done, size, firings = 0, 0, None
+    for images in batches:
+        if len(images) != size:  # the last batch may be smaller; sums per image need the batch size
+            size = len(images)
+            bound = rule_set.bind(graph, size)
+            executor, firings = Executor(graph, device, bound.overrides), bound.firings
+        propagate(executor, images, names, add, unit_start=rule_set.unit_start)
+        done += size
+        if progress is not None:
+            progress(done)
+    if firings is None:
+        raise InputError("relevance needs at least one image")
+    raw = {
+        name: sum(totals[n] for n in inputs) / max(1, sum(sizes[n] for n in inputs))
+        for name, inputs in operands.items()
+    }
+    whole = sum(raw.values())
+    if not whole > 0:
+        raise NonFiniteError(f"the relevance of all {len(raw)} sites is zero: the model's output ignores its input")
+    return Scores({name: value / whole for name, value in raw.items()}, f"lrp:{rule_set.name}", done, firings)
+
+
+def _check_finite(name: str, g: Tensor) -> None:
+    if not torch.isfinite(g).all():
+        raise NonFiniteError(f"the relevance at tensor {name!r} is not finite; use a rule set without divisions")

@@ -1,0 +1,113 @@
+"""Rule sets: named lists of rules. What happens in the backward pass is this data and nothing else.
+
+`gradient` is attribution patching; `relp` and `relp-ah` are RelP (arXiv 2508.21258; facts/relp.md section 1.3);
+`attnlrp` is Achtibat et al. 2024 as in LXT's efficient mode; `deep-taylor` is Chefer et al. 2021, which LRP-QViT
+(arXiv 2401.11243) builds on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.execute.ops import OpFn
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.relevance import rules as r
+from qvit_deploy.relevance.dataflow import Dataflow
+
+
+@dataclass(frozen=True)
+class BoundRules:
+    """A rule set applied to one graph.
+
+    Attributes:
+        overrides: node -> replacement, for `Executor(overrides=...)`.
+        firings: rule name -> number of nodes it replaced, 0 included.
+    """
+
+    overrides: Mapping[ir.Node, OpFn]
+    firings: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """A named, ordered list of rules; the first rule that matches a node takes it.
+
+    Attributes:
+        rules: freezing rules first (see `Dataflow`).
+        expected: names of rules that must fire where the graph holds operators that are their business.
+        unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the class's logit.
+    """
+
+    name: str
+    rules: tuple[r.Rule, ...]
+    expected: tuple[str, ...] = ()
+    unit_start: bool = False
+
+    def bind(self, graph: Graph, batch: int, observed: Iterable[str] = ()) -> BoundRules:
+        """The replacements for `graph` when it runs on `batch` images at a time.
+
+        Args:
+            observed: names of tensors that will be tapped or fetched; only products in front of a bias matter.
+
+        Raises:
+            InputError: a rule that this graph needs matches nothing, so its backward pass would silently be the
+                plain gradient.
+        """
+        flow = Dataflow(graph)
+        present = {node.op_type for node in graph.nodes() if flow.is_used(node)}
+        context = r.Context(flow, batch, frozenset(observed))
+        overrides: dict[ir.Node, OpFn] = {}
+        firings = dict.fromkeys((rule.name for rule in self.rules), 0)
+        for rule in self.rules:
+            matched = [n for n in graph.nodes() if n not in overrides and rule.matches(n, flow)]
+            for node in matched:
+                overrides.update(rule.replace(node, context))
+            firings[rule.name] += len(matched)
+            if rule.freezes:
+                flow.freeze(matched)
+        self._check(graph, firings, present)
+        return BoundRules(MappingProxyType(overrides), MappingProxyType(firings))
+
+    def _check(self, graph: Graph, firings: Mapping[str, int], present: set[str]) -> None:
+        for rule in self.rules:
+            silent = sorted(rule.evidence & present)
+            if rule.name in self.expected and not firings[rule.name] and silent:
+                raise InputError(
+                    f"rule set {self.name!r}: rule {rule.name!r} matches no node of {graph.name!r} although it has "
+                    f"{', '.join(silent)}; canonicalize the graph first, or use rule set 'gradient'"
+                )
+        if self.rules and "Softmax" in present and not any(firings.values()):
+            raise InputError(f"rule set {self.name!r} matches no node of {graph.name!r}")
+
+
+_RELP = (
+    r.NORM_SIZE, r.LAYER_NORM, r.INSTANCE_NORM, r.LENGTH_NORM, r.ACTIVATION, r.SELF_GATE, r.HALF_GATE,
+)  # fmt: skip
+_DEEP_TAYLOR = (
+    r.NORM_SIZE, r.NORM_PASS, r.LENGTH_NORM, r.ACTIVATION, r.SELF_GATE, r.SOFTMAX_PASS, r.Z_PLUS_CONV,
+    r.Z_PLUS_LINEAR, r.Z_PLUS_LINEAR_LEFT, r.HALF_MATMUL, r.HALF_GATE, r.RESIDUAL,
+)  # fmt: skip
+
+RULE_SETS: Mapping[str, RuleSet] = MappingProxyType(
+    {
+        rule_set.name: rule_set
+        for rule_set in (
+            RuleSet("gradient", ()),
+            RuleSet("relp", _RELP, expected=("norm", "activation")),
+            RuleSet("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
+            RuleSet("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
+            RuleSet(
+                "deep-taylor",
+                _DEEP_TAYLOR,
+                expected=("norm", "activation", "softmax", "conv", "matmul"),
+                unit_start=True,
+            ),
+        )
+    }
+)
+"""Rule sets by name."""

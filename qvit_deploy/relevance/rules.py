@@ -1,0 +1,249 @@
+"""Rules: which nodes a rule matches in a graph, and the function that replaces their operator.
+
+A rule is a small value. Its replacement computes the operator's own forward value, bit for bit, and changes only the
+backward pass (formulas and their sources: `backward.py`). Rule sets combine them in `rule_sets.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+
+from qvit_deploy.execute.ops import NodeView, OpFn, build
+from qvit_deploy.graph.graph import constant
+from qvit_deploy.relevance import backward
+from qvit_deploy.relevance.dataflow import Dataflow, bias_of, elementwise_source, reduced, scaled_source
+
+Tensor = torch.Tensor
+Replacements = Mapping[ir.Node, OpFn]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a replacement may depend on besides its node: the images per run and the tensors that will be tapped."""
+
+    flow: Dataflow
+    batch: int
+    observed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        name: the name its firings are counted under; variants of one rule share it.
+        matches: whether the rule applies to a node.
+        replace: node -> the functions that replace its operator (and, for a linear layer, that of its bias).
+        freezes: the matched node passes no gradient back.
+        evidence: operators whose presence means the rule should have something to do.
+    """
+
+    name: str
+    matches: Callable[[ir.Node, Dataflow], bool]
+    replace: Callable[[ir.Node, Context], Replacements]
+    freezes: bool = False
+    evidence: frozenset[str] = frozenset()
+
+
+SLOPE_AT_ZERO: Mapping[str, Callable[[NodeView], float]] = {
+    "Gelu": lambda _: 0.5,
+    "HardSwish": lambda _: 0.5,
+    "LeakyRelu": lambda view: view.attr("alpha", 0.01),
+    "Relu": lambda _: 0.0,
+    "Tanh": lambda _: 1.0,
+}
+"""Activations with act(0) = 0 and the limit of act(x)/x there (for LeakyRelu and Relu: torch's derivative at 0)."""
+
+
+def _is(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
+    return lambda node, flow: node.op_type in op_types and flow.is_used(node)
+
+
+def _products(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
+    """Nodes of these types with both operands live: attention products, gates, residual sums."""
+    return lambda node, flow: node.op_type in op_types and flow.is_used(node) and flow.data_inputs(node) == [0, 1]
+
+
+def _stop(node: ir.Node, _: Context) -> Replacements:
+    return {node: backward.stopped(build(node))}
+
+
+def _half(node: ir.Node, _: Context) -> Replacements:
+    return {node: backward.halved(build(node))}
+
+
+def _layer_norm(node: ir.Node, _: Context) -> Replacements:
+    view = NodeView(node)
+    axis, eps = view.attr("axis", -1), view.attr("epsilon", 1e-5)
+
+    def rule(g: Tensor, _: Tensor, x: Tensor, scale: Tensor, *bias: Tensor) -> tuple[Tensor | None, ...]:
+        dims = tuple(range(axis % x.ndim, x.ndim))
+        return backward.layer_norm(g, x, scale, dims, eps), None, *(None for _ in bias)
+
+    return {node: backward.with_backward(build(node), rule)}
+
+
+def _length_norm(node: ir.Node, _: Context) -> Replacements:
+    """x / |x| with the length constant: for a unit vector y that is g * y/x, whatever the power."""
+    return {node: backward.with_backward(build(node), lambda g, y, x: (backward.passed(g, y, x),))}
+
+
+def _instance_norm(node: ir.Node, _: Context) -> Replacements:
+    eps = NodeView(node).attr("epsilon", 1e-5)
+
+    def rule(g: Tensor, _: Tensor, x: Tensor, scale: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
+        per_channel = scale.reshape(-1, *(1,) * (x.ndim - 2))
+        return backward.layer_norm(g, x, per_channel, tuple(range(2, x.ndim)), eps), None, None
+
+    return {node: backward.with_backward(build(node), rule)}
+
+
+def _activation(node: ir.Node, _: Context) -> Replacements:
+    slope = SLOPE_AT_ZERO[node.op_type](NodeView(node))
+    return {node: backward.with_backward(build(node), lambda g, y, x: (backward.secant(g, y, x, slope),))}
+
+
+def _gate_operand(node: ir.Node, flow: Dataflow) -> int | None:
+    """Index of the factor in x * phi(x) when `node` is an activation written as a product, else None."""
+    if node.op_type != "Mul" or not flow.is_used(node) or len(flow.data_inputs(node)) != 2:
+        return None
+    for factor in (1, 0):
+        x = scaled_source(node.inputs[1 - factor], flow)
+        is_factor = node.inputs[factor] is not x and scaled_source(node.inputs[factor], flow) is not x
+        if is_factor and elementwise_source(node.inputs[factor], flow, x):
+            return factor
+    return None
+
+
+def _self_gate(node: ir.Node, context: Context) -> Replacements:
+    factor, own = _gate_operand(node, context.flow), build(node)
+
+    def run(a: Tensor, b: Tensor) -> Tensor:
+        result: Tensor = own(a, b.detach()) if factor == 1 else own(a.detach(), b)
+        return result
+
+    return {node: run}
+
+
+def _pass(node: ir.Node, _: Context) -> Replacements:
+    def rule(g: Tensor, y: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor | None, ...]:
+        return backward.passed(g, y, x), *(None for _ in rest)
+
+    return {node: backward.with_backward(build(node), rule)}
+
+
+def _residual(node: ir.Node, context: Context) -> Replacements:
+    batch = context.batch
+
+    def rule(g: Tensor, _: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor | None, ...]:
+        return backward.residual(g, a, b, batch)
+
+    return {node: backward.with_backward(build(node), rule)}
+
+
+class _Signed:
+    """W+ and W- of a constant weight, computed at the first backward pass and kept."""
+
+    def __init__(self) -> None:
+        self._weight: Tensor | None = None
+        self._parts: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        if self._parts is None or self._weight is not weight:
+            self._weight, self._parts = weight, (weight.clamp(min=0), weight.clamp(max=0))
+        return self._parts
+
+
+def _linear(node: ir.Node, context: Context) -> Replacements:
+    """z+ of `x @ w` and of the bias that follows: the executor runs the two as one kernel, so this does too."""
+    own, signed, add = build(node), _Signed(), bias_of(node)
+    values = None if add is None else constant(add.inputs[1])
+    bias = None if values is None else torch.from_numpy(values.astype(np.float32))
+
+    def rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
+        return backward.z_plus(g, y, x, *signed(w)), None
+
+    if add is None or bias is None:
+        return {node: backward.with_backward(own, rule)}
+    if node.outputs[0].name in context.observed:
+        # Somebody reads the product itself: the executor then runs two kernels, and only R = (y + bias) * g changes.
+        def split_rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
+            return rule(g, y + bias.to(y), x, w)
+
+        return {node: backward.with_backward(own, split_rule)}
+
+    def with_bias(x: Tensor, w: Tensor) -> Tensor:
+        return F.linear(x, w.t(), bias.to(x))
+
+    return {node: backward.with_backward(with_bias, rule), add: lambda y, _: y}
+
+
+def _linear_left(node: ir.Node, _: Context) -> Replacements:
+    """z+ of `w @ x`, the transpose of `x^T @ w^T`."""
+    signed = _Signed()
+
+    def rule(g: Tensor, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
+        plus, minus = signed(w)
+        return None, backward.z_plus(g.mT, y.mT, x.mT, plus.mT, minus.mT).mT
+
+    return {node: backward.with_backward(build(node), rule)}
+
+
+def _conv(node: ir.Node, context: Context) -> Replacements:
+    own, signed = build(node), _Signed()
+    reads_image = node.inputs[0] is context.flow.graph.input
+
+    def rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor, *bias: Tensor) -> tuple[Tensor | None, ...]:
+        plus, minus = (partial(_apply_weight, own, part) for part in signed(w))
+        if reads_image:
+            g_x = backward.z_box(g, y, x, partial(_apply_weight, own, w), plus, minus)
+        else:
+            g_x = backward.z_plus_linear_map(g, y, x, plus, minus)
+        return g_x, None, *(None for _ in bias)
+
+    return {node: backward.with_backward(own, rule)}
+
+
+def _apply_weight(own: OpFn, weight: Tensor, x: Tensor) -> Tensor:
+    result: Tensor = own(x, weight)
+    return result
+
+
+def _weighted(op_type: str, data: int) -> Callable[[ir.Node, Dataflow], bool]:
+    """Nodes whose only live operand is number `data`: the layers with weights."""
+    return lambda node, flow: node.op_type == op_type and flow.is_used(node) and flow.data_inputs(node) == [data]
+
+
+def _is_norm_size(node: ir.Node, flow: Dataflow) -> bool:
+    """The denominator of a norm written out: Sqrt of a mean of squares, or the length of a vector."""
+    if not flow.is_used(node):
+        return False
+    return node.op_type == "ReduceL2" or (node.op_type == "Sqrt" and reduced(node.inputs[0], flow))
+
+
+_NORMS = frozenset({"LayerNormalization", "InstanceNormalization", "LpNormalization", "Sqrt", "ReduceL2"})
+_ACTIVATIONS = frozenset({*SLOPE_AT_ZERO, "Erf", "Sigmoid"})
+
+# What follows are the rules themselves; `rule_sets.py` composes them.
+NORM_SIZE = Rule("norm", _is_norm_size, _stop, freezes=True, evidence=_NORMS)
+SOFTMAX_STOP = Rule("softmax", _is("Softmax"), _stop, freezes=True, evidence=frozenset({"Softmax"}))
+LAYER_NORM = Rule("norm", _is("LayerNormalization"), _layer_norm, evidence=_NORMS)
+INSTANCE_NORM = Rule("norm", _is("InstanceNormalization"), _instance_norm, evidence=_NORMS)
+NORM_PASS = Rule("norm", _is("LayerNormalization", "InstanceNormalization"), _pass, evidence=_NORMS)
+SOFTMAX_PASS = Rule("softmax", _is("Softmax"), _pass, evidence=frozenset({"Softmax"}))
+LENGTH_NORM = Rule("norm", _is("LpNormalization"), _length_norm, evidence=_NORMS)
+ACTIVATION = Rule("activation", _is(*SLOPE_AT_ZERO), _activation, evidence=_ACTIVATIONS)
+SELF_GATE = Rule("activation", lambda n, f: _gate_operand(n, f) is not None, _self_gate, evidence=_ACTIVATIONS)
+HALF_GATE = Rule("gate", _products("Mul"), _half)
+HALF_MATMUL = Rule("matmul", _products("MatMul"), _half, evidence=frozenset({"Softmax"}))
+RESIDUAL = Rule("residual", _products("Add"), _residual)
+Z_PLUS_LINEAR = Rule("linear", _weighted("MatMul", 0), _linear)
+Z_PLUS_LINEAR_LEFT = Rule("linear", _weighted("MatMul", 1), _linear_left)
+Z_PLUS_CONV = Rule("conv", _weighted("Conv", 0), _conv, evidence=frozenset({"Conv"}))
