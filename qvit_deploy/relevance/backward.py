@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from qvit_deploy.errors import InputError
+
 Tensor = torch.Tensor
 Forward = Callable[..., Tensor]
 Backward = Callable[..., "tuple[Tensor | None, ...]"]
@@ -170,13 +172,13 @@ def residual(g: Tensor, a: Tensor, b: Tensor, batch: int) -> tuple[Tensor, Tenso
     g_a = g * sign(s_a) * (s_a + s_b) / (|s_a| + |s_b|), between -1 and 1, so nothing can blow up here.
 
     Raises:
-        ValueError: the leading dimension of a tensor is not a multiple of `batch`.
+        InputError: the leading dimension of a tensor is not a multiple of `batch`.
     """
     sums = []
     for branch in (a, b):
         r = branch * g
         if r.shape[0] % batch:
-            raise ValueError(f"a residual of shape {tuple(r.shape)} does not start with a batch of {batch}")
+            raise InputError(f"a sum of shape {tuple(r.shape)} does not start with the batch of {batch} images")
         sums.append(r.reshape(batch, -1).sum(1, dtype=torch.float64))
     s_a, s_b = sums
     size = s_a.abs() + s_b.abs()

@@ -61,6 +61,9 @@ SLOPE_AT_ZERO: Mapping[str, Callable[[NodeView], float]] = {
 }
 """Activations with act(0) = 0 and the limit of act(x)/x there (for LeakyRelu and Relu: torch's derivative at 0)."""
 
+SHORTEST = 1e-12
+"""A vector's length as `torch.nn.functional.normalize` floors it."""
+
 
 def _is(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
     return lambda node, flow: node.op_type in op_types and flow.is_used(node)
@@ -91,8 +94,14 @@ def _layer_norm(node: ir.Node, _: Context) -> Replacements:
 
 
 def _length_norm(node: ir.Node, _: Context) -> Replacements:
-    """x / |x| with the length constant: for a unit vector y that is g * y/x, whatever the power."""
-    return {node: backward.with_backward(build(node), lambda g, y, x: (backward.passed(g, y, x),))}
+    """x / |x| with the length constant, the LN-rule of a norm without mean (Swin v2's cosine attention)."""
+    view = NodeView(node)
+    axis, p = view.attr("axis", -1), view.attr("p", 2)
+
+    def rule(g: Tensor, _: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
+        return (g / x.norm(p, axis, keepdim=True).clamp(min=SHORTEST),)
+
+    return {node: backward.with_backward(build(node), rule)}
 
 
 def _instance_norm(node: ir.Node, _: Context) -> Replacements:
@@ -222,14 +231,18 @@ def _weighted(op_type: str, data: int) -> Callable[[ir.Node, Dataflow], bool]:
 
 
 def _is_norm_size(node: ir.Node, flow: Dataflow) -> bool:
-    """The denominator of a norm written out: Sqrt of a mean of squares, or the length of a vector."""
+    """The denominator of a norm written out: the root of a mean of squares, or the length of a vector."""
     if not flow.is_used(node):
         return False
-    return node.op_type == "ReduceL2" or (node.op_type == "Sqrt" and reduced(node.inputs[0], flow))
+    is_root = node.op_type == "Sqrt"
+    if node.op_type == "Pow":
+        exponent = constant(node.inputs[1])
+        is_root = exponent is not None and exponent.size == 1 and abs(float(exponent.item())) == 0.5
+    return node.op_type == "ReduceL2" or (is_root and reduced(node.inputs[0], flow))
 
 
 _NORMS = frozenset({"LayerNormalization", "InstanceNormalization", "LpNormalization", "Sqrt", "ReduceL2"})
-_ACTIVATIONS = frozenset({*SLOPE_AT_ZERO, "Erf", "Sigmoid"})
+_ACTIVATIONS = frozenset({*SLOPE_AT_ZERO, "Erf"})  # a Sigmoid may be an activation or a gate
 
 # What follows are the rules themselves; `rule_sets.py` composes them.
 NORM_SIZE = Rule("norm", _is_norm_size, _stop, freezes=True, evidence=_NORMS)

@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from relevance_graphs import Builder, vit
+
+from qvit_deploy.graph.graph import Graph
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def builder() -> Builder:
+    return Builder()
+
+
+@pytest.fixture(scope="session")
+def small_vit() -> Graph:
+    return vit()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(7))
