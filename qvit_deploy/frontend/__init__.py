@@ -1,0 +1,48 @@
+"""MODEL, as it is written on the command line -> a canonical graph and how to prepare its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.graph.graph import Graph
+
+ACCEPTED = "timm:NAME (e.g. timm:vit_tiny_patch16_224?img_size=112), a path to an .onnx file, or demo:vit|deit|swin"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was read.
+
+    `preprocess` (input_size, mean, std, interpolation, crop_pct, color) is None when the source does not say.
+    `description` is one line for reports: what was loaded and from where.
+    """
+
+    graph: Graph
+    preprocess: dict[str, object] | None
+    description: str
+
+
+def load_model(spec: str, *, checkpoint: Path | None = None, pretrained: bool = False) -> Source:
+    """Read the model that `spec` names. Raises InputError, UnsupportedOpError, NonFiniteError."""
+    if checkpoint is not None and pretrained:
+        raise InputError("--checkpoint and --pretrained exclude each other; give one of them")
+    if spec.startswith("timm:"):
+        from qvit_deploy.frontend.timm_model import from_timm
+
+        return Source(*from_timm(spec, checkpoint=checkpoint, pretrained=pretrained))
+    if checkpoint is not None or pretrained:
+        raise InputError(f"--checkpoint and --pretrained need a timm: model; {spec!r} comes with its weights")
+    if spec.startswith("demo:"):
+        from qvit_deploy.frontend.demo import from_demo
+
+        return Source(*from_demo(spec.removeprefix("demo:")))
+    if spec.lower().endswith(".onnx"):
+        from qvit_deploy.frontend.onnx_file import from_onnx
+
+        return Source(from_onnx(Path(spec)), None, f"ONNX file {Path(spec).name}")
+    raise InputError(f"MODEL {spec!r} is not understood; accepted are {ACCEPTED}")
+
+
+__all__ = ["Source", "load_model"]

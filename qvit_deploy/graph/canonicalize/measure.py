@@ -1,0 +1,79 @@
+"""Running the model once at a given batch size to read off shapes and the values of shape arithmetic.
+
+ONNX Runtime is the authority on what a graph means, so nothing here re-implements shape inference: every
+activation is replaced by its Shape, every value that does not depend on pixels is returned whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+_LARGE_BYTES = 1024
+_SHAPE_PREFIX = "qvit_shape_of/"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one run said: shapes of activations, values of everything else that was asked for."""
+
+    shapes: dict[str, tuple[int, ...]]
+    values: dict[str, np.ndarray]
+
+
+class Probe:
+    """An ONNX Runtime session over `model` that can be run at several batch sizes.
+
+    `activations` are the values whose shape is wanted, `values` those wanted whole.
+    """
+
+    def __init__(self, model: ir.Model, activations: Collection[str], values: Collection[str]) -> None:
+        self._model = model
+        self._activations = list(activations)
+        self._values = list(values)
+
+    @cached_property
+    def _session(self) -> ort.InferenceSession:
+        model = self._model.clone()
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        # Large weights are handed over in memory: the protobuf stays small and free of the 2 GB limit.
+        names, weights = [], []
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes <= _LARGE_BYTES:
+                continue
+            names.append(name)
+            weights.append(ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy())))
+            value.const_value = ir.ExternalTensor(
+                "in-memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
+        if names:
+            options.add_external_initializers(names, weights)
+        proto = ir.to_proto(model)
+        proto.graph.ClearField("value_info")
+        proto.graph.ClearField("output")
+        for name in self._activations:
+            proto.graph.node.append(onnx.helper.make_node("Shape", [name], [_SHAPE_PREFIX + name]))
+        for name in [*self._values, *(_SHAPE_PREFIX + name for name in self._activations)]:
+            proto.graph.output.append(onnx.ValueInfoProto(name=name))
+        return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(self, batch: int, image_shape: tuple[int, ...], values: Collection[str]) -> Measurement:
+        """Feed noise of shape (batch, *image_shape); return activation shapes and the named `values`."""
+        image = np.random.default_rng(0).standard_normal((batch, *image_shape), dtype=np.float32)
+        wanted = [*values, *(_SHAPE_PREFIX + name for name in self._activations)]
+        results = self._session.run(wanted, {self._model.graph.inputs[0].name: image})
+        count = len(values)
+        shapes = {
+            name: tuple(int(d) for d in result)
+            for name, result in zip(self._activations, results[count:], strict=True)
+        }
+        return Measurement(shapes, dict(zip(values, results[:count], strict=True)))
