@@ -17,7 +17,7 @@ from qvit_deploy.execute.ops import OpFn, Tensor, build
 from qvit_deploy.graph.graph import Graph
 
 Tap = Callable[[Tensor], "Tensor | None"]
-"""Called with a tensor as it is computed; returns None to only read it, or a tensor that replaces it downstream."""
+"""Called with a tensor as it is computed; returns None to read it, or a tensor to replace it downstream."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Executor:
             assert value.const_value is not None
             self._constants[self._slot(value)] = self._constant(value.const_value)
         self._input_slot = self._slot(graph.input)
-        self._output_slots = {v.name: self._slot(v) for v in graph.outputs}
+        self._output_slots = {v.name or "": self._slot(v) for v in graph.outputs}
         overrides = overrides or {}
         self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
         self._overridden = set(overrides)
@@ -92,7 +92,7 @@ class Executor:
         env: dict[int, Tensor] = dict(self._constants)
         results: dict[str, Tensor] = {}
         remaining = set(wanted)
-        name = self.graph.input.name
+        name = self.graph.input.name or ""
         images = images.to(self.device)
         if name in taps:
             images = _tapped(taps[name], images)

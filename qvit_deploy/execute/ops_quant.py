@@ -27,7 +27,7 @@ class _Quantize(torch.autograd.Function):
         return codes.clamp_(low, high)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         inside, scale = ctx.saved_tensors
         return grad * inside / scale, None, None, None, None
 

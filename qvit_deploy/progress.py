@@ -1,0 +1,37 @@
+"""How long work reports itself: the library announces stages, whoever called it decides what to show."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[int], None]
+"""Called with the number of units (images, sites) just done."""
+
+
+class Progress(Protocol):
+    """Opens a stage of `total` units (None: unknown) and hands out the function that advances it."""
+
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]: ...
+
+
+class Stopwatch:
+    """Passes stages on to another `Progress` (or nobody) and keeps how many seconds each took."""
+
+    def __init__(self, inner: Progress | None = None) -> None:
+        self.inner = inner
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        start = time.perf_counter()
+        try:
+            if self.inner is None:
+                yield lambda _: None
+            else:
+                with self.inner.stage(name, total) as advance:
+                    yield advance
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

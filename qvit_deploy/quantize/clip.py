@@ -1,0 +1,57 @@
+"""Clipping ranges: the scale of a grid that minimises squared error.
+
+A wide range keeps outliers and rounds coarsely, a narrow one saturates. Squared error decides: a massive activation
+that would be clipped costs more than all the rounding it saves, so such activations survive here, where percentile
+clipping (RepQ-ViT) cuts them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from qvit_deploy.quantize.grid import Tensor, absmax_scale, fake_quantize
+
+FRACTIONS = torch.cat([torch.linspace(0.08, 0.6, 14), torch.linspace(0.62, 1.02, 21)])
+"""Candidate ranges, as fractions of the largest magnitude. Slightly above 1 lets the largest value round down."""
+
+
+def activation_scale(rows: Tensor, importance: Tensor, absmax: float, bits: int) -> Tensor:
+    """The per-tensor scale with the least importance-weighted squared error.
+
+    Args:
+        rows: sampled activations, float32 [rows, channels], the extreme rows among them.
+        importance: weight of each channel's error, [channels]: the squared norm of the weights that read it, so
+            that the sum approximates the error of the consumer's output (diagonal of W W^T).
+        absmax: largest magnitude ever seen.
+        bits: grid width.
+
+    Returns: scalar float32.
+    """
+    scales = absmax_scale(FRACTIONS * max(absmax, 1e-12), bits)
+    errors = torch.stack(
+        [((fake_quantize(rows, s, bits) - rows).square_().sum(0) * importance).sum() for s in scales]
+    )
+    return scales[int(errors.argmin())]
+
+
+def weight_scale(weight: Tensor, bits: int, importance: Tensor | None = None) -> Tensor:
+    """Per-output-channel scales with the least squared error.
+
+    Args:
+        weight: [in, out] float32.
+        importance: [in], mean square of each input channel, weighting its error; equal weights when None.
+
+    Returns: [out] float32.
+    """
+    absmax = weight.abs().amax(0)
+    best_error = torch.full_like(absmax, float("inf"))
+    best = absmax_scale(absmax, bits)
+    column = None if importance is None else importance[:, None]
+    for fraction in FRACTIONS[FRACTIONS >= 0.4]:
+        scale = absmax_scale(absmax * fraction, bits)
+        error = (fake_quantize(weight, scale, bits) - weight).square_()
+        total = (error if column is None else error.mul_(column)).sum(0)
+        better = total < best_error
+        best_error = torch.where(better, total, best_error)
+        best = torch.where(better, scale, best)
+    return best

@@ -1,0 +1,138 @@
+"""Channel-wise quantization after LayerNorm, folded into the model's own parameters.
+
+Post-LayerNorm activations differ by orders of magnitude between channels. Dividing every channel by its own scale
+and centring it makes one per-tensor symmetric grid as good as a channel-wise asymmetric one; LayerNorm's gamma and
+beta and the consumers' weights and biases absorb the change (RepQ-ViT, Li et al. 2023, section 3.2). Here the shift
+is the middle of the channel's range, so the target zero point is 0 exactly and the folded graph does not depend on
+the bit width: it is an ordinary float graph, computing the same function, that every later stage works on.
+
+Channel scales that are outliers across channels are clipped first, the idea of LRP-QViT's clipped channel-wise
+quantization (its rule is not published in what we could read; ours is a cap at a multiple of the median): an
+uncapped scale moves the outlier from the activation into one row of the weights and ruins their grids instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qvit_deploy.graph.channels import NormGroup
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.sites import Site
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class ChannelRange:
+    """Smallest and largest value of every channel, float32 [channels] each."""
+
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What one norm's channels are divided by and shifted by: y' = (y - shift) / scale, float64 [channels]."""
+
+    scale: Array
+    shift: Array
+
+
+def channel_fold(channels: ChannelRange, clip: float) -> Fold:
+    """The fold that gives every channel the same symmetric range, scale outliers capped at `clip` x the median.
+
+    Dead channels (zero range) keep scale 1. The geometric mean of the scales is 1.
+    """
+    low, high = channels.low.astype(np.float64), channels.high.astype(np.float64)
+    width = (high - low) / 2
+    alive = width > 1e-8
+    if not alive.any():
+        return Fold(np.ones_like(width), np.zeros_like(width))
+    scale = np.where(alive, width, 1.0)
+    median = np.median(scale[alive])
+    scale = np.where(alive, np.clip(scale, median / clip, median * clip), median)
+    scale = scale / np.exp(np.log(scale[alive]).mean())
+    return Fold(scale, (high + low) / 2)
+
+
+def fold_norms(
+    graph: Graph, sites: tuple[Site, ...], groups: tuple[NormGroup, ...], folds: Mapping[str, Fold]
+) -> Graph:
+    """A new graph with every group's fold applied; it computes the same function.
+
+    gamma' = gamma / r,  beta' = (beta - c) / r,  W'[k,:] = r_k W[k,:],  b' = b + c W   (RepQ-ViT eq. 7-9 with a real
+    shift c and scale r). A consumer without a bias gets one. Arithmetic in float64, stored as float32.
+
+    Args:
+        folds: norm output name -> `Fold`.
+    """
+    folded = graph.clone()
+    values = folded.model.graph.initializers
+    by_name = {site.name: site for site in sites}
+    for group in groups:
+        fold = folds.get(group.norm)
+        if fold is None:
+            continue
+        gamma, beta = _float64(values[group.scale]), _float64(values[group.bias])
+        _replace(values[group.scale], gamma / fold.scale)
+        _replace(values[group.bias], (beta - fold.shift) / fold.scale)
+        for name in group.sites:
+            site = by_name[name]
+            assert site.weight is not None
+            weight = _float64(values[site.weight])
+            correction = fold.shift @ weight
+            _replace(values[site.weight], weight * fold.scale[:, None])
+            if site.bias is not None:
+                bias = _own_bias(folded, site)
+                _replace(bias, _float64(bias) + correction)
+            else:
+                _add_bias(folded, site, correction)
+    return folded
+
+
+def _float64(value: ir.Value) -> Array:
+    array = constant(value)
+    assert array is not None
+    return array.astype(np.float64)
+
+
+def _replace(value: ir.Value, array: Array) -> None:
+    value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
+
+
+def _own_bias(graph: Graph, site: Site) -> ir.Value:
+    """The site's bias initializer, split off first when another node shares it."""
+    assert site.bias is not None
+    shared = graph.model.graph.initializers[site.bias]
+    if len(shared.uses()) == 1:
+        return shared
+    own = ir.Value(
+        name=f"{site.name}.bias.folded", const_value=shared.const_value, shape=shared.shape, type=shared.type
+    )
+    graph.model.graph.register_initializer(own)
+    for use in list(shared.uses()):
+        if use.node.outputs[0].name == site.output:
+            use.node.replace_input_with(use.idx, own)
+    return own
+
+
+def _add_bias(graph: Graph, site: Site, bias: Array) -> None:
+    node = next(n for n in graph.nodes() if n.outputs[0].name == site.product)
+    value = ir.Value(
+        name=f"{site.name}.bias",
+        const_value=ir.tensor(bias.astype(np.float32)),
+        shape=ir.Shape(bias.shape),
+        type=ir.TensorType(ir.DataType.FLOAT),
+    )
+    graph.model.graph.register_initializer(value)
+    product = node.outputs[0]
+    add = ir.node("Add", [product, value], name=f"{site.name}.add_bias")
+    add.outputs[0].name = f"{site.product}_biased"
+    add.outputs[0].shape, add.outputs[0].type = product.shape, product.type
+    ir.convenience.replace_all_uses_with(product, add.outputs[0])
+    add.replace_input_with(0, product)
+    graph.model.graph.insert_after(node, add)

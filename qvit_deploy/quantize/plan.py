@@ -1,0 +1,200 @@
+"""The plan: an allocation plus every scale, shift and rounded weight. Targets only write it down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.activations import ActivationGrid
+from qvit_deploy.quantize.clip import weight_scale
+from qvit_deploy.quantize.compensate import (
+    GramAccumulator,
+    Moments,
+    corrected_bias,
+    regress,
+    round_with_feedback,
+)
+from qvit_deploy.quantize.grid import Tensor, dequantize, quantize
+
+Grids = Mapping[tuple[str, int], ActivationGrid]
+Widths = Mapping[str, tuple[int, int]]
+"""Site name -> (weight bits, activation bits)."""
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """Everything a target needs to write one site.
+
+    Attributes:
+        site: where.
+        w_bits, a_bits: widths; for attention products w_bits is the second operand's.
+        grid: of the input.
+        second_grid: of the second operand of an attention product.
+        codes: int8, the weight's layout ([in, out] or [out, in, kh, kw]); None for attention.
+        weight_scale: float32 [out].
+        bias: float32 [out], the corrected bias; None when the site has none and needs none.
+    """
+
+    site: Site
+    w_bits: int
+    a_bits: int
+    grid: ActivationGrid
+    second_grid: ActivationGrid | None
+    codes: np.ndarray | None
+    weight_scale: np.ndarray | None
+    bias: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Site plans by site name, in graph order. Sites that are absent stay in float."""
+
+    sites: Mapping[str, SitePlan]
+
+
+def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
+    """Site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out])."""
+    found = {}
+    for site in sites:
+        if site.weight is None:
+            continue
+        array = constant(graph.initializers[site.weight])
+        assert array is not None
+        matrix = torch.from_numpy(np.array(array, dtype=np.float32))
+        found[site.name] = matrix if site.kind == "linear" else matrix.flatten(1).t().contiguous()
+    return found
+
+
+def build_plan(
+    graph: Graph,
+    sites: tuple[Site, ...],
+    widths: Widths,
+    grids: Grids,
+    compensate: str,
+    batches: Iterable[Tensor],
+    progress: Callable[[int], None],
+    executor: Executor,
+) -> Plan:
+    """Rounds the weights of every site in `widths`.
+
+    Args:
+        compensate: "none" rounds to nearest; "bias" also corrects the mean; "gptq" adds regression against the
+            quantized inputs and error feedback (`compensate`).
+        batches: calibration images, one more pass, not read when `compensate` is "none".
+        executor: runs `graph`.
+    """
+    weights = site_weights(graph, sites)
+    chosen = [s for s in sites if s.name in widths]
+    moments = (
+        {}
+        if compensate == "none"
+        else _moments(executor, [s for s in chosen if s.kind == "linear"], widths, grids, batches, progress)
+    )
+    plans: dict[str, SitePlan] = {}
+    for site in chosen:
+        w_bits, a_bits = widths[site.name]
+        grid = grids[site.input, a_bits]
+        if site.kind in ("matmul_qk", "matmul_av"):
+            assert site.second is not None
+            second = grids[site.second, w_bits]
+            plans[site.name] = SitePlan(site, w_bits, a_bits, grid, second, None, None, None)
+            continue
+        known = moments.get((site.input, a_bits))
+        bias = None if site.bias is None else constant(graph.initializers[site.bias])
+        plans[site.name] = _round_site(
+            site, weights[site.name], bias, w_bits, grid, known, compensate == "gptq", _kernel_shape(graph, site)
+        )
+    return Plan(plans)
+
+
+def _kernel_shape(graph: Graph, site: Site) -> tuple[int, ...]:
+    assert site.weight is not None
+    array = constant(graph.initializers[site.weight])
+    assert array is not None
+    return array.shape
+
+
+def _round_site(
+    site: Site,
+    weight: Tensor,
+    bias: np.ndarray | None,
+    w_bits: int,
+    grid: ActivationGrid,
+    moments: Moments | None,
+    feedback: bool,
+    shape: tuple[int, ...],
+) -> SitePlan:
+    target = weight
+    if moments is not None and feedback:
+        target = regress(weight, moments)
+    importance = None if moments is None else moments.covariance.diagonal().float().clamp_min(0)
+    scale = weight_scale(target, w_bits, importance)
+    if moments is not None and feedback:
+        codes = round_with_feedback(target, scale, w_bits, moments)
+    else:
+        codes = quantize(target, scale, w_bits)
+    old_bias = None if bias is None else torch.from_numpy(np.array(bias, dtype=np.float32))
+    new_bias: Tensor | None
+    if moments is not None:
+        new_bias = corrected_bias(old_bias, weight, dequantize(codes, scale), moments)
+    elif grid.shift:
+        taken_back = -grid.shift * dequantize(codes, scale).sum(0)
+        new_bias = taken_back if old_bias is None else old_bias + taken_back
+    else:
+        new_bias = old_bias
+    layout = codes if site.kind == "linear" else codes.t().reshape(shape)
+    return SitePlan(
+        site=site,
+        w_bits=w_bits,
+        a_bits=grid.bits,
+        grid=grid,
+        second_grid=None,
+        codes=layout.to(torch.int8).numpy(),
+        weight_scale=scale.numpy(),
+        bias=None if new_bias is None else new_bias.numpy(),
+    )
+
+
+def _moments(
+    executor: Executor,
+    sites: list[Site],
+    widths: Widths,
+    grids: Grids,
+    batches: Iterable[Tensor],
+    progress: Callable[[int], None],
+) -> dict[tuple[str, int], Moments]:
+    """(input tensor, activation bits) -> moments of its quantized and float rows, one pass over the images."""
+    accumulators: dict[str, dict[int, GramAccumulator]] = {}
+    for site in sites:
+        bits = widths[site.name][1]
+        channels = graph_channels(executor.graph, site)
+        accumulators.setdefault(site.input, {}).setdefault(bits, GramAccumulator(channels))
+
+    def tap(name: str) -> Callable[[Tensor], None]:
+        def add(x: Tensor) -> None:
+            rows = x.reshape(-1, x.shape[-1])
+            for bits, accumulator in accumulators[name].items():
+                accumulator.add(grids[name, bits].apply(rows).cpu(), rows.cpu())
+
+        return add
+
+    taps = {name: tap(name) for name in accumulators}
+    with torch.no_grad():
+        for batch in batches:
+            executor.run(batch, taps=taps)
+            progress(len(batch))
+    return {(name, bits): a.moments() for name, by_bits in accumulators.items() for bits, a in by_bits.items()}
+
+
+def graph_channels(graph: Graph, site: Site) -> int:
+    """Input channels (rows of the weight) of a linear site."""
+    assert site.weight is not None
+    array = constant(graph.initializers[site.weight])
+    assert array is not None
+    return int(array.shape[0])

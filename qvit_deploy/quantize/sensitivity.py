@@ -1,0 +1,99 @@
+"""RelP sensitivity: quantizing a site is a patch, and RelP estimates what a patch does to the output.
+
+With the clean activation x, its quantized value x' and the RelP coefficient rho of the site's output (the gradient of
+the predicted class's logit under the `relp` rules), the estimated change of the logit is sum ((x' - x) W) rho for the
+activation and sum (x (W' - W)) rho for the weight (RelP, arXiv 2508.21258, section 3: (n(x') - n(x)) . rho). One
+forward and one backward pass give it for every site and every width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.clip import weight_scale
+from qvit_deploy.quantize.grid import Tensor, fake_quantize
+from qvit_deploy.quantize.losses import SiteError
+from qvit_deploy.quantize.plan import Grids
+from qvit_deploy.relevance.lrp import propagate
+from qvit_deploy.relevance.rule_sets import RuleSet
+
+
+def relp_sensitivity(
+    graph: Graph,
+    sites: Sequence[Site],
+    weights: Mapping[str, Tensor],
+    grids: Grids,
+    widths: Sequence[int],
+    batches: Iterable[Tensor],
+    rule_set: RuleSet,
+    progress: Callable[[int], None],
+) -> tuple[dict[str, SiteError], int]:
+    """(site name -> mean over images of the squared estimated logit change, by width and operand; images seen).
+
+    Squared, because the changes of different sites have random signs and their variances add.
+    """
+    totals = {s.name: (torch.zeros(len(widths)), torch.zeros(len(widths))) for s in sites}
+    deltas = {
+        s.name: torch.stack([(fake_quantize(w, weight_scale(w, b), b) - w).flatten() for b in widths], 1)
+        for s in sites
+        if s.kind == "linear"
+        for w in [weights[s.name]]
+    }
+    readers: dict[str, list[Site]] = {}
+    for site in sites:
+        readers.setdefault(site.input, []).append(site)
+        if site.second is not None:
+            readers.setdefault(site.second, []).append(site)
+    outputs = {s.output for s in sites if s.kind == "linear"}
+    images = 0
+    size = 0
+    for batch in batches:
+        if len(batch) != size:
+            size = len(batch)
+            executor = Executor(graph, overrides=rule_set.bind(graph, size).overrides)
+        coefficients: dict[str, Tensor] = {}
+
+        def visit(name: str, activation: Tensor, g: Tensor) -> None:
+            # Backward reaches a site's output before its input, so rho is there when x arrives.
+            if name in outputs:
+                coefficients[name] = g  # noqa: B023 - visit does not outlive the iteration
+            for site in readers.get(name, ()):
+                a_total, w_total = totals[site.name]
+                if site.kind == "linear":
+                    rho = coefficients[site.output]  # noqa: B023
+                    moved = _moved(activation, rho @ weights[site.name].t(), name, grids, widths, size)  # noqa: B023
+                    a_total += moved.square().sum(0)
+                    rounded = _rounded(activation, rho, deltas[site.name], size)  # noqa: B023
+                    w_total += rounded.square().sum(0)
+                else:
+                    moved = _moved(activation, g, name, grids, widths, size)  # noqa: B023
+                    (a_total if name == site.input else w_total).add_(moved.square().sum(0))
+
+        propagate(executor, batch, {*readers, *outputs}, visit, unit_start=rule_set.unit_start)
+        images += len(batch)
+        progress(len(batch))
+    losses = {
+        name: SiteError(*({b: float(v) / images for b, v in zip(widths, total, strict=True)} for total in pair))
+        for name, pair in totals.items()
+    }
+    return losses, images
+
+
+def _rounded(x: Tensor, rho: Tensor, deltas: Tensor, batch: int) -> Tensor:
+    """sum (x (W' - W)) rho per image and width, [batch, widths]; windows of one image are summed."""
+    outer = x.reshape(batch, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(batch, -1, rho.shape[-1])
+    return outer.flatten(1) @ deltas
+
+
+def _moved(x: Tensor, coefficient: Tensor, name: str, grids: Grids, widths: Sequence[int], batch: int) -> Tensor:
+    """sum (x' - x) rho per image and width, [batch, widths]."""
+    effects = []
+    for bits in widths:
+        grid = grids[name, bits]
+        effects.append(((grid.apply(x) - grid.shift - x) * coefficient).reshape(batch, -1).sum(1))
+    return torch.stack(effects, 1)

@@ -1,0 +1,106 @@
+"""Recipe: every choice a compile depends on, as one frozen value with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from qvit_deploy.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Score = Literal["lrp", "relp", "uniform"]
+Profile = Literal["onnxruntime"]
+
+
+class Recipe(BaseModel):
+    """The choices of one compile. Two compiles with equal recipes, models and data write equal bundles."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bits: tuple[int, ...] = Field((4, 6, 8), description="bit widths a site may get, for weights and activations")
+    uniform: str | None = Field(None, description="one width for all sites, e.g. 'w8a8'; excludes budgets")
+    mean_bits: float | None = Field(None, description="parameter-weighted mean weight bits, and activation bits")
+    max_size_mb: float | None = Field(None, description="packed weight megabytes (1e6 bytes) of all sites")
+    max_bitops_g: float | None = Field(None, description="giga BitOps per image: sum of MACs x w_bits x a_bits")
+    score: Score = Field("lrp", description="what ranks the sites when bits are allocated")
+    first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
+    attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
+    calibration_images: int = Field(64, ge=2)
+    batch_size: int = Field(8, ge=1)
+    seed: int = 0
+    fold: bool = Field(True, description="channel-wise quantization after LayerNorm, folded into its parameters")
+    fold_clip: float = Field(
+        8.0, gt=1, description="channel scales this many times above the median are clipped before folding"
+    )
+    compensate: Literal["none", "bias", "gptq"] = Field("gptq", description="how rounding errors are made good")
+    targets: tuple[Profile, ...] = ("onnxruntime",)
+
+    @field_validator("bits")
+    @classmethod
+    def _bits_in_range(cls, bits: tuple[int, ...]) -> tuple[int, ...]:
+        if not bits or any(not 2 <= b <= 8 for b in bits):
+            raise ValueError("bits must be between 2 and 8, e.g. 4,6,8")
+        return tuple(sorted(set(bits)))
+
+    @field_validator("uniform")
+    @classmethod
+    def _uniform_reads(cls, uniform: str | None) -> str | None:
+        if uniform is not None:
+            parse_uniform(uniform)
+        return uniform
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Recipe:
+        budgets = [n for n in ("mean_bits", "max_size_mb", "max_bitops_g") if getattr(self, n) is not None]
+        if self.uniform is not None and budgets:
+            raise ValueError(f"uniform and {budgets[0]} exclude each other; give one")
+        return self
+
+    @classmethod
+    def load(cls, path: Path | None, **overrides: Any) -> Recipe:
+        """Reads a TOML recipe (or the defaults) and applies the overrides that are not None.
+
+        Raises:
+            InputError: the file is missing or not TOML, or a value is unknown or out of range.
+        """
+        values: dict[str, Any] = {}
+        if path is not None:
+            try:
+                values = tomllib.loads(path.read_text(encoding="utf-8"))
+            except OSError as error:
+                raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise InputError(f"recipe {path}: not valid TOML: {error}") from error
+        values.update({k: v for k, v in overrides.items() if v is not None})
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(p) for p in first["loc"]) or "recipe"
+            raise InputError(f"recipe: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+
+    @property
+    def has_budget(self) -> bool:
+        return any(v is not None for v in (self.mean_bits, self.max_size_mb, self.max_bitops_g))
+
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of all choices."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def parse_uniform(text: str) -> tuple[int, int]:
+    """'w4a8' -> (4, 8). Raises ValueError for anything else."""
+    match = re.fullmatch(r"w([2-8])a([2-8])", text.lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a width like w8a8 (2 to 8 bits each)")
+    return int(match[1]), int(match[2])

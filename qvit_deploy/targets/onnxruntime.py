@@ -1,0 +1,90 @@
+"""The `onnxruntime` target: sessions, and proof that ONNX Runtime really fused the integer products."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from qvit_deploy.errors import InputError
+
+INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
+
+
+def session(model: Path | bytes, threads: int = 0, optimized_to: Path | None = None) -> ort.InferenceSession:
+    """A CPU session with all graph optimizations.
+
+    Args:
+        threads: intra-op threads, 0 for one per core.
+        optimized_to: where ONNX Runtime writes the graph it really runs.
+
+    Raises:
+        InputError: ONNX Runtime does not take the model; carries its reason.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if optimized_to is not None:
+        options.optimized_model_filepath = str(optimized_to)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own unrelated exception types
+        reason = str(error).splitlines()[0]
+        where = "model" if isinstance(model, bytes) else str(model)
+        raise InputError(f"{where}: ONNX Runtime cannot load it: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What ONNX Runtime made of an emitted graph.
+
+    Attributes:
+        ops: operator -> count in the graph that runs.
+        integer_products: how many matrix products run on integers.
+        float_linears: names of nodes that still multiply a dequantized constant weight in float.
+    """
+
+    ops: dict[str, int]
+    integer_products: int
+    float_linears: tuple[str, ...]
+
+
+def fusion(model: bytes) -> Fusion:
+    """Optimizes `model` as a session would and looks at the operators that are left."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        session(model, threads=1, optimized_to=path)
+        optimized = onnx.load(str(path))
+    ops = Counter(node.op_type for node in optimized.graph.node)
+    dequantized = {n.output[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear"}
+    left = [
+        node.name
+        for node in optimized.graph.node
+        if node.op_type in ("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv") and dequantized & set(node.input)
+    ]
+    return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), tuple(left))
+
+
+def run(
+    runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None, fetch: list[str] | None = None
+) -> list[np.ndarray]:
+    """Runs `images` float32 [n, C, H, W] and returns the outputs, each [n, ...].
+
+    A graph with a fixed batch gets chunks of that size, the last one padded by repeating its last image.
+    """
+    name = runner.get_inputs()[0].name
+    if static_batch is None:
+        return [np.asarray(o) for o in runner.run(fetch, {name: images})]
+    chunks = []
+    for start in range(0, len(images), static_batch):
+        chunk = images[start : start + static_batch]
+        missing = static_batch - len(chunk)
+        padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
+        chunks.append([np.asarray(o)[: len(chunk)] for o in runner.run(fetch, {name: padded})])
+    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]

@@ -1,0 +1,198 @@
+"""Verification: the emitted file, run by the target's runtime, against the executor and against the float model.
+
+Three questions, each answered with numbers:
+
+1. Does the runtime compute the codes we planned? The executor is run on the emitted graph with every quantizer's
+   input *forced* to the runtime's own tensor; then codes must be equal, integer for integer, and every site's output
+   must agree to float tolerance. (Free-running graphs cannot be compared code by code: a difference of one float
+   ulp upstream moves a value across a rounding boundary.)
+2. Is it free-running close? Logits of the two, same images, nothing forced.
+3. What did quantization cost? Logits against the float model: SQNR and top-1 agreement.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx
+import torch
+
+from qvit_deploy.emit.qdq import codes_name
+from qvit_deploy.errors import CheckError
+from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.targets import onnxruntime as target
+
+OUTPUT_TOLERANCE = 1e-4
+"""Largest allowed difference of a site's output, relative to the tensor's largest magnitude."""
+
+PROBE_IMAGES = 4
+"""Images of the code check: every quantizer's float input is held at once, and thousands of codes per image are
+plenty to find a wrong scale."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared and how it came out; written into the manifest.
+
+    Attributes:
+        images: images of the logits comparison; the code check uses the first `probe_images`.
+        codes, code_mismatches: activation codes compared, and how many differed (must be 0).
+        worst_site, worst_site_error: the site whose output differs most between runtime and executor.
+        logits_error: runtime against executor, free running, relative to the largest logit.
+        logits_agreement: share of images with equal top-1, runtime against executor.
+        float_sqnr_db: 10 log10(sum y^2 / sum (y - y')^2) against the float model.
+        float_agreement: share of images whose top-1 is the float model's.
+        integer_products, expected_integer_products: fused in the runtime's own optimized graph.
+        optimized_ops: operator counts of that graph.
+    """
+
+    profile: str
+    images: int
+    probe_images: int
+    codes: int
+    code_mismatches: int
+    worst_site: str
+    worst_site_error: float
+    logits_error: float
+    logits_agreement: float
+    float_sqnr_db: float
+    float_agreement: float
+    integer_products: int
+    expected_integer_products: int
+    optimized_ops: dict[str, int]
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
+    """Signal to quantization noise of `other` against `reference`, dB; 200 when they are equal."""
+    noise = float(np.square(reference - other, dtype=np.float64).sum())
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    return min(200.0, 10 * float(np.log10(signal / noise))) if noise > 0 and signal > 0 else 200.0
+
+
+def agreement(reference: np.ndarray, other: np.ndarray) -> float:
+    """Share of rows with the same largest column."""
+    return float((reference.argmax(-1) == other.argmax(-1)).mean())
+
+
+def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -> Verification:
+    """Verifies the `onnxruntime` profile of a plan on `images` float32 [n, C, H, W].
+
+    Raises:
+        CheckError: codes differ, a site's output is off, or a quantized linear was not fused; names the site.
+    """
+    model = emitted.to_proto().SerializeToString()
+    runtime = target.session(model)
+    batch = emitted.static_batch
+    logits = target.run(runtime, images, batch)[0]
+    float_logits = _executor_logits(Executor(float_graph), images, batch)
+    executor = Executor(emitted)
+    simulated = _executor_logits(executor, images, batch)
+
+    probe = images[: min(len(images), batch or PROBE_IMAGES)]
+    codes, mismatches, worst_site, worst_error = _forced(executor, emitted, plan, probe)
+    fused = target.fusion(model)
+    expected = sum(p.site.kind == "linear" for p in plan.sites.values())
+    result = Verification(
+        profile="onnxruntime",
+        images=len(images),
+        probe_images=len(probe),
+        codes=codes,
+        code_mismatches=mismatches,
+        worst_site=worst_site,
+        worst_site_error=worst_error,
+        logits_error=float(np.abs(logits - simulated).max() / max(np.abs(simulated).max(), 1e-12)),
+        logits_agreement=agreement(simulated, logits),
+        float_sqnr_db=sqnr_db(float_logits, logits),
+        float_agreement=agreement(float_logits, logits),
+        integer_products=fused.integer_products,
+        expected_integer_products=expected,
+        optimized_ops=fused.ops,
+    )
+    if worst_error > OUTPUT_TOLERANCE:
+        raise CheckError(
+            f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.2e} of its range"
+        )
+    kinds = {p.site.kind for p in plan.sites.values()}
+    if kinds == {"linear"} and (fused.float_linears or fused.integer_products < expected):
+        left = ", ".join(fused.float_linears[:3])
+        raise CheckError(
+            f"verification: ONNX Runtime fused {fused.integer_products} of {expected} quantized linears"
+            + (f"; still in float: {left}" if left else "")
+        )
+    if kinds != {"linear"} and fused.float_linears:
+        logging.getLogger(__name__).warning("ONNX Runtime runs %d quantized products in float", len(fused.float_linears))
+    return result
+
+
+def _executor_logits(executor: Executor, images: np.ndarray, static_batch: int | None) -> np.ndarray:
+    size = static_batch or 8
+    chunks = []
+    with torch.no_grad():
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
+            missing = (static_batch or len(chunk)) - len(chunk)
+            padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
+            chunks.append(executor.logits(torch.from_numpy(padded)).cpu().numpy()[: len(chunk)])
+    return np.concatenate(chunks)
+
+
+def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> tuple[int, int, str, float]:
+    """(codes compared, codes that differ, worst site, its relative output error), quantizer inputs forced."""
+    quantized = {(p.site.input, p.grid.bits) for p in plan.sites.values()}
+    quantized |= {(p.site.second, p.second_grid.bits) for p in plan.sites.values() if p.second_grid and p.site.second}
+    codes = sorted({codes_name(name, bits) for name, bits in quantized})
+    outputs = {p.site.output: p.site.name for p in plan.sites.values()}
+    inputs = sorted({name for name, _ in quantized if name != emitted.input.name})
+    fetch = [*inputs, *codes, *[o for o in outputs if o not in inputs]]
+    measured = dict(zip(fetch, _probe(emitted, images, fetch), strict=True))
+
+    def force(name: str) -> Tap:
+        forced = torch.from_numpy(measured[name])
+        return lambda _: forced.to(executor.device)
+
+    # A site's own output may feed the next quantizer directly: read it before it is forced.
+    seen: dict[str, np.ndarray] = {}
+
+    def read_then_force(name: str) -> Tap:
+        forcing = force(name) if name in inputs else None
+
+        def tap(x: torch.Tensor) -> torch.Tensor | None:
+            seen[name] = x.cpu().numpy()
+            return forcing(x) if forcing is not None else None
+
+        return tap
+
+    taps = {name: read_then_force(name) for name in [*inputs, *codes, *outputs]}
+    with torch.no_grad():
+        executor.run(torch.from_numpy(images), taps=taps)
+    mismatches = 0
+    for name in codes:
+        different = int((seen[name] != measured[name]).sum())
+        if different:
+            raise CheckError(
+                f"verification: {different} of {seen[name].size} codes of {name!r} differ between ONNX Runtime and "
+                "the executor"
+            )
+        mismatches += different
+    worst_site, worst_error = "", 0.0
+    for name, site in outputs.items():
+        error = float(np.abs(seen[name] - measured[name]).max() / max(float(np.abs(measured[name]).max()), 1e-12))
+        if error >= worst_error:
+            worst_site, worst_error = site, error
+    return sum(seen[name].size for name in codes), mismatches, worst_site, worst_error
+
+
+def _probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:
+    """Intermediate tensors of the emitted graph as ONNX Runtime computes them: each made a graph output."""
+    proto = emitted.to_proto()
+    known = {o.name for o in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetch if name not in known)
+    runner = target.session(proto.SerializeToString())
+    return target.run(runner, images, emitted.static_batch, fetch)
