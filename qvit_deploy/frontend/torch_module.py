@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from qvit_deploy.errors import InputError, QvitError
+from qvit_deploy.errors import InputError
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph
 
@@ -37,19 +37,36 @@ def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, 
     training = module.training
     module.eval()
     try:
-        try:
-            model = _export(module, several, dynamic=True)
-        except QvitError:
-            raise
-        except Exception:  # whatever the exporter raises, a fixed batch is the second chance
-            model = _export(module, example, dynamic=False)
-    except QvitError:
-        raise
-    except Exception as error:
+        model = _first_export_that_works(module, several, example)
+    except Exception as error:  # the exporter raises whatever the module or its own passes raise
         raise InputError(f"torch cannot export {name} to ONNX: {_cause(error)}") from error
     finally:
         module.train(training)
     return canonicalize(model, name)
+
+
+def _first_export_that_works(module: torch.nn.Module, several: torch.Tensor, example: torch.Tensor) -> ir.Model:
+    """A symbolic batch; else the same with attention written out; else a fixed batch. The first error counts."""
+    try:
+        return _export(module, several, dynamic=True)
+    except Exception as first:
+        for images, dynamic in ((several, True), (example, False)):
+            with contextlib.suppress(Exception), _attention_written_out(module):
+                return _export(module, images, dynamic=dynamic)
+        raise first
+
+
+@contextlib.contextmanager
+def _attention_written_out(module: torch.nn.Module) -> Iterator[None]:
+    """timm's own switch, on this module only: the exporter refuses fused attention that is not 4-dimensional."""
+    switched = [part for part in module.modules() if getattr(part, "fused_attn", False) is True]
+    for part in switched:
+        part.fused_attn = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for part in switched:
+            part.fused_attn = True  # type: ignore[assignment]
 
 
 def _export(module: torch.nn.Module, example: torch.Tensor, *, dynamic: bool) -> ir.Model:

@@ -7,12 +7,13 @@ from onnx_ir.passes import common
 
 from qvit_deploy.graph.canonicalize.attention import normalise_attention
 from qvit_deploy.graph.canonicalize.batch import specialise
+from qvit_deploy.graph.canonicalize.edit import detach_constants
 from qvit_deploy.graph.canonicalize.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names
 from qvit_deploy.graph.canonicalize.layer_norm import normalise_layer_norms
 from qvit_deploy.graph.canonicalize.layout import simplify_layout
 from qvit_deploy.graph.canonicalize.linear import normalise_linears
-from qvit_deploy.graph.canonicalize.names import set_names
+from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
 from qvit_deploy.graph.canonicalize.noop import remove_noops
 from qvit_deploy.graph.canonicalize.opset import to_canonical_opset
 from qvit_deploy.graph.canonicalize.patch_embed import convs_to_linears
@@ -27,6 +28,7 @@ def canonicalize(model: ir.Model, name: str) -> Graph:
     Raises InputError (no single image input, unusable opset, does not run), UnsupportedOpError, NonFiniteError.
     """
     model = to_canonical_opset(model)
+    detach_constants(model)
     require_finite(model)
     to_float32(model)
     check_interface(model)
@@ -44,6 +46,7 @@ def canonicalize(model: ir.Model, name: str) -> Graph:
     remove_noops(model)
     set_output_names(model, names)
     set_names(model)
+    sort_initializers(model)
     common.ClearMetadataAndDocStringPass()(model)
     model.graph.name = name
     model.producer_name, model.producer_version = "qvit-deploy", None

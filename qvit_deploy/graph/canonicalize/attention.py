@@ -25,7 +25,7 @@ def normalise_attention(model: ir.Model) -> None:
             _one_scale(model.graph, node)
         elif node.op_type == "Softmax":
             assert node.inputs[0] is not None
-            if node.attributes.get_int("axis", -1) == rank(node.inputs[0]) - 1:
+            if node.attributes.get_int("axis", -1) in (-1, rank(node.inputs[0]) - 1):
                 node.attributes["axis"] = ir.AttrInt64("axis", -1)
     remove_unused(model)
 

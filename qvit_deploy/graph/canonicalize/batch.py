@@ -36,8 +36,10 @@ def specialise(model: ir.Model) -> None:
     image = graph.inputs[0]
     common.ShapeInferencePass()(model)  # for element types; shapes are measured below
     provenance = Provenance(graph)
-    probe = Probe(model, [str(v.name) for v in provenance.activations], [str(v.name) for v in provenance.frontier])
-    small, large = _measure(probe, image, [str(v.name) for v in provenance.frontier], provenance)
+    frontier = [str(v.name) for v in provenance.frontier]
+    outputs = [str(v.name) for v in graph.outputs if v in provenance.activations]
+    probe = Probe(model, [str(v.name) for v in provenance.activations], frontier)
+    small, large = _measure(probe, image, frontier, provenance.varying, outputs)
     for value in provenance.activations:
         name = str(value.name)
         value.shape = ir.Shape(_symbolic(small.shapes[name], large.shapes[name]))
@@ -65,17 +67,21 @@ def specialise(model: ir.Model) -> None:
 
 
 def _measure(
-    probe: Probe, image: ir.Value, frontier: Sequence[str], provenance: Provenance
+    probe: Probe, image: ir.Value, frontier: Sequence[str], varying: set[str], outputs: Sequence[str]
 ) -> tuple[Measurement, Measurement]:
     batch, *image_shape = dims(image)
     shape = tuple(int(d) for d in image_shape)
     if isinstance(batch, str):
         try:
             small = probe.run(_SMALL, shape, frontier)
-            return small, probe.run(_LARGE, shape, [v for v in frontier if v in provenance.varying])
-        except Exception:  # onnxruntime's exception types are not importable; the retry below reports the cause
-            batch = 1
-            image.shape = ir.Shape([1, *shape])
+            large = probe.run(_LARGE, shape, [v for v in frontier if v in varying])
+            if all(small.shapes[name] != large.shapes[name] for name in outputs):
+                return small, large
+        except Exception:  # onnxruntime's exception types are not importable
+            pass  # the run at one image below reports whatever is really wrong
+        # Declared dynamic, but the batch the model was exported with is written into it somewhere.
+        batch = 1
+        image.shape = ir.Shape([1, *shape])
     try:
         only = probe.run(batch, shape, frontier)
     except Exception as error:

@@ -78,6 +78,18 @@ def replace(old: ir.Value, new: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
+def detach_constants(model: ir.Model) -> None:
+    """Give every initializer a tensor of its own over the same numbers.
+
+    A value renames its tensor along with itself; without this, renaming would reach into the protobuf or the
+    graph the model was made from.
+    """
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None:
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+
+
 def remove_unused(model: ir.Model) -> None:
     """Drop nodes and initializers nothing reads."""
     graph = model.graph

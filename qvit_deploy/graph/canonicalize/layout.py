@@ -6,7 +6,8 @@ Rules, in order, repeated until none fires:
 2. Squeeze, Unsqueeze, Flatten -> Reshape with a constant target;
 3. Reshape of a Reshape -> one Reshape; Transpose of a Transpose -> one Transpose;
 4. Transpose, Reshape, Transpose that together move no element -> Reshape;
-5. Transpose that only moves axes of length 1 -> Reshape.
+5. Transpose that only moves axes of length 1 -> Reshape;
+6. Reshape, Transpose, Reshape that together swap the last two axes (k^T of a batched product) -> Transpose.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def simplify_layout(model: ir.Model) -> None:
         _merge_transposes,
         _cancel_around_reshape,
         _moves_nothing,
+        _swap,
     )
     changed = True
     while changed:
@@ -129,6 +131,28 @@ def _moves_nothing(graph: ir.Graph, node: ir.Node) -> bool:
     sizes = dims(node.inputs[0])
     moved = [axis for axis in perm_of(node) if sizes[axis] != 1]
     return moved == sorted(moved) and _reshape(graph, node, node.inputs[0])
+
+
+def _swap(graph: ir.Graph, node: ir.Node) -> bool:
+    """Rule 6."""
+    middle = producer(node.inputs[0], "Transpose") if node.op_type == "Reshape" else None
+    first = producer(middle.inputs[0], "Reshape") if middle is not None else None
+    if first is None or middle is None or first.inputs[0] is None:
+        return False
+    x = first.inputs[0]
+    before, after = dims(x), dims(node.outputs[0])
+    if len(before) < 3 or after != [*before[:-2], before[-1], before[-2]]:
+        return False
+    start, inner = _numbers(before), _numbers(dims(first.outputs[0]))
+    if start is None or inner is None or math.prod(start) != math.prod(inner):
+        return False
+    elements = np.arange(math.prod(start))
+    moved = elements.reshape(inner).transpose(perm_of(middle)).reshape(-1)
+    if not np.array_equal(moved, elements.reshape(start).swapaxes(-1, -2).reshape(-1)):
+        return False
+    perm = [*range(len(before) - 2), len(before) - 1, len(before) - 2]
+    _become(node, emit(node, "Transpose", [x], after, {"perm": perm}, _type(node)))
+    return True
 
 
 def _reshape(graph: ir.Graph, node: ir.Node, x: ir.Value) -> bool:

@@ -60,6 +60,8 @@ class Probe:
         proto = ir.to_proto(model)
         proto.graph.ClearField("value_info")
         proto.graph.ClearField("output")
+        for i, node in enumerate(proto.graph.node):  # ONNX Runtime refuses two nodes of one name
+            node.name = f"{node.name}#{i}"
         for name in self._activations:
             proto.graph.node.append(onnx.helper.make_node("Shape", [name], [_SHAPE_PREFIX + name]))
         for name in [*self._values, *(_SHAPE_PREFIX + name for name in self._activations)]:

@@ -39,6 +39,15 @@ def set_names(model: ir.Model) -> None:
                 output.name = _unique(f"{node.name}_out" if i == 0 else f"{node.name}_out{i}", names)
 
 
+def sort_initializers(model: ir.Model) -> None:
+    """List initializers in the order the graph reads them, so equal graphs are equal files."""
+    graph = model.graph
+    read = [v for node in graph for v in node.inputs if v is not None and v.is_initializer()]
+    graph.initializers.clear()
+    for value in dict.fromkeys(read):
+        graph.register_initializer(value)
+
+
 def module_path(node: ir.Node) -> str | None:
     """The dotted path of the module `node` was traced in; None when nothing recorded it."""
     recorded = node.metadata_props.get(_SCOPES)

@@ -4,8 +4,10 @@ Rules, in order, repeated until none fires:
 1. Identity, inference-time Dropout, Cast to the type it already has;
 2. Reshape, Expand, Tile, Slice, Pad whose output has the input's shape; Transpose that keeps the order;
 3. Concat of one tensor, and empty tensors inside a Concat;
-4. x * 1, x / 1, x + 0, x - 0 for scalar constants;
-5. Expand in front of an elementwise operator that broadcasts anyway.
+4. x * 1, x / 1, x + 0, x - 0 for scalar constants, x + 0 also for constants of two and more dimensions (an
+   empty attention mask; a bias has one dimension and stays even when it is zero);
+5. Where with a constant condition that is all true or all false;
+6. Expand in front of an elementwise operator that broadcasts anyway.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import onnx_ir as ir
 
 from qvit_deploy.graph.canonicalize.edit import remove_unused, replace
 from qvit_deploy.graph.canonicalize.match import Dim, dims, ints, perm_of, rank, scalar
+from qvit_deploy.graph.graph import constant
 
 _SAME_SHAPE_IS_NOOP = {"Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Flatten"}
 _NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}
@@ -68,10 +71,28 @@ def _passes_through(node: ir.Node) -> ir.Value | None:
         return x if len(node.inputs) == 1 else None
     if op in _NEUTRAL:
         pairs = [(x, node.inputs[1])] if op in ("Div", "Sub") else [(x, node.inputs[1]), (node.inputs[1], x)]
-        for kept, constant in pairs:
-            if kept is not None and scalar(constant) == _NEUTRAL[op] and dims(kept) == dims(out):
+        for kept, neutral in pairs:
+            if kept is None or neutral is None or dims(kept) != dims(out):
+                continue
+            if scalar(neutral) == _NEUTRAL[op] or (op == "Add" and _is_zero_mask(neutral)):
                 return kept
+    if op == "Where":
+        return _constant_choice(node)
     return None
+
+
+def _is_zero_mask(value: ir.Value) -> bool:
+    array = constant(value)
+    return array is not None and array.ndim >= 2 and not array.any()
+
+
+def _constant_choice(node: ir.Node) -> ir.Value | None:
+    """Rule 5."""
+    condition = constant(node.inputs[0])
+    if condition is None or condition.size == 0 or condition.any() != condition.all():
+        return None
+    chosen = node.inputs[1] if condition.all() else node.inputs[2]
+    return chosen if chosen is not None and dims(chosen) == dims(node.outputs[0]) else None
 
 
 def _drop_expand(node: ir.Node) -> bool:

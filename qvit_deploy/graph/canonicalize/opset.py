@@ -84,13 +84,36 @@ def _since(op_type: str, version: int) -> int:
 
 
 def _inline_schema_functions(model: ir.Model, version: int) -> ir.Model:
-    younger = sorted({node.op_type for node in model.graph if _is_younger(node, version)})
-    return _through_proto(
+    younger = [node for node in model.graph if _is_younger(node, version)]
+    operators = sorted({node.op_type for node in younger})
+    for call in younger:  # onnx's inliner leaves a hole where the body refers to an attribute nobody wrote
+        for name, attribute in onnx.defs.get_schema(call.op_type, version).attributes.items():
+            if name not in call.attributes and attribute.default_value.type != onnx.AttributeProto.UNDEFINED:
+                call.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
+    known = {value.name for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None}
+    inlined = _through_proto(
         model,
         lambda proto: onnx.inliner.inline_selected_functions(
-            proto, [("", op) for op in younger], inline_schema_functions=True
+            proto, [("", op) for op in operators], inline_schema_functions=True
         ),
     )
+    producers = {out.name: node for node in inlined.graph for out in node.outputs}
+    for call in younger:
+        _hand_down_name(call, producers, known)
+    return inlined
+
+
+def _hand_down_name(call: ir.Node, producers: dict[str | None, ir.Node], known: set[str | None]) -> None:
+    """Give the nodes of an inlined body the name and the module scope of the node they replace."""
+    waiting = [producers[out.name] for out in call.outputs if out.name in producers]
+    while waiting:
+        node = waiting.pop()
+        if node.name == call.name:
+            continue
+        node.name = call.name
+        node.metadata_props.update(call.metadata_props)
+        names = [value.name for value in node.inputs if value is not None]
+        waiting += [producers[name] for name in names if name not in known and name in producers]
 
 
 def _require_known(node: ir.Node) -> None:

@@ -2,7 +2,7 @@
 
 Rules, in order:
 1. pieces of one element without the axis (keepdims=0): SequenceAt(i) is Gather(x, i) along the axis;
-2. pieces of `split` elements: SequenceAt(i) is Slice(x, i * split, (i + 1) * split).
+2. other pieces: SequenceAt(i) is the Slice between the sums of the sizes before and up to it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ def remove_sequences(model: ir.Model) -> None:
         split = producer(node.inputs[0], "SplitToSequence") if node.op_type == "SequenceAt" else None
         if split is None:
             continue
-        index, sizes = ints(node.inputs[1]), ints(split.inputs[1]) if len(split.inputs) > 1 else [1]
-        if index is None or sizes is None or index[0] < 0 or len(set(sizes)) != 1:
-            raise UnsupportedOpError("SequenceAt", node.name or "", "its index or split sizes are not constant")
-        axis, start, size = split.attributes.get_int("axis", 0), index[0] * sizes[0], sizes[0]
         has_split = len(split.inputs) > 1 and split.inputs[1] is not None
+        index, sizes = ints(node.inputs[1]), ints(split.inputs[1]) if has_split else [1]
+        if index is None or sizes is None or index[0] < 0:
+            raise UnsupportedOpError(
+                "SequenceAt", node.name or "", "its index or its split sizes depend on the image"
+            )
+        if len(sizes) == 1:  # one size for all pieces
+            sizes = sizes * (index[0] + 1)
+        axis, start, size = split.attributes.get_int("axis", 0), sum(sizes[: index[0]]), sizes[index[0]]
         if not has_split and split.attributes.get_int("keepdims", 1) == 0:
             position = add_constant(graph, f"index_{start}", np.asarray(start, dtype=np.int64))
             piece = ir.node("Gather", [split.inputs[0], position], {"axis": axis})
