@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.sites import MOVES
 
 _DESCRIBE = frozenset({"Shape", "Size"})
 """Read a tensor's shape only: what they compute does not depend on the image's pixels."""
@@ -114,6 +115,42 @@ def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
     return (
         node.op_type in ("Add", "Clip", "Max", "Mul", "Div") and len(data) == 1 and reduced(data[0], flow, depth - 1)
     )
+
+
+def is_linear_map(node: ir.Node, flow: Dataflow) -> bool:
+    """Whether a sum's two operands are one tensor, moved and scaled: a rotary embedding, not a skip connection."""
+    origins = [_origins(value, flow) for value in node.inputs]
+    return origins[0] == origins[1] and len(origins[0]) == 1
+
+
+def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
+    """The data tensors that `value` is made of by moving, negating and scaling by constants."""
+    found, stack = set[ir.Value | None](), [value]
+    while stack:
+        current = stack.pop()
+        node = current.producer() if current is not None else None
+        data = [v for v in node.inputs if flow.is_data(v)] if node is not None else []
+        is_fixed = node is not None and (
+            node.op_type in MOVES
+            or node.op_type == "Neg"
+            or (node.op_type in ("Mul", "Div") and data == [node.inputs[0]])
+            or (node.op_type == "Mul" and data == [node.inputs[1]])
+        )
+        if is_fixed:
+            stack.extend(data)
+        else:
+            found.add(current)
+    return found
+
+
+def reads_image(value: ir.Value | None, flow: Dataflow) -> bool:
+    """Whether `value` holds the image's own pixels, moved around at most (a patch embedding's input)."""
+    while value is not None and value is not flow.graph.input:
+        node = value.producer()
+        if node is None or node.op_type not in MOVES:
+            return False
+        value = node.inputs[0]
+    return value is not None
 
 
 def bias_of(node: ir.Node) -> ir.Node | None:

@@ -103,7 +103,7 @@ def site_relevance(
 
     Args:
         batches: float32 [batch, C, H, W] each; sizes may differ.
-        progress: called with the number of images done.
+        progress: called with the number of images of each batch when it is done.
 
     Raises:
         InputError: no images, or a rule set that does not apply to the graph.
@@ -127,7 +127,7 @@ def site_relevance(
         propagate(executor, images, names, add, unit_start=rule_set.unit_start)
         done += size
         if progress is not None:
-            progress(done)
+            progress(size)
     if firings is None:
         raise InputError("relevance needs at least one image")
     raw = {

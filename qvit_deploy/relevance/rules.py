@@ -18,7 +18,15 @@ import torch.nn.functional as F
 from qvit_deploy.execute.ops import NodeView, OpFn, build
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.relevance import backward
-from qvit_deploy.relevance.dataflow import Dataflow, bias_of, elementwise_source, reduced, scaled_source
+from qvit_deploy.relevance.dataflow import (
+    Dataflow,
+    bias_of,
+    elementwise_source,
+    is_linear_map,
+    reads_image,
+    reduced,
+    scaled_source,
+)
 
 Tensor = torch.Tensor
 Replacements = Mapping[ir.Node, OpFn]
@@ -72,6 +80,10 @@ def _is(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
 def _products(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
     """Nodes of these types with both operands live: attention products, gates, residual sums."""
     return lambda node, flow: node.op_type in op_types and flow.is_used(node) and flow.data_inputs(node) == [0, 1]
+
+
+def _is_skip(node: ir.Node, flow: Dataflow) -> bool:
+    return _products("Add")(node, flow) and not is_linear_map(node, flow)
 
 
 def _stop(node: ir.Node, _: Context) -> Replacements:
@@ -175,8 +187,11 @@ def _linear(node: ir.Node, context: Context) -> Replacements:
     own, signed, add = build(node), _Signed(), bias_of(node)
     values = None if add is None else constant(add.inputs[1])
     bias = None if values is None else torch.from_numpy(values.astype(np.float32))
+    on_pixels = reads_image(node.inputs[0], context.flow)
 
     def rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
+        if on_pixels:
+            return backward.z_box(g, y, x, *(partial(_times, part) for part in (w, *signed(w)))), None
         return backward.z_plus(g, y, x, *signed(w)), None
 
     if add is None or bias is None:
@@ -194,6 +209,10 @@ def _linear(node: ir.Node, context: Context) -> Replacements:
     return {node: backward.with_backward(with_bias, rule), add: lambda y, _: y}
 
 
+def _times(weight: Tensor, x: Tensor) -> Tensor:
+    return x @ weight
+
+
 def _linear_left(node: ir.Node, _: Context) -> Replacements:
     """z+ of `w @ x`, the transpose of `x^T @ w^T`."""
     signed = _Signed()
@@ -207,11 +226,11 @@ def _linear_left(node: ir.Node, _: Context) -> Replacements:
 
 def _conv(node: ir.Node, context: Context) -> Replacements:
     own, signed = build(node), _Signed()
-    reads_image = node.inputs[0] is context.flow.graph.input
+    on_pixels = reads_image(node.inputs[0], context.flow)
 
     def rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor, *bias: Tensor) -> tuple[Tensor | None, ...]:
         plus, minus = (partial(_apply_weight, own, part) for part in signed(w))
-        if reads_image:
+        if on_pixels:
             g_x = backward.z_box(g, y, x, partial(_apply_weight, own, w), plus, minus)
         else:
             g_x = backward.z_plus_linear_map(g, y, x, plus, minus)
@@ -249,14 +268,16 @@ NORM_SIZE = Rule("norm", _is_norm_size, _stop, freezes=True, evidence=_NORMS)
 SOFTMAX_STOP = Rule("softmax", _is("Softmax"), _stop, freezes=True, evidence=frozenset({"Softmax"}))
 LAYER_NORM = Rule("norm", _is("LayerNormalization"), _layer_norm, evidence=_NORMS)
 INSTANCE_NORM = Rule("norm", _is("InstanceNormalization"), _instance_norm, evidence=_NORMS)
-NORM_PASS = Rule("norm", _is("LayerNormalization", "InstanceNormalization"), _pass, evidence=_NORMS)
+NORM_PASS = Rule(
+    "norm", _is("LayerNormalization", "InstanceNormalization", "BatchNormalization"), _pass, evidence=_NORMS
+)
 SOFTMAX_PASS = Rule("softmax", _is("Softmax"), _pass, evidence=frozenset({"Softmax"}))
 LENGTH_NORM = Rule("norm", _is("LpNormalization"), _length_norm, evidence=_NORMS)
 ACTIVATION = Rule("activation", _is(*SLOPE_AT_ZERO), _activation, evidence=_ACTIVATIONS)
 SELF_GATE = Rule("activation", lambda n, f: _gate_operand(n, f) is not None, _self_gate, evidence=_ACTIVATIONS)
 HALF_GATE = Rule("gate", _products("Mul"), _half)
 HALF_MATMUL = Rule("matmul", _products("MatMul"), _half, evidence=frozenset({"Softmax"}))
-RESIDUAL = Rule("residual", _products("Add"), _residual)
+RESIDUAL = Rule("residual", _is_skip, _residual)
 Z_PLUS_LINEAR = Rule("linear", _weighted("MatMul", 0), _linear)
 Z_PLUS_LINEAR_LEFT = Rule("linear", _weighted("MatMul", 1), _linear_left)
 Z_PLUS_CONV = Rule("conv", _weighted("Conv", 0), _conv, evidence=frozenset({"Conv"}))

@@ -1,6 +1,6 @@
 """Independent references: RelP's stop-gradient forms and Chefer's relevance forms, in plain torch and numpy.
 
-`ln_rule`, `gelu_rule`, `half_rule` are those of facts/relp.md 1.3, the `lrp_*` functions those of facts/lrp-qvit.md 2.1.
+`ln_rule`, `gelu_rule` and `half_rule` are those of facts/relp.md 1.3, `lrp_*` of lrp-qvit.md 2.1.
 They share no code with the package: relevance here is propagated as relevance, not as gradient.
 """
 

@@ -55,22 +55,28 @@ def test_attention_splits_relevance_in_halves_and_quarters(small_vit: Graph, ima
         torch.testing.assert_close(part, share * out, rtol=1e-3, atol=1e-4)
 
 
-def test_a_linear_layer_is_z_plus(builder: Builder) -> None:
-    w = builder.random.standard_normal((6, 4))
+@pytest.mark.parametrize("first", [True, False])
+def test_a_linear_layer_is_z_plus_and_on_the_image_z_box(first: bool, builder: Builder) -> None:
+    """A patch embedding arrives as a Linear over the image's own pixels, moved around."""
+    w = builder.random.standard_normal((6, 4)).astype(np.float32)
     x = builder.op("Reshape", "image", builder.constant([0, 6]))
+    x = x if first else builder.op("Mul", x, builder.constant(2.0))
     y = builder.op("MatMul", x, builder.constant(w, "w"))
     graph = builder.graph(builder.op("Add", y, builder.normal(4, name="bias"), name="y"), (1, 2, 3))
     images = torch.randn(5, 1, 2, 3)
     values = Executor(graph).run(images, fetch=[x, "y"])
-    r = np.zeros((5, 4))
-    r[np.arange(5), values["y"].argmax(1)] = 1.0
-    expected = lrp_linear(values[x].numpy().astype(float), w.T.astype(np.float32).astype(float), r)
-    np.testing.assert_allclose(_relevance(graph, images, [x])[x].numpy(), expected, rtol=1e-4, atol=1e-6)
+    relevance = _relevance(graph, images, [x])[x].numpy()
+    for i, row in enumerate(values[x].double().numpy()):
+        r = np.zeros((1, 4))
+        r[0, values["y"][i].argmax()] = 1.0
+        weight = w.T.astype(float)
+        expected = lrp_box(row[None], weight, r, row.min(), row.max()) if first else lrp_linear(row[None], weight, r)
+        np.testing.assert_allclose(relevance[i : i + 1], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_weight_on_the_left_is_z_plus_too(builder: Builder) -> None:
     w = builder.random.standard_normal((4, 6))
-    x = builder.op("Reshape", "image", builder.constant([0, 6, 1]))
+    x = builder.op("Tanh", builder.op("Reshape", "image", builder.constant([0, 6, 1])))
     y = builder.op("Squeeze", builder.op("MatMul", builder.constant(w), x), builder.constant([2]), name="y")
     graph = builder.graph(y, (1, 2, 3))
     images = torch.randn(5, 1, 2, 3)
@@ -138,3 +144,24 @@ def test_a_residual_without_relevance_or_batch() -> None:
     assert all(torch.equal(t, zero) for t in backward.residual(zero, zero, torch.ones(2, 3), batch=2))
     with pytest.raises(InputError, match="batch"):
         backward.residual(zero, zero, zero, batch=3)
+
+
+def test_a_rotary_embedding_is_no_skip_connection(builder: Builder) -> None:
+    """x cos + rotated(x) sin is one tensor under a linear map; rescaling its parts would depend on the export."""
+    b = builder
+    halves = [b.op("Slice", "image", *(b.constant([n]) for n in (start, start + 2, 3))) for start in (0, 2)]
+    rotated = b.op("Concat", b.op("Neg", halves[1]), halves[0], axis=3)
+    sum_ = b.op("Add", b.op("Mul", "image", b.normal(4)), b.op("Mul", rotated, b.normal(4)))
+    graph = b.graph(b.op("Add", sum_, b.op("Relu", sum_), name="y"), (2, 3, 4))
+    assert RULES.bind(graph, 1).firings["residual"] == 1  # only sum + relu(sum)
+
+
+def test_batch_norm_and_layer_norm_pass_relevance_on(builder: Builder) -> None:
+    b = builder
+    vectors = [b.normal(2), b.normal(2), b.normal(2), b.constant(np.float32([0.5, 2.0]))]
+    x = b.op("BatchNormalization", "image", *vectors, name="x")
+    x = b.op("LayerNormalization", x, b.normal(4), b.normal(4), axis=-1, name="n")
+    graph = b.graph(b.op("ReduceMean", x, b.constant([2, 3]), keepdims=0, name="y"), (2, 3, 4))
+    r = _relevance(graph, torch.randn(3, 2, 3, 4), ["image", "x", "n"])
+    torch.testing.assert_close(r["x"], r["n"], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(r["image"], r["n"], rtol=1e-3, atol=1e-5)
