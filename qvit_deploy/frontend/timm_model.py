@@ -15,7 +15,7 @@ from qvit_deploy.graph.graph import Graph
 if TYPE_CHECKING:
     import torch
 
-Argument = Any  # int, float, bool or str: whatever the model function takes
+Argument = Any  # int, float, bool, str or a tuple of them: whatever the model function takes
 
 
 def from_timm(
@@ -35,7 +35,7 @@ def from_timm(
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Argument]]:
-    """`timm:NAME?key=value&...` -> (NAME, arguments); numbers and true/false are converted."""
+    """`timm:NAME?key=value&...` -> (NAME, arguments); numbers, true/false and lists (2,2) are converted."""
     name, _, query = spec.removeprefix("timm:").partition("?")
     if not name:
         raise InputError("timm: needs a model name, e.g. timm:vit_tiny_patch16_224")
@@ -105,6 +105,8 @@ def _input_size(model: torch.nn.Module, arguments: dict[str, Argument]) -> tuple
 
 
 def _value(text: str) -> Argument:
+    if "," in text:
+        return tuple(_value(part) for part in text.split(","))
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):

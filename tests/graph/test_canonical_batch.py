@@ -33,7 +33,8 @@ def test_a_class_token_is_expanded_to_the_batch() -> None:
 def test_windows_are_a_multiple_of_the_batch() -> None:
     body = (
         "a = Constant<value = int64[6] {-1, 3, 2, 4, 2, 4}>() r = Reshape(x, a)"
-        " t = Transpose <perm = [0, 2, 4, 1, 3, 5]> (r) b = Constant<value = int64[4] {-1, 3, 4, 4}>() y = Reshape(t, b)"
+        " t = Transpose <perm = [0, 2, 4, 1, 3, 5]> (r) b = Constant<value = int64[4] {-1, 3, 4, 4}>() "
+        "y = Reshape(t, b)"
     )
     graph = canonical(parse(body))
     assert str(graph.outputs[0].shape[0]) == "4*batch"

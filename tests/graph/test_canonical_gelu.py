@@ -3,17 +3,21 @@ import pytest
 from canonical_cases import canonical, ops, parse
 
 ERF = [
-    "c = Constant<value = float {1.4142135}>() h = Constant<value = float {0.5}>() o = Constant<value = float {1.0}>()"
+    "c = Constant<value = float {1.4142135}>() h = Constant<value = float {0.5}>()"
+    " o = Constant<value = float {1.0}>()"
     " d = Div(x, c) e = Erf(d) p = Add(e, o) m = Mul(x, p) y = Mul(m, h)",
-    "c = Constant<value = float {0.70710678}>() h = Constant<value = float {0.5}>() o = Constant<value = float {1.0}>()"
+    "c = Constant<value = float {0.70710678}>() h = Constant<value = float {0.5}>()"
+    " o = Constant<value = float {1.0}>()"
     " d = Mul(c, x) e = Erf(d) p = Add(o, e) k = Mul(h, x) y = Mul(p, k)",
-    "c = Constant<value = float {1.4142135}>() t = Constant<value = float {2.0}>() o = Constant<value = float {1.0}>()"
+    "c = Constant<value = float {1.4142135}>() t = Constant<value = float {2.0}>()"
+    " o = Constant<value = float {1.0}>()"
     " d = Div(x, c) e = Erf(d) p = Add(e, o) k = Div(p, t) y = Mul(x, k)",
 ]
 TANH = [
     "a = Constant<value = float {0.044715}>() s = Constant<value = float {0.7978845608}>()"
     " h = Constant<value = float {0.5}>() o = Constant<value = float {1.0}>() n = Constant<value = float {3.0}>()"
-    " p3 = Pow(x, n) q = Mul(p3, a) r = Add(x, q) u = Mul(r, s) t = Tanh(u) v = Add(t, o) w = Mul(x, h) y = Mul(w, v)",
+    " p3 = Pow(x, n) q = Mul(p3, a) r = Add(x, q) u = Mul(r, s) t = Tanh(u)"
+    " v = Add(t, o) w = Mul(x, h) y = Mul(w, v)",
     "a = Constant<value = float {0.044715}>() s = Constant<value = float {0.7978845608}>()"
     " h = Constant<value = float {0.5}>() o = Constant<value = float {1.0}>()"
     " xx = Mul(x, x) q = Mul(xx, a) r = Add(o, q) sx = Mul(x, s) u = Mul(sx, r) t = Tanh(u) v = Add(o, t)"

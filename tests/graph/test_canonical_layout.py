@@ -32,7 +32,8 @@ def test_an_output_that_is_the_input_keeps_an_identity() -> None:
 
 def test_selecting_one_element_is_a_gather() -> None:
     slice_form = (
-        "s = Constant<value = int64[1] {1}>() e = Constant<value = int64[1] {2}>() a = Constant<value = int64[1] {1}>()"
+        "s = Constant<value = int64[1] {1}>() e = Constant<value = int64[1] {2}>()"
+        " a = Constant<value = int64[1] {1}>()"
         " c = Slice(x, s, e, a) y = Squeeze(c, a)"
     )
     split_form = (

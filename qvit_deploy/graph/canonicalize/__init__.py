@@ -27,8 +27,8 @@ def canonicalize(model: ir.Model, name: str) -> Graph:
 
     Raises InputError (no single image input, unusable opset, does not run), UnsupportedOpError, NonFiniteError.
     """
-    model = to_canonical_opset(model)
     detach_constants(model)
+    model = to_canonical_opset(model)
     require_finite(model)
     to_float32(model)
     check_interface(model)

@@ -8,12 +8,14 @@ runs; whatever does has a shape in both. Rules, in order:
 3. a Reshape gets the constant target that its measured output shape dictates, -1 where the batch is;
 4. any other integer vector that grows with the batch (the target of Expand or Tile, the end of a Slice) is
    rebuilt as Concat of constants and k * Shape(image)[0:1];
-5. a tensor that merely repeats along the batch becomes Expand of one copy.
+5. a tensor that merely repeats along the batch becomes Expand of one copy;
+6. a Gather of all elements in their order (torch's as_strided of a contiguous tensor) becomes a Reshape.
 A model that only runs at the batch size it was exported with keeps that size, and one run folds everything.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +23,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints, emit, remove_unused, shape_constant
+from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints, emit, remove_unused, replace, shape_constant
 from qvit_deploy.graph.canonicalize.interface import BATCH
 from qvit_deploy.graph.canonicalize.match import Dim, dims
 from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
@@ -56,6 +58,10 @@ def specialise(model: ir.Model) -> None:
         if a.shape == b.shape and np.array_equal(a, b):
             new = add_constant(graph, f"folded/{name}", a)
             builder.names.append((new, provenance.weight_name(value) or name))
+        elif _counts_up(a) and _counts_up(b) and all(_reads_flat(reader) for reader, _ in readers):
+            for reader, _ in readers:
+                _gather_to_reshape(reader, builder)
+            continue
         else:
             new = builder.rebuild(value, provenance.weight_name(value) or name, a, b)
         for reader, index in readers:
@@ -114,6 +120,35 @@ def _fix_reshape(node: ir.Node, builder: _Builder) -> None:
     if target is not None:
         node.replace_input_with(1, target)
         node.attributes.pop("allowzero", None)
+
+
+def _counts_up(indices: np.ndarray) -> bool:
+    return indices.dtype == np.int64 and np.array_equal(indices.reshape(-1), np.arange(indices.size))
+
+
+def _reads_flat(node: ir.Node) -> bool:
+    """Whether `node` gathers from a vector, so that counting indices give every element (or a leading part)."""
+    data = node.inputs[0]
+    return node.op_type == "Gather" and data is not None and dims(data) == _flat_dims(node.outputs[0])
+
+
+def _flat_dims(value: ir.Value) -> list[Dim] | None:
+    """The shape `value` would have as a vector, or None when that is not a multiple of the batch."""
+    shape = dims(value)
+    number = math.prod(d for d in shape if isinstance(d, int))
+    symbols = [d for d in shape if isinstance(d, str)]
+    if symbols != [BATCH]:
+        return None
+    return [BATCH if number == 1 else f"{number}*{BATCH}"]
+
+
+def _gather_to_reshape(node: ir.Node, builder: _Builder) -> None:
+    """Rule 6."""
+    out = node.outputs[0]
+    target = shape_constant(builder.graph, dims(out))
+    reshaped = emit(node, "Reshape", [node.inputs[0], target], dims(out), dtype=out.dtype or ir.DataType.FLOAT)
+    replace(out, reshaped)
+    builder.graph.remove(node, safe=True)
 
 
 def _free(graph: ir.Graph, name: str) -> str:

@@ -1,0 +1,161 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch_models import TINY, HuggingFaceStyleViT, assert_same, torchscript_onnx
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.frontend import load_model
+from qvit_deploy.frontend.onnx_file import from_onnx
+from qvit_deploy.frontend.timm_model import create
+
+
+@pytest.fixture(scope="module")
+def hugging_face() -> tuple[HuggingFaceStyleViT, bytes]:
+    torch.manual_seed(0)
+    module = HuggingFaceStyleViT()
+    return module, torchscript_onnx(module, (3, 32, 32), 14)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("opset", [13, 14, 17])
+def test_torchscript_exports(tmp_path: Path, opset: int) -> None:
+    module, _ = create("vit_tiny_patch16_224", dict(TINY))
+    for block in module.blocks:
+        block.attn.fused_attn = opset > 13  # opset 13 has no symbolic for fused attention
+    (tmp_path / "m.onnx").write_bytes(torchscript_onnx(module, (3, 32, 32), opset))
+    graph = from_onnx(tmp_path / "m.onnx")
+    assert graph.static_batch is None
+    names = set(graph.initializers)
+    assert {"patch_embed.proj.weight", "blocks.1.attn.qkv.weight", "blocks.0.mlp.fc1.bias", "head.weight"} <= names
+    ops = [node.op_type for node in graph.nodes()]
+    assert ops.count("LayerNormalization") == 5
+    assert ops.count("Gelu") == 2
+    assert_same(graph, module)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hugging_face_names(tmp_path: Path, hugging_face: tuple[HuggingFaceStyleViT, bytes]) -> None:
+    module, data = hugging_face
+    (tmp_path / "m.onnx").write_bytes(data)
+    graph = from_onnx(tmp_path / "m.onnx")
+    prefix = "vit.encoder.layer.0.attention.attention"
+    assert {f"{prefix}.query.weight", f"{prefix}.query.bias", "classifier.weight"} <= set(graph.initializers)
+    assert_same(graph, module)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fixed_batch_file(tmp_path: Path) -> None:
+    module = HuggingFaceStyleViT()
+    (tmp_path / "m.onnx").write_bytes(torchscript_onnx(module, (3, 32, 32), 14, dynamic=False))
+    graph = from_onnx(tmp_path / "m.onnx")
+    assert graph.static_batch == 2
+    assert_same(graph, module, batches=(2,))
+
+
+def test_opset_23_with_attention_operators(tmp_path: Path) -> None:
+    module, _ = create("vit_tiny_patch16_224", dict(TINY))
+    program = torch.onnx.export(
+        module,
+        (torch.zeros(2, 3, 32, 32),),
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=23,
+        verbose=False,
+    )
+    program.save(tmp_path / "m.onnx")
+    assert "Attention" in {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    graph = load_model(str(tmp_path / "m.onnx")).graph
+    assert_same(graph, module)
+    qk = next(node for node in graph.nodes() if node.name == "blocks.0.attn/MatMul")
+    assert qk.inputs[0].producer().op_type == "Mul"
+    assert qk.outputs[0].uses()[0].node.op_type == "Softmax"
+
+
+def save_external(data: bytes, folder: Path) -> Path:
+    path = folder / "m.onnx"
+    onnx.save(
+        onnx.load_from_string(data), path, save_as_external_data=True, location="weights.bin", size_threshold=64
+    )
+    return path
+
+
+def test_external_data(tmp_path: Path, hugging_face: tuple[HuggingFaceStyleViT, bytes]) -> None:
+    module, data = hugging_face
+    assert_same(from_onnx(save_external(data, tmp_path)), module)
+
+
+def test_external_data_that_is_missing_or_short(
+    tmp_path: Path, hugging_face: tuple[HuggingFaceStyleViT, bytes]
+) -> None:
+    path = save_external(hugging_face[1], tmp_path)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="truncated"):
+        from_onnx(path)
+    weights.unlink()
+    with pytest.raises(InputError, match="missing"):
+        from_onnx(path)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "link.bin"])
+def test_external_data_outside_the_folder(
+    tmp_path: Path, hugging_face: tuple[HuggingFaceStyleViT, bytes], location: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = save_external(hugging_face[1], folder)
+    (tmp_path / "secret.bin").write_bytes((folder / "weights.bin").read_bytes())
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match="outside"):
+        from_onnx(path)
+
+
+def test_unusable_files(tmp_path: Path, hugging_face: tuple[HuggingFaceStyleViT, bytes]) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        load_model(str(tmp_path / "none.onnx"))
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(InputError, match="not a file"):
+        load_model(str(tmp_path / "folder.onnx"))
+    broken = tmp_path / "broken.onnx"
+    for content in (b"", b"hello", hugging_face[1][: len(hugging_face[1]) // 2]):
+        broken.write_bytes(content)
+        with pytest.raises(InputError):
+            load_model(str(broken))
+    with pytest.raises(InputError, match=r"\.onnx"):
+        from_onnx(tmp_path / "model.pt")
+
+
+def test_a_quantized_file_is_refused(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 21]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
+        "<float s = {0.1}, int8 z = {0}> { q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
+    )
+    onnx.save(model, tmp_path / "q.onnx")
+    with pytest.raises(InputError, match="already quantized"):
+        from_onnx(tmp_path / "q.onnx")
+
+
+def test_reading_onnx_needs_no_torch(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 21]> g (float[N,3,8,8] x) => (float[N,3,8,5] y) { y = MatMul(x, w) }'
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((8, 5), np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['timm'] = sys.modules['onnxscript'] = None;"
+        "from pathlib import Path; from qvit_deploy.frontend.onnx_file import from_onnx;"
+        f"print(from_onnx(Path({str(tmp_path / 'm.onnx')!r})).image_shape)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "(3, 8, 8)"
