@@ -21,7 +21,7 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
 _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Pow": torch.pow, "Equal": torch.eq,
     "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le,
-    "And": torch.logical_and, "Or": torch.logical_or, "Mod": torch.remainder,
+    "And": torch.logical_and, "Or": torch.logical_or,
 }  # fmt: skip
 
 for _name, _unary in _UNARY.items():
@@ -38,6 +38,11 @@ def _div(_: NodeView) -> OpFn:
         return torch.div(a, b, rounding_mode="trunc")  # ONNX integer division truncates
 
     return div
+
+
+@op("Mod")
+def _mod(view: NodeView) -> OpFn:
+    return torch.fmod if view.attr("fmod", 0) else torch.remainder
 
 
 @op("Min", "Max")
@@ -98,13 +103,19 @@ def _l2(x: Tensor, dims: list[int], keep: bool) -> Tensor:
     return x.square().sum(dims, keepdim=keep).sqrt()
 
 
+def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+    for dim in sorted((d % x.ndim for d in dims), reverse=True):  # torch.prod takes one dimension at a time
+        x = x.prod(dim, keepdim=keep)
+    return x
+
+
 _REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
     "ReduceMean": lambda x, dims, keep: x.mean(dims, keepdim=keep),
     "ReduceSum": lambda x, dims, keep: x.sum(dims, keepdim=keep),
     "ReduceSumSquare": lambda x, dims, keep: x.square().sum(dims, keepdim=keep),
     "ReduceMax": lambda x, dims, keep: x.amax(dims, keepdim=keep),
     "ReduceMin": lambda x, dims, keep: x.amin(dims, keepdim=keep),
-    "ReduceProd": lambda x, dims, keep: x.prod(dims[0], keepdim=keep),
+    "ReduceProd": _product,
     "ReduceL1": _l1,
     "ReduceL2": _l2,
 }

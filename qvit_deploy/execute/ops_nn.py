@@ -108,8 +108,13 @@ def _pool(view: NodeView) -> OpFn:
     if len(kernel) != 2 or view.attr("ceil_mode", 0) or len(view.node.outputs) > 1:
         raise view.unsupported("only 2-D pooling without ceil_mode or index output is supported")
     stride, pads = tuple(view.attr("strides", [1, 1])), _pads(view, 2)
+    dilation = tuple(view.attr("dilations", [1, 1]))
     if view.node.op_type == "MaxPool":
-        return lambda x: F.max_pool2d(F.pad(x, pads, value=float("-inf")) if any(pads) else x, kernel, stride)
+        return lambda x: F.max_pool2d(
+            F.pad(x, pads, value=float("-inf")) if any(pads) else x, kernel, stride, 0, dilation
+        )
+    if any(d != 1 for d in dilation):
+        raise view.unsupported("dilated average pooling is not supported")
     if any(pads) and not view.attr("count_include_pad", 0):
         raise view.unsupported("padded average pooling must set count_include_pad")
     return lambda x: F.avg_pool2d(F.pad(x, pads) if any(pads) else x, kernel, stride)

@@ -14,9 +14,9 @@ import torch
 from qvit_deploy.execute.ops import NodeView, OpFn, Tensor, op
 
 _CODE_RANGE = {
-    torch.int8: (-128, 127), torch.uint8: (0, 255), torch.int16: (-32768, 32767), torch.uint16: (0, 65535),
+    ir.DataType.INT4: (-8, 7), ir.DataType.UINT4: (0, 15), ir.DataType.INT8: (-128, 127),
+    ir.DataType.UINT8: (0, 255), ir.DataType.INT16: (-32768, 32767), ir.DataType.UINT16: (0, 65535),
 }  # fmt: skip
-_NARROW = {ir.DataType.INT4: (-8, 7), ir.DataType.UINT4: (0, 15)}
 
 
 class _Quantize(torch.autograd.Function):
@@ -46,13 +46,15 @@ def _along(axis: int, x: Tensor, parameter: Tensor) -> Tensor:
 def _quantize(view: NodeView) -> OpFn:
     axis = view.attr("axis", 1)
     zero_input = view.node.inputs[2] if view.has(2) else None
-    dtype = zero_input.dtype if zero_input is not None else ir.DataType(view.attr("output_dtype", 2) or 2)
-    narrow = _NARROW.get(dtype) if dtype is not None else None
+    dtype = zero_input.dtype if zero_input is not None else None
+    dtype = dtype or ir.DataType(view.attr("output_dtype", 0) or ir.DataType.UINT8)
+    if dtype not in _CODE_RANGE:
+        raise view.unsupported(f"cannot quantize to {dtype.name}")
+    low, high = _CODE_RANGE[dtype]
     if view.attr("block_size", 0):
         raise view.unsupported("block-wise quantization is not supported")
 
     def quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-        low, high = narrow or _CODE_RANGE[zero.dtype if zero is not None else torch.uint8]
         offset = _along(axis, x, zero if zero is not None else torch.zeros((), device=x.device))
         return _Quantize.apply(x, _along(axis, x, scale), offset, low, high)
 

@@ -103,8 +103,8 @@ def _slice(view: NodeView) -> OpFn:
             size, last = x.shape[dim], end[i]
             if step > 0:
                 index = [slice(None)] * x.ndim
-                # ONNX writes "to the end" as INT64_MAX; Python slices clamp just the same.
-                index[dim % x.ndim] = slice(first, last, step)
+                # ONNX writes "to the end" as INT64_MAX, which torch truncates with a warning.
+                index[dim % x.ndim] = slice(*slice(first, last, step).indices(size))
                 x = x[tuple(index)]
             else:
                 rows = range(size)[slice(first, None if last < -size else last, step)]
@@ -178,7 +178,8 @@ def _pad(view: NodeView) -> OpFn:
         amounts = fixed if fixed is not None else runtime_ints(pads)
         half = len(amounts) // 2
         begin, end = [0] * x.ndim, [0] * x.ndim
-        for i, dim in enumerate(dims if dims is not None else range(half)):
+        along = dims if dims is not None else (runtime_ints(axes) if axes is not None else range(half))
+        for i, dim in enumerate(along):
             begin[dim % x.ndim], end[dim % x.ndim] = amounts[i], amounts[half + i]
         flat = [n for dim in reversed(range(x.ndim)) for n in (begin[dim], end[dim])]
         if torch_mode != "constant":
