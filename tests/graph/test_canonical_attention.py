@@ -47,3 +47,9 @@ def test_scores_that_are_also_read_unscaled_keep_their_scale() -> None:
     found = ops(canonical(parse(body, wq=W, wk=W + 1, wv=W - 1)))
     assert "Div" in found
     assert "Mul" not in found
+
+
+def test_probabilities_are_never_scaled() -> None:
+    body = f"{QKV} {KT} z = MatMul(q, kt) p = Softmax <axis = 3> (z) r = MatMul(p, v) y = Mul(r, c)"
+    graph = canonical(parse(body, wq=W, wk=W + 1, wv=W - 1))
+    assert ops(graph)[-3:] == ["Softmax", "MatMul", "Mul"]

@@ -7,6 +7,7 @@ from onnx_ir.passes import common
 
 from qvit_deploy.graph.canonicalize.attention import normalise_attention
 from qvit_deploy.graph.canonicalize.batch import specialise
+from qvit_deploy.graph.canonicalize.control_flow import decide_branches
 from qvit_deploy.graph.canonicalize.edit import detach_constants
 from qvit_deploy.graph.canonicalize.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names
@@ -34,6 +35,7 @@ def canonicalize(model: ir.Model, name: str) -> Graph:
     check_interface(model)
     names = output_names(model)
     remove_sequences(model)
+    decide_branches(model)
     specialise(model)
     remove_noops(model)
     simplify_layout(model)

@@ -6,7 +6,7 @@ Exporters put it on q, on the scores, or sqrt(scale) on both q and k. Rules, in 
    unscaled or scaled value) and taken out;
 2. their product multiplies the left operand (q), directly in front of the MatMul;
 3. the axis of Softmax is written -1 when it is the last one.
-A per-head scale (Swin v2) is not a scalar and stays where it is.
+The product of probabilities and v is left alone. A per-head scale (Swin v2) is not a scalar and stays where it is.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
     q, k = node.inputs[0], node.inputs[1]
     if q is None or k is None or constant(q) is not None or constant(k) is not None:
         return
+    if _is_softmax(q):
+        return
     factors = [_scale_above(q), _scale_above(k), _scale_below(node)]
     found = [f for f in factors if f is not None]
     direct = scaled(q)
@@ -51,6 +53,14 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
     assert q is not None
     scale = add_constant(graph, f"{node.name}/scale", np.asarray(total, dtype=np.float32))
     node.replace_input_with(0, emit(node, "Mul", [q, scale], dims(q)))
+
+
+def _is_softmax(value: ir.Value) -> bool:
+    """Whether `value` is attention probabilities: they are quantized as they leave the Softmax, unscaled."""
+    node = value.producer()
+    while node is not None and node.op_type in ("Transpose", "Reshape") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type == "Softmax"
 
 
 def _is_mul(value: ir.Value) -> bool:

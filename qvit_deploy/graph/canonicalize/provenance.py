@@ -28,7 +28,7 @@ class Provenance:
             inputs = [v for v in read if v is not None]
             reads_shape = node.op_type in _SHAPE_READERS
             fixed = reads_shape or all(v in static for v in inputs)
-            if not fixed or node.op_type.startswith(_RANDOM) or _has_subgraph(node):
+            if not fixed or node.op_type.startswith(_RANDOM) or has_subgraph(node):
                 self.data_nodes.add(node)
                 continue
             varies = reads_shape or any(v in shaped for v in inputs)
@@ -63,5 +63,5 @@ class Provenance:
         return self._weights[value]
 
 
-def _has_subgraph(node: ir.Node) -> bool:
+def has_subgraph(node: ir.Node) -> bool:
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())

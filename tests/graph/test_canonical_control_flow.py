@@ -1,0 +1,39 @@
+import numpy as np
+import onnx
+import pytest
+from canonical_cases import canonical, ops, parse
+
+from qvit_deploy.errors import UnsupportedOpError
+
+THEN = "then_g () => (float[] t) { t = Relu(x) }"
+ELSE = "else_g () => (float[] e) { e = Neg(x) }"
+
+
+def branching(condition: str) -> onnx.ModelProto:
+    model = parse(f"{condition} r = If <then_branch = {THEN}, else_branch = {ELSE}> (c) y = Sigmoid(r)")
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                attribute.g.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(3, "Relu"), (4, "Neg")])
+def test_a_condition_on_the_shape_is_decided(channels: int, expected: str) -> None:
+    condition = (
+        f"n = Constant<value = int64 {{{channels}}}>() i = Constant<value = int64 {{1}}>()"
+        " s = Shape(x) d = Gather(s, i) c = Equal(d, n)"
+    )
+    assert ops(canonical(branching(condition))) == [expected, "Sigmoid"]
+
+
+def test_a_constant_condition_is_decided() -> None:
+    model = branching("")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "c"))
+    assert ops(canonical(model)) == ["Relu", "Sigmoid"]
+
+
+def test_a_condition_on_the_image_is_refused() -> None:
+    condition = "z = Constant<value = float {0.0}>() m = ReduceMean <keepdims = 0> (x) c = Greater(m, z)"
+    with pytest.raises(UnsupportedOpError, match="depends on the image"):
+        canonical(branching(condition))
