@@ -154,18 +154,23 @@ def reads_image(value: ir.Value | None, flow: Dataflow) -> bool:
 
 
 def bias_of(node: ir.Node) -> ir.Node | None:
-    """The Add that puts a constant [out] bias on the product of a MatMul, when nothing else reads the product.
+    """The Add that puts a constant [out] bias on the product of a MatMul, when nothing else reads the product."""
+    product = node.outputs[0]
+    users = [use.node for use in product.uses()]
+    if len(users) != 1 or users[0].op_type != "Add" or product.is_graph_output():
+        return None
+    bias = constant(users[0].inputs[1]) if users[0].inputs[0] is product else None
+    return users[0] if bias is not None and bias.ndim == 1 else None
 
-    The same condition as the executor's, which runs the two as one kernel: a rule on the product has to keep that
-    kernel's exact value.
-    """
-    product, weight = node.outputs[0], node.inputs[1]
-    users = list(product.uses())
-    if len(users) != 1 or product.is_graph_output() or weight is None or not weight.is_initializer():
-        return None
-    add = users[0].node
-    if add.op_type != "Add" or add.inputs[0] is not product or add.inputs[1] is None:
-        return None
-    bias, matrix = constant(add.inputs[1]), constant(weight)
-    is_vector = bias is not None and bias.ndim == 1 and add.inputs[1].is_initializer()
-    return add if is_vector and matrix is not None and matrix.ndim == 2 else None
+
+def runs_with_bias(node: ir.Node, add: ir.Node) -> bool:
+    """Whether the executor runs the two as one kernel (its own condition); a rule has to keep that kernel's value."""
+    weight, bias = node.inputs[1], add.inputs[1]
+    return (
+        weight is not None
+        and weight.is_initializer()
+        and weight.shape is not None
+        and len(weight.shape) == 2
+        and bias is not None
+        and bias.is_initializer()
+    )

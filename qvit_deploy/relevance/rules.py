@@ -25,6 +25,7 @@ from qvit_deploy.relevance.dataflow import (
     is_linear_map,
     reads_image,
     reduced,
+    runs_with_bias,
     scaled_source,
 )
 
@@ -183,7 +184,7 @@ class _Signed:
 
 
 def _linear(node: ir.Node, context: Context) -> Replacements:
-    """z+ of `x @ w` and of the bias that follows: the executor runs the two as one kernel, so this does too."""
+    """z+ of `x @ w`, with the bias that follows inside y."""
     own, signed, add = build(node), _Signed(), bias_of(node)
     values = None if add is None else constant(add.inputs[1])
     bias = None if values is None else torch.from_numpy(values.astype(np.float32))
@@ -196,17 +197,19 @@ def _linear(node: ir.Node, context: Context) -> Replacements:
 
     if add is None or bias is None:
         return {node: backward.with_backward(own, rule)}
-    if node.outputs[0].name in context.observed:
-        # Somebody reads the product itself: the executor then runs two kernels, and only R = (y + bias) * g changes.
-        def split_rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
-            return rule(g, y + bias.to(y), x, w)
+    if runs_with_bias(node, add) and node.outputs[0].name not in context.observed:
+        with_bias = partial(_affine, bias)
+        return {node: backward.with_backward(with_bias, rule), add: lambda y, _: y}
 
-        return {node: backward.with_backward(own, split_rule)}
+    # Product and bias are two kernels (the product is observed, or the weight is dequantized at run time).
+    def split_rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
+        return rule(g, y + bias.to(y), x, w)
 
-    def with_bias(x: Tensor, w: Tensor) -> Tensor:
-        return F.linear(x, w.t(), bias.to(x))
+    return {node: backward.with_backward(own, split_rule)}
 
-    return {node: backward.with_backward(with_bias, rule), add: lambda y, _: y}
+
+def _affine(bias: Tensor, x: Tensor, w: Tensor) -> Tensor:
+    return F.linear(x, w.t(), bias.to(x))
 
 
 def _times(weight: Tensor, x: Tensor) -> Tensor:

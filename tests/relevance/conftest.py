@@ -9,6 +9,11 @@ from qvit_deploy.graph.graph import Graph
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def builder() -> Builder:
     return Builder()

@@ -24,6 +24,11 @@ class Builder:
         self.initializers[name] = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         return name
 
+    def codes(self, values: np.ndarray) -> str:
+        name = f"c{len(self.initializers)}"
+        self.initializers[name] = values
+        return name
+
     def normal(self, *shape: int, scale: float = 1.0, name: str = "") -> str:
         return self.constant(scale * self.random.standard_normal(shape), name)
 

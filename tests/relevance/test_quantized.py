@@ -1,0 +1,68 @@
+"""Rules on a quantized graph: weights come out of DequantizeLinear, activations through Q/DQ pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from relevance_graphs import Builder
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.relevance.lrp import relevance_at
+from qvit_deploy.relevance.rule_sets import RULE_SETS
+
+
+def _network(quantized_weights: bool, quantized_activations: bool) -> Graph:
+    b = Builder(seed=4)
+
+    def linear(x: str, rows: int, columns: int, name: str) -> str:
+        codes = b.random.integers(-128, 128, (rows, columns))
+        scales = (0.01 + 0.01 * b.random.random(columns)).astype(np.float32)
+        if quantized_weights:
+            weight = b.op("DequantizeLinear", b.codes(codes.astype(np.int8)), b.constant(scales), axis=1)
+        else:
+            weight = b.constant((codes * scales).astype(np.float32))
+        if quantized_activations:
+            scale, zero = b.constant(0.001), b.codes(np.zeros((), np.int16))  # +-32 in fine steps: nearly lossless
+            x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zero), scale, zero)
+        return b.op("Add", b.op("MatMul", x, weight), b.normal(columns), name=name)
+
+    x = b.op("Tanh", b.op("Reshape", "image", b.constant([0, 3, 8])), name="x")
+    hidden = b.op("Gelu", linear(b.layer_norm(x, 8, "norm"), 8, 16, "hidden"), name="gelu")
+    mixed = b.op("Add", x, linear(hidden, 16, 8, "fc2"), name="sum")
+    pooled = b.op("ReduceMean", mixed, b.constant([1]), keepdims=0)
+    return b.graph(linear(pooled, 8, 4, "logits"), (2, 3, 4))
+
+
+@pytest.mark.parametrize("name", RULE_SETS)
+def test_dequantized_weights_propagate_like_float_ones(name: str) -> None:
+    images, found = torch.randn(3, 2, 3, 4), []
+    for quantized in (False, True):
+        graph = _network(quantized, quantized_activations=False)
+        bound = RULE_SETS[name].bind(graph, 3)
+        executor = Executor(graph, overrides=bound.overrides)
+        assert torch.equal(executor.logits(images), Executor(graph).logits(images))
+        found.append((relevance_at(executor, images, ["x", "norm", "gelu", "sum"]), bound.firings))
+    assert found[0][1] == found[1][1]
+    for tensor in found[0][0]:
+        plain, dequantized = (activation * g for activation, g in (relevance[tensor] for relevance, _ in found))
+        torch.testing.assert_close(dequantized, plain, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RULE_SETS)
+def test_quantized_activations_let_relevance_through(name: str) -> None:
+    images = torch.randn(3, 2, 3, 4)
+    relevance = []
+    for quantized in (False, True):
+        graph = _network(True, quantized)
+        executor = Executor(graph, overrides=RULE_SETS[name].bind(graph, 3).overrides)
+        activation, g = relevance_at(executor, images, ["sum"], target=torch.zeros(3, dtype=torch.int64))["sum"]
+        relevance.append((activation * g).flatten())
+    torch.testing.assert_close(*relevance, rtol=0, atol=0.01 * float(relevance[0].abs().max()))
+
+
+def test_the_quantized_network_is_quantized() -> None:
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in _network(True, True).nodes()}
+    assert any(v.dtype == ir.DataType.INT8 for v in _network(True, True).initializers.values())
