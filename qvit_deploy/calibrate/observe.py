@@ -1,4 +1,4 @@
-"""Streaming observers: what calibration keeps of the activations, image by image, never the activations themselves."""
+"""Streaming observers: what calibration keeps of the activations; never the activations themselves."""
 
 from __future__ import annotations
 

@@ -1,0 +1,35 @@
+"""The command line: one small module per command. `main` is the entry point of `qvit-deploy`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from qvit_deploy.cli import compile, evaluate, inspect
+from qvit_deploy.cli.console import error_line
+from qvit_deploy.errors import QvitError
+
+app = typer.Typer(
+    help="Deployment compiler for quantized vision transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("compile")(compile.command)
+app.command("eval")(evaluate.command)
+app.command("inspect")(inspect.command)
+
+
+def main() -> None:
+    """Runs a command. Exit code 0 done, 1 a check failed, 2 unusable input (one line on standard error)."""
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except QvitError as error:
+        error_line(str(error))
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        error_line("interrupted; nothing was written")
+        raise SystemExit(130) from None

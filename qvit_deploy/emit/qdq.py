@@ -8,7 +8,6 @@ QuantizeLinear, so the codes are those of the b-bit grid.
 
 from __future__ import annotations
 
-
 import numpy as np
 import onnx_ir as ir
 
@@ -53,6 +52,8 @@ class _Writer:
         node.replace_input_with(1, self.weight(node, plan))
         if plan.bias is not None:
             self.bias(node, plan)
+        if _is_rows(x):
+            self.drop_row_axis(node, plan)
 
     def activation(self, x: ir.Value, grid: ActivationGrid, reader: ir.Node) -> ir.Value:
         """The dequantized value of x on its grid; shared by all readers at this width."""
@@ -62,6 +63,8 @@ class _Writer:
         base = codes_name(name, grid.bits)
         scale = np.float32(grid.scale)
         source = x
+        if _is_rows(x):
+            source = self.add(reader, "Unsqueeze", [source, self.row_axis()], f"{base}.row")
         if grid.shift:
             shift = self.constant(f"{base}.shift", np.float32(grid.shift))
             source = self.add(reader, "Add", [source, shift], f"{base}.shifted")
@@ -73,7 +76,7 @@ class _Writer:
         codes = self.add(reader, "QuantizeLinear", [source, *parameters], base, dtype=ir.DataType.INT8)
         value = self.add(reader, "DequantizeLinear", [codes, *parameters], f"{base}.value")
         for made in (codes, value):
-            made.shape = x.shape
+            made.shape = x.shape if not _is_rows(x) else None
         self.pairs[name, grid.bits] = value
         return value
 
@@ -107,6 +110,25 @@ class _Writer:
             add.replace_input_with(0, product)
             self.graph.insert_after(node, add)
 
+    def drop_row_axis(self, node: ir.Node, plan: SitePlan) -> None:
+        """Takes the axis that `activation` put in out again, after the site's bias."""
+        last = node
+        if plan.bias is not None:
+            last = next(use.node for use in node.outputs[0].uses())
+        for inner in (node.outputs[0], last.outputs[0]):
+            inner.shape = None
+        tall = last.outputs[0]
+        flat = self.add(last, "Squeeze", [tall, self.row_axis()], plan.site.output)
+        squeeze = flat.producer()
+        assert squeeze is not None
+        ir.convenience.replace_all_uses_with(tall, flat, replace_graph_outputs=True)
+        squeeze.replace_input_with(0, tall)
+        tall.name = f"{plan.site.output}.row"
+
+    def row_axis(self) -> ir.Value:
+        known = self.graph.initializers.get("row_axis")
+        return known if known is not None else self.constant("row_axis", np.array([1], np.int64))
+
     def add(
         self,
         before: ir.Node,
@@ -129,9 +151,13 @@ class _Writer:
         return value
 
 
+def _is_rows(x: ir.Value) -> bool:
+    """True for [batch, channels] inputs. They are lifted to [batch, 1, channels]: ONNX Runtime makes a Gemm of a
+    rank-2 MatMul + Add before it looks for Q/DQ, and would run it in float."""
+    return x.shape is not None and len(x.shape) == 2
+
+
 def _drop_unused_initializers(graph: Graph) -> None:
     initializers = graph.model.graph.initializers
     for name in [n for n, v in initializers.items() if not v.uses() and not v.is_graph_output()]:
         del initializers[name]
-
-

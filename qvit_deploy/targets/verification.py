@@ -25,6 +25,7 @@ from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.metrics import agreement, sqnr_db
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest allowed difference of a site's output, relative to the tensor's largest magnitude."""
@@ -67,18 +68,6 @@ class Verification:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
-
-
-def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
-    """Signal to quantization noise of `other` against `reference`, dB; 200 when they are equal."""
-    noise = float(np.square(reference - other, dtype=np.float64).sum())
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    return min(200.0, 10 * float(np.log10(signal / noise))) if noise > 0 and signal > 0 else 200.0
-
-
-def agreement(reference: np.ndarray, other: np.ndarray) -> float:
-    """Share of rows with the same largest column."""
-    return float((reference.argmax(-1) == other.argmax(-1)).mean())
 
 
 def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -> Verification:
@@ -127,7 +116,9 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
             + (f"; still in float: {left}" if left else "")
         )
     if kinds != {"linear"} and fused.float_linears:
-        logging.getLogger(__name__).warning("ONNX Runtime runs %d quantized products in float", len(fused.float_linears))
+        logging.getLogger(__name__).warning(
+            "ONNX Runtime runs %d quantized products in float", len(fused.float_linears)
+        )
     return result
 
 

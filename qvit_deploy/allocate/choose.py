@@ -1,0 +1,62 @@
+"""From a recipe to widths: which options each site has, and the budget they must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from qvit_deploy.allocate.cost import Allocation, Budget, Option, SiteCost
+from qvit_deploy.allocate.solve import solve
+from qvit_deploy.recipe import Recipe, parse_uniform
+
+DEFAULT_MEAN_BITS = 6.0
+"""Budget when the recipe names none."""
+
+
+def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) -> dict[str, tuple[Option, ...]]:
+    """Site name -> the widths it may get.
+
+    Weights and activations of a site share one width, as in LRP-QViT. The first and the last weighted site get
+    `first_last_bits`: they are small, and errors there are the image's and the answer's own.
+
+    Args:
+        names: all sites, in graph order.
+        weighted: those of them that have weights.
+    """
+    if recipe.uniform is not None:
+        free: tuple[Option, ...] = (Option(*parse_uniform(recipe.uniform)),)
+    else:
+        free = tuple(Option(b, b) for b in recipe.bits)
+    options = dict.fromkeys(names, free)
+    if recipe.first_last_bits is not None and len(weighted) > 2:
+        fixed = Option(recipe.first_last_bits, recipe.first_last_bits)
+        options[weighted[0]] = options[weighted[-1]] = (fixed,)
+    return options
+
+
+def choose(
+    recipe: Recipe,
+    costs: Sequence[SiteCost],
+    options: Mapping[str, tuple[Option, ...]],
+    loss: Mapping[str, Mapping[Option, float]],
+) -> Allocation:
+    """The allocation with the least loss inside the recipe's budget.
+
+    A mean counts the sites whose width is free to choose (published W4A4 results do not count an 8-bit first and
+    last layer either); size and BitOps count all.
+
+    Raises:
+        BudgetError: no allocation fits; names the smallest possible.
+    """
+    mean = recipe.mean_bits
+    if mean is None and not recipe.has_budget and recipe.uniform is None:
+        mean = DEFAULT_MEAN_BITS
+    budget = Budget(
+        mean_w_bits=mean,
+        mean_a_bits=mean,
+        max_weight_bytes=None if recipe.max_size_mb is None else recipe.max_size_mb * 1e6,
+        max_bitops=None if recipe.max_bitops_g is None else recipe.max_bitops_g * 1e9,
+    )
+    open_to_choice = any(len(choices) > 1 for choices in options.values())
+    counted = [replace(c, in_means=len(options[c.name]) > 1 or not open_to_choice) for c in costs]
+    return solve(counted, options, loss, budget)

@@ -1,0 +1,130 @@
+"""`qvit-deploy compile`: a trained model in, a verified bundle out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.table import Table
+
+from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+from qvit_deploy.manifest import Manifest
+from qvit_deploy.recipe import Recipe
+
+# typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
+# ruff: noqa: UP045
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="timm:NAME[?key=value&...], a path to .onnx, or demo:vit|deit|swin")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="the bundle: a folder to create")],
+    calib: Annotated[
+        Optional[str], typer.Option(help="calibration images: a folder, an .npz or demo:fashion-mnist")
+    ] = None,
+    checkpoint: Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")] = False,
+    preprocess: Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")] = None,
+    mean_bits: Annotated[
+        Optional[float], typer.Option(help="budget: mean bits of weights and of activations")
+    ] = None,
+    max_size: Annotated[Optional[float], typer.Option(help="budget: packed weights, MB (1e6 bytes)")] = None,
+    max_bitops: Annotated[Optional[float], typer.Option(help="budget: giga BitOps per image")] = None,
+    uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, e.g. w8a8")] = None,
+    score: Annotated[Optional[str], typer.Option(help="what ranks layers: lrp, relp or uniform")] = None,
+    bits: Annotated[Optional[str], typer.Option(help="widths to choose from, e.g. 4,6,8")] = None,
+    images: Annotated[Optional[int], typer.Option(help="calibration images to use")] = None,
+    target: Annotated[Optional[list[str]], typer.Option(help="profile to emit: onnxruntime")] = None,
+    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
+    skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing bundle")] = False,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Compile a trained vision transformer into a verified mixed-precision bundle."""
+    choices = Recipe.load(
+        recipe,
+        mean_bits=mean_bits,
+        max_size_mb=max_size,
+        max_bitops_g=max_bitops,
+        uniform=uniform,
+        score=score,
+        bits=_widths(bits),
+        calibration_images=images,
+        targets=target,
+    )
+    try:
+        from qvit_deploy.compile import compile
+    except ImportError as error:
+        raise InputError(
+            f'compiling needs {error.name}, which is not installed: pip install "qvit-deploy[compile]"'
+        ) from error
+    with Bars() as bars:
+        compiled = compile(
+            model,
+            out,
+            calib=calib,
+            recipe=choices,
+            checkpoint=checkpoint,
+            pretrained=pretrained,
+            preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+            force=force,
+            skip_bad_images=skip_bad_images,
+            progress=bars,
+        )
+    for name, reason in compiled.skipped_images:
+        stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
+    manifest = compiled.bundle.manifest
+    if json:
+        seconds = {name: round(value, 3) for name, value in compiled.seconds.items()}
+        print_json({"bundle": str(compiled.bundle.root), "seconds": seconds, **manifest.model_dump(by_alias=True)})
+    else:
+        _report(manifest, compiled.bundle.root, sum(compiled.seconds.values()))
+
+
+def _widths(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--bits {text!r}: give whole numbers separated by commas, e.g. 4,6,8") from None
+
+
+def _report(manifest: Manifest, root: Path, seconds: float) -> None:
+    summary, checked = manifest.summary, manifest.verification
+    counts: dict[str, int] = {}
+    for site in manifest.sites:
+        width = f"w{site.w_bits}a{site.a_bits}"
+        counts[width] = counts.get(width, 0) + 1
+    table = Table.grid(padding=(0, 2))
+    ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
+    rows: list[tuple[str, Any]] = [
+        ("bundle", root),
+        ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
+        ("mean bits", f"weights {summary.mean_w_bits:.2f}, activations {summary.mean_a_bits:.2f}"),
+        (
+            "weights",
+            f"{mega(summary.weight_bytes)} packed, {mega(summary.float_weight_bytes)} in float ({ratio:.1f}x)",
+        ),
+        (
+            "BitOps",
+            f"{summary.bitops / 1e9:.1f} G, {summary.float_bitops / 1e9:.1f} G in float "
+            f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
+        ),
+        (
+            "verified",
+            f"{checked['codes']:,} codes equal in ONNX Runtime and the executor; "
+            f"{checked['integer_products']} of {checked['expected_integer_products']} linears run on integers",
+        ),
+        (
+            "against float",
+            f"SQNR {checked['float_sqnr_db']:.1f} dB, top-1 agreement {checked['float_agreement']:.1%} "
+            f"(n={checked['images']})",
+        ),
+        ("took", f"{seconds:.1f} s"),
+    ]
+    for label, value in rows:
+        table.add_row(f"[bold]{label}", str(value))
+    stdout.print(table, soft_wrap=True)

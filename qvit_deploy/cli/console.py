@@ -1,0 +1,59 @@
+"""What commands print: progress bars and tables on standard error or output, one JSON object with --json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from qvit_deploy.progress import Advance
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+def error_line(message: str) -> None:
+    """One line, `error: ...`, on standard error, never wrapped or cut."""
+    stderr.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """The one JSON object of a --json command, on standard output."""
+    print(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))
+
+
+class Bars:
+    """`Progress` as rich bars on standard error; one line per finished stage stays."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=stderr,
+        )
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        task = self.progress.add_task(name, total=total)
+        yield lambda n: self.progress.update(task, advance=n)
+        done = total if total is not None else 1
+        self.progress.update(task, total=done, completed=done)
+
+
+def mega(count: float) -> str:
+    """Bytes as megabytes with two digits."""
+    return f"{count / 1e6:.2f} MB"

@@ -1,0 +1,47 @@
+"""`qvit-deploy eval`: accuracy of a bundle or an ONNX file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from qvit_deploy.cli.console import Bars, print_json, stdout
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.evaluate import evaluate
+
+# ruff: noqa: UP045
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
+    data: Annotated[str, typer.Option(help="images: a folder, an .npz or demo:fashion-mnist")],
+    preprocess: Annotated[Optional[Path], typer.Option(help="JSON; a bundle brings its own")] = None,
+    profile: Annotated[str, typer.Option(help="which of the bundle's models")] = "onnxruntime",
+    limit: Annotated[Optional[int], typer.Option(help="use this many images, balanced over the classes")] = None,
+    skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
+    threads: Annotated[int, typer.Option(help="0: one per core")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Top-1, agreement with the float model and SQNR, on ONNX Runtime."""
+    with Bars() as bars:
+        result = evaluate(
+            path,
+            data,
+            preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+            profile=profile,
+            limit=limit,
+            skip_bad_images=skip_bad_images,
+            threads=threads,
+            progress=bars,
+        )
+    if json:
+        print_json(asdict(result))
+        return
+    if result.top1 is not None:
+        beside = "" if result.float_top1 is None else f" (float {result.float_top1:.1%})"
+        stdout.print(f"top-1 {result.top1:.1%}{beside}, n={result.n}")
+    if result.agreement is not None:
+        stdout.print(f"agreement with float {result.agreement:.1%}, SQNR {result.sqnr_db:.1f} dB, n={result.n}")
