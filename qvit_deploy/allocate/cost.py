@@ -125,12 +125,12 @@ MEASURES = (MEAN_W_BITS, MEAN_A_BITS, WEIGHT_BYTES, BITOPS)
 
 def total_cost(sites: Sequence[SiteCost], allocation: Allocation) -> Cost:
     """The cost of `allocation`, which has one Option for each of `sites`."""
-    weight_bits = MEAN_W_BITS.total(sites, allocation)
-    act_bits = MEAN_A_BITS.total(sites, allocation)
+    w_bits = MEAN_W_BITS.total(sites, allocation)
+    a_bits = MEAN_A_BITS.total(sites, allocation)
     params, act_elements = MEAN_W_BITS.per_unit(sites), MEAN_A_BITS.per_unit(sites)
     return Cost(
-        mean_w_bits=weight_bits / params if params else 0.0,
-        mean_a_bits=act_bits / act_elements if act_elements else 0.0,
+        mean_w_bits=w_bits / params if params else 0.0,
+        mean_a_bits=a_bits / act_elements if act_elements else 0.0,
         weight_bytes=-(-WEIGHT_BYTES.total(sites, allocation) // 8),
         bitops=BITOPS.total(sites, allocation),
     )

@@ -33,6 +33,8 @@ _TIE = 1e-11
 _NODES = 2000
 # The searches before and after the one that counts: for a first answer, and among equals.
 _SIDE_NODES = 200
+# Answers refused because they are over a limit by less than HiGHS can see; more than one is a rarity.
+_CUTS = 50
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Knapsack:
         picks, proven = self._search(excess, few, _SIDE_NODES)
         useful = self._useful(excess, regret, floor, picks)
         if not proven or (useful & ~few).any():
-            picks, proven = self._search(excess, useful, _NODES)
+            better, proven = self._search(excess, useful, _NODES)
+            picks = better or picks
             useful = self._useful(excess, regret, floor, picks)
         if picks is None:
             if proven:
@@ -92,6 +95,7 @@ class Knapsack:
         if not proven:
             gap = (excess[picks].sum() - floor) / max(excess[picks].sum(), 1.0)
             log.warning("the allocation is not proven the best; its loss is at most %.2g%% more", 100 * gap)
+            return picks
 
         best = math.fsum(excess[picks]) + _TIE * _SCALE
         more, _ = self._search(self._above_least(-np.array(prefer, float)), useful, _SIDE_NODES, (excess, best))
@@ -143,7 +147,7 @@ class Knapsack:
             constraints.append(LinearConstraint(self._matrix, -np.inf, self._limits))
         if cap:
             constraints.append(LinearConstraint(cap[0][None], -np.inf, cap[1]))
-        while True:
+        for _ in range(_CUTS):
             with _silence():
                 result = milp(
                     objective,
@@ -163,6 +167,7 @@ class Knapsack:
             cut = np.zeros(len(objective))
             cut[picks] = 1
             constraints.append(LinearConstraint(cut[None], -np.inf, len(picks) - 1))
+        return None, False
 
 
 def _total(prefer: Sequence[int], more: Sequence[int], than: Sequence[int]) -> int:

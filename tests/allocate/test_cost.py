@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from qvit_deploy.allocate.cost import Budget, Option, SiteCost, limits, total_cost
+from qvit_deploy.errors import InputError
+
+SITES = [SiteCost("qkv", 3, 30, 5), SiteCost("attn", 0, 7, 5)]
+
+
+def test_cost_by_hand():
+    cost = total_cost(SITES, {"qkv": Option(4, 8), "attn": Option(8, 6)})
+    assert cost.mean_w_bits == 4.0  # attn has no weights
+    assert cost.mean_a_bits == 7.0
+    assert cost.weight_bytes == 2  # 12 bits
+    assert cost.bitops == 30 * 4 * 8 + 7 * 8 * 6
+
+
+def test_no_weights_cost_nothing():
+    cost = total_cost([SiteCost("attn", 0, 7, 0)], {"attn": Option(8, 8)})
+    assert (cost.mean_w_bits, cost.mean_a_bits, cost.weight_bytes) == (0.0, 0.0, 0)
+
+
+def test_sites_left_out_of_means_still_take_space():
+    sites = [SiteCost("head", 100, 1, 100, in_means=False), SiteCost("fc", 8, 1, 8)]
+    cost = total_cost(sites, {"head": Option(8, 8), "fc": Option(4, 4)})
+    assert (cost.mean_w_bits, cost.mean_a_bits, cost.weight_bytes) == (4.0, 4.0, 104)
+
+
+def test_limits_are_whole_counts():
+    budget = Budget(mean_w_bits=4.1, mean_a_bits=4.5, max_weight_bytes=1.3, max_bitops=99.9)
+    assert [limit for _, limit in limits(SITES, budget)] == [12, 45, 10, 99]
+    assert limits(SITES, Budget()) == []
+
+
+@pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf])
+def test_budget_must_be_a_positive_number(bad):
+    with pytest.raises(InputError, match="mean_w_bits must be a positive number"):
+        Budget(mean_w_bits=bad)
