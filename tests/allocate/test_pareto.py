@@ -29,7 +29,7 @@ def test_equal_points_keep_the_first():
 def test_a_dominated_point_is_dropped_wherever_it_stands():
     """Equal losses: the loose budget buys bits (a tie goes to more bits) that the tight one shows to be useless."""
     flat = {name: dict.fromkeys([W4, W8], 0.0) for name in LOSS}
-    options = dict.fromkeys(LOSS, [W4, W8])
+    options = {name: [W4, W8] for name in LOSS}
     loose, tight = Budget(mean_w_bits=8), Budget(mean_w_bits=4)
     for budgets in ([loose, tight], [tight, loose]):
         assert [p.budget for p in pareto(SITES, options, flat, budgets)] == [tight]

@@ -84,7 +84,7 @@ def best_rank(sites, options, loss, budget):
 @settings(max_examples=150, deadline=None)
 @given(problems(real_losses, small))
 def test_least_loss_of_all_allocations(problem):
-    sites, options, loss, budget = problem
+    sites, _, loss, budget = problem
     best = best_rank(*problem)
     if best is None:
         with pytest.raises(BudgetError):
