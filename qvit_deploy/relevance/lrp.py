@@ -82,7 +82,10 @@ def relevance_at(
     target: Target = "predicted",
     unit_start: bool = False,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`."""
+    """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`.
+
+    A MatMul's product in front of its bias has to be named to `RuleSet.bind(observed=...)` to be seen without the bias.
+    """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), target, unit_start)
     return found
@@ -142,4 +145,6 @@ def site_relevance(
 
 def _check_finite(name: str, g: Tensor) -> None:
     if not torch.isfinite(g).all():
-        raise NonFiniteError(f"the relevance at tensor {name!r} is not finite; use a rule set without divisions")
+        raise NonFiniteError(
+            f"the relevance at tensor {name!r} is not finite; rule set 'relp' keeps its factors bounded"
+        )
