@@ -64,7 +64,7 @@ def evaluate(
     else:
         raise InputError(f"no bundle or .onnx file at {path}")
     images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")
-    outputs = []
+    outputs: list[np.ndarray] = []
     for model in models:
         with watch.stage("eval" if len(outputs) == 0 else "eval float", len(images)) as advance:
             outputs.append(_logits(target.session(model, threads), images, advance))

@@ -34,16 +34,16 @@ def _bundle(found: dict[str, Any]) -> None:
     )
     table = Table(box=None, pad_edge=False)
     for title in ("site", "role"):
-        table.add_column(title)
-    for title in ("weight", "activation", "parameters", "MACs", "score"):
+        table.add_column(title, no_wrap=True)
+    for title in ("w bits", "a bits", "parameters", "MACs", "score"):
         table.add_column(title, justify="right")
     top = max((s["score"] or 0.0 for s in sites), default=0.0) or 1.0
     for site in sites:
         score = site["score"] or 0.0
-        bar = "▇" * max(1, round(12 * score / top))
+        bar = "▇" * max(1, round(8 * score / top))
         table.add_row(
-            site["name"], site["role"], f"{site['w_bits']} bit", f"{site['a_bits']} bit",
-            f"{site['params']:,}", f"{site['macs']:,}", f"{score:.4f} {bar:<12}",
+            site["name"], site["role"], str(site["w_bits"]), str(site["a_bits"]),
+            f"{site['params']:,}", f"{site['macs']:,}", f"{score:.4f} {bar:<8}",
         )  # fmt: skip
     stdout.print(table)
     for name, record in manifest["files"].items():

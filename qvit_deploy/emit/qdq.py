@@ -146,7 +146,9 @@ class _Writer:
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
         tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.graph.register_initializer(value)
         return value
 

@@ -19,7 +19,7 @@ import torch
 from qvit_deploy.quantize.grid import Tensor, quantize
 
 DAMPING = 0.01
-"""Ridge term, as a fraction of the mean diagonal of S (GPTQ's own default). It also makes a rank-deficient S solvable."""
+"""Ridge term as a fraction of the mean diagonal of S (GPTQ's default); makes a rank-deficient S solvable too."""
 
 BLOCK = 128
 """Rows rounded between two updates of the rest (a matter of speed only)."""
@@ -61,32 +61,40 @@ class Moments:
     mean_float: Tensor
 
 
-def _damped(s: Tensor) -> Tensor:
-    """S with a ridge on the diagonal; grows until the Cholesky factorisation exists."""
-    damping = DAMPING * s.diagonal().mean().clamp_min(1e-12)
-    eye = torch.eye(len(s), dtype=s.dtype)
+@dataclass(frozen=True)
+class Factor:
+    """Cholesky factor L of S + damping I, float64 [K, K], and the damping."""
+
+    lower: Tensor
+    damping: float
+
+
+def factorise(moments: Moments) -> Factor:
+    """Factors the damped covariance; the damping grows until the factorisation exists, so rank deficiency is no
+    error."""
+    damping = DAMPING * float(moments.covariance.diagonal().mean().clamp_min(1e-12))
     for _ in range(12):
-        damped = s + damping * eye
-        if int(torch.linalg.cholesky_ex(damped)[1]) == 0:
-            return damped
-        damping = damping * 10
+        damped = moments.covariance.clone()
+        damped.diagonal().add_(damping)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not int(failed):
+            return Factor(lower, damping)
+        damping *= 10
     raise ArithmeticError("the input covariance cannot be factorised")
 
 
-def regress(weight: Tensor, moments: Moments) -> Tensor:
+def regress(weight: Tensor, moments: Moments, factor: Factor) -> Tensor:
     """W* of step 1, float32 [K, N]. With X' == X it stays at the float weights: damping pulls towards W, not to 0.
 
     Minimises ||X W - X' W*||^2 + damping ||W* - W||^2.
     """
-    damped = _damped(moments.covariance)
-    ridge = damped - moments.covariance
-    right = (moments.cross + ridge) @ weight.double()
-    return torch.cholesky_solve(right, torch.linalg.cholesky(damped)).float()
+    right = moments.cross @ weight.double() + factor.damping * weight.double()
+    return torch.cholesky_solve(right, factor.lower).float()
 
 
-def round_with_feedback(weight: Tensor, scale: Tensor, bits: int, moments: Moments) -> Tensor:
+def round_with_feedback(weight: Tensor, scale: Tensor, bits: int, factor: Factor) -> Tensor:
     """Codes [K, N] (float32 integers) of step 2 on the fixed per-column grid `scale` [N]."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moments.covariance)))
+    inverse = torch.cholesky_inverse(factor.lower)
     upper = torch.linalg.cholesky(inverse, upper=True).float()
     rest = weight.clone()
     codes = torch.empty_like(rest)

@@ -12,7 +12,7 @@ from qvit_deploy.quantize.grid import Tensor, fake_quantize
 from qvit_deploy.quantize.plan import Grids
 
 ROWS = 256
-"""Sampled rows an error is measured on: its relative standard error is a few percent, far below the 4x between widths."""
+"""Sampled rows an error is measured on; it is then known to a few percent, and widths differ by 4x per bit."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from qvit_deploy.quantize.compensate import (
     GramAccumulator,
     Moments,
     corrected_bias,
+    factorise,
     regress,
     round_with_feedback,
 )
@@ -130,13 +131,14 @@ def _round_site(
     feedback: bool,
     shape: tuple[int, ...],
 ) -> SitePlan:
-    target = weight
+    target, factor = weight, None
     if moments is not None and feedback:
-        target = regress(weight, moments)
+        factor = factorise(moments)
+        target = regress(weight, moments, factor)
     importance = None if moments is None else moments.covariance.diagonal().float().clamp_min(0)
     scale = weight_scale(target, w_bits, importance)
-    if moments is not None and feedback:
-        codes = round_with_feedback(target, scale, w_bits, moments)
+    if factor is not None:
+        codes = round_with_feedback(target, scale, w_bits, factor)
     else:
         codes = quantize(target, scale, w_bits)
     old_bias = None if bias is None else torch.from_numpy(np.array(bias, dtype=np.float32))

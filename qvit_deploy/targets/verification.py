@@ -106,7 +106,8 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     )
     if worst_error > OUTPUT_TOLERANCE:
         raise CheckError(
-            f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.2e} of its range"
+            f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.1e} of its "
+            "range"
         )
     kinds = {p.site.kind for p in plan.sites.values()}
     if kinds == {"linear"} and (fused.float_linears or fused.integer_products < expected):
