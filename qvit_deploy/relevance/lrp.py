@@ -84,7 +84,7 @@ def relevance_at(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`.
 
-    A MatMul's product in front of its bias has to be named to `RuleSet.bind(observed=...)` to be seen without the bias.
+    A MatMul's product in front of its bias must be named to `RuleSet.bind(observed=...)` to be seen without it.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
     propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), target, unit_start)
