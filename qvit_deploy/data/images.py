@@ -60,6 +60,10 @@ class ImageSet:
             return self
         return self._take(np.sort(_draw(len(self), self.labels, seed)[:n]))
 
+    def first(self, n: int) -> ImageSet:
+        """The first `n` pictures (all, if there are fewer)."""
+        return self._take(np.arange(min(n, len(self))))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the decoded pictures, the labels and the preprocessing; names do not matter."""
@@ -104,31 +108,40 @@ def open_images(
     """
     if limit is not None and limit < 1:
         raise InputError(f"the number of images must be at least 1, got {limit}")
-    if spec.startswith("demo:"):
-        path = _DEMOS.get(spec.removeprefix("demo:"))
-        if path is None:
-            raise InputError(f"there is no data set {spec!r}; the built-in one is demo:{', demo:'.join(_DEMOS)}")
-        if not path.is_file():
-            raise InputError(f"{spec} is missing from this installation ({path}); reinstall qvit-deploy")
-    else:
-        path = Path(spec).expanduser()
-
+    path = _locate(spec)
     if path.is_dir():
         images = _open_folder(path, preprocess, limit, seed, skip_bad, full=split == "calib" or skip_bad)
-    elif path.is_file() and path.suffix.lower() == ".npz":
+    else:
         arrays = read_npz(path, split)
         preprocess.resized_size(*arrays.images.shape[1:3])
         names = tuple(f"{arrays.key}[{i}]" for i in range(len(arrays.images)))
         images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names)
         images = images if limit is None else images.subset(limit, seed)
-    elif path.exists():
-        raise InputError(f"{spec} is neither a folder of images nor an .npz file")
-    else:
-        raise InputError(f"no such image folder or .npz file: {spec}")
 
     if len(images) < minimum:
         raise InputError(f"at least {minimum} images are needed, {spec} gives {len(images)}; add images")
     return images
+
+
+def _locate(spec: str) -> Path:
+    """The folder or `.npz` file that `spec` names. Raises InputError."""
+    if spec.startswith("demo:"):
+        demo = _DEMOS.get(spec.removeprefix("demo:"))
+        if demo is None:
+            raise InputError(f"there is no data set {spec!r}; the built-in one is demo:{', demo:'.join(_DEMOS)}")
+        if not demo.is_file():
+            raise InputError(f"{spec} is missing from this installation ({demo}); reinstall qvit-deploy")
+        return demo
+    try:
+        path = Path(spec).expanduser()
+        if path.is_dir() or (path.is_file() and path.suffix.lower() == ".npz"):
+            return path
+        found = path.exists()
+    except (OSError, RuntimeError) as error:  # no permission on the way, a name too long, "~" of an unknown user
+        raise InputError(f"image folder or .npz file {spec[:200]} cannot be opened: {error}"[:400]) from None
+    if found:
+        raise InputError(f"{spec} is neither a folder of images nor an .npz file")
+    raise InputError(f"no such image folder or .npz file: {spec}")
 
 
 def _open_folder(

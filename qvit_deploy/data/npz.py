@@ -45,14 +45,14 @@ def read_npz(path: Path, split: Split) -> Arrays:
             images = _read(archive, path, f"{prefix}images")
             labels = _read(archive, path, f"{prefix}labels") if f"{prefix}labels" in members else None
             names = _read(archive, path, "class_names") if "class_names" in members else None
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except zipfile.BadZipFile:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception:  # zipfile raises BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, ...
         raise InputError(
             f"{path} is not an .npz archive, or is damaged; write it with numpy.savez_compressed"
         ) from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
 
     pixels = _check_images(path, f"{prefix}images", images)
     checked = None if labels is None else _check_labels(path, f"{prefix}labels", labels, len(images))

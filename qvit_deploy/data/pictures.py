@@ -66,6 +66,7 @@ def _open(path: Path, *, load: bool) -> NDArray[np.uint8] | None:
         if path.stat().st_size == 0:
             raise BadPictureError(str(path), "the file is empty")
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata, of no interest here
             warnings.simplefilter("error", pil.DecompressionBombWarning)
             with pil.open(path, formats=_FORMATS) as image:
                 width, height = image.size
