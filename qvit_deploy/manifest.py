@@ -82,12 +82,13 @@ class Manifest(BaseModel):
         return files
 
     def to_json(self) -> bytes:
-        """Deterministic UTF-8 text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
+        """Deterministic ASCII text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
         tree = self.model_dump(mode="json", by_alias=True)
         where = _non_finite(tree, "")
         if where:
             raise NonFiniteError(f"{MANIFEST} would hold NaN or infinity at {where}; a measured number went wrong")
-        return (json.dumps(tree, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        # ASCII, because the path of a model need not be UTF-8 and Python holds its odd bytes as lone surrogates.
+        return (json.dumps(tree, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
 def validate(tree: Mapping[str, Any], where: str) -> Manifest:
