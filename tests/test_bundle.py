@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch
     synced, real = [], os.fsync
 
     def fsync(handle):
-        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
@@ -227,7 +228,7 @@ def test_force_refuses_files_and_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here/sub")
     for out in (".", "..", "/"):
         with pytest.raises(InputError, match="the current folder"):
-            check_output(bundle_module.Path(out), True)
+            check_output(Path(out), True)
 
 
 def test_a_linked_output_replaces_what_it_points_to(tmp_path):
