@@ -48,16 +48,18 @@ def activation_grid(observation: Observation, importance: Tensor, bits: int, may
     one_sided = min(abs(observation.low), abs(observation.high)) < 0.5 * observation.absmax
     if not (may_shift and one_sided and bits < SHIFT_BELOW_BITS):
         return plain
-    # The clipped end of the range is not known yet: try centring on several fractions of the long side.
-    best, best_error = plain, _error(plain, rows, importance)
+    # The clipped end of the range is not known yet: try centring on several fractions of the long side. A quarter of
+    # the rows (they start with the extremes) ranks the candidates as all of them do, at a quarter of the time.
+    few = rows[::4]
+    best, best_error = plain, _error(plain, few, importance)
     for fraction in (0.3, 0.45, 0.6, 0.8, 1.0):
         low, high = observation.low, observation.high
         low, high = (low, high * fraction) if high > -low else (low * fraction, high)
         shift = -(low + high) / 2
-        shifted = rows + shift
-        scale = activation_scale(shifted, importance, float(shifted.abs().max()), bits)
+        absmax = max(observation.high + shift, -observation.low - shift)
+        scale = activation_scale(few + shift, importance, absmax, bits)
         grid = ActivationGrid(bits, float(scale), float(torch.tensor(shift, dtype=torch.float32)))
-        if (error := _error(grid, rows, importance)) < best_error:
+        if (error := _error(grid, few, importance)) < best_error:
             best, best_error = grid, error
     return best
 

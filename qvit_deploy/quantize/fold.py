@@ -45,7 +45,7 @@ class Fold:
 def channel_fold(channels: ChannelRange, clip: float) -> Fold:
     """The fold that gives every channel the same symmetric range, scale outliers capped at `clip` x the median.
 
-    Dead channels (zero range) keep scale 1. The geometric mean of the scales is 1.
+    Dead channels (zero range) get the median. The geometric mean of the other scales is 1.
     """
     low, high = channels.low.astype(np.float64), channels.high.astype(np.float64)
     width = (high - low) / 2
@@ -131,8 +131,8 @@ def _add_bias(graph: Graph, site: Site, bias: Array) -> None:
     graph.model.graph.register_initializer(value)
     product = node.outputs[0]
     add = ir.node("Add", [product, value], name=f"{site.name}.add_bias")
-    add.outputs[0].name = f"{site.product}_biased"
     add.outputs[0].shape, add.outputs[0].type = product.shape, product.type
-    ir.convenience.replace_all_uses_with(product, add.outputs[0])
+    ir.convenience.replace_all_uses_with(product, add.outputs[0], replace_graph_outputs=True)
     add.replace_input_with(0, product)
+    product.name, add.outputs[0].name = f"{site.product}_unbiased", site.product  # a graph output keeps its name
     graph.model.graph.insert_after(node, add)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,21 +100,33 @@ def build_plan(
         if compensate == "none"
         else _moments(executor, [s for s in chosen if s.kind == "linear"], widths, grids, batches, progress)
     )
-    plans: dict[str, SitePlan] = {}
-    for site in chosen:
+
+    def plan(site: Site) -> SitePlan:
         w_bits, a_bits = widths[site.name]
         grid = grids[site.input, a_bits]
         if site.kind in ("matmul_qk", "matmul_av"):
             assert site.second is not None
-            second = grids[site.second, w_bits]
-            plans[site.name] = SitePlan(site, w_bits, a_bits, grid, second, None, None, None)
-            continue
+            return SitePlan(site, w_bits, a_bits, grid, grids[site.second, w_bits], None, None, None)
         known = moments.get((site.input, a_bits))
         bias = None if site.bias is None else constant(graph.initializers[site.bias])
-        plans[site.name] = _round_site(
+        return _round_site(
             site, weights[site.name], bias, w_bits, grid, known, compensate == "gptq", _kernel_shape(graph, site)
         )
-    return Plan(plans)
+
+    # Rounding is thousands of small steps: one site per thread beats many threads per step by far, most of all on a
+    # loaded machine.
+    with _one_thread_per_operator(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return Plan({p.site.name: p for p in pool.map(plan, chosen)})
+
+
+@contextmanager
+def _one_thread_per_operator() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _kernel_shape(graph: Graph, site: Site) -> tuple[int, ...]:
