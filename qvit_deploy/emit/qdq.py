@@ -8,6 +8,8 @@ QuantizeLinear, so the codes are those of the b-bit grid.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx_ir as ir
 
@@ -18,7 +20,8 @@ from qvit_deploy.quantize.plan import Plan, SitePlan
 
 
 def codes_name(tensor: str, bits: int) -> str:
-    """Name of the int8 codes of activation `tensor` quantized at `bits` in an emitted graph."""
+    """Name of the int8 codes of activation `tensor` quantized at `bits` in an emitted graph: the first reader's; the
+    others' names go on with `.2`, `.3`, ..."""
     return f"{tensor}.q{bits}"
 
 
@@ -35,11 +38,12 @@ def emit_qdq(graph: Graph, plan: Plan) -> Graph:
 
 
 class _Writer:
-    """Adds quantizers to one graph; readers of one tensor at one width share a pair."""
+    """Adds quantizers to one graph."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph.model.graph
-        self.pairs: dict[tuple[str, int], ir.Value] = {}
+        self.sources: dict[str, ir.Value] = {}
+        self.readers: Counter[str] = Counter()
 
     def site(self, node: ir.Node, plan: SitePlan) -> None:
         x, second = node.inputs[0], node.inputs[1]
@@ -56,13 +60,29 @@ class _Writer:
             self.drop_row_axis(node, plan)
 
     def activation(self, x: ir.Value, grid: ActivationGrid, reader: ir.Node) -> ir.Value:
-        """The dequantized value of x on its grid; shared by all readers at this width."""
+        """The dequantized value of x on its grid, for one reader.
+
+        Readers share the shifted and clipped tensor but not the pair: on x86 ONNX Runtime makes an int8 pair uint8
+        before it fuses, and passes over pairs with several readers (separate q, k and v would run in float).
+        """
         name = x.name or ""
-        if (name, grid.bits) in self.pairs:
-            return self.pairs[name, grid.bits]
         base = codes_name(name, grid.bits)
-        scale = np.float32(grid.scale)
-        source = x
+        if base not in self.sources:
+            self.sources[base] = self.source(x, grid, reader, base)
+        self.readers[base] += 1
+        pair = base if self.readers[base] == 1 else f"{base}.{self.readers[base]}"
+        # Of its own too: pairs with one and the same scale would be merged.
+        scale = self.constant(f"{pair}.scale", np.float32(grid.scale))
+        parameters = [scale, self.constant(f"{pair}.zero", np.int8(0))]
+        codes = self.add(reader, "QuantizeLinear", [self.sources[base], *parameters], pair, dtype=ir.DataType.INT8)
+        value = self.add(reader, "DequantizeLinear", [codes, *parameters], f"{pair}.value")
+        for made in (codes, value):
+            made.shape = x.shape if not _is_rows(x) else None
+        return value
+
+    def source(self, x: ir.Value, grid: ActivationGrid, reader: ir.Node, base: str) -> ir.Value:
+        """x as its quantizers take it: lifted to rank 3, shifted and clipped where needed."""
+        source, scale = x, np.float32(grid.scale)
         if _is_rows(x):
             source = self.add(reader, "Unsqueeze", [source, self.row_axis()], f"{base}.row")
         if grid.shift:
@@ -72,13 +92,7 @@ class _Writer:
             low, high = (np.float32(code) * scale for code in code_range(grid.bits))
             ends = [self.constant(f"{base}.low", low), self.constant(f"{base}.high", high)]
             source = self.add(reader, "Clip", [source, *ends], f"{base}.clipped")
-        parameters = [self.constant(f"{base}.scale", scale), self.constant(f"{base}.zero", np.int8(0))]
-        codes = self.add(reader, "QuantizeLinear", [source, *parameters], base, dtype=ir.DataType.INT8)
-        value = self.add(reader, "DequantizeLinear", [codes, *parameters], f"{base}.value")
-        for made in (codes, value):
-            made.shape = x.shape if not _is_rows(x) else None
-        self.pairs[name, grid.bits] = value
-        return value
+        return source
 
     def weight(self, node: ir.Node, plan: SitePlan) -> ir.Value:
         site, codes, scale = plan.site, plan.codes, plan.weight_scale
@@ -89,7 +103,9 @@ class _Writer:
             self.constant(f"{site.name}.weight.scale", scale.astype(np.float32)),
             self.constant(f"{site.name}.weight.zero", np.zeros(scale.shape, np.int8)),
         ]
-        return self.add(node, "DequantizeLinear", inputs, f"{site.name}.weight.value", attributes={"axis": axis})
+        value = self.add(node, "DequantizeLinear", inputs, f"{site.name}.weight.value", attributes={"axis": axis})
+        value.shape = ir.Shape(codes.shape)  # a convolution reads its kernel's size there
+        return value
 
     def bias(self, node: ir.Node, plan: SitePlan) -> None:
         assert plan.bias is not None
@@ -102,12 +118,13 @@ class _Writer:
             add = next(use.node for use in node.outputs[0].uses())
             add.replace_input_with(1, bias)
         else:
+            # The sum takes the product's name: readers, graph outputs and names made from it stay what they were.
             product = node.outputs[0]
             add = ir.node("Add", [product, bias], name=f"{site.name}.add_bias")
-            add.outputs[0].name = f"{site.name}.biased"
             add.outputs[0].shape, add.outputs[0].type = product.shape, product.type
             ir.convenience.replace_all_uses_with(product, add.outputs[0], replace_graph_outputs=True)
             add.replace_input_with(0, product)
+            product.name, add.outputs[0].name = f"{site.output}.unbiased", site.output
             self.graph.insert_after(node, add)
 
     def drop_row_axis(self, node: ir.Node, plan: SitePlan) -> None:
@@ -115,15 +132,15 @@ class _Writer:
         last = node
         if plan.bias is not None:
             last = next(use.node for use in node.outputs[0].uses())
-        for inner in (node.outputs[0], last.outputs[0]):
-            inner.shape = None
         tall = last.outputs[0]
+        shape, tall.name = tall.shape, f"{plan.site.output}.row"
+        node.outputs[0].shape = tall.shape = None
         flat = self.add(last, "Squeeze", [tall, self.row_axis()], plan.site.output)
+        flat.shape = shape
         squeeze = flat.producer()
         assert squeeze is not None
         ir.convenience.replace_all_uses_with(tall, flat, replace_graph_outputs=True)
         squeeze.replace_input_with(0, tall)
-        tall.name = f"{plan.site.output}.row"
 
     def row_axis(self) -> ir.Value:
         known = self.graph.initializers.get("row_axis")
@@ -138,7 +155,7 @@ class _Writer:
         dtype: ir.DataType = ir.DataType.FLOAT,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes or {}, name=output)
+        node = ir.node(op_type, inputs, attributes or {}, name=f"{output}.{op_type}")
         value = node.outputs[0]
         value.name, value.type = output, ir.TensorType(dtype)
         self.graph.insert_before(before, node)

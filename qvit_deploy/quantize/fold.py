@@ -78,17 +78,17 @@ def fold_norms(
         if fold is None:
             continue
         gamma, beta = _float64(values[group.scale]), _float64(values[group.bias])
-        _replace(values[group.scale], gamma / fold.scale)
-        _replace(values[group.bias], (beta - fold.shift) / fold.scale)
+        replace_constant(values[group.scale], gamma / fold.scale)
+        replace_constant(values[group.bias], (beta - fold.shift) / fold.scale)
         for name in group.sites:
             site = by_name[name]
             assert site.weight is not None
             weight = _float64(values[site.weight])
             correction = fold.shift @ weight
-            _replace(values[site.weight], weight * fold.scale[:, None])
+            replace_constant(values[site.weight], weight * fold.scale[:, None])
             if site.bias is not None:
                 bias = _own_bias(folded, site)
-                _replace(bias, _float64(bias) + correction)
+                replace_constant(bias, _float64(bias) + correction)
             else:
                 _add_bias(folded, site, correction)
     return folded
@@ -100,7 +100,8 @@ def _float64(value: ir.Value) -> Array:
     return array.astype(np.float64)
 
 
-def _replace(value: ir.Value, array: Array) -> None:
+def replace_constant(value: ir.Value, array: Array) -> None:
+    """Gives an initializer another value, stored as float32; the tensor it had is untouched (clones share it)."""
     value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
 
 

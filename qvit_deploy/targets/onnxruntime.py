@@ -14,6 +14,8 @@ import onnxruntime as ort
 from qvit_deploy.errors import InputError
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
+FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
+FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
 
 
 def session(model: Path | bytes, threads: int = 0, optimized_to: Path | None = None) -> ort.InferenceSession:
@@ -47,12 +49,14 @@ class Fusion:
     Attributes:
         ops: operator -> count in the graph that runs.
         integer_products: how many matrix products run on integers.
-        float_linears: names of nodes that still multiply a dequantized constant weight in float.
+        float_linears, float_convolutions: names of nodes that still use a dequantized constant weight in float.
+            Convolutions always do, because only a quantized output would let them be fused.
     """
 
     ops: dict[str, int]
     integer_products: int
     float_linears: tuple[str, ...]
+    float_convolutions: tuple[str, ...]
 
 
 def fusion(model: bytes) -> Fusion:
@@ -62,13 +66,15 @@ def fusion(model: bytes) -> Fusion:
         session(model, threads=1, optimized_to=path)
         optimized = onnx.load(str(path))
     ops = Counter(node.op_type for node in optimized.graph.node)
-    dequantized = {n.output[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear"}
-    left = [
-        node.name
-        for node in optimized.graph.node
-        if node.op_type in ("MatMul", "Gemm", "FusedMatMul", "Conv", "FusedConv") and dequantized & set(node.input)
-    ]
-    return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), tuple(left))
+    constants = {tensor.name for tensor in optimized.graph.initializer}
+    dequantized = {
+        n.output[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants
+    }
+    left = [node for node in optimized.graph.node if dequantized & set(node.input)]
+    linears, convolutions = (
+        tuple(node.name for node in left if node.op_type in kinds) for kinds in (FLOAT_LINEARS, FLOAT_CONVOLUTIONS)
+    )
+    return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), linears, convolutions)
 
 
 def run(

@@ -19,7 +19,6 @@ import numpy as np
 import onnx
 import torch
 
-from qvit_deploy.emit.qdq import codes_name
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph
@@ -109,16 +108,15 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
             f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.1e} of its "
             "range"
         )
-    kinds = {p.site.kind for p in plan.sites.values()}
-    if kinds == {"linear"} and (fused.float_linears or fused.integer_products < expected):
+    if fused.float_linears or fused.integer_products < expected:
         left = ", ".join(fused.float_linears[:3])
         raise CheckError(
             f"verification: ONNX Runtime fused {fused.integer_products} of {expected} quantized linears"
             + (f"; still in float: {left}" if left else "")
         )
-    if kinds != {"linear"} and fused.float_linears:
+    if fused.float_convolutions:
         logging.getLogger(__name__).warning(
-            "ONNX Runtime runs %d quantized products in float", len(fused.float_linears)
+            "ONNX Runtime runs %d quantized convolutions in float", len(fused.float_convolutions)
         )
     return result
 
@@ -137,11 +135,11 @@ def _executor_logits(executor: Executor, images: np.ndarray, static_batch: int |
 
 def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> tuple[int, int, str, float]:
     """(codes compared, codes that differ, worst site, its relative output error), quantizer inputs forced."""
-    quantized = {(p.site.input, p.grid.bits) for p in plan.sites.values()}
-    quantized |= {(p.site.second, p.second_grid.bits) for p in plan.sites.values() if p.second_grid and p.site.second}
-    codes = sorted({codes_name(name, bits) for name, bits in quantized})
+    quantized = {p.site.input for p in plan.sites.values()}
+    quantized |= {p.site.second for p in plan.sites.values() if p.second_grid and p.site.second}
+    codes = sorted(n.outputs[0].name or "" for n in emitted.nodes() if n.op_type == "QuantizeLinear")
     outputs = {p.site.output: p.site.name for p in plan.sites.values()}
-    inputs = sorted({name for name, _ in quantized if name != emitted.input.name})
+    inputs = sorted(quantized - {emitted.input.name})
     fetch = [*inputs, *codes, *[o for o in outputs if o not in inputs]]
     measured = dict(zip(fetch, _probe(emitted, images, fetch), strict=True))
 
