@@ -25,6 +25,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.manifest import SiteRecord, Summary
 from qvit_deploy.progress import Progress, Stopwatch
+from qvit_deploy.quantize.absorb import absorb_scales
 from qvit_deploy.quantize.activations import activation_grids
 from qvit_deploy.quantize.fold import ChannelRange, channel_fold, fold_norms
 from qvit_deploy.quantize.plan import build_plan, site_weights
@@ -88,7 +89,9 @@ def compile(
     batches = _Batches(images, static or recipe.batch_size, static is not None)
 
     float_graph = source.graph
-    graph = _fold(float_graph, recipe, batches, watch) if recipe.fold else float_graph
+    graph = absorb_scales(float_graph)
+    if recipe.fold:
+        graph = _fold(graph, recipe, batches, watch)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
@@ -101,7 +104,7 @@ def compile(
     with watch.stage("ranges"):
         grids = activation_grids(sites, observations, weights, widths)
     with watch.stage("relevance", min(SCORED_IMAGES, len(images))) as advance:
-        scored = batches.head(SCORED_IMAGES)
+        scored = batches.sample(SCORED_IMAGES, recipe.seed)
         errors, scores = rank_sites(recipe.score, graph, sites, observations, weights, grids, widths, scored, advance)
     with watch.stage("allocate"):
         loss = {n: {o: errors[n].at(o.w_bits, o.a_bits) for o in choices} for n, choices in options.items()}
@@ -112,7 +115,8 @@ def compile(
     with watch.stage("emit"):
         emitted = emit_qdq(graph, plan)
     with watch.stage("verify"):
-        checked = verify(float_graph, emitted, plan, np.concatenate(list(batches.head(VERIFIED_IMAGES).arrays())))
+        seen = np.concatenate(list(batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
+        checked = verify(float_graph, emitted, plan, seen)
     with watch.stage("write"):
         manifest = {
             "source": {"model": source.description, "preprocess": preprocess.model_dump(mode="json")},
@@ -138,9 +142,9 @@ class _Batches:
         self.size = size
         self.static = static
 
-    def head(self, count: int) -> _Batches:
-        """The first `count` images."""
-        return _Batches(self.images.first(count), self.size, self.static)
+    def sample(self, count: int, seed: int) -> _Batches:
+        """`count` of the images, balanced over the classes when they are labelled."""
+        return _Batches(self.images.subset(count, seed), self.size, self.static)
 
     def arrays(self) -> Iterator[np.ndarray]:
         for pixels, _ in self.images.batches(self.size):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import timm
 import torch
@@ -30,14 +31,16 @@ def main() -> None:
     for name in arguments.models:
         torch.manual_seed(0)
         module = timm.create_model(name).eval()
-        shape = tuple(module.pretrained_cfg["input_size"])
+        channels, height, width = timm.data.resolve_model_data_config(module)["input_size"]
+        shape = (channels, height, width)
         executor = Executor(from_torch(module, shape, name))
         images = torch.randn(arguments.batch, *shape)
         times: tuple[list[float], list[float]] = ([], [])
         with torch.no_grad():
             expected, actual = module(images), executor.logits(images)
+            runs: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (module, executor.logits)
             for _ in range(arguments.repeats):
-                for run, taken in zip((module, executor.logits), times, strict=True):
+                for run, taken in zip(runs, times, strict=True):
                     start = time.perf_counter()
                     run(images)
                     taken.append(1e3 * (time.perf_counter() - start))

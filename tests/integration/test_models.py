@@ -1,0 +1,73 @@
+"""Every model of the coverage list, random weights, uniform w8a8: compiles and passes verification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qvit_deploy.compile import Compiled, compile
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.recipe import Recipe
+
+MODELS = (
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "vit_small_patch14_dinov2?img_size=112",
+    "vit_small_patch14_reg4_dinov2?img_size=112",
+    "swin_tiny_patch4_window7_224",
+    "beit_base_patch16_224",
+    "eva02_tiny_patch14_224",
+    "swinv2_tiny_window8_256",
+    "cait_xxs24_224",
+)
+
+# Coverage, not accuracy: four images and no weight regression keep this at half a minute a model.
+RECIPE = Recipe(uniform="w8a8", compensate="bias", calibration_images=4, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Four smooth colour pictures, as an npz archive."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("calib") / "images.npz"
+    np.savez(path, images=coarse.repeat(16, axis=1).repeat(16, axis=2))
+    return str(path)
+
+
+def _passes(compiled: Compiled, sites_at_least: int) -> None:
+    manifest = compiled.bundle.manifest
+    checked = manifest.verification
+    assert len(manifest.sites) >= sites_at_least
+    assert {(s.w_bits, s.a_bits) for s in manifest.sites} == {(8, 8)}
+    assert checked["code_mismatches"] == 0 and int(str(checked["codes"])) > 10_000
+    assert checked["integer_products"] == checked["expected_integer_products"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_timm_model_compiles_and_verifies(name: str, images: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    compiled = compile(f"timm:{name}", tmp_path / "bundle", calib=images, recipe=RECIPE)
+    _passes(compiled, sites_at_least=46)
+
+
+@pytest.mark.slow
+def test_torchscript_export_compiles_and_verifies(images: str, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224").eval()
+    path = tmp_path / "vit_tiny.onnx"
+    torch.onnx.export(
+        model, (torch.randn(1, 3, 224, 224),), str(path), dynamo=False, opset_version=14,
+        input_names=["pixels"], dynamic_axes={"pixels": {0: "batch"}},
+    )  # fmt: skip
+    preprocess = Preprocess(input_size=(3, 224, 224), mean=(0.5,), std=(0.5,))
+    compiled = compile(str(path), tmp_path / "bundle", calib=images, recipe=RECIPE, preprocess=preprocess)
+    _passes(compiled, sites_at_least=50)
+    assert "blocks.0.attn.qkv" in {s.name for s in compiled.bundle.manifest.sites}
