@@ -60,10 +60,6 @@ class ImageSet:
             return self
         return self._take(np.sort(_draw(len(self), self.labels, seed)[:n]))
 
-    def first(self, n: int) -> ImageSet:
-        """The first `n` pictures (all, if there are fewer)."""
-        return self._take(np.arange(min(n, len(self))))
-
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the decoded pictures, the labels and the preprocessing; names do not matter."""
@@ -167,7 +163,7 @@ def _open_folder(
         shown = "; ".join(f"{name}: {reason}" for name, reason in sorted(bad)[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise InputError(
-            f"{len(bad)} of the images in {root} cannot be used ({shown}{more}); remove them or pass --skip-bad"
+            f"{len(bad)} of the images in {root} cannot be used ({shown}{more}); remove them or pass --skip-bad-images"
         )
     if not good:
         raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")

@@ -70,8 +70,8 @@ class Executor:
         if array.dtype not in (np.float32, np.int64, np.int8, np.uint8, np.bool_):
             is_float = np.issubdtype(array.dtype, np.floating)
             array = array.astype(np.float32 if is_float else np.int64)
-        # Initializers may be read-only memory maps; torch wants a buffer it is allowed to write.
-        tensor_ = torch.from_numpy(np.array(array))
+        # Initializers may be read-only memory maps; torch wants a buffer it is allowed to write. Others are shared.
+        tensor_ = torch.from_numpy(array if array.flags.writeable else array.copy())
         return tensor_ if array.dtype == np.int64 else tensor_.to(self.device)
 
     def run(

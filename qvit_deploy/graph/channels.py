@@ -39,11 +39,7 @@ def norm_groups(graph: Graph, sites: tuple[Site, ...]) -> tuple[NormGroup, ...]:
             continue
         scale, bias = node.inputs[1], node.inputs[2]
         assert scale is not None and bias is not None
-        if (
-            not (scale.is_initializer() and bias.is_initializer())
-            or len(scale.uses()) != 1
-            or len(bias.uses()) != 1
-        ):
+        if not (scale.is_initializer() and bias.is_initializer()) or len(scale.uses()) != 1 or len(bias.uses()) != 1:
             continue
         readers = _linear_readers(node.outputs[0])
         if not readers or any(r not in by_product for r in readers):

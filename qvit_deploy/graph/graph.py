@@ -61,6 +61,10 @@ class Graph:
     def to_proto(self) -> onnx.ModelProto:
         return ir.to_proto(self.model)
 
+    def serialize(self) -> bytes:
+        """The .onnx file's bytes; equal graphs give equal bytes."""
+        return self.to_proto().SerializeToString(deterministic=True)
+
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
     """The numpy array behind an initializer or Constant node, or None when the value depends on data."""

@@ -87,8 +87,7 @@ def fold_norms(
             correction = fold.shift @ weight
             replace_constant(values[site.weight], weight * fold.scale[:, None])
             if site.bias is not None:
-                bias = _own_bias(folded, site)
-                replace_constant(bias, _float64(bias) + correction)
+                replace_constant(values[site.bias], _float64(values[site.bias]) + correction)
             else:
                 _add_bias(folded, site, correction)
     return folded
@@ -103,22 +102,6 @@ def _float64(value: ir.Value) -> Array:
 def replace_constant(value: ir.Value, array: Array) -> None:
     """Gives an initializer another value, stored as float32; the tensor it had is untouched (clones share it)."""
     value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
-
-
-def _own_bias(graph: Graph, site: Site) -> ir.Value:
-    """The site's bias initializer, split off first when another node shares it."""
-    assert site.bias is not None
-    shared = graph.model.graph.initializers[site.bias]
-    if len(shared.uses()) == 1:
-        return shared
-    own = ir.Value(
-        name=f"{site.name}.bias.folded", const_value=shared.const_value, shape=shared.shape, type=shared.type
-    )
-    graph.model.graph.register_initializer(own)
-    for use in list(shared.uses()):
-        if use.node.outputs[0].name == site.output:
-            use.node.replace_input_with(use.idx, own)
-    return own
 
 
 def _add_bias(graph: Graph, site: Site, bias: Array) -> None:

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from qvit_deploy.compile import Compiled, compile
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.frontend.onnx_file import from_onnx
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.targets import onnxruntime as target
 
 MODELS = (
     "vit_tiny_patch16_224",
@@ -46,6 +49,14 @@ def _passes(compiled: Compiled, sites_at_least: int) -> None:
     assert {(s.w_bits, s.a_bits) for s in manifest.sites} == {(8, 8)}
     assert checked["code_mismatches"] == 0 and int(str(checked["codes"])) > 10_000
     assert checked["integer_products"] == checked["expected_integer_products"]
+
+    path = compiled.bundle.path_of("model.float.onnx")
+    graph = from_onnx(path)
+    pixels = np.random.default_rng(1).standard_normal((2, *graph.image_shape), dtype=np.float32)
+    expected = target.run(target.session(path), pixels)[0]
+    with torch.no_grad():
+        actual = Executor(graph).logits(torch.from_numpy(pixels)).numpy()
+    assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 @pytest.mark.slow
