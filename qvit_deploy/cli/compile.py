@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -78,7 +80,9 @@ def command(
     manifest = compiled.bundle.manifest
     if json:
         seconds = {name: round(value, 3) for name, value in compiled.seconds.items()}
-        print_json({"bundle": str(compiled.bundle.root), "seconds": seconds, **manifest.model_dump(by_alias=True)})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak}
+        print_json({**run, **manifest.model_dump(mode="json", by_alias=True)})
     else:
         _report(manifest, compiled.bundle.root, sum(compiled.seconds.values()))
 

@@ -54,6 +54,14 @@ class Bars:
         self.progress.update(task, total=done, completed=done)
 
 
+def short(count: int) -> str:
+    """A count with three digits and k, M or G."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {letter}"
+    return str(count)
+
+
 def mega(count: float) -> str:
     """Bytes as megabytes with two digits."""
     return f"{count / 1e6:.2f} MB"

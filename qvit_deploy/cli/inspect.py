@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from qvit_deploy.cli.console import mega, print_json, stdout
+from qvit_deploy.cli.console import mega, print_json, short, stdout
 from qvit_deploy.describe import describe
 
 
@@ -35,19 +35,25 @@ def _bundle(found: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("site", "role"):
         table.add_column(title, no_wrap=True)
-    for title in ("w bits", "a bits", "parameters", "MACs", "score"):
-        table.add_column(title, justify="right")
+    for title in ("width", "params", "MACs", "score"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     top = max((s["score"] or 0.0 for s in sites), default=0.0) or 1.0
     for site in sites:
         score = site["score"] or 0.0
-        bar = "▇" * max(1, round(8 * score / top))
+        bar = "▇" * max(1, round(5 * score / top))
         table.add_row(
-            site["name"], site["role"], str(site["w_bits"]), str(site["a_bits"]),
-            f"{site['params']:,}", f"{site['macs']:,}", f"{score:.4f} {bar:<8}",
+            site["name"], site["role"], _width(site),
+            short(site["params"]), short(site["macs"]), f"{score:.4f}", bar,
         )  # fmt: skip
     stdout.print(table)
     for name, record in manifest["files"].items():
         stdout.print(f"{name}: {mega(record['bytes'])}")
+
+
+def _width(site: dict[str, Any]) -> str:
+    bits = (site["w_bits"], site["a_bits"])
+    return "float" if None in bits else "w{}a{}".format(*bits)
 
 
 def _onnx(path: str, found: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def require_pillow() -> ModuleType:
         from PIL import Image
     except ImportError:
         raise InputError(
-            'decoding or resizing images needs Pillow: pip install "qvit-deploy[compile]" '
+            "decoding or resizing images needs Pillow: pip install pillow "
             "(an .npz whose images already have the model's input size needs no Pillow)"
         ) from None
     return Image

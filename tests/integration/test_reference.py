@@ -1,0 +1,39 @@
+"""The DINOv2 reference, where it is present beside the repository: the floors that published tools set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from qvit_deploy.compile import compile
+from qvit_deploy.evaluate import Evaluation, evaluate
+from qvit_deploy.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT.parent / "shared" / "reference"
+sys.path.insert(0, str(ROOT / "tools"))
+
+from measure_reference import MODEL, PREPROCESS  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference model is not beside this repository"),
+]
+
+
+def _evaluated(folder: Path, goal: str) -> Evaluation:
+    data = str(REFERENCE / "fashion_mnist_dev.npz")
+    checkpoint = REFERENCE / "dinov2_vits14_fmnist.safetensors"
+    recipe = Recipe(uniform=goal)
+    compile(MODEL, folder / "b", calib=data, recipe=recipe, checkpoint=checkpoint, preprocess=PREPROCESS)
+    return evaluate(folder / "b", data)
+
+
+@pytest.mark.parametrize(("goal", "floor"), [("w8a8", 0.838), ("w6a6", 0.80)])
+def test_top1_on_a_thousand_test_images(goal: str, floor: float, tmp_path: Path) -> None:
+    result = _evaluated(tmp_path, goal)
+    assert result.n == 1000
+    assert result.float_top1 == pytest.approx(0.844, abs=0.003)
+    assert result.top1 is not None and result.top1 >= floor
