@@ -64,7 +64,7 @@ def _linear_readers(value: ir.Value) -> set[str] | None:
             found.add(node.outputs[0].name or "")
         elif node.op_type == "Shape":
             continue
-        elif use.idx == 0 and _keeps_channels_last(node):
+        elif node.op_type != "Concat" and use.idx == 0 and _keeps_channels_last(node):
             for output in node.outputs:
                 deeper = _linear_readers(output) if output.uses() else set()
                 if deeper is None:

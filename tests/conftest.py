@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from qvit_deploy.graph.graph import Graph
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_vit() -> Graph:
+    """timm's own ViT on 3 x 16 x 16 images: 2 blocks, 32 wide, 5 classes."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    return _exported(lambda: VisionTransformer(16, 4, embed_dim=32, depth=2, num_heads=2, num_classes=5), 16)
+
+
+@pytest.fixture(scope="session")
+def tiny_swin() -> Graph:
+    """timm's own Swin on 3 x 32 x 32 images: 2 stages of 2 blocks, so windows roll and patches merge."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    sizes = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4, "num_classes": 5}
+    return _exported(lambda: SwinTransformer(32, 4, **sizes), 32)
+
+
+def _exported(build: Callable[[], nn.Module], size: int) -> Graph:
+    """Weights are scaled up until the logits tell images apart."""
+    from qvit_deploy.frontend.torch_module import from_torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = build().eval()
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(3)
+                elif name.endswith("bias"):
+                    parameter.normal_(std=0.2)
+    return from_torch(module, (3, size, size), type(module).__name__)

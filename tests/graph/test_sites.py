@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+from quantizable_graphs import canonical, mixed_vit
+from relevance_graphs import Builder
+
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.sites import SMALLEST_REDUCTION, Site, find_sites
+
+
+def sites_of(graph: Graph) -> dict[str, Site]:
+    found = find_sites(graph)
+    assert len({s.name for s in found}) == len(found)
+    return {s.name: s for s in found}
+
+
+def test_names_kinds_and_roles() -> None:
+    found = sites_of(mixed_vit())
+    assert {name: (s.kind, s.role) for name, s in found.items()} == {
+        "stem": ("conv", "image"),
+        "patch": ("linear", "post_gelu"),
+        "attn.q": ("linear", "post_layernorm"),
+        "attn.k": ("linear", "post_layernorm"),
+        "attn.v": ("linear", "post_layernorm"),
+        "attn.qk": ("matmul_qk", "query"),
+        "attn.av": ("matmul_av", "post_softmax"),
+        "attn.proj": ("linear", "other"),
+        "fc1": ("linear", "post_layernorm"),
+        "fc2": ("linear", "post_gelu"),
+        "head": ("linear", "post_layernorm"),
+    }
+
+
+def test_what_a_site_reads_and_writes() -> None:
+    graph = mixed_vit()
+    found = sites_of(graph)
+    nodes = {n.outputs[0].name: n for n in graph.nodes()}
+    for site in found.values():
+        product = nodes[site.product]
+        assert product.inputs[0].name == site.input
+        assert (site.second or site.weight) == product.inputs[1].name
+        if site.kind == "linear":
+            assert nodes[site.output].op_type == "Add" and nodes[site.output].inputs[1].name == site.bias
+        else:
+            assert site.output == site.product
+        weight = constant(graph.initializers[site.weight]) if site.weight else np.empty(0)
+        assert weight is not None and site.params == weight.size
+    assert nodes[found["attn.qk"].input].inputs[0].name == "q_heads_out"  # times the scale, which comes first
+    assert (found["attn.qk"].second, found["attn.av"].second) == ("k_heads_out", "v_heads_out")
+
+
+def test_linears_without_a_bias() -> None:
+    found = sites_of(mixed_vit(head_bias=False, qkv_bias=False))
+    assert found["attn.k"].bias is None and found["attn.k"].output == found["attn.k"].product
+    assert found["head"].bias is None and found["attn.q"].bias is not None
+
+
+def test_timm_s_vit(tiny_vit: Graph) -> None:
+    found = sites_of(tiny_vit)
+    assert list(found)[:4] == ["patch_embed.proj", "blocks.0.attn.qkv", "blocks.0.attn.qk", "blocks.0.attn.av"]
+    assert list(found)[-1] == "head" and len(found) == 2 + 2 * 6
+    assert found["patch_embed.proj"].role == "image" and found["patch_embed.proj"].kind == "linear"
+    assert found["blocks.1.mlp.fc2"].role == "post_gelu" and found["head"].role == "post_layernorm"
+
+
+def test_timm_s_swin(tiny_swin: Graph) -> None:
+    found = sites_of(tiny_swin)
+    assert len(found) == 2 + 4 * 6 + 1
+    assert found["layers.1.downsample.reduction"].bias is None
+    assert found["layers.0.blocks.1.attn.qkv"].role == "post_layernorm"  # through the roll and the windows
+    assert {s.kind for s in found.values()} == {"linear", "matmul_qk", "matmul_av"}
+
+
+def test_reductions_too_short_for_any_integer_kernel_are_no_sites() -> None:
+    """CaiT's talking heads mix 4 heads with a 4 x 4 matrix; a 3-channel 2 x 2 convolution sums 12 terms."""
+    b = Builder()
+    x = b.op("Conv", "image", b.normal(16, 3, 2, 2, name="stem.weight"), kernel_shape=[2, 2], pads=[1, 1, 0, 0])
+    x = b.op("Transpose", b.op("Reshape", x, b.constant([0, 16, 64])), perm=[0, 2, 1])
+    x = b.linear(x, 16, SMALLEST_REDUCTION - 1, "narrow")
+    x = b.linear(x, SMALLEST_REDUCTION - 1, 16, "mix")
+    pooled = b.op("ReduceMean", x, b.constant([1]), keepdims=0)
+    assert set(sites_of(canonical(b, b.linear(pooled, 16, 5, "head", "logits"), (3, 8, 8)))) == {"narrow", "head"}
+
+
+def test_one_weight_used_twice_makes_two_sites() -> None:
+    b = Builder()
+    x = b.op("Reshape", "image", b.constant([0, 4, 16]))
+    weight = b.normal(16, 16, scale=0.25, name="shared.weight")
+    x = b.op("Gelu", b.op("MatMul", b.op("Gelu", b.op("MatMul", x, weight)), weight))
+    pooled = b.op("ReduceMean", x, b.constant([1]), keepdims=0)
+    found = sites_of(canonical(b, b.linear(pooled, 16, 5, "head", "logits"), (1, 4, 16)))
+    assert len(found) == 3 and len({s.weight for s in found.values()}) == 3
+
+
+def test_products_of_activations_that_are_no_attention_are_no_sites() -> None:
+    b = Builder()
+    x = b.op("Reshape", "image", b.constant([0, 4, 16]))
+    gram = b.op("MatMul", x, b.op("Transpose", x, perm=[0, 2, 1]))
+    pooled = b.op("ReduceMean", b.op("MatMul", gram, x), b.constant([1]), keepdims=0)
+    assert set(sites_of(canonical(b, b.linear(pooled, 16, 5, "head", "logits"), (1, 4, 16)))) == {"head"}
