@@ -163,7 +163,8 @@ def _open_folder(
         shown = "; ".join(f"{name}: {reason}" for name, reason in sorted(bad)[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise InputError(
-            f"{len(bad)} of the images in {root} cannot be used ({shown}{more}); remove them or pass --skip-bad-images"
+            f"{len(bad)} of the images in {root} cannot be used ({shown}{more}); "
+            "remove them or pass --skip-bad-images"
         )
     if not good:
         raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")

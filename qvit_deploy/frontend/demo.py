@@ -22,13 +22,13 @@ def from_demo(name: str, folder: Path = DEMO_FOLDER) -> tuple[Graph, dict[str, o
         raise InputError(f"this installation has no demo models ({folder}); install the released package") from error
     entry = models.get(name) if isinstance(models, dict) else None
     weights = folder / f"{name}.safetensors"
-    if not isinstance(entry, dict) or "timm" not in entry or not weights.is_file():
+    if not isinstance(entry, dict) or "timm_name" not in entry or not weights.is_file():
         available = ", ".join(sorted(models)) if isinstance(models, dict) else ""
         raise InputError(f"there is no demo model {name!r}; available are {available or 'none'}")
-    model, size = create(str(entry["timm"]), dict(entry.get("kwargs", {})))
+    model, size = create(str(entry["timm_name"]), dict(entry.get("kwargs", {})))
     preprocess = dict(entry.get("preprocess", {}))
     declared = preprocess.get("input_size")
     if isinstance(declared, list) and len(declared) == 3:
         size = (int(declared[0]), int(declared[1]), int(declared[2]))
     load_weights(model, weights)
-    return from_torch(model, size, name), preprocess, f"demo model {name} ({entry['timm']})"
+    return from_torch(model, size, name), preprocess, f"demo model {name} ({entry['timm_name']})"
