@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from qvit_deploy.allocate.choose import choose, site_options
+from qvit_deploy.allocate.choose import choose, require_feasible, site_options
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.observe import Observation, observe, site_macs, site_tensors
@@ -101,6 +101,7 @@ def compile(
     costs = [_cost(site, observations, weights) for site in sites]
     options = site_options(recipe, [s.name for s in sites], [s.name for s in sites if s.weight])
     widths = sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)})
+    require_feasible(recipe, costs, options)
     with watch.stage("ranges"):
         grids = activation_grids(sites, observations, weights, widths)
     with watch.stage("relevance", min(SCORED_IMAGES, len(images))) as advance:

@@ -34,6 +34,11 @@ def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) 
     return options
 
 
+def require_feasible(recipe: Recipe, costs: Sequence[SiteCost], options: Mapping[str, tuple[Option, ...]]) -> None:
+    """Raises BudgetError when no allocation can fit: asked before the long stages, not after them."""
+    choose(recipe, costs, options, {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()})
+
+
 def choose(
     recipe: Recipe,
     costs: Sequence[SiteCost],

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-from rich.table import Table
 
-from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
+from qvit_deploy.cli.console import Bars, mega, print_json, short, stderr, stdout
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
@@ -102,7 +101,6 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     for site in manifest.sites:
         width = f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
-    table = Table.grid(padding=(0, 2))
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
     rows: list[tuple[str, Any]] = [
         ("bundle", root),
@@ -114,13 +112,13 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         ),
         (
             "BitOps",
-            f"{summary.bitops / 1e9:.1f} G, {summary.float_bitops / 1e9:.1f} G in float "
+            f"{short(summary.bitops)}, {short(summary.float_bitops)} in float "
             f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
         ),
         (
             "verified",
             f"{checked['codes']:,} codes equal in ONNX Runtime and the executor; "
-            f"{checked['integer_products']} of {checked['expected_integer_products']} linears run on integers",
+            f"{checked['integer_products']} of {checked['expected_integer_products']} products run on integers",
         ),
         (
             "against float",
@@ -130,5 +128,4 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
-        table.add_row(f"[bold]{label}", str(value))
-    stdout.print(table, soft_wrap=True)
+        stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
