@@ -19,6 +19,7 @@ else:
     import tomli as tomllib
 
 Score = Literal["lrp", "relp", "uniform"]
+Rules = Literal["deep-taylor", "relp", "attnlrp"]
 Profile = Literal["onnxruntime"]
 
 
@@ -33,6 +34,7 @@ class Recipe(BaseModel):
     max_size_mb: float | None = Field(None, description="packed weight megabytes (1e6 bytes) of all sites")
     max_bitops_g: float | None = Field(None, description="giga BitOps per image: sum of MACs x w_bits x a_bits")
     score: Score = Field("lrp", description="what ranks the sites when bits are allocated")
+    rules: Rules = Field("deep-taylor", description="relevance rule set of the lrp score")
     first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
     calibration_images: int = Field(64, ge=2)
