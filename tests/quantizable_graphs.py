@@ -69,6 +69,15 @@ def _attention(b: Builder, x: str, bias: bool) -> str:
     return b.linear(joined, WIDTH, WIDTH, "attn.proj")
 
 
+def fixed_batch(graph: Graph, size: int) -> Graph:
+    """The same model as an exporter without a symbolic batch writes it."""
+    proto = graph.to_proto()
+    del proto.graph.value_info[:]
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = size
+    return canonicalize(ir.from_proto(proto), graph.name)
+
+
 def images_for(graph: Graph, count: int = 6, seed: int = 3) -> torch.Tensor:
     return torch.randn(count, *graph.image_shape, generator=torch.Generator().manual_seed(seed))
 

@@ -119,19 +119,23 @@ def observe(
 
 
 def site_tensors(sites: Iterable[Site]) -> list[str]:
-    """The distinct activation tensors the sites read."""
-    names = [n for s in sites for n in (s.input, s.second) if n is not None]
+    """The distinct activation tensors the sites read, and those convolutions write (`site_macs` counts them)."""
+    names = [n for s in sites for n in (s.input, s.second, s.output if s.kind == "conv" else None) if n is not None]
     return list(dict.fromkeys(names))
 
 
 def site_macs(site: Site, observations: Mapping[str, Observation], weight_shape: tuple[int, ...] | None) -> int:
-    """Multiply-adds per image. For attention: (elements of the left operand) x (columns of the right one)."""
+    """Multiply-adds per image. For attention: (elements of the left operand) x (columns of the right one).
+
+    Args:
+        weight_shape: of the weight as a matrix (`quantize.plan.site_weights`): [terms summed, output channels].
+    """
     elements = observations[site.input].elements
     if site.kind == "linear":
         assert weight_shape is not None
         return elements * weight_shape[1]
     if site.kind == "conv":
         assert weight_shape is not None
-        return observations[site.output].elements * int(np.prod(weight_shape[1:]))
+        return observations[site.output].elements * weight_shape[0]
     assert site.second is not None
     return elements * len(observations[site.second].channel_low)

@@ -42,6 +42,7 @@ class _Writer:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph.model.graph
+        self.fixed_batch = graph.static_batch is not None
         self.sources: dict[str, ir.Value] = {}
         self.readers: Counter[str] = Counter()
 
@@ -110,7 +111,12 @@ class _Writer:
     def bias(self, node: ir.Node, plan: SitePlan) -> None:
         assert plan.bias is not None
         site = plan.site
-        bias = self.constant(f"{site.name}.bias.corrected", plan.bias.astype(np.float32))
+        array = plan.bias.astype(np.float32)
+        if self.fixed_batch and site.kind == "linear":
+            # ONNX Runtime 1.32 makes a Gemm of a MatMul and a rank-1 bias when all sizes are known, moves the int8
+            # quantizers around it and then refuses the graph it made.
+            array = array.reshape(1, 1, -1)
+        bias = self.constant(f"{site.name}.bias.corrected", array)
         if site.kind == "conv":
             node.resize_inputs(3)
             node.replace_input_with(2, bias)

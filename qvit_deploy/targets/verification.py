@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor, Tap
-from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
@@ -73,8 +74,10 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     """Verifies the `onnxruntime` profile of a plan on `images` float32 [n, C, H, W].
 
     Raises:
-        CheckError: codes differ, a site's output is off, or a quantized linear was not fused; names the site.
+        CheckError: the graph is not what was planned, codes differ, a site's output is off, or a quantized linear was
+            not fused; names the site.
     """
+    _as_planned(emitted, plan)
     model = emitted.to_proto().SerializeToString()
     runtime = target.session(model)
     batch = emitted.static_batch
@@ -86,7 +89,8 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     probe = images[: min(len(images), batch or PROBE_IMAGES)]
     codes, mismatches, worst_site, worst_error = _forced(executor, emitted, plan, probe)
     fused = target.fusion(model)
-    expected = sum(p.site.kind == "linear" for p in plan.sites.values())
+    linears = sum(p.site.kind == "linear" for p in plan.sites.values())
+    expected = sum(p.site.kind != "conv" for p in plan.sites.values())
     result = Verification(
         profile="onnxruntime",
         images=len(images),
@@ -108,17 +112,46 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
             f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.1e} of its "
             "range"
         )
-    if fused.float_linears or fused.integer_products < expected:
+    if fused.float_linears or fused.integer_products < linears:
         left = ", ".join(fused.float_linears[:3])
         raise CheckError(
-            f"verification: ONNX Runtime fused {fused.integer_products} of {expected} quantized linears"
+            f"verification: ONNX Runtime fused {fused.integer_products} of {linears} quantized linears"
             + (f"; still in float: {left}" if left else "")
+        )
+    if fused.integer_products < expected:
+        logging.getLogger(__name__).warning(
+            "ONNX Runtime runs %d quantized attention products in float", expected - fused.integer_products
         )
     if fused.float_convolutions:
         logging.getLogger(__name__).warning(
             "ONNX Runtime runs %d quantized convolutions in float", len(fused.float_convolutions)
         )
     return result
+
+
+def _as_planned(emitted: Graph, plan: Plan) -> None:
+    """The graph holds the plan's weight codes and every scale of it. Raises CheckError naming the site."""
+    readers = {v.name: n for n in emitted.nodes() if n.op_type in ("MatMul", "Conv") for v in n.outputs}
+    for site in plan.sites.values():
+        # Emitting may put a bias or a Squeeze behind the product, so that it goes by another name.
+        names = [site.site.product, f"{site.site.output}.unbiased", f"{site.site.output}.row"]
+        product = next((readers[n] for n in names if n in readers), None)
+        planned = [(np.asarray(site.grid.scale, np.float32), _read(product, 0, 1))]
+        if site.second_grid is not None:
+            planned.append((np.asarray(site.second_grid.scale, np.float32), _read(product, 1, 1)))
+        elif site.codes is not None and site.weight_scale is not None:
+            planned += [(site.codes, _read(product, 1, 0)), (site.weight_scale, _read(product, 1, 1))]
+        if any(found is None or not np.array_equal(wanted, found) for wanted, found in planned):
+            raise CheckError(f"verification: site {site.site.name!r} was not emitted as planned")
+
+
+def _read(product: ir.Node | None, operand: int, parameter: int) -> np.ndarray | None:
+    """Input `parameter` (0 codes, 1 scale) of the DequantizeLinear behind an operand, when it is constant."""
+    value = product.inputs[operand] if product is not None else None
+    dequantize = value.producer() if value is not None else None
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
+        return None
+    return constant(dequantize.inputs[parameter])
 
 
 def _executor_logits(executor: Executor, images: np.ndarray, static_batch: int | None) -> np.ndarray:
