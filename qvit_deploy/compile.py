@@ -106,7 +106,9 @@ def compile(
         grids = activation_grids(sites, observations, weights, widths)
     with watch.stage("relevance", min(SCORED_IMAGES, len(images))) as advance:
         scored = batches.sample(SCORED_IMAGES, recipe.seed)
-        errors, scores = rank_sites(recipe.score, graph, sites, observations, weights, grids, widths, scored, advance)
+        errors, scores = rank_sites(
+            recipe.score, recipe.rules, graph, sites, observations, weights, grids, widths, scored, advance
+        )
     with watch.stage("allocate"):
         loss = {n: {o: errors[n].at(o.w_bits, o.a_bits) for o in choices} for n, choices in options.items()}
         allocation = choose(recipe, costs, options, loss)
