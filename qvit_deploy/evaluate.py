@@ -49,7 +49,7 @@ def evaluate(
     """Runs the bundle or .onnx file at `path` on DATA.
 
     Raises:
-        InputError: no such model or images, or nothing says how images are prepared.
+        InputError: no such model or images, or nothing says how images are prepared, or they do not fit the model.
         BundleError: the bundle is damaged.
     """
     watch = Stopwatch(progress)
@@ -67,13 +67,25 @@ def evaluate(
     outputs: list[np.ndarray] = []
     for model in models:
         with watch.stage("eval" if len(outputs) == 0 else "eval float", len(images)) as advance:
-            outputs.append(_logits(target.session(model, threads), images, advance))
+            runner = target.session(model, threads)
+            _check_size(runner, preprocess, model)
+            outputs.append(_logits(runner, images, advance))
     labels = images.labels
     top1 = [None if labels is None else float((o.argmax(1) == labels).mean()) for o in outputs]
     if len(outputs) == 1:
         return Evaluation(len(images), top1[0], None, None, None)
     quantized, reference = outputs
     return Evaluation(len(images), top1[0], top1[1], agreement(reference, quantized), sqnr_db(reference, quantized))
+
+
+def _check_size(runner: ort.InferenceSession, preprocess: Preprocess, model: Path) -> None:
+    takes = runner.get_inputs()[0].shape
+    made = [None, *preprocess.input_size]
+    if len(takes) != 4 or any(isinstance(t, int) and m not in (t, None) for t, m in zip(takes, made, strict=True)):
+        raise InputError(
+            f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, {model} takes "
+            f"{'x'.join(map(str, takes[1:]))}"
+        )
 
 
 def _logits(runner: ort.InferenceSession, images: ImageSet, advance: Advance) -> np.ndarray:

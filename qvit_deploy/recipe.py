@@ -88,8 +88,8 @@ class Recipe(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(p) for p in first["loc"]) or "recipe"
-            raise InputError(f"recipe: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+            where = "".join(f"{p}: " for p in first["loc"])
+            raise InputError(f"recipe: {where}{first['msg'].removeprefix('Value error, ')}") from error
 
     @property
     def has_budget(self) -> bool:
