@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from quantizable_graphs import mixed_vit
+
+from qvit_deploy.cli import main
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def qvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the program's own entry point in this process: importing torch once saves seconds per command."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        return Result(code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    return run
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files a compile takes."""
+
+    model: Path
+    calib: Path
+    preprocess: Path
+
+    def arguments(self, out: Path, *more: object) -> list[object]:
+        return [
+            "compile", self.model, "-o", out, "--calib", self.calib, "--preprocess", self.preprocess, "--images", 8,
+            *more,
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    folder = tmp_path_factory.mktemp("inputs")
+    found = Inputs(folder / "tiny.onnx", folder / "calib.npz", folder / "preprocess.json")
+    found.model.write_bytes(mixed_vit().serialize())
+    random = np.random.default_rng(0)
+    np.savez(
+        found.calib,
+        images=random.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8),
+        labels=random.integers(0, 5, 12),
+    )
+    found.preprocess.write_text(json.dumps({"input_size": [3, 16, 16], "mean": [0.5], "std": [0.25]}))
+    return found

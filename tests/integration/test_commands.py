@@ -1,0 +1,114 @@
+"""The commands of design section 5, on a model small enough to compile in a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Command, Inputs
+
+from qvit_deploy.bundle import read_bundle
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_python_m_compiles_verifies_and_writes_a_bundle(inputs: Inputs, tmp_path: Path) -> None:
+    """In a process of its own, as a script calls it."""
+    out = tmp_path / "bundle"
+    arguments = [str(a) for a in inputs.arguments(out, "--mean-bits", 5, "--json")]
+    done = subprocess.run([sys.executable, "-m", "qvit_deploy", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert "Traceback" not in done.stderr and "error" not in done.stderr
+
+    bundle = read_bundle(out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert printed["bundle"] == str(out) and {k: printed[k] for k in manifest} == manifest
+    needed = {"schema", "source", "recipe", "sites", "summary", "verification", "files"}
+    assert needed <= set(manifest)
+    assert set(manifest["summary"]) == {
+        "mean_w_bits", "mean_a_bits", "weight_bytes", "float_weight_bytes", "bitops", "float_bitops",
+    }  # fmt: skip
+    for site in manifest["sites"]:
+        assert {"name", "kind", "w_bits", "a_bits", "params", "macs", "score"} <= set(site)
+    assert [s["name"] for s in manifest["sites"]][::8] == ["stem", "head"]
+    assert manifest["sites"][0]["macs"] == 16 * 64 * 27
+    assert manifest["sites"][0]["w_bits"] == manifest["sites"][-1]["w_bits"] == 8
+    assert {s["w_bits"] for s in manifest["sites"]} <= {4, 6, 8}
+    assert manifest["verification"]["code_mismatches"] == 0 and manifest["verification"]["codes"] > 0
+    assert set(manifest["files"]) == set(contents(out)) - {"manifest.json"}
+    assert (
+        bundle.path_of("model.onnxruntime.onnx").stat().st_size
+        == (manifest["files"]["model.onnxruntime.onnx"]["bytes"])
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_compiling_twice_writes_the_same_bytes_and_replacing_needs_force(
+    qvit: Command, inputs: Inputs, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert qvit(*inputs.arguments(first)).code == 0
+    before = contents(first)
+    assert qvit(*inputs.arguments(second)).code == 0
+    assert contents(second) == before
+
+    refused = qvit(*inputs.arguments(first, "--uniform", "w8a8"))
+    assert refused.code == 2 and len(refused.errors) == 1 and "--force" in refused.errors[0]
+    assert contents(first) == before
+    replaced = qvit(*inputs.arguments(first, "--uniform", "w8a8", "--force"))
+    assert replaced.code == 0 and contents(first) != before
+    assert {s.w_bits for s in read_bundle(first).manifest.sites} == {8}
+
+
+@pytest.mark.parametrize("score", ["lrp", "relp", "uniform"])
+def test_every_score_allocates_within_the_budget(qvit: Command, inputs: Inputs, tmp_path: Path, score: str) -> None:
+    done = qvit(
+        *inputs.arguments(tmp_path / "b", "--score", score, "--max-size", 0.0062, "--bits", "2,4,8", "--json")
+    )
+    assert done.code == 0, done.err
+    manifest = json.loads(done.out)
+    assert manifest["summary"]["weight_bytes"] <= 6200
+    assert manifest["recipe"]["score"] == score
+    assert {s["w_bits"] for s in manifest["sites"]} <= {2, 4, 8}
+    assert sum(s["score"] for s in manifest["sites"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_recipe_file_quantizes_attention_too(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text('attention = "integer"\nuniform = "w6a6"\ncompensate = "bias"\nfold = false\n')
+    done = qvit(*inputs.arguments(tmp_path / "b", "--recipe", recipe, "--json"))
+    assert done.code == 0, done.err
+    manifest = json.loads(done.out)
+    kinds = [s["kind"] for s in manifest["sites"]]
+    assert kinds.count("matmul_qk") == kinds.count("matmul_av") == 1
+    assert manifest["verification"]["integer_products"] == 10
+
+
+def test_eval_and_inspect_read_what_compile_wrote(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    assert qvit(*inputs.arguments(out, "--uniform", "w8a8")).code == 0
+
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--json", "--threads", 1)
+    found = json.loads(evaluated.out)
+    assert evaluated.code == 0 and found["n"] == 12
+    assert found["agreement"] >= 0.75 and found["sqnr_db"] > 20 and 0 <= found["top1"] <= 1
+    model = qvit(
+        "eval", out / "model.float.onnx", "--data", inputs.calib, "--preprocess", inputs.preprocess, "--json"
+    )
+    assert json.loads(model.out)["top1"] == found["float_top1"]
+    spoken = qvit("eval", out, "--data", inputs.calib)
+    assert spoken.code == 0 and "top-1" in spoken.out and "n=12" in spoken.out
+
+    inspected = json.loads(qvit("inspect", out, "--json").out)
+    assert inspected["type"] == "bundle" and inspected["manifest"]["schema"] == "qvit-deploy/bundle/1"
+    assert inspected["models"]["model.onnxruntime.onnx"]["quantized_products"] == 9
+    listed = qvit("inspect", out)
+    assert listed.code == 0 and all(name in listed.out for name in ("stem", "attn.q", "fc2", "head"))
+    alone = json.loads(qvit("inspect", out / "model.onnxruntime.onnx", "--json").out)
+    assert alone["type"] == "onnx" and alone["products"] == inspected["models"]["model.onnxruntime.onnx"]["products"]
