@@ -2,31 +2,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Command, Inputs, Result
 from quantizable_graphs import mixed_vit
 
 from qvit_deploy.cli import main
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("error: ")]
-
-
-Command = Callable[..., Result]
 
 
 @pytest.fixture
@@ -42,21 +24,6 @@ def qvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Result(code if isinstance(code, int) else 0, *capsys.readouterr())
 
     return run
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Files a compile takes."""
-
-    model: Path
-    calib: Path
-    preprocess: Path
-
-    def arguments(self, out: Path, *more: object) -> list[object]:
-        return [
-            "compile", self.model, "-o", out, "--calib", self.calib, "--preprocess", self.preprocess, "--images", 8,
-            *more,
-        ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Command, Inputs, Result
+from command_line import Command, Inputs, Result
 from onnx import numpy_helper
 from PIL import Image
 from quantizable_graphs import canonical
@@ -66,7 +66,7 @@ class Exploit:
 
 def test_a_checkpoint_that_would_run_code(qvit: Command, inputs: Inputs, out: Path, tmp_path: Path) -> None:
     checkpoint, victim = tmp_path / "weights.pt", tmp_path / "victim"
-    checkpoint.write_bytes(pickle.dumps({"state_dict": Exploit(victim)}))
+    checkpoint.write_bytes(pickle.dumps({"state_dict": Exploit(victim)}, protocol=2))
     model = Path("timm:vit_tiny_patch16_224?img_size=16&patch_size=4&embed_dim=32&depth=1&num_heads=2&num_classes=5")
     result = qvit(*replace(inputs, model=model).arguments(out, "--checkpoint", checkpoint))
     refused(result, out, str(checkpoint))

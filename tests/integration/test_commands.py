@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Command, Inputs
+from command_line import Command, Inputs
 
 from qvit_deploy.bundle import read_bundle
 
