@@ -24,8 +24,10 @@ def tiny_swin() -> Graph:
     """timm's own Swin on 3 x 32 x 32 images: 2 stages of 2 blocks, so windows roll and patches merge."""
     from timm.models.swin_transformer import SwinTransformer
 
-    sizes = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "window_size": 4, "num_classes": 5}
-    return _exported(lambda: SwinTransformer(32, 4, **sizes), 32)
+    return _exported(
+        lambda: SwinTransformer(32, 4, embed_dim=16, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=5),
+        32,
+    )
 
 
 def _exported(build: Callable[[], nn.Module], size: int) -> Graph:

@@ -90,13 +90,12 @@ def test_feedback_beats_rounding_to_nearest_where_it_counts() -> None:
         known = moments(x, x)
         weight = torch.randn(200, 8, generator=torch.Generator().manual_seed(seed))
         scale = weight_scale(weight, 4)
-
-        def loss(codes: torch.Tensor, weight=weight, scale=scale, known=known) -> float:
-            moved = dequantize(codes, scale).double() - weight.double()
-            return float((moved * (known.covariance @ moved)).sum())
-
-        nearest = loss(quantize(weight, scale, 4))
-        ratios.append(loss(round_with_feedback(weight, scale, 4, factorise(known))) / nearest)
+        nearest, fed_back = (
+            dequantize(codes, scale).double() - weight.double()
+            for codes in (quantize(weight, scale, 4), round_with_feedback(weight, scale, 4, factorise(known)))
+        )
+        ratios.append(float((fed_back * (known.covariance @ fed_back)).sum()))
+        ratios[-1] /= float((nearest * (known.covariance @ nearest)).sum())
     assert max(ratios) < 1 and sum(ratios) / len(ratios) < 0.6
 
 
