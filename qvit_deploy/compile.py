@@ -23,7 +23,7 @@ from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.channels import norm_groups
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-from qvit_deploy.manifest import SiteRecord, Summary
+from qvit_deploy.manifest import SCHEMA, FileRecord, SiteRecord, Summary, validate
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.quantize.absorb import absorb_scales
 from qvit_deploy.quantize.activations import activation_grids
@@ -31,6 +31,7 @@ from qvit_deploy.quantize.fold import ChannelRange, channel_fold, fold_norms
 from qvit_deploy.quantize.plan import build_plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.report.html import render_report
 from qvit_deploy.targets.verification import verify
 
 if TYPE_CHECKING:
@@ -121,7 +122,9 @@ def compile(
         seen = np.concatenate(list(batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
         checked = verify(float_graph, emitted, plan, seen)
     with watch.stage("write"):
-        manifest = {
+        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": float_graph.serialize()}
+        facts = {
+            "schema": SCHEMA,
             "source": {"model": source.description, "preprocess": preprocess.model_dump(mode="json")},
             "recipe": recipe.model_dump(mode="json"),
             "calibration": {"images": len(images), "sha256": images.digest},
@@ -132,7 +135,8 @@ def compile(
             "summary": _summary(costs, allocation),
             "verification": checked.as_dict(),
         }
-        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": float_graph.serialize()}
+        manifest = validate({**facts, "files": {n: FileRecord.of(c) for n, c in files.items()}}, "the manifest")
+        files["report.html"] = render_report(manifest)
         bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
     return Compiled(bundle, watch.seconds, images.skipped)
 

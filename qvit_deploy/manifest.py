@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from qvit_deploy.errors import BundleError, NonFiniteError
 
 SCHEMA: Literal["qvit-deploy/bundle/1"] = "qvit-deploy/bundle/1"
 MANIFEST = "manifest.json"
+bytes_ = bytes
+"""The type, under a name that the field `bytes` of `FileRecord` does not hide."""
 
 
 class _Record(BaseModel):
@@ -55,8 +58,14 @@ class Summary(_Record):
 
 
 class FileRecord(_Record):
+    """Digest and size of one file of a bundle."""
+
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: NonNegativeInt
+
+    @classmethod
+    def of(cls, content: bytes_) -> FileRecord:
+        return cls(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
 
 
 class Manifest(BaseModel):

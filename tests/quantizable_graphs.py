@@ -33,9 +33,7 @@ def mixed_vit(head_bias: bool = True, qkv_bias: bool = True, seed: int = 0) -> G
     the class token's row (rank 2) and the head."""
     b = Builder(seed)
     stem = b.normal(WIDTH, 3, 3, 3, scale=0.3, name="stem.weight")
-    x = b.op(
-        "Conv", "image", stem, b.normal(WIDTH, scale=0.2), strides=[2, 2], kernel_shape=[3, 3], pads=[1, 1, 1, 1]
-    )
+    x = b.op("Conv", "image", stem, b.normal(WIDTH, scale=0.2), strides=[2, 2], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
     x = b.op("Gelu", x)
     patch = b.normal(WIDTH, WIDTH, 4, 4, scale=0.1, name="patch.weight")
     x = b.op("Conv", x, patch, b.normal(WIDTH, scale=0.2), strides=[4, 4], kernel_shape=[4, 4])
@@ -60,9 +58,7 @@ def _attention(b: Builder, x: str, bias: bool) -> str:
     for part in "qkv":
         wide = project(b, x, WIDTH, WIDTH, f"attn.{part}", bias or part != "k")
         split = b.op("Reshape", wide, b.constant([0, 4, HEADS, depth]))
-        heads[part] = b.op(
-            "Transpose", split, perm=[0, 2, 3, 1] if part == "k" else [0, 2, 1, 3], name=f"{part}_heads"
-        )
+        heads[part] = b.op("Transpose", split, perm=[0, 2, 3, 1] if part == "k" else [0, 2, 1, 3], name=f"{part}_heads")
     scores = b.op("Mul", b.op("MatMul", heads["q"], heads["k"]), b.constant(depth**-0.5))
     mixed = b.op("MatMul", b.op("Softmax", scores, axis=-1), heads["v"])
     joined = b.op("Reshape", b.op("Transpose", mixed, perm=[0, 2, 1, 3]), b.constant([0, 4, WIDTH]))

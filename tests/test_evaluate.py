@@ -88,9 +88,7 @@ def test_images_without_labels_have_no_top_1(bundle: Bundle, unlabelled: str) ->
     assert found.top1 is None and found.float_top1 is None and found.agreement is not None
 
 
-def test_a_lone_onnx_file_needs_a_preprocessing_and_has_nothing_to_compare_with(
-    tmp_path: Path, labelled: str
-) -> None:
+def test_a_lone_onnx_file_needs_a_preprocessing_and_has_nothing_to_compare_with(tmp_path: Path, labelled: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(mixed_vit().serialize())
     found = evaluate(path, labelled, preprocess=PREPROCESS, threads=1)

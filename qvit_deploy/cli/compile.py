@@ -28,9 +28,7 @@ def command(
     checkpoint: Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")] = None,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")] = False,
     preprocess: Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")] = None,
-    mean_bits: Annotated[
-        Optional[float], typer.Option(help="budget: mean bits of weights and of activations")
-    ] = None,
+    mean_bits: Annotated[Optional[float], typer.Option(help="budget: mean bits of weights and of activations")] = None,
     max_size: Annotated[Optional[float], typer.Option(help="budget: packed weights, MB (1e6 bytes)")] = None,
     max_bitops: Annotated[Optional[float], typer.Option(help="budget: giga BitOps per image")] = None,
     uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, e.g. w8a8")] = None,

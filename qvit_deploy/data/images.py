@@ -163,14 +163,11 @@ def _open_folder(
         shown = "; ".join(f"{name}: {reason}" for name, reason in sorted(bad)[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise InputError(
-            f"{len(bad)} of the images in {root} cannot be used ({shown}{more}); "
-            "remove them or pass --skip-bad-images"
+            f"{len(bad)} of the images in {root} cannot be used ({shown}{more}); remove them or pass --skip-bad-images"
         )
     if not good:
         raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")
-    whole = ImageSet(
-        listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad))
-    )
+    whole = ImageSet(listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad)))
     return whole._take(np.sort(np.array(good)))
 
 

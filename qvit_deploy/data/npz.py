@@ -62,9 +62,7 @@ def read_npz(path: Path, split: Split) -> Arrays:
             raise InputError(f"{path}: 'class_names' must be strings [K], got {names.dtype} {list(names.shape)}")
         class_names = tuple(names.tolist())
         if checked is not None and checked.max() >= len(class_names):
-            raise InputError(
-                f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)"
-            )
+            raise InputError(f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)")
     return Arrays(f"{prefix}images", pixels, checked, class_names)
 
 

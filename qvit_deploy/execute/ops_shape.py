@@ -167,9 +167,7 @@ def _tile(view: NodeView) -> OpFn:
 @op("Pad")
 def _pad(view: NodeView) -> OpFn:
     mode = view.attr("mode", "constant")
-    torch_mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}.get(
-        mode
-    )
+    torch_mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}.get(mode)
     fixed, dims = view.ints(1), view.ints(3)
     if torch_mode is None:
         raise view.unsupported(f"padding mode {mode!r} is unknown")
@@ -219,9 +217,7 @@ def _constant_of_shape(view: NodeView) -> OpFn:
 
 @op("Range")
 def _range(_: NodeView) -> OpFn:
-    return lambda start, limit, delta: torch.arange(
-        start.item(), limit.item(), delta.item(), dtype=start.dtype
-    )
+    return lambda start, limit, delta: torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
 @op("DepthToSpace")

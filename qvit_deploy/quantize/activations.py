@@ -32,9 +32,7 @@ class ActivationGrid:
 
     def apply(self, x: Tensor) -> Tensor:
         """The dequantized value of x + shift, float32, what the consumer's product reads."""
-        return fake_quantize(
-            x + self.shift if self.shift else x, torch.tensor(self.scale, device=x.device), self.bits
-        )
+        return fake_quantize(x + self.shift if self.shift else x, torch.tensor(self.scale, device=x.device), self.bits)
 
 
 def activation_grid(observation: Observation, importance: Tensor, bits: int, may_shift: bool) -> ActivationGrid:

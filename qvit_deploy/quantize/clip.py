@@ -28,9 +28,7 @@ def activation_scale(rows: Tensor, importance: Tensor, absmax: float, bits: int)
     Returns: scalar float32.
     """
     scales = absmax_scale(FRACTIONS * max(absmax, 1e-12), bits)
-    errors = torch.stack(
-        [((fake_quantize(rows, s, bits) - rows).square_().sum(0) * importance).sum() for s in scales]
-    )
+    errors = torch.stack([((fake_quantize(rows, s, bits) - rows).square_().sum(0) * importance).sum() for s in scales])
     return scales[int(errors.argmin())]
 
 

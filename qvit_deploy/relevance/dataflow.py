@@ -112,9 +112,7 @@ def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
     if node.op_type in ("ReduceMean", "ReduceSum", "ReduceSumSquare"):
         return True
     data = [v for v in node.inputs if flow.is_data(v)]
-    return (
-        node.op_type in ("Add", "Clip", "Max", "Mul", "Div") and len(data) == 1 and reduced(data[0], flow, depth - 1)
-    )
+    return node.op_type in ("Add", "Clip", "Max", "Mul", "Div") and len(data) == 1 and reduced(data[0], flow, depth - 1)
 
 
 def is_linear_map(node: ir.Node, flow: Dataflow) -> bool:

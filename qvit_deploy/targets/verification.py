@@ -109,8 +109,7 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     )
     if worst_error > OUTPUT_TOLERANCE:
         raise CheckError(
-            f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.1e} of its "
-            "range"
+            f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.1e} of its range"
         )
     if fused.float_linears or fused.integer_products < linears:
         left = ", ".join(fused.float_linears[:3])

@@ -98,8 +98,7 @@ def hard(n):
     sites = [SiteCost(f"s{i}", p, p, e) for i, (p, e) in enumerate(zip(params, elements, strict=True))]
     loss = {
         s.name: {
-            o: (s.params * (8 - o.w_bits) + s.act_elements * (8 - o.a_bits)) * (1 + 1e-3 * rng.random())
-            for o in WIDTHS
+            o: (s.params * (8 - o.w_bits) + s.act_elements * (8 - o.a_bits)) * (1 + 1e-3 * rng.random()) for o in WIDTHS
         }
         for s in sites
     }

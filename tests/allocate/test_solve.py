@@ -203,9 +203,7 @@ def test_the_smallest_budget_named_is_a_budget_that_works(params, other):
 def test_bounds_that_conflict_say_how_far_each_must_move():
     wide, deep = Option(4, 8), Option(8, 4)
     site = [SiteCost("a", 10, 10, 10)]
-    with pytest.raises(
-        BudgetError, match="together: raise one to mean weight bits of 8 or mean activation bits of 8"
-    ):
+    with pytest.raises(BudgetError, match="together: raise one to mean weight bits of 8 or mean activation bits of 8"):
         solve(site, {"a": [wide, deep]}, {"a": {wide: 0.0, deep: 0.0}}, Budget(mean_w_bits=4, mean_a_bits=4))
 
 

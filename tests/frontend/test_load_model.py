@@ -27,7 +27,11 @@ def test_flags_that_do_not_go_together() -> None:
 def test_demo_models_are_read_from_their_folder(tmp_path: Path) -> None:
     model, _ = create("vit_tiny_patch16_224", dict(TINY))
     save_file({key: value.half() for key, value in model.state_dict().items()}, tmp_path / "vit.safetensors")
-    entry = {"timm_name": "vit_tiny_patch16_224", "kwargs": TINY, "preprocess": {"input_size": [3, 32, 32], "mean": [0.5]}}
+    entry = {
+        "timm_name": "vit_tiny_patch16_224",
+        "kwargs": TINY,
+        "preprocess": {"input_size": [3, 32, 32], "mean": [0.5]},
+    }
     (tmp_path / "models.json").write_text(json.dumps({"vit": entry}))
     graph, preprocess, description = from_demo("vit", tmp_path)
     assert preprocess["mean"] == [0.5]

@@ -78,9 +78,7 @@ def test_opset_23_with_attention_operators(tmp_path: Path) -> None:
 
 def save_external(data: bytes, folder: Path) -> Path:
     path = folder / "m.onnx"
-    onnx.save(
-        onnx.load_from_string(data), path, save_as_external_data=True, location="weights.bin", size_threshold=64
-    )
+    onnx.save(onnx.load_from_string(data), path, save_as_external_data=True, location="weights.bin", size_threshold=64)
     return path
 
 

@@ -3,9 +3,9 @@ from canonical_cases import canonical, ops, parse
 
 
 def test_transposes_are_composed_and_cancelled() -> None:
-    assert ops(
-        canonical(parse("a = Transpose <perm = [0, 2, 3, 1]> (x) y = Transpose <perm = [0, 2, 1, 3]> (a)"))
-    ) == ["Transpose"]
+    assert ops(canonical(parse("a = Transpose <perm = [0, 2, 3, 1]> (x) y = Transpose <perm = [0, 2, 1, 3]> (a)"))) == [
+        "Transpose"
+    ]
     body = "a = Transpose <perm = [0, 2, 3, 1]> (x) b = Transpose <perm = [0, 3, 1, 2]> (a) y = Relu(b)"
     assert ops(canonical(parse(body))) == ["Relu"]
 

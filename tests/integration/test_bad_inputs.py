@@ -89,9 +89,7 @@ def test_a_calibration_folder_that_is_missing_empty_or_holds_one_image(
     refused(qvit(*replace(inputs, calib=folder).arguments(out)), out, str(folder), "2")
 
 
-def test_a_corrupt_image_is_named_and_can_be_skipped(
-    qvit: Command, inputs: Inputs, out: Path, tmp_path: Path
-) -> None:
+def test_a_corrupt_image_is_named_and_can_be_skipped(qvit: Command, inputs: Inputs, out: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     for name in ("a", "bb", "ccc", "dddd"):
         picture(folder / f"{name}.png")

@@ -68,9 +68,7 @@ def test_compiling_twice_writes_the_same_bytes_and_replacing_needs_force(
 
 @pytest.mark.parametrize("score", ["lrp", "relp", "uniform"])
 def test_every_score_allocates_within_the_budget(qvit: Command, inputs: Inputs, tmp_path: Path, score: str) -> None:
-    done = qvit(
-        *inputs.arguments(tmp_path / "b", "--score", score, "--max-size", 0.0062, "--bits", "2,4,8", "--json")
-    )
+    done = qvit(*inputs.arguments(tmp_path / "b", "--score", score, "--max-size", 0.0062, "--bits", "2,4,8", "--json"))
     assert done.code == 0, done.err
     manifest = json.loads(done.out)
     assert manifest["summary"]["weight_bytes"] <= 6200
@@ -98,9 +96,7 @@ def test_eval_and_inspect_read_what_compile_wrote(qvit: Command, inputs: Inputs,
     found = json.loads(evaluated.out)
     assert evaluated.code == 0 and found["n"] == 12
     assert found["agreement"] >= 0.75 and found["sqnr_db"] > 20 and 0 <= found["top1"] <= 1
-    model = qvit(
-        "eval", out / "model.float.onnx", "--data", inputs.calib, "--preprocess", inputs.preprocess, "--json"
-    )
+    model = qvit("eval", out / "model.float.onnx", "--data", inputs.calib, "--preprocess", inputs.preprocess, "--json")
     assert json.loads(model.out)["top1"] == found["float_top1"]
     spoken = qvit("eval", out, "--data", inputs.calib)
     assert spoken.code == 0 and "top-1" in spoken.out and "n=12" in spoken.out

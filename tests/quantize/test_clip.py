@@ -27,9 +27,7 @@ def test_a_weight_scale_is_never_worse_than_the_largest_magnitude_s(seed: int, b
 
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 8), outlier=st.floats(1, 100))
 @settings(max_examples=25, deadline=None)
-def test_an_activation_scale_is_never_worse_than_the_largest_magnitude_s(
-    seed: int, bits: int, outlier: float
-) -> None:
+def test_an_activation_scale_is_never_worse_than_the_largest_magnitude_s(seed: int, bits: int, outlier: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     rows, importance = torch.randn(50, 8, generator=generator), torch.rand(8, generator=generator)
     rows[7, 3] = outlier

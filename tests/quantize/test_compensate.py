@@ -21,9 +21,7 @@ def correlated(seed: int, rows: int = 400, channels: int = 24, rank: int = 8) ->
     """Rows with a few strong directions, as activations have."""
     generator = torch.Generator().manual_seed(seed)
     strong = torch.randn(rows, rank, generator=generator) @ torch.randn(rank, channels, generator=generator)
-    return (
-        strong + 0.1 * torch.randn(rows, channels, generator=generator) + torch.randn(channels, generator=generator)
-    )
+    return strong + 0.1 * torch.randn(rows, channels, generator=generator) + torch.randn(channels, generator=generator)
 
 
 def moments(quantized: torch.Tensor, x: torch.Tensor) -> Moments:

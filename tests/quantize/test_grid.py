@@ -70,6 +70,4 @@ def test_the_scale_of_any_magnitude_is_positive_and_puts_it_on_the_highest_code(
     assert scale > 0 and torch.isfinite(scale)
     if absmax > 1e-6:
         assert quantize(torch.tensor(absmax), scale, bits) == code_range(bits)[1]
-        torch.testing.assert_close(
-            dequantize(quantize(torch.tensor(absmax), scale, bits), scale), torch.tensor(absmax)
-        )
+        torch.testing.assert_close(dequantize(quantize(torch.tensor(absmax), scale, bits), scale), torch.tensor(absmax))

@@ -36,6 +36,4 @@ def test_an_observed_product_gets_the_relevance_of_the_biased_output(small_vit: 
     merged = Executor(small_vit, overrides=rules.bind(small_vit, 3).overrides)
     split = Executor(small_vit, overrides=rules.bind(small_vit, 3, observed=[product]).overrides)
     expected = relevance_at(merged, images, [below])[below][1]
-    torch.testing.assert_close(
-        relevance_at(split, images, [below, product])[below][1], expected, rtol=1e-3, atol=1e-5
-    )
+    torch.testing.assert_close(relevance_at(split, images, [below, product])[below][1], expected, rtol=1e-3, atol=1e-5)

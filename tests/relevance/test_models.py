@@ -63,9 +63,7 @@ def test_every_rule_fires_where_it_should(exported: tuple[Graph, Tensor, dict[st
 
 
 @pytest.mark.parametrize("rule_set", RULE_SETS)
-def test_images_of_a_batch_do_not_see_each_other(
-    rule_set: str, exported: tuple[Graph, Tensor, dict[str, int]]
-) -> None:
+def test_images_of_a_batch_do_not_see_each_other(rule_set: str, exported: tuple[Graph, Tensor, dict[str, int]]) -> None:
     """Windows are folded into the leading dimension: a sum over it would mix images."""
     graph, images, _ = exported
     rules, names = RULE_SETS[rule_set], [graph.input.name or ""]

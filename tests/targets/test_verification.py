@@ -57,9 +57,7 @@ def test_a_sound_graph_passes_and_the_numbers_are_the_measured_ones(calibrated: 
 def test_attention_and_convolutions_pass_too(calibrated: Calibrated, caplog: pytest.LogCaptureFixture) -> None:
     everything = calibrated.plan((8, 8))
     with caplog.at_level(logging.WARNING):
-        found = verify(
-            calibrated.graph, emit_qdq(calibrated.graph, everything), everything, calibrated.images.numpy()
-        )
+        found = verify(calibrated.graph, emit_qdq(calibrated.graph, everything), everything, calibrated.images.numpy())
     assert found.integer_products == found.expected_integer_products == 10
     assert "1 quantized convolutions in float" in caplog.text
 

@@ -75,7 +75,6 @@ class Probe:
         results = self._session.run(wanted, {self._model.graph.inputs[0].name: image})
         count = len(values)
         shapes = {
-            name: tuple(int(d) for d in result)
-            for name, result in zip(self._activations, results[count:], strict=True)
+            name: tuple(int(d) for d in result) for name, result in zip(self._activations, results[count:], strict=True)
         }
         return Measurement(shapes, dict(zip(values, results[:count], strict=True)))

@@ -24,9 +24,7 @@ def remove_sequences(model: ir.Model) -> None:
         has_split = len(split.inputs) > 1 and split.inputs[1] is not None
         index, sizes = ints(node.inputs[1]), ints(split.inputs[1]) if has_split else [1]
         if index is None or sizes is None or index[0] < 0:
-            raise UnsupportedOpError(
-                "SequenceAt", node.name or "", "its index or its split sizes depend on the image"
-            )
+            raise UnsupportedOpError("SequenceAt", node.name or "", "its index or its split sizes depend on the image")
         if len(sizes) == 1:  # one size for all pieces
             sizes = sizes * (index[0] + 1)
         axis, start, size = split.attributes.get_int("axis", 0), sum(sizes[: index[0]]), sizes[index[0]]

@@ -1,0 +1,121 @@
+"""What verification found, in sentences. A manifest may lack any of its numbers; then so does the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qvit_deploy.manifest import Manifest
+from qvit_deploy.report.labels import printable
+from qvit_deploy.report.numbers import digits, interval, percent
+
+EQUAL_DB = 200.0
+"""SQNR that stands for no difference at all (targets/metrics.py)."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the verification table; `good` is None where there is nothing to pass."""
+
+    what: str
+    result: str
+    meaning: str
+    good: bool | None = None
+
+
+def findings(verification: Mapping[str, Any]) -> list[Finding]:
+    """The rows of the verification table, as far as `verification` has numbers for them."""
+    rows = (_codes, _worst_site, _fused, _free_running)
+    return [row for make in rows if (row := make(verification)) is not None]
+
+
+def _codes(v: Mapping[str, Any]) -> Finding | None:
+    codes, differ = number(v, "codes"), number(v, "code_mismatches")
+    if codes is None or differ is None:
+        return None
+    images = number(v, "probe_images")
+    on = "" if images is None else f" on {_images(images)}"
+    result = f"{codes:,.0f} compared{on}: " + (f"{differ:,.0f} differ" if differ else "all equal")
+    meaning = "Every integer the runtime computes is the one that was planned, site by site."
+    if differ:
+        meaning = "The runtime does not compute the planned integers; do not deploy this bundle."
+    return Finding("Activation codes", result, meaning, not differ)
+
+
+def _worst_site(v: Mapping[str, Any]) -> Finding | None:
+    error, site = number(v, "worst_site_error"), v.get("worst_site")
+    if error is None or not isinstance(site, str):
+        return None
+    result = f"{printable(site)}: {digits(error)} of its largest value" if error else "no difference at any site"
+    return Finding("Worst site", result, "Largest difference of a site's output between runtime and executor.")
+
+
+def _fused(v: Mapping[str, Any]) -> Finding | None:
+    fused, expected = number(v, "integer_products"), number(v, "expected_integer_products")
+    if fused is None or expected is None:
+        return None
+    short = expected - fused
+    meaning = "ONNX Runtime multiplies integers in all of them, not floats that were quantized and restored."
+    if short > 0:
+        meaning = f"{short:,.0f} run in floating point inside ONNX Runtime: correct, but slower than they should be."
+    return Finding("Integer products", f"{fused:,.0f} of {expected:,.0f} fused", meaning, short <= 0)
+
+
+def _free_running(v: Mapping[str, Any]) -> Finding | None:
+    agree, error = number(v, "logits_agreement"), number(v, "logits_error")
+    if agree is None or error is None:
+        return None
+    images = share_of_images(agree, number(v, "images"))
+    result = f"same top-1 on {images}; logits within {percent(error)} of the largest"
+    meaning = (
+        "Runtime against executor with nothing held equal: a last-digit difference of floats can move a value to the "
+        "next code, and later layers carry it on."
+    )
+    return Finding("Running freely", result, meaning)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close the quantized model is to the float model, each with what it means."""
+
+    agreement: str
+    agreement_note: str
+    sqnr: str
+    sqnr_note: str
+
+
+def fidelity(manifest: Manifest) -> Fidelity:
+    """Agreement and SQNR with the number of images behind them."""
+    v = manifest.verification
+    agree, db, n = number(v, "float_agreement"), number(v, "float_sqnr_db"), number(v, "images")
+    agreement, note = "not measured", ""
+    if agree is not None:
+        agreement, note = percent(agree), "same top-1 as the float model"
+        if n:
+            low, high = interval(agree, round(n))
+            note = f"{share_of_images(agree, n)} keep their top-1; 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+    on = f" (n = {n:,.0f})" if n else ""
+    if db is None:
+        return Fidelity(agreement, note, "not measured", "")
+    if db >= EQUAL_DB:
+        return Fidelity(agreement, note, "exact", f"logits equal the float model's{on}")
+    noise = percent(10 ** (-db / 20))
+    return Fidelity(agreement, note, f"{db:.1f} dB", f"logit error is {noise} of the signal, rms{on}")
+
+
+def share_of_images(share: float, images: float | None) -> str:
+    """28 of 32 images, or the percentage where the number of images is not known."""
+    if not images:
+        return f"{percent(share)} of images"
+    return f"{share * images:,.0f} of {_images(images)}"
+
+
+def number(values: Mapping[str, Any], key: str) -> float | None:
+    """`values[key]` if it is a number."""
+    value = values.get(key)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _images(count: float) -> str:
+    return f"{count:,.0f} image" + ("" if count == 1 else "s")

@@ -1,0 +1,87 @@
+"""What sites are called in the report: `layers.2.blocks.0.mlp.fc1` is `fc1` in block `2.0`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from qvit_deploy.manifest import SiteRecord
+
+LONGEST = 18
+"""Characters of a label under an axis; site names are weight names of any model and can be long."""
+
+ROLES = {
+    "image": "patch embedding",
+    "post_layernorm": "after LayerNorm",
+    "post_gelu": "after GELU",
+    "query": "QK product",
+    "post_softmax": "AV product",
+    "other": "other inputs",
+}
+"""Roles in words, in the order of the forward pass."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """`block` is the dotted path of the numbered block a site sits in ("" outside one), `leaf` the rest, shortened."""
+
+    block: str
+    leaf: str
+
+    @property
+    def number(self) -> str:
+        """The block's numbers alone: layers.2.blocks.0 -> 2.0."""
+        return ".".join(part for part in self.block.split(".") if part.isdigit())
+
+    @property
+    def pattern(self) -> str:
+        """The block's path with its numbers left open: layers.#.blocks.#"""
+        return ".".join("#" if part.isdigit() else part for part in self.block.split("."))
+
+
+def site_labels(names: Sequence[str]) -> list[Label]:
+    """One label per name, in order. A leaf is the last part of a name, or more where that is ambiguous in its block."""
+    split = [_split(printable(name)) for name in names]
+    last = Counter((block, rest.rpartition(".")[2]) for block, rest in split)
+    labels = []
+    for block, rest in split:
+        short = rest.rpartition(".")[2]
+        labels.append(Label(block, _shorten(short if block and last[block, short] == 1 else rest)))
+    return labels
+
+
+def runs(labels: Sequence[Label]) -> list[tuple[Label, int, int]]:
+    """Neighbours of one block as (label, first index, last index)."""
+    found = []
+    for _, group in groupby(enumerate(labels), key=lambda item: item[1].block or (item[0],)):
+        members = list(group)
+        found.append((members[0][1], members[0][0], members[-1][0]))
+    return found
+
+
+def role_words(site: SiteRecord) -> str:
+    """The role of a site in words; a role this version does not know is shown as it is."""
+    return ROLES.get(site.role, printable(site.role))
+
+
+def printable(text: str) -> str:
+    """`text` without control and direction-changing characters, which SVG cannot hold or a reader cannot see."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Cut after the last number that something follows: what counts blocks comes before what they are made of."""
+    parts = name.strip("/").replace("/", ".").split(".")
+    ends = [i for i, part in enumerate(parts[:-1], 1) if part.isdigit()]
+    cut = ends[-1] if ends else 0
+    return ".".join(parts[:cut]), ".".join(parts[cut:])
+
+
+def _shorten(text: str) -> str:
+    """Cut in the middle: both ends of a module path tell more than its middle."""
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[: half - 1]}…{text[-half:]}"
