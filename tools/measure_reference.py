@@ -20,9 +20,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qvit_deploy.compile import compile
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.evaluate import evaluate
+from qvit_deploy.pipeline import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets import onnxruntime as target
 

@@ -54,7 +54,7 @@ def command(
         targets=target,
     )
     try:
-        from qvit_deploy.compile import compile
+        from qvit_deploy.pipeline import compile
     except ImportError as error:
         raise InputError(
             f'compiling needs {error.name}, which is not installed: pip install "qvit-deploy[compile]"'

@@ -73,6 +73,9 @@ def relp_sensitivity(
                 else:
                     moved = _moved(activation, g, name, grids, widths, size)  # noqa: B023
                     (a_total if name == site.input else w_total).add_(moved.square().sum(0))
+                    if site.kind == "conv":
+                        # Rounding at one width moves a kernel by as much, relative to its size, as the input.
+                        w_total += moved.square().sum(0)
 
         propagate(executor, batch, {*readers, *outputs}, visit, unit_start=rule_set.unit_start)
         images += len(batch)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from qvit_deploy.compile import Compiled, compile
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend.onnx_file import from_onnx
+from qvit_deploy.pipeline import Compiled, compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets import onnxruntime as target
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qvit_deploy.compile import compile
 from qvit_deploy.evaluate import Evaluation, evaluate
+from qvit_deploy.pipeline import compile
 from qvit_deploy.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]

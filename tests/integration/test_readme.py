@@ -1,0 +1,63 @@
+"""What the README promises: the commands of `make demo`, its bundle, and that its text is up to date."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _commands(target: str) -> list[list[str]]:
+    """The qvit-deploy commands of a Makefile target, as argument lists."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    body = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", text, re.MULTILINE)
+    assert body is not None
+    lines = [line.split() for line in body[1].splitlines()]
+    return [line[1:] for line in lines if line[0].endswith("qvit-deploy")]
+
+
+def _run(arguments: list[str], folder: Path) -> str:
+    command = [sys.executable, "-m", "qvit_deploy", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """(folder, what each command of `make demo` printed)."""
+    folder = tmp_path_factory.mktemp("demo")
+    return folder, [_run(arguments, folder) for arguments in _commands("demo")]
+
+
+def test_demo_compiles_evaluates_and_inspects(demo: tuple[Path, list[str]]) -> None:
+    _, (compiled, evaluated, inspected) = demo
+    assert re.search(r"verified +[\d,]+ codes equal", compiled)
+    assert re.search(r"top-1 8\d\.\d% \(float 8\d\.\d%\), n=1000", evaluated)
+    assert "blocks.0.attn.qkv" in inspected and "w8a8" in inspected
+
+
+def test_demo_loses_little(demo: tuple[Path, list[str]]) -> None:
+    folder, _ = demo
+    result = json.loads(_run(["eval", "out/demo-vit", "--data", "demo:fashion-mnist", "--json"], folder))
+    assert result["n"] == 1000
+    assert result["top1"] >= result["float_top1"] - 0.02
+
+
+def test_readme_names_only_flags_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    flags = set(re.findall(r"(--[a-z][a-z-]+)", text))
+    helps = "".join(_run([command, "--help"], ROOT) for command in ("compile", "eval", "inspect"))
+    assert flags <= set(re.findall(r"(--[a-z][a-z-]+)", helps))
+
+
+def test_readme_has_no_placeholders() -> None:
+    assert not re.search(r"@[A-Z]+@", (ROOT / "README.md").read_text(encoding="utf-8"))
