@@ -190,7 +190,7 @@ def _moments(
     accumulators: dict[str, dict[int, GramAccumulator]] = {}
     for site in sites:
         bits = widths[site.name][1]
-        channels = graph_channels(executor.graph, site)
+        channels = _kernel_shape(executor.graph, site)[0]
         accumulators.setdefault(site.input, {}).setdefault(bits, GramAccumulator(channels))
 
     def tap(name: str) -> Callable[[Tensor], None]:
@@ -207,11 +207,3 @@ def _moments(
             executor.run(batch, taps=taps)
             progress(len(batch))
     return {(name, bits): a.moments() for name, by_bits in accumulators.items() for bits, a in by_bits.items()}
-
-
-def graph_channels(graph: Graph, site: Site) -> int:
-    """Input channels (rows of the weight) of a linear site."""
-    assert site.weight is not None
-    array = constant(graph.initializers[site.weight])
-    assert array is not None
-    return int(array.shape[0])
