@@ -95,11 +95,10 @@ def build_plan(
     """
     weights = site_weights(graph, sites)
     chosen = [s for s in sites if s.name in widths]
-    moments = (
-        {}
-        if compensate == "none"
-        else _moments(executor, [s for s in chosen if s.kind == "linear"], widths, grids, batches, progress)
-    )
+    grams = {}
+    if compensate != "none":
+        linears = [s for s in chosen if s.kind == "linear"]
+        grams = _accumulate(executor, linears, widths, grids, batches, progress)
 
     def plan(site: Site) -> SitePlan:
         w_bits, a_bits = widths[site.name]
@@ -107,7 +106,9 @@ def build_plan(
         if site.kind in ("matmul_qk", "matmul_av"):
             assert site.second is not None
             return SitePlan(site, w_bits, a_bits, grid, grids[site.second, w_bits], None, None, None)
-        known = moments.get((site.input, a_bits))
+        gram = grams.get((site.input, a_bits))
+        # Covariances are float64 and large; each lives only while its site is rounded.
+        known = None if gram is None else gram.moments()
         bias = None if site.bias is None else constant(graph.initializers[site.bias])
         return _round_site(
             site, weights[site.name], bias, w_bits, grid, known, compensate == "gptq", _kernel_shape(graph, site)
@@ -178,15 +179,15 @@ def _round_site(
     )
 
 
-def _moments(
+def _accumulate(
     executor: Executor,
     sites: list[Site],
     widths: Widths,
     grids: Grids,
     batches: Iterable[Tensor],
     progress: Callable[[int], None],
-) -> dict[tuple[str, int], Moments]:
-    """(input tensor, activation bits) -> moments of its quantized and float rows, one pass over the images."""
+) -> dict[tuple[str, int], GramAccumulator]:
+    """(input tensor, activation bits) -> second moments of its quantized and float rows, one pass over the images."""
     accumulators: dict[str, dict[int, GramAccumulator]] = {}
     for site in sites:
         bits = widths[site.name][1]
@@ -206,4 +207,4 @@ def _moments(
         for batch in batches:
             executor.run(batch, taps=taps)
             progress(len(batch))
-    return {(name, bits): a.moments() for name, by_bits in accumulators.items() for bits, a in by_bits.items()}
+    return {(name, bits): a for name, by_bits in accumulators.items() for bits, a in by_bits.items()}

@@ -51,10 +51,11 @@ def render_report(manifest: Manifest) -> bytes:
         bitops_plot=Markup(plots.bitops_plot(sites)) if any(s.macs for s in sites) else "",
         split=_split_words(sites),
         most_relevant=_most_relevant(sites, shown),
+        score_meaning=shown.meaning if shown else "",
         no_ranking=ranking if isinstance(ranking, str) else "",
         unscored=sum(s.score is None for s in sites) if shown else 0,
         attention=_attention_words(manifest),
-        mixed=any(s.w_bits != s.a_bits for s in sites),
+        containers=_container_words(manifest),
         blocks=_block_words(sites),
         rows=_rows(sites, shown),
         recipe=_toml(manifest.recipe),
@@ -125,7 +126,9 @@ def _split_words(sites: Sequence[SiteRecord]) -> str:
 def _bits_words(w_bits: int | None, a_bits: int | None) -> str:
     if w_bits == a_bits:
         return "float" if w_bits is None else f"{w_bits} bits"
-    return f"w{w_bits or 'float'} a{a_bits or 'float'}"
+    if a_bits is None:
+        return f"{w_bits} bits with float activations"
+    return f"w{w_bits}a{a_bits}" if w_bits else f"float with {a_bits}-bit activations"
 
 
 def _most_relevant(sites: Sequence[SiteRecord], ranking: Ranking | None) -> str:
@@ -140,8 +143,16 @@ def _attention_words(manifest: Manifest) -> str:
     if any(s.kind in ATTENTION for s in manifest.sites):
         return "For the attention products (qk, av), “weights” are the key and the value."
     if manifest.recipe.get("attention") == "float":
-        return "Attention products (QK and AV) stay in floating point and are not counted, in the float model neither."
+        return "Attention products (QK and AV) stay in floating point; no cost on this page includes them."
     return ""
+
+
+def _container_words(manifest: Manifest) -> str:
+    """Why the .onnx file is larger than the packed weights, which would otherwise look like a contradiction."""
+    record = manifest.files.get("model.onnxruntime.onnx")
+    if record is None:
+        return ""
+    return f"The ONNX file is {amount(record.bytes, 'B')}: it keeps every code in a whole byte, whatever its width."
 
 
 def _block_words(sites: Sequence[SiteRecord]) -> str:

@@ -31,7 +31,7 @@ def amount(value: float, unit: str = "", like: float | None = None) -> str:
 def percent(share: float) -> str:
     """0.875 -> 87.5 %; only a true 1 is 100 %."""
     text = digits(100 * share)
-    return f"{'99.9' if text == '100' and share < 1 else text.removesuffix('.0')}{NARROW}%"
+    return f"{'99.9' if text == '100' and share < 1 else text}{NARROW}%"
 
 
 def times(large: float, small: float) -> str | None:

@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 from qvit_deploy.manifest import SiteRecord
 from qvit_deploy.report.labels import ROLES, Label, role_words, runs, site_labels
-from qvit_deploy.report.numbers import amount, percent
+from qvit_deploy.report.numbers import NARROW, amount, percent
 from qvit_deploy.report.scores import Ranking
 from qvit_deploy.report.svg import COLOURS, bit_colour, draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import Locator
 
 FLOAT_BITS = 32
 WIDTH = 1040
 """Pixels of the depth plot, as wide as the page; it becomes wider, and scrolls, when sites need the room."""
-LEFT, RIGHT = 52, 12
+TOP, LEFT, RIGHT = 8, 52, 12
 PITCH = (13, 44)
 """Least and greatest pixels a site takes: room for a rotated label, and bars that do not look like walls."""
+LISTED = 30
+"""Characters of site names that fit beside the name of their role."""
 SCORE_HEIGHT, BITS_HEIGHT, GAP = 130, 150, 14
 
 
@@ -58,9 +59,10 @@ def _depth(sites: Sequence[SiteRecord], ranking: Ranking | None) -> Figure:
     labels = site_labels([s.name for s in sites])
     pitch = min(max((WIDTH - LEFT - RIGHT) / max(len(sites), 1), PITCH[0]), PITCH[1])
     width = LEFT + RIGHT + max(len(sites), 4) * pitch
-    names = 14 + 6.2 * max((len(label.leaf) for label in labels), default=0)
+    names = 14 + 6.2 * max((len(label.leaf) for label in labels if label.block), default=0)
+    lone = 14 + 6.2 * max((len(label.leaf) for label in labels if not label.block), default=0)
     top = SCORE_HEIGHT + GAP if ranking else 0
-    height = 20 + top + BITS_HEIGHT + names + 26
+    height = TOP + top + BITS_HEIGHT + max(names + 26, lone)
     figure = Figure(figsize=(width / 72, height / 72))
 
     def panel(y: float, panel_height: float) -> Axes:
@@ -75,18 +77,20 @@ def _depth(sites: Sequence[SiteRecord], ranking: Ranking | None) -> Figure:
         return axes
 
     if ranking:
-        _score_bars(panel(20, SCORE_HEIGHT), ranking, pitch)
-    bits = panel(20 + top, BITS_HEIGHT)
+        _score_bars(panel(TOP, SCORE_HEIGHT), ranking, pitch)
+    bits = panel(TOP + top, BITS_HEIGHT)
     _bit_bars(bits, sites)
     _name_sites(bits, labels, names, pitch)
     return figure
 
 
 def _score_bars(axes: Axes, ranking: Ranking, pitch: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_ylim(0, 100 * ranking.limit)
-    axes.set_title(ranking.title, loc="left", fontsize=11, color=COLOURS["ink"], pad=7)
-    axes.yaxis.set_major_locator(_locator(4))
-    axes.yaxis.set_major_formatter(lambda value, _: percent(value / 100))
+    _call(axes, ranking.called, 0.5)
+    axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{NARROW}%")
     _grid(axes)
     # A score of None leaves its place empty.
     shown = [(i, share) for i, share in enumerate(ranking.shares) if share is not None]
@@ -121,8 +125,7 @@ def _bit_bars(axes: Axes, sites: Sequence[SiteRecord]) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
     _grid(axes)
     for text, y in (("weights", 0.75), ("activations", 0.25)):
-        axes.annotate(text, (0, y), (-38, 0), xycoords="axes fraction", textcoords="offset points", rotation=90,
-                      ha="center", va="center", fontsize=11, color=COLOURS["ink"])  # fmt: skip
+        _call(axes, text, y)
 
 
 def _name_sites(axes: Axes, labels: Sequence[Label], names: float, pitch: float) -> None:
@@ -144,9 +147,11 @@ def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float
     from matplotlib.figure import Figure
 
     rows: dict[str, dict[int | None, float]] = defaultdict(lambda: defaultdict(float))
-    for site in sites:
+    leaves: dict[str, dict[str, None]] = defaultdict(dict)
+    for site, label in zip(sites, site_labels([s.name for s in sites]), strict=True):
         if amount_of(site):
             rows[role_words(site)][site.w_bits] += amount_of(site)
+            leaves[role_words(site)][label.leaf] = None
     known = list(ROLES.values())
     order = sorted(rows, key=lambda r: (known.index(r) if r in known else len(known), r))
     total = sum(sum(row.values()) for row in rows.values()) or 1.0
@@ -161,9 +166,11 @@ def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float
     for index, role in enumerate(order):
         y, start, row = index * row_height, 0.0, rows[role]
         text: dict[str, Any] = {"va": "baseline", "fontsize": 13, "parse_math": False}
-        axes.text(0, y + 15, role, color=COLOURS["ink"], **text)
+        named = ", ".join(leaves[role])
+        title = f"{role}: {named}" if len(named) <= LISTED else role
+        axes.text(0, y + 15, title, color=COLOURS["ink"], **text)
         whole = sum(row.values())
-        said = f"{amount(whole, unit, total)} · {percent(whole / total)}"
+        said = f"{amount(whole, unit)} · {percent(whole / total)}"
         axes.text(width, y + 15, said, color=COLOURS["muted"], ha="right", **text)
         for bits in sorted(row, key=lambda b: b or FLOAT_BITS):
             length = width * row[bits] / widest
@@ -173,6 +180,12 @@ def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float
                           va="baseline", fontsize=12, fontweight="bold")  # fmt: skip
             start += length
     return figure
+
+
+def _call(axes: Axes, name: str, y: float) -> None:
+    """Says left of the axis, at the height `y`, what is plotted there."""
+    axes.annotate(name, (0, y), (-44, 0), xycoords="axes fraction", textcoords="offset points", rotation=90,
+                  ha="center", va="center", fontsize=11, color=COLOURS["ink"])  # fmt: skip
 
 
 def _bare(axes: Axes) -> None:
@@ -186,9 +199,3 @@ def _bare(axes: Axes) -> None:
 def _grid(axes: Axes) -> None:
     axes.grid(axis="y", color=COLOURS["line"], lw=1, zorder=1)
     axes.set_axisbelow(True)
-
-
-def _locator(intervals: int) -> Locator:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(intervals, steps=[1, 2, 2.5, 5, 10])

@@ -18,12 +18,14 @@ class Ranking:
     Attributes:
         shares: score / sum of scores per site, in order; None where a site has no score.
         limit: share at which bars are cut; at least the greatest share when none is.
-        title: what a share is a share of.
+        called: what the scores are, in a word.
+        meaning: what a share is a share of, in a sentence.
     """
 
     shares: tuple[float | None, ...]
     limit: float
-    title: str
+    called: str
+    meaning: str
 
     def width(self, index: int) -> float:
         """Percent of the longest bar, for the bar of one site in a table."""
@@ -49,7 +51,7 @@ def rank(sites: Sequence[SiteRecord], method: str) -> Ranking | str:
     if len(given) > 1 and min(given) == max(given):
         return "Every site has the same score: bits were not chosen by relevance."
     shares = [s / total for s in given]
-    return Ranking(tuple(None if s is None else s / total for s in scores), _limit(shares), _title(method))
+    return Ranking(tuple(None if s is None else s / total for s in scores), _limit(shares), *_words(method))
 
 
 def _limit(shares: Sequence[float]) -> float:
@@ -59,7 +61,8 @@ def _limit(shares: Sequence[float]) -> float:
     return 1.25 * whole if 0 < DWARFS * whole < ranked[0] else 1.05 * ranked[0]
 
 
-def _title(method: str) -> str:
+def _words(method: str) -> tuple[str, str]:
     if method.startswith("relp"):
-        return "sensitivity: share of the logit change RelP expects from quantizing each site to the narrowest width"
-    return "relevance: share of what the decision rests on, as far as quantized sites go"
+        narrow = "quantizing each site to the narrowest width"
+        return "sensitivity", f"Sensitivity is a site's share of the change of logits that RelP expects from {narrow}."
+    return "relevance", "Relevance is a site's share of what the decisions rest on, among the sites."

@@ -7,7 +7,7 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,14 +18,8 @@ COLOURS = {name: f"#0a0b{i:02x}" for i, name in enumerate(_VARIABLES, 16)} | {
     f"b{bits}": f"#0a0c{bits:02x}" for bits in range(1, 33)
 }
 _NAMES = {colour: name for name, colour in COLOURS.items()}
-SHRINK = 0.8
+SHRINK = 0.9
 """On a narrow screen a plot becomes this much smaller, then scrolls: its text must stay readable."""
-_STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "font.family": ["DejaVu Sans"],
-    "axes.unicode_minus": True,
-    "figure.dpi": 72,
-}
 
 
 def bit_colour(bits: int | None) -> str:
@@ -43,7 +37,9 @@ def draw(name: str, description: str, figure: Callable[[], Figure]) -> str:
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # a user's matplotlibrc must not change the report
-        matplotlib.rcParams.update({**_STYLE, "svg.hashsalt": name})  # type: ignore[dict-item]
+        matplotlib.rcParams["svg.fonttype"] = "none"
+        matplotlib.rcParams["font.family"] = ["DejaVu Sans"]
+        matplotlib.rcParams["svg.hashsalt"] = name
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser draws the text
         out = io.BytesIO()
         # All four None: otherwise a metadata block with the date and matplotlib's version is written.
