@@ -170,9 +170,11 @@ def _operators(verification: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _toml(recipe: Mapping[str, Any]) -> str:
-    """The recipe as TOML, to be saved and compiled again; what is None is what TOML leaves out."""
-    lines = [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in sorted(recipe.items()) if v is not None]
-    return "\n".join(lines)
+    """The recipe as TOML. TOML cannot say None, so a choice that is None is said in a comment."""
+    return "\n".join(
+        f"# {key}: none" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, value in sorted(recipe.items(), key=lambda item: (item[1] is None, item[0]))
+    )
 
 
 def _provenance(manifest: Manifest) -> list[tuple[str, str]]:

@@ -15,17 +15,22 @@ def digits(value: float) -> str:
         return "0"
     if abs(value) < 1e-3:
         return f"{value:.1e}"
-    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    places = max(0, 2 - math.floor(math.log10(_rounded(abs(value)))))
     return f"{value:,.{places}f}"
 
 
 def amount(value: float, unit: str = "", like: float | None = None) -> str:
     """`value` with a metric prefix (1 MB = 1e6 bytes): 13.5 MB. `like` chooses the prefix, so that two compare."""
-    size = abs(value if like is None else like)
+    size = _rounded(abs(value if like is None else like))
     prefix, scale = next(((p, s) for p, s in PREFIXES if size >= s), ("", 1.0))
     suffix = prefix + unit
     number = f"{value:,.0f}" if scale == 1 and value == int(value) else digits(value / scale)
     return f"{number}{NARROW}{suffix}" if suffix else number
+
+
+def _rounded(value: float) -> float:
+    """Three significant digits: what decides the unit must be what is shown, or 999.9 kB reads as 1,000 kB."""
+    return float(f"{value:.3g}")
 
 
 def percent(share: float) -> str:

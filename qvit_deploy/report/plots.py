@@ -22,7 +22,7 @@ WIDTH = 1040
 TOP, LEFT, RIGHT = 8, 52, 12
 PITCH = (13, 44)
 """Least and greatest pixels a site takes: room for a rotated label, and bars that do not look like walls."""
-LISTED = 30
+LISTED = 24
 """Characters of site names that fit beside the name of their role."""
 SCORE_HEIGHT, BITS_HEIGHT, GAP = 130, 150, 14
 
@@ -156,7 +156,7 @@ def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float
     order = sorted(rows, key=lambda r: (known.index(r) if r in known else len(known), r))
     total = sum(sum(row.values()) for row in rows.values()) or 1.0
     widest = max((sum(row.values()) for row in rows.values()), default=1.0)
-    width, row_height = 490, 46
+    width, row_height = 430, 42
     height = row_height * max(len(order), 1)
     figure = Figure(figsize=(width / 72, height / 72))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -165,19 +165,19 @@ def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float
     axes.axis("off")
     for index, role in enumerate(order):
         y, start, row = index * row_height, 0.0, rows[role]
-        text: dict[str, Any] = {"va": "baseline", "fontsize": 13, "parse_math": False}
+        text: dict[str, Any] = {"va": "baseline", "fontsize": 12, "parse_math": False}
         named = ", ".join(leaves[role])
         title = f"{role}: {named}" if len(named) <= LISTED else role
-        axes.text(0, y + 15, title, color=COLOURS["ink"], **text)
+        axes.text(0, y + 14, title, color=COLOURS["ink"], **text)
         whole = sum(row.values())
         said = f"{amount(whole, unit)} · {percent(whole / total)}"
-        axes.text(width, y + 15, said, color=COLOURS["muted"], ha="right", **text)
+        axes.text(width, y + 14, said, color=COLOURS["muted"], ha="right", **text)
         for bits in sorted(row, key=lambda b: b or FLOAT_BITS):
             length = width * row[bits] / widest
-            axes.barh(y + 30, max(length - 1.5, 0.75), 17, left=start, color=bit_colour(bits))
+            axes.barh(y + 28, max(length - 1.5, 0.75), 15, left=start, color=bit_colour(bits))
             if bits is not None and length > 22:
-                axes.text(start + length / 2, y + 34.5, str(bits), color=COLOURS["on-bits"], ha="center",
-                          va="baseline", fontsize=12, fontweight="bold")  # fmt: skip
+                axes.text(start + length / 2, y + 32, str(bits), color=COLOURS["on-bits"], ha="center",
+                          va="baseline", fontsize=11, fontweight="bold")  # fmt: skip
             start += length
     return figure
 

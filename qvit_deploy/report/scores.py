@@ -46,8 +46,10 @@ def rank(sites: Sequence[SiteRecord], method: str) -> Ranking | str:
     if not given:
         return "This compile recorded no relevance scores, so there is nothing to plot above the bits."
     total = sum(given)
-    if not any(given) or total <= 0:
+    if not any(given):
         return "Every relevance score is 0: the scores say nothing about which site matters."
+    if total <= 0 or total == float("inf"):
+        return "The scores do not add up to a positive number, so there are no shares to plot."
     if len(given) > 1 and min(given) == max(given):
         return "Every site has the same score: bits were not chosen by relevance."
     shares = [s / total for s in given]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # matplotlib knows fixed colours only. These stand for the page's CSS variables, which differ in light and dark.
 _VARIABLES = ("ink", "muted", "line", "band", "relevance", "card", "on-bits", "float")
 COLOURS = {name: f"#0a0b{i:02x}" for i, name in enumerate(_VARIABLES, 16)} | {
-    f"b{bits}": f"#0a0c{bits:02x}" for bits in range(1, 33)
+    f"b{bits}": f"#0a0c{bits:02x}" for bits in range(1, 9)
 }
 _NAMES = {colour: name for name, colour in COLOURS.items()}
 SHRINK = 0.9
@@ -23,8 +23,8 @@ SHRINK = 0.9
 
 
 def bit_colour(bits: int | None) -> str:
-    """The colour that stands for a bit width; None is floating point."""
-    return COLOURS["float"] if bits is None or bits > 32 else COLOURS[f"b{bits}"]
+    """The colour that stands for a bit width, the same from 8 bits up; None is floating point."""
+    return COLOURS["float"] if bits is None else COLOURS[f"b{min(bits, 8)}"]
 
 
 def draw(name: str, description: str, figure: Callable[[], Figure]) -> str:
@@ -56,6 +56,9 @@ def _inline(document: bytes, description: str) -> str:
         attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
         if attributes.get("id") not in referenced:
             attributes.pop("id", None)
+        for paint in ("fill", "stroke"):  # of hatches; var() works in a style only
+            if paint in attributes:
+                attributes["style"] = f"{paint}: {attributes.pop(paint)}; " + attributes.get("style", "")
         if "style" in attributes:
             attributes["style"] = _restyle(attributes["style"])
         element.attrib = attributes
