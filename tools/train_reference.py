@@ -13,8 +13,8 @@ dataset-fashion-mnist`). What is written to `--out`:
   `test_images`/`test_labels`, 1,000 images drawn from the test set, 100 of each class and in shuffled order;
   `class_names`. Both draws are seeded with 0 whatever `--seed` says and look at labels only.
 
-The recipe is fixed in advance and the weights after the last epoch are the ones kept: nothing is selected on
-the test images, and no test image is seen before training ends.
+A run looks at test images only after its last epoch, and keeps that epoch's weights. The optimiser was chosen on
+5,000 held-out training images, after a first recipe (AdamW, 12 and 8 epochs) had ended at 87 and 86 % test top-1.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.layers import set_fused_attn
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = timm.create_model(reference.timm_name, pretrained=False, **reference.kwargs)
         train(name, model, train_images, train_labels.long(), epochs, args.seed)
         weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-        save_file(weights, args.out / f"{name}.safetensors")
+        (args.out / f"{name}.safetensors").write_bytes(save(weights))  # save_file would make it mode 600
         model.load_state_dict(weights)  # from here on the model computes with what was written
         accuracy = top1(model, test_images, test_labels)
         entry = {
