@@ -87,7 +87,8 @@ def main() -> None:
             f"{result.top1:.1%}", f"{result.float_top1:.1%}", f"{result.agreement:.1%}", f"{seconds:.0f}",
             f"{slow:.1f}", f"{fast:.1f}", f"{ratio:.2f}",
         )  # fmt: skip
-        print(json.dumps({"goal": goal, "n": result.n, "seconds": dict(compiled.seconds)}))
+        line = {"goal": goal, "n": result.n, "top1": result.top1, "ratio": ratio, "seconds": dict(compiled.seconds)}
+        print(json.dumps(line), flush=True)
     console = Console(width=140)
     console.print(table)
     console.print(f"n=1000 test images; batch 1, 1 thread; {platform.processor() or platform.machine()}")
