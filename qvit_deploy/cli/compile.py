@@ -81,7 +81,7 @@ def command(
         run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak}
         print_json({**run, **manifest.model_dump(mode="json", by_alias=True)})
     else:
-        _report(manifest, compiled.bundle.root, sum(compiled.seconds.values()))
+        _report(manifest, out, sum(compiled.seconds.values()))
 
 
 def _widths(text: str | None) -> tuple[int, ...] | None:
@@ -101,7 +101,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
     rows: list[tuple[str, Any]] = [
-        ("bundle", root),
+        ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
         ("mean bits", f"weights {summary.mean_w_bits:.2f}, activations {summary.mean_a_bits:.2f}"),
         (
