@@ -114,6 +114,7 @@ def compile(
         errors, scores = rank_sites(
             recipe.score, recipe.rules, graph, sites, observations, weights, grids, widths, scored, advance
         )
+    gc.collect()  # so do the backward passes
     with watch.stage("allocate"):
         loss = {n: {o: errors[n].at(o.w_bits, o.a_bits) for o in choices} for n, choices in options.items()}
         allocation = choose(recipe, costs, options, loss)

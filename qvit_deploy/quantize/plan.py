@@ -63,14 +63,18 @@ class Plan:
 
 
 def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
-    """Site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out])."""
+    """Site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out]).
+
+    Read only: the matrices share the graph's memory where they can.
+    """
     found = {}
     for site in sites:
         if site.weight is None:
             continue
         array = constant(graph.initializers[site.weight])
         assert array is not None
-        matrix = torch.from_numpy(np.array(array, dtype=np.float32))
+        ours = array.dtype == np.float32 and array.flags.writeable
+        matrix = torch.from_numpy(array if ours else array.astype(np.float32))
         found[site.name] = matrix if site.kind == "linear" else matrix.flatten(1).t().contiguous()
     return found
 
