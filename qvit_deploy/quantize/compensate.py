@@ -46,8 +46,9 @@ class GramAccumulator:
         """Centred second moments (covariances) and means."""
         n = max(self.rows, 1)
         mq, mf = self.mean_quantized / n, self.mean_float / n
-        s = self.quantized.double() / n - torch.outer(mq, mq)
-        c = self.cross.double() / n - torch.outer(mq, mf)
+        # In place: at 3,072 channels each float64 matrix is 75 MB.
+        s = self.quantized.double().div_(n).addr_(mq, mq, alpha=-1)
+        c = self.cross.double().div_(n).addr_(mq, mf, alpha=-1)
         return Moments(s, c, mq, mf)
 
 
@@ -94,8 +95,7 @@ def regress(weight: Tensor, moments: Moments, factor: Factor) -> Tensor:
 
 def round_with_feedback(weight: Tensor, scale: Tensor, bits: int, factor: Factor) -> Tensor:
     """Codes [K, N] (float32 integers) of step 2 on the fixed per-column grid `scale` [N]."""
-    inverse = torch.cholesky_inverse(factor.lower)
-    upper = torch.linalg.cholesky(inverse, upper=True).float()
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(factor.lower), upper=True).float()
     rest = weight.clone()
     codes = torch.empty_like(rest)
     for start in range(0, len(rest), BLOCK):

@@ -26,6 +26,9 @@ from qvit_deploy.quantize.compensate import (
 )
 from qvit_deploy.quantize.grid import Tensor, dequantize, quantize
 
+WIDEST_IN_PARALLEL = 2048
+"""Input channels above which sites are rounded one after the other: at 3,072 each needs half a gigabyte."""
+
 Grids = Mapping[tuple[str, int], ActivationGrid]
 Widths = Mapping[str, tuple[int, int]]
 """Site name -> (weight bits, activation bits)."""
@@ -120,7 +123,9 @@ def build_plan(
 
     # Rounding is thousands of small steps: one site per thread beats many threads per step by far, most of all on a
     # loaded machine.
-    with _one_thread_per_operator(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    widest = max((_kernel_shape(graph, s)[0] for s in chosen if s.kind == "linear"), default=0)
+    workers = 1 if widest > WIDEST_IN_PARALLEL else os.cpu_count()
+    with _one_thread_per_operator(), ThreadPoolExecutor(workers) as pool:
         return Plan({p.site.name: p for p in pool.map(plan, chosen)})
 
 

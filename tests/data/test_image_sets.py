@@ -30,11 +30,6 @@ def test_subset_is_balanced_as_far_as_classes_reach(classes, n):
     assert not short.any() or counts.max() - counts[short].min() <= 1
 
 
-def test_first(flat):
-    assert values(open_images(str(flat), P).first(2)) == [1, 2]
-    assert len(open_images(str(flat), P).first(9)) == 3
-
-
 def test_limit_is_the_subset(classes):
     whole = open_images(str(classes), P)
     assert open_images(str(classes), P, limit=6, seed=4).names == whole.subset(6, 4).names

@@ -75,7 +75,7 @@ def test_same_size_is_exact_and_needs_no_pillow(monkeypatch):
 
 def test_resizing_without_pillow_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(InputError, match=r'pip install "qvit-deploy\[compile\]"'):
+    with pytest.raises(InputError, match="pip install pillow"):
         Preprocess(input_size=(3, 8, 8), **UNIT).apply(noise(9, 9))
 
 
