@@ -123,6 +123,8 @@ def compile(
         plan = build_plan(graph, sites, bits, grids, recipe.compensate, batches, advance, executor)
     with watch.stage("emit"):
         emitted = emit_qdq(graph, plan)
+    del executor, observations, weights, grids  # half of the memory, and verification loads the models again
+    gc.collect()
     with watch.stage("verify"):
         seen = np.concatenate(list(batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
         checked = verify(float_graph, emitted, plan, seen)

@@ -13,6 +13,9 @@ import onnxruntime as ort
 
 from qvit_deploy.errors import InputError
 
+AT_ONCE = 8
+"""Images per run of a graph that takes any number: a session keeps the memory of its largest run."""
+
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
 FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
 FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
@@ -85,12 +88,11 @@ def run(
     A graph with a fixed batch gets chunks of that size, the last one padded by repeating its last image.
     """
     name = runner.get_inputs()[0].name
-    if static_batch is None:
-        return [np.asarray(o) for o in runner.run(fetch, {name: images})]
+    size = static_batch or AT_ONCE
     chunks = []
-    for start in range(0, len(images), static_batch):
-        chunk = images[start : start + static_batch]
-        missing = static_batch - len(chunk)
+    for start in range(0, len(images), size):
+        chunk = images[start : start + size]
+        missing = 0 if static_batch is None else static_batch - len(chunk)
         padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
         chunks.append([np.asarray(o)[: len(chunk)] for o in runner.run(fetch, {name: padded})])
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
