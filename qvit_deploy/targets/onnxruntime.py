@@ -94,5 +94,7 @@ def run(
         chunk = images[start : start + size]
         missing = 0 if static_batch is None else static_batch - len(chunk)
         padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
-        chunks.append([np.asarray(o)[: len(chunk)] for o in runner.run(fetch, {name: padded})])
+        outputs = [np.asarray(o) for o in runner.run(fetch, {name: padded})]
+        # Only padding is cut: an intermediate tensor may hold several rows, such as windows, of one image.
+        chunks.append([o[: len(chunk)] for o in outputs] if missing else outputs)
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
