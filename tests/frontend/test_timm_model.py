@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coverage_models import MODELS
 from safetensors.torch import save_file
 from torch_models import SMALL_SWIN_QUERY, TINY, TINY_QUERY, assert_same
 
@@ -11,20 +12,6 @@ from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.frontend.checkpoint import load_weights
 from qvit_deploy.frontend.timm_model import create, parse_spec
 from qvit_deploy.graph.canonicalize import canonicalize
-
-# The architectures the compiler promises to read.
-MODELS = [
-    "vit_tiny_patch16_224",
-    "deit_tiny_distilled_patch16_224",
-    "deit3_small_patch16_224",
-    "vit_small_patch14_dinov2?img_size=112",
-    "vit_small_patch14_reg4_dinov2?img_size=112",
-    "swin_tiny_patch4_window7_224",
-    "beit_base_patch16_224",
-    "eva02_tiny_patch14_224",
-    "swinv2_tiny_window8_256",
-    "cait_xxs24_224",
-]
 
 
 def check(spec: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from coverage_models import MODELS
 
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.execute.executor import Executor
@@ -14,19 +15,6 @@ from qvit_deploy.frontend.onnx_file import from_onnx
 from qvit_deploy.pipeline import Compiled, compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets import onnxruntime as target
-
-MODELS = (
-    "vit_tiny_patch16_224",
-    "deit_tiny_distilled_patch16_224",
-    "deit3_small_patch16_224",
-    "vit_small_patch14_dinov2?img_size=112",
-    "vit_small_patch14_reg4_dinov2?img_size=112",
-    "swin_tiny_patch4_window7_224",
-    "beit_base_patch16_224",
-    "eva02_tiny_patch14_224",
-    "swinv2_tiny_window8_256",
-    "cait_xxs24_224",
-)
 
 # Coverage, not accuracy: four images and no weight regression keep this at half a minute a model.
 RECIPE = Recipe(uniform="w8a8", compensate="bias", calibration_images=4, batch_size=2)

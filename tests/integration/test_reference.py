@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from measure_reference import MODEL, PREPROCESS
 
 from qvit_deploy.evaluate import Evaluation, evaluate
 from qvit_deploy.pipeline import compile
 from qvit_deploy.recipe import Recipe
 
-ROOT = Path(__file__).parents[2]
-REFERENCE = ROOT.parent / "shared" / "reference"
-sys.path.insert(0, str(ROOT / "tools"))
-
-from measure_reference import MODEL, PREPROCESS  # noqa: E402
+REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 
 pytestmark = [
     pytest.mark.slow,

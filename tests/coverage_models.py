@@ -1,0 +1,16 @@
+"""The architectures the compiler promises to read, as `timm:` takes them. Slow tests compile each of them."""
+
+from __future__ import annotations
+
+MODELS = (
+    "vit_tiny_patch16_224",
+    "deit_tiny_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "vit_small_patch14_dinov2?img_size=112",
+    "vit_small_patch14_reg4_dinov2?img_size=112",
+    "swin_tiny_patch4_window7_224",
+    "beit_base_patch16_224",
+    "eva02_tiny_patch14_224",
+    "swinv2_tiny_window8_256",
+    "cait_xxs24_224",
+)
