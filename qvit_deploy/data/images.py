@@ -190,9 +190,10 @@ def _draw(count: int, labels: NDArray[np.int64] | None, seed: int) -> NDArray[np
     shuffled = np.random.default_rng(seed).permutation(count)
     if labels is None:
         return shuffled
-    # The r-th picture drawn from each class comes in round r.
+    # The r-th picture drawn from each class comes in round r. Sorted by class, its round is its place in the class.
+    drawn = labels[shuffled]
+    by_class = np.argsort(drawn, kind="stable")
+    first_of_class = np.searchsorted(drawn[by_class], drawn[by_class])
     rounds = np.empty(count, dtype=np.intp)
-    for label in np.unique(labels):
-        places = np.flatnonzero(labels[shuffled] == label)
-        rounds[places] = np.arange(len(places))
+    rounds[by_class] = np.arange(count) - first_of_class
     return shuffled[np.argsort(rounds, kind="stable")]
