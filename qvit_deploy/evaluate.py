@@ -26,6 +26,7 @@ class Evaluation:
     Attributes:
         top1: share classified right; None when the images have no labels.
         float_top1, agreement, sqnr_db: of the float model, and against it; None for a lone ONNX file.
+        skipped_images: name and reason of what `skip_bad_images` left out.
     """
 
     n: int
@@ -33,6 +34,7 @@ class Evaluation:
     float_top1: float | None
     agreement: float | None
     sqnr_db: float | None
+    skipped_images: tuple[tuple[str, str], ...]
 
 
 def evaluate(
@@ -73,9 +75,11 @@ def evaluate(
     labels = images.labels
     top1 = [None if labels is None else float((o.argmax(1) == labels).mean()) for o in outputs]
     if len(outputs) == 1:
-        return Evaluation(len(images), top1[0], None, None, None)
+        return Evaluation(len(images), top1[0], None, None, None, images.skipped)
     quantized, reference = outputs
-    return Evaluation(len(images), top1[0], top1[1], agreement(reference, quantized), sqnr_db(reference, quantized))
+    return Evaluation(
+        len(images), top1[0], top1[1], agreement(reference, quantized), sqnr_db(reference, quantized), images.skipped
+    )
 
 
 def _check_size(runner: ort.InferenceSession, preprocess: Preprocess, model: Path) -> None:

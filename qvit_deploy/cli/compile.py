@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from qvit_deploy.cli.console import Bars, mega, print_json, short, stderr, stdout
+from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
@@ -72,8 +72,7 @@ def command(
             skip_bad_images=skip_bad_images,
             progress=bars,
         )
-    for name, reason in compiled.skipped_images:
-        stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
+    skipped_lines(compiled.skipped_images)
     manifest = compiled.bundle.manifest
     if json:
         seconds = {name: round(value, 3) for name, value in compiled.seconds.items()}

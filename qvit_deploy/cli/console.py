@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,12 @@ stdout = Console(highlight=False)
 def error_line(message: str) -> None:
     """One line, `error: ...`, on standard error, never wrapped or cut."""
     stderr.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+
+
+def skipped_lines(images: Iterable[tuple[str, str]]) -> None:
+    """One line on standard error for each image left out: its name and the reason."""
+    for name, reason in images:
+        stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from qvit_deploy.cli.console import Bars, print_json, stdout
+from qvit_deploy.cli.console import Bars, print_json, skipped_lines, stdout
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.evaluate import evaluate
 
@@ -37,6 +37,7 @@ def command(
             threads=threads,
             progress=bars,
         )
+    skipped_lines(result.skipped_images)
     if json:
         print_json(asdict(result))
         return

@@ -100,6 +100,8 @@ def test_a_corrupt_image_is_named_and_can_be_skipped(qvit: Command, inputs: Inpu
     done = qvit(*some.arguments(out, "--skip-bad-images", "--uniform", "w8a8", "--json"))
     assert done.code == 0, done.err
     assert json.loads(done.out)["calibration"]["images"] == 3 and "skipped ccc.png" in done.err
+    evaluated = qvit("eval", out, "--data", folder, "--skip-bad-images", "--json")
+    assert json.loads(evaluated.out)["n"] == 3 and "skipped ccc.png" in evaluated.err
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
