@@ -1,0 +1,55 @@
+"""A CSV of results that grows by whole rows, so that a killed process leaves every finished row and no half one."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from qvit_deploy.errors import InputError
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of `path`, none if it does not exist.
+
+    Raises:
+        InputError: it cannot be read, or is not a CSV of exactly these columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != tuple(columns):
+                raise InputError(f"{path} has other columns than this version writes; choose another file")
+            rows = list(reader)
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a CSV: {error}") from None
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number} does not have {len(columns)} cells; repair it or remove it")
+    return rows
+
+
+def add_rows(path: Path, columns: Sequence[str], new: Sequence[Mapping[str, object]]) -> None:
+    """Adds the rows, all or none; without rows, makes sure that `path` can be written.
+
+    The file is read again, written beside and renamed into place: what another process added meanwhile stays.
+
+    Raises:
+        InputError: `path` cannot be written, or is not a CSV of these columns.
+    """
+    path = path.resolve()
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    rows = [*read_rows(path, columns), *new]
+    try:
+        with aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
