@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import nn
 
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.targets.onnxruntime import session
 
 torch.set_num_threads(1)
 
@@ -20,15 +20,9 @@ SMALL_SWIN_QUERY = (
 )
 
 
-def session(graph: Graph) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(graph.to_proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 def assert_same(graph: Graph, module: nn.Module, batches: tuple[int, ...] = (1, 3)) -> None:
     """ONNX Runtime on `graph` computes what torch computes with `module`, to 1e-4 of the largest output."""
-    runtime = session(graph)
+    runtime = session(graph.serialize(), threads=1)
     for batch in batches:
         images = torch.randn(batch, *graph.image_shape, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():

@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
-import onnxruntime as ort
 
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.targets.onnxruntime import session
 
 
 def parse(
@@ -26,11 +26,8 @@ def parse(
 
 
 def run(model: onnx.ModelProto, image: np.ndarray) -> list[np.ndarray]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: image})
+    runner = session(model.SerializeToString(), threads=1)
+    return runner.run(None, {runner.get_inputs()[0].name: image})
 
 
 def canonical(model: onnx.ModelProto, *, batches: tuple[int, ...] = (1, 3)) -> Graph:

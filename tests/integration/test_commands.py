@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from bundle_example import tree
 from command_line import Command, Inputs
 
 from qvit_deploy.bundle import read_bundle
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_python_m_compiles_verifies_and_writes_a_bundle(inputs: Inputs, tmp_path: Path) -> None:
@@ -41,7 +38,7 @@ def test_python_m_compiles_verifies_and_writes_a_bundle(inputs: Inputs, tmp_path
     assert manifest["sites"][0]["w_bits"] == manifest["sites"][-1]["w_bits"] == 8
     assert {s["w_bits"] for s in manifest["sites"]} <= {4, 6, 8}
     assert manifest["verification"]["code_mismatches"] == 0 and manifest["verification"]["codes"] > 0
-    assert set(manifest["files"]) == set(contents(out)) - {"manifest.json"}
+    assert set(manifest["files"]) == set(tree(out)) - {"manifest.json"}
     assert (
         bundle.path_of("model.onnxruntime.onnx").stat().st_size
         == (manifest["files"]["model.onnxruntime.onnx"]["bytes"])
@@ -54,15 +51,15 @@ def test_compiling_twice_writes_the_same_bytes_and_replacing_needs_force(
 ) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert qvit(*inputs.arguments(first)).code == 0
-    before = contents(first)
+    before = tree(first)
     assert qvit(*inputs.arguments(second)).code == 0
-    assert contents(second) == before
+    assert tree(second) == before
 
     refused = qvit(*inputs.arguments(first, "--uniform", "w8a8"))
     assert refused.code == 2 and len(refused.errors) == 1 and "--force" in refused.errors[0]
-    assert contents(first) == before
+    assert tree(first) == before
     replaced = qvit(*inputs.arguments(first, "--uniform", "w8a8", "--force"))
-    assert replaced.code == 0 and contents(first) != before
+    assert replaced.code == 0 and tree(first) != before
     assert {s.w_bits for s in read_bundle(first).manifest.sites} == {8}
 
 

@@ -23,7 +23,15 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints, emit, remove_unused, replace, shape_constant
+from qvit_deploy.graph.canonicalize.edit import (
+    add_constant,
+    add_ints,
+    emit,
+    free_name,
+    remove_unused,
+    replace,
+    shape_constant,
+)
 from qvit_deploy.graph.canonicalize.interface import BATCH
 from qvit_deploy.graph.canonicalize.match import Dim, dims
 from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
@@ -69,7 +77,7 @@ def specialise(model: ir.Model) -> None:
     remove_unused(model)
     for new, name in builder.names:
         if new.uses():
-            new.name = _free(graph, name)
+            new.name = free_name(name, graph.initializers)
 
 
 def _measure(
@@ -149,14 +157,6 @@ def _gather_to_reshape(node: ir.Node, builder: _Builder) -> None:
     reshaped = emit(node, "Reshape", [node.inputs[0], target], dims(out), dtype=out.dtype or ir.DataType.FLOAT)
     replace(out, reshaped)
     builder.graph.remove(node, safe=True)
-
-
-def _free(graph: ir.Graph, name: str) -> str:
-    unique, suffix = name, 0
-    while unique in graph.initializers:
-        suffix += 1
-        unique = f"{name}.{suffix}"
-    return unique
 
 
 class _Builder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -37,12 +37,18 @@ def emit(
     return output
 
 
+def free_name(name: str, taken: Container[str], separator: str = ".") -> str:
+    """`name`, or `name.1`, `name.2`... when that is taken."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}{separator}{count}"
+    return candidate
+
+
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Register `array` as an initializer called `name`, or `name.1`, `name.2`... when that is taken."""
-    unique, suffix = name, 0
-    while unique in graph.initializers:
-        suffix += 1
-        unique = f"{name}.{suffix}"
+    unique = free_name(name, graph.initializers)
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)

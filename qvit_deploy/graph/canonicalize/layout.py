@@ -108,20 +108,20 @@ def _merge_transposes(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _cancel_around_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     """Rule 4: the flatten(2).transpose(1, 2) behind a patch embedding that is already in token order."""
-    middle = producer(node.inputs[0], "Reshape") if node.op_type == "Transpose" else None
-    first = producer(middle.inputs[0], "Transpose") if middle is not None else None
-    if first is None or middle is None or first.inputs[0] is None:
+    found = _chain(node, "Transpose", "Reshape")
+    if found is None:
         return False
+    x, first, middle = found
     if sole_consumer(middle.outputs[0]) is None or sole_consumer(first.outputs[0]) is None:
         return False
-    start = _numbers(dims(first.inputs[0]))
+    start = _numbers(dims(x))
     inner = _numbers(dims(middle.outputs[0]))
     if start is None or inner is None or math.prod(start) != math.prod(inner):
         return False
     moved = np.arange(math.prod(start)).reshape(start).transpose(perm_of(first)).reshape(inner)
     if not np.array_equal(moved.transpose(perm_of(node)).reshape(-1), np.arange(moved.size)):
         return False
-    return _reshape(graph, node, first.inputs[0])
+    return _reshape(graph, node, x)
 
 
 def _moves_nothing(graph: ir.Graph, node: ir.Node) -> bool:
@@ -135,11 +135,10 @@ def _moves_nothing(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _swap(graph: ir.Graph, node: ir.Node) -> bool:
     """Rule 6."""
-    middle = producer(node.inputs[0], "Transpose") if node.op_type == "Reshape" else None
-    first = producer(middle.inputs[0], "Reshape") if middle is not None else None
-    if first is None or middle is None or first.inputs[0] is None:
+    found = _chain(node, "Reshape", "Transpose")
+    if found is None:
         return False
-    x = first.inputs[0]
+    x, first, middle = found
     before, after = dims(x), dims(node.outputs[0])
     if len(before) < 3 or after != [*before[:-2], before[-1], before[-2]]:
         return False
@@ -153,6 +152,15 @@ def _swap(graph: ir.Graph, node: ir.Node) -> bool:
     perm = [*range(len(before) - 2), len(before) - 1, len(before) - 2]
     _become(node, emit(node, "Transpose", [x], after, {"perm": perm}, _type(node)))
     return True
+
+
+def _chain(last: ir.Node, outer: str, inner: str) -> tuple[ir.Value, ir.Node, ir.Node] | None:
+    """(x, first, middle) when `last` ends x -> outer -> inner -> outer."""
+    middle = producer(last.inputs[0], inner) if last.op_type == outer else None
+    first = producer(middle.inputs[0], outer) if middle is not None else None
+    if first is None or middle is None or first.inputs[0] is None:
+        return None
+    return first.inputs[0], first, middle
 
 
 def _reshape(graph: ir.Graph, node: ir.Node, x: ir.Value) -> bool:

@@ -16,6 +16,7 @@ import re
 
 import onnx_ir as ir
 
+from qvit_deploy.graph.canonicalize.edit import free_name
 from qvit_deploy.graph.graph import constant
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -112,13 +113,11 @@ def _stem(value: ir.Value | None, kind: str) -> str | None:
 
 def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
     taken = {str(v.name) for v in graph.initializers.values() if v is not value}
-    value.name = _unique(name, taken, separator=".")
+    value.name = free_name(name, taken)
 
 
-def _unique(name: str, used: set[str], separator: str = "_") -> str:
-    candidate, count = name, 0
-    while candidate in used:
-        count += 1
-        candidate = f"{name}{separator}{count}"
-    used.add(candidate)
-    return candidate
+def _unique(name: str, used: set[str]) -> str:
+    """Rule 4; the name found joins `used`."""
+    found = free_name(name, used, separator="_")
+    used.add(found)
+    return found
