@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from qvit_deploy.progress import Advance
+from qvit_deploy.report.numbers import NARROW, amount
 
 stderr = Console(stderr=True, highlight=False)
 stdout = Console(highlight=False)
@@ -61,11 +62,8 @@ class Bars:
 
 
 def short(count: int) -> str:
-    """A count with three digits and k, M or G."""
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= unit:
-            return f"{count / unit:.3g} {letter}"
-    return str(count)
+    """A count as the report writes it, with a plain space: terminals differ on the width of a narrow one."""
+    return amount(count).replace(NARROW, " ")
 
 
 def mega(count: float) -> str:
