@@ -37,20 +37,25 @@ class ProductSample:
     right: Tensor
     to_softmax: bool
 
-    def error(self, left: Tensor, right: Tensor) -> Tensor:
-        """Squared change of the output when the operands become `left` and `right`, summed per head: float32 [heads].
+    def left_error(self, moved: Tensor) -> Tensor:
+        """Squared change of the output when the left operand becomes `moved`, summed per head: float32 [heads].
 
-        Of scores only what the softmax sees: the mean along the keys is taken out (the softmax is invariant to it).
+        Of scores only what the softmax sees: it is invariant to a constant along the keys, so their mean is taken out.
         """
-        moved = left @ right - self.left @ self.right
-        return self._seen(moved).square().sum((0, 2, 3))
+        return self._squared((moved - self.left) @ self.right)
+
+    def right_error(self, moved: Tensor) -> Tensor:
+        """The same for the right operand."""
+        return self._squared(self.left @ (moved - self.right))
 
     def power(self) -> Tensor:
-        """Squared size of the output in the sense of `error`, [heads]."""
-        return self._seen(self.left @ self.right).square().sum((0, 2, 3))
+        """Squared size of the output in the same sense, [heads]."""
+        return self._squared(self.left @ self.right)
 
-    def _seen(self, output: Tensor) -> Tensor:
-        return output - output.mean(-1, keepdim=True) if self.to_softmax else output
+    def _squared(self, output: Tensor) -> Tensor:
+        if self.to_softmax:
+            output = output - output.mean(-1, keepdim=True)
+        return output.square().sum((0, 2, 3))
 
 
 def observe_products(

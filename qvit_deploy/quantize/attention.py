@@ -27,6 +27,10 @@ from qvit_deploy.recipe import Granularity, SoftmaxCodes
 RANGES = tuple(2 ** (-i / 4) for i in range(9))
 """Candidate ranges of probabilities, as fractions of the largest ever seen."""
 
+FLOAT_HANDICAP = 1.25
+"""`auto` takes logarithmic codes, whose product runs in floating point, only if those on integers have this many times
+their squared error: they are close where levels fit (DINOv2 ViT-S at 4 bits: 0.058 against 0.060 of the output)."""
+
 
 @dataclass(frozen=True)
 class HeadGrid:
@@ -139,13 +143,9 @@ def operand_grid(
     largest = largest * max(absmax / float(largest.max()), 1.0)
     if granularity == "tensor":
         largest = torch.full_like(largest, float(largest.max()))
-    candidates = absmax_scale(FRACTIONS[:, None] * largest, bits)  # [fractions, heads]
-    errors = []
-    for scales in candidates:
-        moved = fake_quantize(x, scales[:, None, None], bits)
-        operands = (moved, sample.right) if is_left else (sample.left, moved)
-        errors.append(sample.error(*operands))
-    by_head = torch.stack(errors)
+    candidates = absmax_scale(FRACTIONS[1::2, None] * largest, bits)  # [fractions, heads]
+    error = sample.left_error if is_left else sample.right_error
+    by_head = torch.stack([error(fake_quantize(x, scales[:, None, None], bits)) for scales in candidates])
     if granularity == "tensor" or len(largest) == 1:
         return ActivationGrid(bits, float(candidates[int(by_head.sum(1).argmin()), 0]), 0.0)
     scales = candidates.gather(0, by_head.argmin(0, keepdim=True))[0]
@@ -172,7 +172,8 @@ def softmax_grid(
 
     def error(grid: ProbabilityGrid) -> float:
         moved = RowGrid(grid).apply(sample.left) if rows else grid.apply(p) - grid.shift
-        return float(sample.error(moved, sample.right).sum())
+        handicap = FLOAT_HANDICAP if isinstance(grid, LogGrid) else 1.0
+        return handicap * float(sample.left_error(moved).sum())
 
     kinds = ("uniform", "log2", "log-sqrt2", "levels") if kind == "auto" else (kind,)
     makers = [_MAKERS[k] for k in kinds if bits <= _WIDEST[k]] or [_uniform]

@@ -84,8 +84,8 @@ def _product_error(site: Site, sample: ProductSample, grids: Grids, widths: Iter
     left, right = {}, {}
     for bits in widths:
         grid, second = grids[site.input, bits], grids[site.second, bits]
-        left[bits] = float(sample.error(grid.apply(sample.left) - grid.shift, sample.right).sum()) / power
-        right[bits] = float(sample.error(sample.left, second.apply(sample.right) - second.shift).sum()) / power
+        left[bits] = float(sample.left_error(grid.apply(sample.left) - grid.shift).sum()) / power
+        right[bits] = float(sample.right_error(second.apply(sample.right) - second.shift).sum()) / power
     return SiteError(left, right)
 
 
