@@ -15,6 +15,8 @@ from qvit_deploy.allocate.choose import choose, require_feasible, site_options
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.observe import Observation, observe, site_macs, site_tensors
+from qvit_deploy.calibrate.products import IMAGES as PRODUCT_IMAGES
+from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.qdq import emit_qdq
@@ -28,6 +30,7 @@ from qvit_deploy.manifest import SCHEMA, FileRecord, SiteRecord, Summary, valida
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.quantize.absorb import absorb_scales
 from qvit_deploy.quantize.activations import activation_grids
+from qvit_deploy.quantize.attention import attention_grids
 from qvit_deploy.quantize.fold import ChannelRange, channel_fold, fold_norms
 from qvit_deploy.quantize.plan import build_plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
@@ -108,11 +111,16 @@ def compile(
     widths = sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)})
     require_feasible(recipe, costs, options)
     with watch.stage("ranges"):
-        grids = activation_grids(sites, observations, weights, widths)
+        products = observe_products(executor, batches.sample(PRODUCT_IMAGES, recipe.seed), sites, recipe.seed)
+        chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
+        grids = {
+            **activation_grids(sites, observations, weights, widths),
+            **attention_grids(sites, products, observations, widths, *chosen),
+        }
     with watch.stage("relevance", min(SCORED_IMAGES, len(images))) as advance:
         scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
         errors, scores = rank_sites(
-            recipe.score, recipe.rules, graph, sites, observations, weights, grids, widths, scored, advance
+            recipe.score, recipe.rules, graph, sites, observations, weights, grids, widths, scored, products, advance
         )
     gc.collect()  # so do the backward passes
     with watch.stage("allocate"):
@@ -123,7 +131,7 @@ def compile(
         plan = build_plan(graph, sites, bits, grids, recipe.compensate, batches, advance, executor)
     with watch.stage("emit"):
         emitted = emit_qdq(graph, plan)
-    del executor, observations, weights, grids  # half of the memory, and verification loads the models again
+    del executor, observations, weights, grids, products  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
         seen = np.concatenate(list(batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))

@@ -21,6 +21,8 @@ else:
 Score = Literal["lrp", "relp", "uniform"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
 Profile = Literal["onnxruntime"]
+SoftmaxCodes = Literal["auto", "uniform", "log2", "log-sqrt2", "levels"]
+Granularity = Literal["tensor", "head"]
 
 
 class Recipe(BaseModel):
@@ -37,6 +39,9 @@ class Recipe(BaseModel):
     rules: Rules = Field("deep-taylor", description="relevance rule set of the lrp score")
     first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
+    softmax: SoftmaxCodes = Field("auto", description="codes of attention probabilities; auto: the least output error")
+    softmax_rows: bool = Field(False, description="divide each row of probabilities by its largest before quantizing")
+    attention_granularity: Granularity = Field("tensor", description="scales of query, key and value")
     calibration_images: int = Field(64, ge=2)
     batch_size: int = Field(8, ge=1)
     seed: int = 0

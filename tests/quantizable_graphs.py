@@ -11,12 +11,16 @@ import torch
 from relevance_graphs import Builder
 
 from qvit_deploy.calibrate.observe import Observation, observe, site_tensors
+from qvit_deploy.calibrate.products import ProductSample, observe_products
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-from qvit_deploy.quantize.activations import ActivationGrid, activation_grids
+from qvit_deploy.quantize.activations import activation_grids
+from qvit_deploy.quantize.attention import attention_grids
+from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.plan import Plan, build_plan, site_weights
+from qvit_deploy.recipe import Granularity, SoftmaxCodes
 
 torch.set_num_threads(1)
 
@@ -86,7 +90,8 @@ class Calibrated:
     sites: tuple[Site, ...]
     observations: Mapping[str, Observation]
     weights: Mapping[str, torch.Tensor]
-    grids: Mapping[tuple[str, int], ActivationGrid]
+    grids: Mapping[tuple[str, int], Grid]
+    products: Mapping[str, ProductSample]
     images: torch.Tensor
 
     def plan(self, widths: tuple[int, int] | Mapping[str, tuple[int, int]], compensate: str = "bias") -> Plan:
@@ -96,12 +101,25 @@ class Calibrated:
         return build_plan(self.graph, self.sites, widths, self.grids, compensate, batches, lambda _: None, executor)
 
 
-def calibrate(graph: Graph, bits: tuple[int, ...], attention: bool = False, images: int = 6) -> Calibrated:
+def calibrate(
+    graph: Graph,
+    bits: tuple[int, ...],
+    attention: bool = False,
+    images: int = 6,
+    softmax: SoftmaxCodes = "uniform",
+    rows: bool = False,
+    granularity: Granularity = "tensor",
+) -> Calibrated:
     sites = tuple(s for s in find_sites(graph) if s.weight is not None or attention)
     pixels = images_for(graph, images)
     seen = observe(Executor(graph), pixels.split(4), site_tensors(sites), images, 0, lambda _: None)
     weights = site_weights(graph, sites)
-    return Calibrated(graph, sites, seen, weights, activation_grids(sites, seen, weights, bits), pixels)
+    products = observe_products(Executor(graph), pixels.split(4), sites, 0)
+    grids = {
+        **activation_grids(sites, seen, weights, bits),
+        **attention_grids(sites, products, seen, bits, softmax, rows, granularity),
+    }
+    return Calibrated(graph, sites, seen, weights, grids, products, pixels)
 
 
 def logits(graph: Graph, images: torch.Tensor) -> np.ndarray:

@@ -3,26 +3,20 @@
 Pairs go on the inputs of sites only, never on their outputs or on residual additions, because that is where runtimes
 fuse them: ONNX Runtime turns DequantizeLinear x 2 + MatMul + Add into one MatMulIntegerToFloat. All zero points are 0
 and all containers int8 (TensorRT takes nothing else); a width below 8 is a float Clip to the grid's ends before the
-QuantizeLinear, so the codes are those of the b-bit grid.
+QuantizeLinear, so the codes are those of the b-bit grid. Grids of attention operands need more on the way in and out
+(`emit.quantizers`, `_Writer.restore`); only logarithmic codes leave their product in floating point.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy.emit.quantizers import Quantizers, codes_name
+from qvit_deploy.emit.editor import Editor, is_rows
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.quantize.activations import ActivationGrid
-from qvit_deploy.quantize.grid import code_range
+from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.plan import Plan, SitePlan
-
-
-def codes_name(tensor: str, bits: int) -> str:
-    """Name of the int8 codes of activation `tensor` quantized at `bits` in an emitted graph: the first reader's; the
-    others' names go on with `.2`, `.3`, ..."""
-    return f"{tensor}.q{bits}"
 
 
 def emit_qdq(graph: Graph, plan: Plan) -> Graph:
@@ -38,73 +32,60 @@ def emit_qdq(graph: Graph, plan: Plan) -> Graph:
 
 
 class _Writer:
-    """Adds quantizers to one graph."""
+    """Adds the quantizers of sites to one graph."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph.model.graph
-        self.fixed_batch = graph.static_batch is not None
-        self.sources: dict[str, ir.Value] = {}
-        self.readers: Counter[str] = Counter()
+        self.editor = Editor(graph)
+        self.activations = Quantizers(self.editor)
 
     def site(self, node: ir.Node, plan: SitePlan) -> None:
         x, second = node.inputs[0], node.inputs[1]
         assert x is not None and second is not None
-        node.replace_input_with(0, self.activation(x, plan.grid, node))
+        node.replace_input_with(0, self.activations.value(x, plan.grid, node))
         if plan.second_grid is not None:
-            node.replace_input_with(1, self.activation(second, plan.second_grid, node))
+            node.replace_input_with(1, self.activations.value(second, plan.second_grid, node))
+            self.restore(node, plan, x, second)
             return
         assert plan.codes is not None and plan.weight_scale is not None
         node.replace_input_with(1, self.weight(node, plan))
         if plan.bias is not None:
             self.bias(node, plan)
-        if _is_rows(x):
+        if is_rows(x):
             self.drop_row_axis(node, plan)
 
-    def activation(self, x: ir.Value, grid: ActivationGrid, reader: ir.Node) -> ir.Value:
-        """The dequantized value of x on its grid, for one reader.
-
-        Readers share the shifted and clipped tensor but not the pair: on x86 ONNX Runtime makes an int8 pair uint8
-        before it fuses, and passes over pairs with several readers (separate q, k and v would run in float).
-        """
-        name = x.name or ""
-        base = codes_name(name, grid.bits)
-        if base not in self.sources:
-            self.sources[base] = self.source(x, grid, reader, base)
-        self.readers[base] += 1
-        pair = base if self.readers[base] == 1 else f"{base}.{self.readers[base]}"
-        # Of its own too: pairs with one and the same scale would be merged.
-        scale = self.constant(f"{pair}.scale", np.float32(grid.scale))
-        parameters = [scale, self.constant(f"{pair}.zero", np.int8(0))]
-        codes = self.add(reader, "QuantizeLinear", [self.sources[base], *parameters], pair, dtype=ir.DataType.INT8)
-        value = self.add(reader, "DequantizeLinear", [codes, *parameters], f"{pair}.value")
-        for made in (codes, value):
-            made.shape = x.shape if not _is_rows(x) else None
-        return value
-
-    def source(self, x: ir.Value, grid: ActivationGrid, reader: ir.Node, base: str) -> ir.Value:
-        """x as its quantizers take it: lifted to rank 3, shifted and clipped where needed."""
-        source, scale = x, np.float32(grid.scale)
-        if _is_rows(x):
-            source = self.add(reader, "Unsqueeze", [source, self.row_axis()], f"{base}.row")
-        if grid.shift:
-            shift = self.constant(f"{base}.shift", np.float32(grid.shift))
-            source = self.add(reader, "Add", [source, shift], f"{base}.shifted")
-        if grid.bits < 8:
-            low, high = (np.float32(code) * scale for code in code_range(grid.bits))
-            ends = [self.constant(f"{base}.low", low), self.constant(f"{base}.high", high)]
-            source = self.add(reader, "Clip", [source, *ends], f"{base}.clipped")
-        return source
+    def restore(self, node: ir.Node, plan: SitePlan, x: ir.Value, second: ir.Value) -> None:
+        """Takes back, behind an attention product, what its quantizers did to the operands beside rounding."""
+        assert plan.second_grid is not None
+        name, steps = plan.site.output, list[tuple[str, ir.Value]]()
+        shift = inner_grid(plan.grid).shift
+        if shift:
+            # (p + c) V = p V + c (sum of V over the keys), with V as the product read it.
+            value = self.activations.value(second, plan.second_grid, node)
+            keys = self.editor.shared("key_axis", np.array([-2], np.int64))
+            total = self.editor.add(node, "ReduceSum", [value, keys], f"{name}.keys")
+            back = self.editor.constant(f"{name}.shift", np.float32(-shift))
+            steps.append(("Add", self.editor.add(node, "Mul", [total, back], f"{name}.unshift")))
+        factors = [np.array(g.factors, np.float32) for g in (plan.grid, plan.second_grid) if isinstance(g, HeadGrid)]
+        if factors:
+            back = (1 / np.prod(factors, axis=0)).astype(np.float32).reshape(-1, 1, 1)
+            steps.append(("Mul", self.editor.constant(f"{name}.heads", back)))
+        if isinstance(plan.grid, RowGrid):
+            steps.append(("Mul", self.activations.largest[codes_name(x.name or "", plan.grid.bits)]))
+        if steps:
+            self.editor.behind(node, steps)
 
     def weight(self, node: ir.Node, plan: SitePlan) -> ir.Value:
         site, codes, scale = plan.site, plan.codes, plan.weight_scale
         assert codes is not None and scale is not None
         axis = 1 if site.kind == "linear" else 0
         inputs = [
-            self.constant(f"{site.name}.weight.q{plan.w_bits}", codes),
-            self.constant(f"{site.name}.weight.scale", scale.astype(np.float32)),
-            self.constant(f"{site.name}.weight.zero", np.zeros(scale.shape, np.int8)),
+            self.editor.constant(f"{site.name}.weight.q{plan.w_bits}", codes),
+            self.editor.constant(f"{site.name}.weight.scale", scale.astype(np.float32)),
+            self.editor.constant(f"{site.name}.weight.zero", np.zeros(scale.shape, np.int8)),
         ]
-        value = self.add(node, "DequantizeLinear", inputs, f"{site.name}.weight.value", attributes={"axis": axis})
+        value = self.editor.add(
+            node, "DequantizeLinear", inputs, f"{site.name}.weight.value", attributes={"axis": axis}
+        )
         value.shape = ir.Shape(codes.shape)  # a convolution reads its kernel's size there
         return value
 
@@ -112,11 +93,11 @@ class _Writer:
         assert plan.bias is not None
         site = plan.site
         array = plan.bias.astype(np.float32)
-        if self.fixed_batch and site.kind == "linear":
+        if self.editor.fixed_batch and site.kind == "linear":
             # ONNX Runtime 1.32 makes a Gemm of a MatMul and a rank-1 bias when all sizes are known, moves the int8
             # quantizers around it and then refuses the graph it made.
             array = array.reshape(1, 1, -1)
-        bias = self.constant(f"{site.name}.bias.corrected", array)
+        bias = self.editor.constant(f"{site.name}.bias.corrected", array)
         if site.kind == "conv":
             node.resize_inputs(3)
             node.replace_input_with(2, bias)
@@ -124,62 +105,22 @@ class _Writer:
             add = next(use.node for use in node.outputs[0].uses())
             add.replace_input_with(1, bias)
         else:
-            # The sum takes the product's name: readers, graph outputs and names made from it stay what they were.
-            product = node.outputs[0]
-            add = ir.node("Add", [product, bias], name=f"{site.name}.add_bias")
-            add.outputs[0].shape, add.outputs[0].type = product.shape, product.type
-            ir.convenience.replace_all_uses_with(product, add.outputs[0], replace_graph_outputs=True)
-            add.replace_input_with(0, product)
-            product.name, add.outputs[0].name = f"{site.output}.unbiased", site.output
-            self.graph.insert_after(node, add)
+            self.editor.behind(node, [("Add", bias)])
 
     def drop_row_axis(self, node: ir.Node, plan: SitePlan) -> None:
-        """Takes the axis that `activation` put in out again, after the site's bias."""
+        """Takes the axis that the quantizer put in out again, after the site's bias."""
         last = node
         if plan.bias is not None:
             last = next(use.node for use in node.outputs[0].uses())
         tall = last.outputs[0]
         shape, tall.name = tall.shape, f"{plan.site.output}.row"
         node.outputs[0].shape = tall.shape = None
-        flat = self.add(last, "Squeeze", [tall, self.row_axis()], plan.site.output)
+        flat = self.editor.add(last, "Squeeze", [tall, self.editor.row_axis()], plan.site.output)
         flat.shape = shape
         squeeze = flat.producer()
         assert squeeze is not None
         ir.convenience.replace_all_uses_with(tall, flat, replace_graph_outputs=True)
         squeeze.replace_input_with(0, tall)
-
-    def row_axis(self) -> ir.Value:
-        known = self.graph.initializers.get("row_axis")
-        return known if known is not None else self.constant("row_axis", np.array([1], np.int64))
-
-    def add(
-        self,
-        before: ir.Node,
-        op_type: str,
-        inputs: list[ir.Value],
-        output: str,
-        dtype: ir.DataType = ir.DataType.FLOAT,
-        attributes: dict[str, int] | None = None,
-    ) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes or {}, name=f"{output}.{op_type}")
-        value = node.outputs[0]
-        value.name, value.type = output, ir.TensorType(dtype)
-        self.graph.insert_before(before, node)
-        return value
-
-    def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
-        tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.graph.register_initializer(value)
-        return value
-
-
-def _is_rows(x: ir.Value) -> bool:
-    """True for [batch, channels] inputs. They are lifted to [batch, 1, channels]: ONNX Runtime makes a Gemm of a
-    rank-2 MatMul + Add before it looks for Q/DQ, and would run it in float."""
-    return x.shape is not None and len(x.shape) == 2
 
 
 def _drop_unused_initializers(graph: Graph) -> None:

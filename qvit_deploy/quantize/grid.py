@@ -6,12 +6,29 @@ Rounding is half to even, scales are float32, finite and positive.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 Tensor = torch.Tensor
 
 SMALLEST_SCALE = 1e-12
 """A constant-zero tensor still needs a positive scale."""
+
+
+class Grid(Protocol):
+    """What every grid of an activation tensor can do, uniform or not."""
+
+    @property
+    def bits(self) -> int:
+        """Width of a code."""
+
+    @property
+    def shift(self) -> float:
+        """What `apply` adds to the values beside rounding them; the product's output takes it back."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The dequantized value of x + shift, float32, what the consumer's product reads."""
 
 
 def code_range(bits: int) -> tuple[int, int]:

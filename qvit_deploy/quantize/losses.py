@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from qvit_deploy.calibrate.observe import Observation
+from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.grid import Tensor, fake_quantize
@@ -44,15 +45,21 @@ def site_errors(
     weights: Mapping[str, Tensor],
     grids: Grids,
     widths: Iterable[int],
+    products: Mapping[str, ProductSample],
 ) -> dict[str, SiteError]:
     """Site name -> `SiteError`, on sampled rows and weights rounded to nearest.
 
-    For a convolution or an attention product, whose rows are not the sampled ones, the operands' own relative
-    errors stand in for the output's.
+    For a convolution, whose rows are not the sampled ones, the operands' own relative errors stand in for the output's.
+
+    Args:
+        products: site name -> operands of the attention products, whose errors are measured on them.
     """
     widths = tuple(widths)
     errors = {}
     for site in sites:
+        if site.name in products:
+            errors[site.name] = _product_error(site, products[site.name], grids, widths)
+            continue
         rows = observations[site.input].rows[:ROWS]
         a_grids = {b: grids[site.input, b] for b in widths}
         moved = {b: g.apply(rows) - g.shift - rows for b, g in a_grids.items()}
@@ -64,17 +71,22 @@ def site_errors(
         else:
             power = float(rows.square().sum()) + 1e-20
             activation = {b: float(d.square().sum()) / power for b, d in moved.items()}
-            if site.second is not None:
-                other = observations[site.second].rows[:ROWS]
-                shifted = {b: grids[site.second, b].apply(other) - other for b in widths}
-                base = float(other.square().sum()) + 1e-20
-                weight_error = {b: float(d.square().sum()) / base for b, d in shifted.items()}
-            else:
-                weight = weights[site.name]
-                base = float(weight.square().sum()) + 1e-20
-                weight_error = {b: float(_rounding(weight, b).square().sum()) / base for b in widths}
+            weight = weights[site.name]
+            base = float(weight.square().sum()) + 1e-20
+            weight_error = {b: float(_rounding(weight, b).square().sum()) / base for b in widths}
         errors[site.name] = SiteError(activation, weight_error)
     return errors
+
+
+def _product_error(site: Site, sample: ProductSample, grids: Grids, widths: Iterable[int]) -> SiteError:
+    assert site.second is not None
+    power = float(sample.power().sum()) + 1e-20
+    left, right = {}, {}
+    for bits in widths:
+        grid, second = grids[site.input, bits], grids[site.second, bits]
+        left[bits] = float(sample.left_error(grid.apply(sample.left) - grid.shift).sum()) / power
+        right[bits] = float(sample.right_error(second.apply(sample.right) - second.shift).sum()) / power
+    return SiteError(left, right)
 
 
 def _rounding(weight: Tensor, bits: int) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.compensate import (
     GramAccumulator,
@@ -24,12 +23,12 @@ from qvit_deploy.quantize.compensate import (
     regress,
     round_with_feedback,
 )
-from qvit_deploy.quantize.grid import Tensor, dequantize, quantize
+from qvit_deploy.quantize.grid import Grid, Tensor, dequantize, quantize
 
 WIDEST_IN_PARALLEL = 2048
 """Input channels above which sites are rounded one after the other: at 3,072 each needs half a gigabyte."""
 
-Grids = Mapping[tuple[str, int], ActivationGrid]
+Grids = Mapping[tuple[str, int], Grid]
 Widths = Mapping[str, tuple[int, int]]
 """Site name -> (weight bits, activation bits)."""
 
@@ -51,8 +50,8 @@ class SitePlan:
     site: Site
     w_bits: int
     a_bits: int
-    grid: ActivationGrid
-    second_grid: ActivationGrid | None
+    grid: Grid
+    second_grid: Grid | None
     codes: np.ndarray | None
     weight_scale: np.ndarray | None
     bias: np.ndarray | None
@@ -151,7 +150,7 @@ def _round_site(
     weight: Tensor,
     bias: np.ndarray | None,
     w_bits: int,
-    grid: ActivationGrid,
+    grid: Grid,
     moments: Moments | None,
     feedback: bool,
     shape: tuple[int, ...],

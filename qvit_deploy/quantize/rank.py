@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qvit_deploy.calibrate.observe import Observation
+from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.grid import Tensor
@@ -27,6 +28,7 @@ def rank_sites(
     grids: Grids,
     widths: Sequence[int],
     batches: Iterable[Tensor],
+    products: Mapping[str, ProductSample],
     progress: Callable[[int], None],
 ) -> tuple[dict[str, SiteError], Scores]:
     """(site name -> loss by width and operand, one score per site).
@@ -42,7 +44,7 @@ def rank_sites(
         total = sum(loss.at(narrowest, narrowest) for loss in losses.values()) or 1.0
         values = {name: loss.at(narrowest, narrowest) / total for name, loss in losses.items()}
         return losses, Scores(values, "relp:sensitivity", images, {})
-    errors = site_errors(sites, observations, weights, grids, widths)
+    errors = site_errors(sites, observations, weights, grids, widths, products)
     if score == "uniform":
         return errors, Scores({s.name: 1 / len(sites) for s in sites}, "uniform", 0, {})
     scores = site_relevance(graph, sites, batches, RULE_SETS[rules], progress=progress)

@@ -26,7 +26,7 @@ class Finding:
 
 def findings(verification: Mapping[str, Any]) -> list[Finding]:
     """The rows of the verification table, as far as `verification` has numbers for them."""
-    rows = (_codes, _worst_site, _fused, _free_running)
+    rows = (_codes, _worst_site, _fused, _in_float, _free_running)
     return [row for make in rows if (row := make(verification)) is not None]
 
 
@@ -60,6 +60,17 @@ def _fused(v: Mapping[str, Any]) -> Finding | None:
     if short > 0:
         meaning = f"{short:,.0f} run in floating point inside ONNX Runtime: correct, but slower than they should be."
     return Finding("Integer products", f"{fused:,.0f} of {expected:,.0f} fused", meaning, short <= 0)
+
+
+def _in_float(v: Mapping[str, Any]) -> Finding | None:
+    sites = v.get("float_products")
+    if not isinstance(sites, list | tuple) or not sites:
+        return None
+    named = ", ".join(printable(str(s)) for s in sites[:3]) + (", ..." if len(sites) > 3 else "")
+    meaning = (
+        "Their attention probabilities have logarithmic codes, which no integer product takes; chosen, not missed."
+    )
+    return Finding("Products in floating point", f"{len(sites)}: {named}", meaning)
 
 
 def _free_running(v: Mapping[str, Any]) -> Finding | None:

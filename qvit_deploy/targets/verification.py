@@ -23,7 +23,10 @@ import torch
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.quantize.attention import inner_grid
+from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.quantize.softmax import LogGrid
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 
@@ -48,6 +51,8 @@ class Verification:
         float_sqnr_db: 10 log10(sum y^2 / sum (y - y')^2) against the float model.
         float_agreement: share of images whose top-1 is the float model's.
         integer_products, expected_integer_products: fused in the runtime's own optimized graph.
+        float_products: sites that are quantized but, with logarithmic codes, planned to multiply in floating point;
+            not among the expected ones.
         optimized_ops: operator counts of that graph.
     """
 
@@ -64,6 +69,7 @@ class Verification:
     float_agreement: float
     integer_products: int
     expected_integer_products: int
+    float_products: list[str]
     optimized_ops: dict[str, int]
 
     def as_dict(self) -> dict[str, object]:
@@ -90,7 +96,8 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     codes, mismatches, worst_site, worst_error = _forced(executor, emitted, plan, probe)
     fused = target.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
-    expected = sum(p.site.kind != "conv" for p in plan.sites.values())
+    in_float = [name for name, p in plan.sites.items() if isinstance(inner_grid(p.grid), LogGrid)]
+    expected = sum(p.site.kind != "conv" for p in plan.sites.values()) - len(in_float)
     result = Verification(
         profile="onnxruntime",
         images=len(images),
@@ -105,6 +112,7 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
         float_agreement=agreement(float_logits, logits),
         integer_products=fused.integer_products,
         expected_integer_products=expected,
+        float_products=in_float,
         optimized_ops=fused.ops,
     )
     if worst_error > OUTPUT_TOLERANCE:
@@ -133,15 +141,27 @@ def _as_planned(emitted: Graph, plan: Plan) -> None:
     readers = {v.name: n for n in emitted.nodes() if n.op_type in ("MatMul", "Conv") for v in n.outputs}
     for site in plan.sites.values():
         # Emitting may put a bias or a Squeeze behind the product, so that it goes by another name.
-        names = [site.site.product, f"{site.site.output}.unbiased", f"{site.site.output}.row"]
+        output = site.site.output
+        names = [site.site.product, f"{output}.raw", f"{output}.row"]
         product = next((readers[n] for n in names if n in readers), None)
-        planned = [(np.asarray(site.grid.scale, np.float32), _read(product, 0, 1))]
+        planned = [_grid_of(product, 0, site.grid)]
         if site.second_grid is not None:
-            planned.append((np.asarray(site.second_grid.scale, np.float32), _read(product, 1, 1)))
+            planned.append(_grid_of(product, 1, site.second_grid))
         elif site.codes is not None and site.weight_scale is not None:
             planned += [(site.codes, _read(product, 1, 0)), (site.weight_scale, _read(product, 1, 1))]
         if any(found is None or not np.array_equal(wanted, found) for wanted, found in planned):
             raise CheckError(f"verification: site {site.site.name!r} was not emitted as planned")
+
+
+def _grid_of(product: ir.Node | None, operand: int, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
+    """(the number that scales the operand's codes, the one found in the graph)."""
+    inner = inner_grid(grid)
+    if not isinstance(inner, LogGrid):
+        return np.asarray(inner.scale, np.float32), _read(product, operand, 1)
+    value = product.inputs[operand] if product is not None else None
+    scaled = value.producer() if value is not None else None
+    found = constant(scaled.inputs[1]) if scaled is not None and scaled.op_type == "Mul" else None
+    return np.asarray(inner.largest, np.float32), found
 
 
 def _read(product: ir.Node | None, operand: int, parameter: int) -> np.ndarray | None:

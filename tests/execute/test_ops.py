@@ -158,6 +158,13 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
     ("QuantizeLinear", [100 * X, np.float32(0.7)], {"output_dtype": F.INT8}),
     ("QuantizeLinear", [1e5 * X, np.float32(0.7), np.int16(5)], {}),
     ("QuantizeLinear", [100 * X, positive(3), np.int8([1, -2, 3])], {"axis": 1}),
+    *(("QuantizeLinear", [100 * MAPS, positive(n), np.zeros(n, np.int8)], {"axis": axis}) for axis, n in (
+        (0, 2), (1, 4), (2, 7), (3, 6), (-1, 6), (-3, 4),
+    )),
+    *(("DequantizeLinear", [MAPS.round().astype(np.int8), positive(n), np.zeros(n, np.int8)], {"axis": axis})
+      for axis, n in ((0, 2), (1, 4), (2, 7), (3, 6), (-1, 6), (-3, 4))),
+    ("QuantizeLinear", [1e4 * positive(5), np.float32(0.2), np.uint16(0)], {}),
+    ("DequantizeLinear", [np.uint16([0, 1, 65535]), np.float32(0.25), np.uint16(0)], {}),
     ("DequantizeLinear", [np.int8([[-128, 5], [7, 127]]), np.float32([0.5, 2.0]), np.int8([0, 0])], {"axis": 1}),
     ("DequantizeLinear", [np.uint8([0, 128, 255]), np.float32(0.25), np.uint8(128)], {}),
     ("DequantizeLinear", [np.int32([-70000, 5]), np.float32(0.25)], {}),

@@ -153,6 +153,13 @@ def test_a_failed_check_looks_failed() -> None:
     assert "✓" not in text
 
 
+def test_products_in_floating_point_are_named() -> None:
+    some = {**VERIFIED, "float_products": [f"blocks.{b}.attn.av" for b in range(4)]}
+    text = page(manifest(vit_sites(1), verification=some)).text
+    assert "Products in floating point 4: blocks.0.attn.av, blocks.1.attn.av, blocks.2.attn.av, ..." in text
+    assert "Products in floating point" not in page(CASES["vit"]).text
+
+
 def test_what_is_missing_is_said() -> None:
     assert "recorded no relevance scores" in page(CASES["no scores"]).text
     assert "Every relevance score is 0" in page(CASES["scores 0"]).text

@@ -62,6 +62,30 @@ def test_attention_and_convolutions_pass_too(calibrated: Calibrated, caplog: pyt
     assert "1 quantized convolutions in float" in caplog.text
 
 
+@pytest.mark.parametrize("rows", [False, True])
+def test_products_planned_in_float_are_named_and_not_expected_on_integers(rows: bool) -> None:
+    logarithmic = calibrate(mixed_vit(), (4,), True, 6, "log2", rows, "head")
+    everything = logarithmic.plan((4, 4))
+    emitted = emit_qdq(logarithmic.graph, everything)
+    found = verify(logarithmic.graph, emitted, everything, logarithmic.images.numpy())
+    assert found.float_products == ["attn.av"] and found.code_mismatches == 0
+    assert found.integer_products == found.expected_integer_products == 9
+    tensor = everything.sites["attn.av"].site.input
+    wider = change(emitted, f"{tensor}.q4.range", lambda a: a * np.float32(1.001))
+    with pytest.raises(CheckError, match=r"site 'attn\.av' was not emitted as planned"):
+        verify(logarithmic.graph, wider, everything, logarithmic.images.numpy())
+
+
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_levels_and_shifted_probabilities_pass_on_integers(bits: int, rows: bool) -> None:
+    found = calibrate(mixed_vit(), (bits,), True, 6, "levels", rows, "head")
+    everything = found.plan((bits, bits))
+    checked = verify(found.graph, emit_qdq(found.graph, everything), everything, found.images.numpy())
+    assert checked.integer_products == checked.expected_integer_products == 10 and checked.float_products == []
+    assert checked.code_mismatches == 0 and checked.worst_site_error < 1e-5
+
+
 @pytest.mark.parametrize(
     ("constant_name", "edit", "site"),
     [

@@ -1,0 +1,73 @@
+"""Adds nodes and constants to one graph under given names."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from qvit_deploy.graph.graph import Graph
+
+
+class Editor:
+    """Writes into `graph`; nodes come out unsorted, so sort the graph at the end."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph.model.graph
+        self.fixed_batch = graph.static_batch is not None
+
+    def add(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: list[ir.Value],
+        output: str,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        attributes: dict[str, int] | None = None,
+    ) -> ir.Value:
+        """The result of a new node, called `output`."""
+        node = ir.node(op_type, inputs, attributes or {}, name=f"{output}.{op_type}")
+        value = node.outputs[0]
+        value.name, value.type = output, ir.TensorType(dtype)
+        self.graph.insert_before(before, node)
+        return value
+
+    def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
+        tensor = ir.tensor(np.asarray(array), name=name)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self.graph.register_initializer(value)
+        return value
+
+    def shared(self, name: str, array: np.ndarray) -> ir.Value:
+        """The constant of that name, made when it is first asked for."""
+        known = self.graph.initializers.get(name)
+        return known if known is not None else self.constant(name, array)
+
+    def row_axis(self) -> ir.Value:
+        return self.shared("row_axis", np.array([1], np.int64))
+
+    def behind(self, node: ir.Node, steps: list[tuple[str, ir.Value]]) -> None:
+        """Applies `operator(output, value)` for every step.
+
+        The last result takes the output's name: readers, graph outputs and names made from it stay what they were.
+        """
+        product = node.outputs[0]
+        name, product.name = product.name, f"{product.name}.raw"
+        added: list[ir.Node] = []
+        for op_type, value in steps:
+            step = ir.node(op_type, [added[-1].outputs[0] if added else product, value])
+            step.name = step.outputs[0].name = f"{name}.{op_type}{len(added)}"
+            step.outputs[0].shape, step.outputs[0].type = product.shape, product.type
+            self.graph.insert_after(added[-1] if added else node, step)
+            added.append(step)
+        last = added[-1].outputs[0]
+        ir.convenience.replace_all_uses_with(product, last, replace_graph_outputs=True)
+        added[0].replace_input_with(0, product)
+        last.name = name
+
+
+def is_rows(x: ir.Value) -> bool:
+    """True for [batch, channels] inputs. They are lifted to [batch, 1, channels]: ONNX Runtime makes a Gemm of a
+    rank-2 MatMul + Add before it looks for Q/DQ, and would run it in float."""
+    return x.shape is not None and len(x.shape) == 2

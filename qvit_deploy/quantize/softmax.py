@@ -1,0 +1,158 @@
+"""Grids for attention probabilities: values in [0, 1], most of them near 0.
+
+A signed symmetric grid never uses its negative half on them and a uniform one spends nearly all of its codes on the few
+large values. Here every code stands for a value in [0, largest]:
+
+* `UnsignedGrid`: uniform, code c in 0..2^b-1 stands for c * scale. Up to 7 bits the codes fit an int8 container with
+  zero point 0. (At 8 bits `ActivationGrid` with a shift of -128 steps has the same 256 values.)
+* `LevelGrid`: code c stands for levels[c] * scale, the levels chosen among the integers 0..127. The product runs on the
+  levels, so on int8, whatever their spacing.
+* `LogGrid`: code q stands for largest * 2^(-q / steps): `log2` with 1 step an octave, `log-sqrt2` with 2 (RepQ-ViT, Li
+  et al. 2023, section 3.3). The last code is exactly 0. These products run in floating point.
+
+**Exact codes.** A logarithm may differ in its last bit between two runtimes and then a code does. All codes here come
+from one uniform quantizer, u = clamp(round_half_even(p / s), 0, top), and a table over u: division, rounding and table
+look-ups agree bit for bit everywhere. For `LogGrid` the table has 65,536 entries (s = largest / 65535) and its bounds
+are integers, so that a kernel can compare u with them instead (or take the exponent of u and compare once).
+
+**Packed codes.** Two 4-bit codes share a byte, the even key in the low half; codes are unsigned and carry no offset.
+A kernel decodes `UnsignedGrid` as c; `LevelGrid` as levels[c], a 16-byte table in registers (one byte permute) that
+yields int8 operands; `LogGrid` as largest * 2^-q for 1 step an octave, largest * 2^-(q >> 1) * (q & 1 ? 2^-1/2 : 1) for
+2, and 0 for the last code: an exponent subtraction, with `largest` applied to the accumulator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+
+from qvit_deploy.quantize.grid import Tensor
+
+FINE_TOP = 65535
+"""Highest code of the uniform 16-bit grid under `LogGrid`."""
+
+LEVEL_TOP = 127
+"""Highest level: what an int8 container holds."""
+
+UNSIGNED_BITS = 7
+"""Widest `UnsignedGrid`: eight unsigned bits do not fit an int8 container."""
+
+LOG_BITS = {1: 4, 2: 5}
+"""Steps an octave -> widest useful code. One bit more and the smallest values fall below the 16-bit grid, which is
+below 2^-15 of the largest: a row of 197 of them adds up to 0.6 % of one."""
+
+
+@dataclass(frozen=True)
+class UnsignedGrid:
+    """Uniform, 2 to 7 bits, codes 0..2^bits - 1, value code * scale."""
+
+    bits: int
+    scale: float
+    shift: ClassVar[float] = 0.0
+
+    @property
+    def highest(self) -> int:
+        return 2**self.bits - 1
+
+    def codes(self, p: Tensor) -> Tensor:
+        """Float32 integers, the shape of p."""
+        return _uniform_codes(p, self.scale, self.highest)
+
+    def apply(self, p: Tensor) -> Tensor:
+        """The dequantized value of p >= 0, float32."""
+        return self.codes(p) * torch.tensor(self.scale, device=p.device)
+
+
+@dataclass(frozen=True)
+class LevelGrid:
+    """2^bits integer levels, ascending from 0 to at most `LEVEL_TOP`; value levels[code] * scale."""
+
+    bits: int
+    scale: float
+    levels: tuple[int, ...]
+    shift: ClassVar[float] = 0.0
+
+    def table(self) -> Tensor:
+        """Level nearest to every integer 0..LEVEL_TOP (the lower one of two as near), float32 [LEVEL_TOP + 1]."""
+        levels = torch.tensor(self.levels)
+        return levels[_nearest(self.levels)].float()
+
+    def codes(self, p: Tensor) -> Tensor:
+        """Index of the level, int64 0..2^bits - 1, the shape of p."""
+        return _nearest(self.levels).to(p.device)[_uniform_codes(p, self.scale, LEVEL_TOP).long()]
+
+    def apply(self, p: Tensor) -> Tensor:
+        """The dequantized value of p >= 0, float32."""
+        levels = torch.tensor(self.levels, dtype=torch.float32, device=p.device)
+        return levels[self.codes(p)] * torch.tensor(self.scale, device=p.device)
+
+
+@dataclass(frozen=True)
+class LogGrid:
+    """Powers of 2^(-1/steps) below `largest`, and 0 as the last code; see `log_codes`."""
+
+    bits: int
+    steps: int
+    largest: float
+    shift: ClassVar[float] = 0.0
+
+    @property
+    def scale(self) -> float:
+        """Step of the uniform 16-bit grid the codes are read from."""
+        return float(torch.tensor(self.largest) / FINE_TOP)
+
+    def apply(self, p: Tensor) -> Tensor:
+        """The dequantized value of p >= 0, float32."""
+        return log_values(log_codes(p, self.largest, self.bits, self.steps), self.largest, self.bits, self.steps)
+
+
+def log_codes(p: Tensor, largest: float, bits: int, steps: int) -> Tensor:
+    """Codes q of p >= 0: round(-steps * log2(p / largest)), int64 in 0..2^bits - 1.
+
+    p is first rounded to the grid of 65,536 values on [0, largest], which makes the codes exact everywhere. The last
+    code stands for 0 and is that of everything nearer to 0 than to the smallest power. Values above `largest` get 0.
+
+    Raises:
+        ValueError: `bits` is more than `LOG_BITS` of these steps.
+    """
+    fine = _uniform_codes(p, float(torch.tensor(largest) / FINE_TOP), FINE_TOP)
+    return log_table(bits, steps).to(p.device)[fine.long()]
+
+
+def log_values(codes: Tensor, largest: float, bits: int, steps: int) -> Tensor:
+    """largest * 2^(-q / steps), and 0 for the last code: float32."""
+    return log_powers(bits, steps).to(codes.device)[codes] * torch.tensor(largest, device=codes.device)
+
+
+@lru_cache
+def log_table(bits: int, steps: int) -> Tensor:
+    """Code of every value of the uniform 16-bit grid, int64 [65536]. Raises ValueError as `log_codes`."""
+    if steps not in LOG_BITS or not 2 <= bits <= LOG_BITS[steps]:
+        raise ValueError(f"{bits}-bit log codes with {steps} steps an octave: steps and widths are {LOG_BITS}")
+    zero = 2**bits - 1
+    fine = torch.arange(FINE_TOP + 1, dtype=torch.float64) / FINE_TOP
+    codes = torch.round(-steps * torch.log2(fine.clamp_min(1 / FINE_TOP))).clamp_max(zero - 1).long()
+    return torch.where(fine < 0.5 * 2 ** (-(zero - 1) / steps), zero, codes)
+
+
+@lru_cache
+def log_powers(bits: int, steps: int) -> Tensor:
+    """Value of every code with a largest of 1, float32 [2^bits]."""
+    powers = torch.exp2(-torch.arange(2**bits, dtype=torch.float64) / steps).float()
+    powers[-1] = 0
+    return powers
+
+
+def _uniform_codes(p: Tensor, scale: float, top: int) -> Tensor:
+    return torch.round(p / torch.tensor(scale, device=p.device)).clamp_(0, top)
+
+
+@lru_cache
+def _nearest(levels: tuple[int, ...]) -> Tensor:
+    """Index of the level nearest to every integer 0..LEVEL_TOP, int64; ties go to the lower level."""
+    found = torch.tensor(levels)
+    middles = (found[1:] + found[:-1]) // 2
+    return torch.bucketize(torch.arange(LEVEL_TOP + 1), middles)

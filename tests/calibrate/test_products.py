@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import torch
+from quantizable_graphs import HEADS, canonical, fixed_batch, images_for, mixed_vit
+from relevance_graphs import Builder
+
+from qvit_deploy.calibrate.products import ROWS, WINDOWS, ProductSample, head_count, observe_products
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import Site, find_sites
+
+
+def products(graph: Graph) -> dict[str, Site]:
+    return {s.name: s for s in find_sites(graph) if s.second is not None}
+
+
+def sampled(graph: Graph, images: torch.Tensor, batch: int = 3, seed: int = 0) -> dict[str, ProductSample]:
+    return observe_products(Executor(graph), images.split(batch), find_sites(graph), seed)
+
+
+def test_samples_are_operands_of_the_product_image_by_image() -> None:
+    graph = mixed_vit()
+    images = images_for(graph, 6)
+    found, sites = sampled(graph, images), products(graph)
+    assert set(found) == set(sites) == {"attn.qk", "attn.av"}
+    for name, site in sites.items():
+        output = Executor(graph).run(images, fetch=[site.product])[site.product]
+        sample = found[name]
+        assert sample.left.shape == (6, HEADS, 4, 8 if name == "attn.qk" else 4)
+        assert sample.to_softmax == (name == "attn.qk")
+        made = sample.left @ sample.right
+        # Rows come in random order: each is one of the product's.
+        distance = (made[:, :, :, None] - output[:, :, None]).abs().amax(-1)
+        assert distance.amin(-1).max() < 1e-5
+
+
+def test_swin_keeps_a_few_windows_of_every_image_and_a_few_rows(tiny_swin: Graph) -> None:
+    images = images_for(tiny_swin, 4)
+    found = sampled(tiny_swin, images)
+    first = found["layers.0.blocks.0.attn.av"]
+    assert first.left.shape == (4 * WINDOWS, 1, 16, 16) and first.right.shape[:2] == (4 * WINDOWS, 1)
+    assert all(s.left.shape[2] <= ROWS for s in found.values())
+    second = found["layers.1.blocks.0.attn.qk"]
+    assert second.left.shape[:2] == (4, 2)  # one window an image
+
+
+def test_the_same_seed_gives_the_same_sample() -> None:
+    graph = mixed_vit()
+    images = images_for(graph, 6)
+    first, again = sampled(graph, images), sampled(graph, images)
+    assert all(torch.equal(first[n].left, again[n].left) for n in first)
+
+
+def test_without_attention_products_nothing_runs() -> None:
+    assert observe_products(Executor(mixed_vit()), iter([torch.full((1, 9), 0.0)]), (), 0) == {}
+
+
+def test_scores_are_compared_as_the_softmax_sees_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 3, 4, 5, generator=generator), torch.randn(2, 3, 5, 6, generator=generator)
+    scores, values = ProductSample(left, right, True), ProductSample(left, right, False)
+    shifted = right + torch.randn(2, 3, 5, 1, generator=generator)  # the same for every key
+    assert scores.right_error(shifted).max() < 1e-8 * scores.power().min()
+    assert values.right_error(shifted).min() > 0.1
+    torch.testing.assert_close(values.left_error(2 * left), values.power())
+    torch.testing.assert_close(values.right_error(2 * right), values.power())
+    torch.testing.assert_close(values.power(), (left @ right).square().sum((0, 2, 3)))
+    assert scores.left_error(left).tolist() == scores.right_error(right).tolist() == [0, 0, 0]
+
+
+def test_a_head_axis_is_the_second_of_four_behind_the_batch(tiny_swin: Graph) -> None:
+    for graph, heads in ((mixed_vit(), {2}), (tiny_swin, {1, 2}), (fixed_batch(mixed_vit(), 4), {2})):
+        assert {head_count(graph, s) for s in products(graph).values()} == heads
+
+
+def test_heads_merged_into_the_batch_are_not_an_axis() -> None:
+    b = Builder()
+    x = b.op("Reshape", "image", b.constant([0, 4, 16]))
+    q, k, v = (b.op("MatMul", x, b.normal(16, 16, scale=0.3, name=f"attn.{n}.weight")) for n in "qkv")
+    scores = b.op("MatMul", q, b.op("Transpose", k, perm=[0, 2, 1]))
+    mixed = b.op("MatMul", b.op("Softmax", scores, axis=-1), v)
+    graph = canonical(b, b.linear(b.op("ReduceMean", mixed, b.constant([1]), keepdims=0), 16, 5, "head"), (1, 4, 16))
+    sites = products(graph)
+    assert [head_count(graph, s) for s in sites.values()] == [None, None]
+    assert sampled(graph, images_for(graph, 6))["attn.av"].left.shape == (6, 1, 4, 4)
