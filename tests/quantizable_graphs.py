@@ -16,6 +16,7 @@ from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.quantize.activations import ActivationGrid, activation_grids
+from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, build_plan, site_weights
 
 torch.set_num_threads(1)
@@ -88,6 +89,10 @@ class Calibrated:
     weights: Mapping[str, torch.Tensor]
     grids: Mapping[tuple[str, int], ActivationGrid]
     images: torch.Tensor
+
+    def calibration(self) -> Calibration:
+        widths = tuple(sorted({bits for _, bits in self.grids}))
+        return Calibration(Executor(self.graph), self.sites, self.observations, self.weights, self.grids, widths)
 
     def plan(self, widths: tuple[int, int] | Mapping[str, tuple[int, int]], compensate: str = "bias") -> Plan:
         if isinstance(widths, tuple):

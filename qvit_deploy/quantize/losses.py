@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qvit_deploy.calibrate.observe import Observation
-from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.grid import Tensor, fake_quantize
-from qvit_deploy.quantize.plan import Grids
 
 ROWS = 256
 """Sampled rows an error is measured on; it is then known to a few percent, and widths differ by 4x per bit."""
@@ -38,21 +36,16 @@ class SiteError:
         )
 
 
-def site_errors(
-    sites: Iterable[Site],
-    observations: Mapping[str, Observation],
-    weights: Mapping[str, Tensor],
-    grids: Grids,
-    widths: Iterable[int],
-) -> dict[str, SiteError]:
+def site_errors(calibration: Calibration) -> dict[str, SiteError]:
     """Site name -> `SiteError`, on sampled rows and weights rounded to nearest.
 
     For a convolution or an attention product, whose rows are not the sampled ones, the operands' own relative
     errors stand in for the output's.
     """
-    widths = tuple(widths)
+    observations, weights, grids = calibration.observations, calibration.weights, calibration.grids
+    widths = calibration.widths
     errors = {}
-    for site in sites:
+    for site in calibration.sites:
         rows = observations[site.input].rows[:ROWS]
         a_grids = {b: grids[site.input, b] for b in widths}
         moved = {b: g.apply(rows) - g.shift - rows for b, g in a_grids.items()}
