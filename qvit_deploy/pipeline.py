@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from qvit_deploy.allocate.choose import choose, require_feasible, site_options
+from qvit_deploy.allocate.choose import require_feasible
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
+from qvit_deploy.allocate.latency import read_latency, site_latencies
+from qvit_deploy.analysis import Analysis, menu, site_costs, table_key
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
-from qvit_deploy.calibrate.observe import Observation, observe, site_macs, site_tensors
+from qvit_deploy.calibrate.observe import observe, site_tensors
 from qvit_deploy.calibrate.products import IMAGES as PRODUCT_IMAGES
 from qvit_deploy.calibrate.products import observe_products
-from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.frontend import Source
 from qvit_deploy.graph.channels import norm_groups
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
+from qvit_deploy.inputs import Batches, Inputs, open_inputs
 from qvit_deploy.manifest import SCHEMA, FileRecord, SiteRecord, Summary, validate
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.quantize.absorb import absorb_scales
 from qvit_deploy.quantize.activations import activation_grids
 from qvit_deploy.quantize.attention import attention_grids
+from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.fold import ChannelRange, channel_fold, fold_norms
-from qvit_deploy.quantize.plan import build_plan, site_weights
+from qvit_deploy.quantize.plan import Plan, build_plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.report.html import render_report
@@ -45,7 +47,9 @@ SCORED_AT_ONCE = 2
 """A backward pass holds every activation of its batch: 0.4 GB an image for ViT-B at 224."""
 VERIFIED_IMAGES = 32
 SCORED_IMAGES = 32
-"""Images relevance is averaged over: it costs six forward passes an image, the rest of calibration one."""
+"""Images a score is averaged over: relevance costs six forward passes an image, the rest of calibration one."""
+EXACT_IMAGES = 8
+"""Images of the exact sensitivity, which costs hundreds of forward passes an image (`quantize.exact`)."""
 
 
 @dataclass(frozen=True)
@@ -87,29 +91,54 @@ def compile(
     recipe = recipe or Recipe.load(None)
     watch = Stopwatch(progress)
     check_output(Path(out), force)
-    with watch.stage("trace"):
-        source = _source(model, checkpoint, pretrained, preprocess)
-        preprocess = _preprocess(source, preprocess)
-        gc.collect()  # tracing leaves cycles that hold the weights several times over
-    with watch.stage("read images"):
-        images = _calibration_images(calib, model, preprocess, recipe, skip_bad_images)
-    static = source.graph.static_batch
-    batches = _Batches(images, static or recipe.batch_size, static is not None)
+    inputs = open_inputs(
+        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
+        skip_bad_images=skip_bad_images, watch=watch,
+    )  # fmt: skip
+    analysis = analyse(inputs, [recipe], watch)
+    with watch.stage("allocate"):
+        allocation = analysis.allocate(recipe)
+    plan, emitted = build(inputs, analysis, allocation, recipe, watch)
+    facts = _facts(inputs, analysis, allocation, recipe)
+    del analysis  # half of the memory, and verification loads the models again
+    gc.collect()
+    with watch.stage("verify"):
+        seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
+        checked = verify(inputs.source.graph, emitted, plan, seen)
+    with watch.stage("write"):
+        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": inputs.source.graph.serialize()}
+        records = {n: FileRecord.of(c) for n, c in files.items()}
+        manifest = validate({**facts, "verification": checked.as_dict(), "files": records}, "the manifest")
+        files["report.html"] = render_report(manifest)
+        bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
+    return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
 
-    float_graph = source.graph
-    graph = absorb_scales(float_graph)
+
+def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Analysis:
+    """Everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
+
+    Raises:
+        InputError: the model has nothing to quantize, or the latency table does not fit it.
+        BudgetError: the budget of one of the recipes cannot be met; found out before the long stages.
+    """
+    recipe, batches = recipes[0], inputs.batches
+    latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
+    graph = absorb_scales(inputs.source.graph)
     if recipe.fold:
         graph = _fold(graph, recipe, batches, watch)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
-    tensors = site_tensors(sites)
-    with watch.stage("observe", len(images)) as advance:
-        observations = observe(executor, batches, tensors, len(images), recipe.seed, advance)
-    costs = [_cost(site, observations, weights) for site in sites]
-    options = site_options(recipe, [s.name for s in sites], [s.name for s in sites if s.weight])
-    widths = sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)})
-    require_feasible(recipe, costs, options)
+    count = len(batches.images)
+    with watch.stage("observe", count) as advance:
+        observations = observe(executor, batches, site_tensors(sites), count, recipe.seed, advance)
+    menus = [menu(r, sites) for r in recipes]
+    options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
+    times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
+    costs = site_costs(sites, observations, weights, times)
+    for r, m in zip(recipes, menus, strict=True):
+        require_feasible(r, costs, m)
+    widths = tuple(sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)}))
     with watch.stage("ranges"):
         products = observe_products(executor, batches.sample(PRODUCT_IMAGES, recipe.seed), sites, recipe.seed)
         chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
@@ -117,111 +146,32 @@ def compile(
             **activation_grids(sites, observations, weights, widths),
             **attention_grids(sites, products, observations, widths, *chosen),
         }
-    with watch.stage("relevance", min(SCORED_IMAGES, len(images))) as advance:
-        scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
-        errors, scores = rank_sites(
-            recipe.score, recipe.rules, graph, sites, observations, weights, grids, widths, scored, products, advance
-        )
-    gc.collect()  # so do the backward passes
-    with watch.stage("allocate"):
-        loss = {n: {o: errors[n].at(o.w_bits, o.a_bits) for o in choices} for n, choices in options.items()}
-        allocation = choose(recipe, costs, options, loss)
-    with watch.stage("round", len(images)) as advance:
+    calibration = Calibration(executor, sites, observations, weights, grids, widths, products)
+    free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
+    tables = {}
+    for r in {table_key(r): r for r in recipes}.values():
+        scored = batches.sample(EXACT_IMAGES if r.score == "exact" else SCORED_IMAGES, r.seed, SCORED_AT_ONCE)
+        with watch.stage("relevance", len(scored.images)) as advance:
+            tables[table_key(r)] = rank_sites(calibration, r, free, scored, advance)
+    gc.collect()  # backward passes leave cycles too
+    return Analysis(calibration, costs, tables, latency)
+
+
+def build(
+    inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe, watch: Stopwatch
+) -> tuple[Plan, Graph]:
+    """Rounds the weights to the widths of `allocation` and writes the quantized graph."""
+    known, batches = analysis.calibration, inputs.batches
+    with watch.stage("round", len(batches.images)) as advance:
         bits = {name: (o.w_bits, o.a_bits) for name, o in allocation.items()}
-        plan = build_plan(graph, sites, bits, grids, recipe.compensate, batches, advance, executor)
+        plan = build_plan(
+            known.graph, known.sites, bits, known.grids, recipe.compensate, batches, advance, known.executor
+        )
     with watch.stage("emit"):
-        emitted = emit_qdq(graph, plan)
-    del executor, observations, weights, grids, products  # half of the memory, and verification loads the models again
-    gc.collect()
-    with watch.stage("verify"):
-        seen = np.concatenate(list(batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
-        checked = verify(float_graph, emitted, plan, seen)
-    with watch.stage("write"):
-        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": float_graph.serialize()}
-        facts = {
-            "schema": SCHEMA,
-            "source": {"model": source.description, "preprocess": preprocess.model_dump(mode="json")},
-            "recipe": recipe.model_dump(mode="json"),
-            "calibration": {"images": len(images), "sha256": images.digest},
-            "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
-            "sites": [
-                _record(s, c, allocation[s.name], scores.values[s.name]) for s, c in zip(sites, costs, strict=True)
-            ],
-            "summary": _summary(costs, allocation),
-            "verification": checked.as_dict(),
-        }
-        manifest = validate({**facts, "files": {n: FileRecord.of(c) for n, c in files.items()}}, "the manifest")
-        files["report.html"] = render_report(manifest)
-        bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
-    return Compiled(bundle, watch.seconds, images.skipped)
+        return plan, emit_qdq(known.graph, plan)
 
 
-class _Batches:
-    """Calibration images as torch batches, decoded again on every pass so that none is kept."""
-
-    def __init__(self, images: ImageSet, size: int, static: bool) -> None:
-        self.images = images
-        self.size = size
-        self.static = static
-
-    def sample(self, count: int, seed: int, at_once: int | None = None) -> _Batches:
-        """`count` of the images, balanced over the classes when they are labelled, in batches of `at_once`."""
-        size = self.size if at_once is None or self.static else min(at_once, self.size)
-        return _Batches(self.images.subset(count, seed), size, self.static)
-
-    def arrays(self) -> Iterator[np.ndarray]:
-        for pixels, _ in self.images.batches(self.size):
-            if self.static and len(pixels) < self.size:
-                pixels = np.resize(pixels, (self.size, *pixels.shape[1:]))
-            yield pixels
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (torch.from_numpy(pixels) for pixels in self.arrays())
-
-
-def _source(
-    model: str | Source | nn.Module, checkpoint: Path | None, pretrained: bool, preprocess: Preprocess | None
-) -> Source:
-    if isinstance(model, Source):
-        return model
-    if isinstance(model, str):
-        return load_model(model, checkpoint=checkpoint, pretrained=pretrained)
-    from qvit_deploy.frontend.torch_module import from_torch
-
-    if preprocess is None:
-        raise InputError("a torch module does not say how its images are prepared; pass preprocess=Preprocess(...)")
-    name = type(model).__name__
-    return Source(from_torch(model, preprocess.input_size, name), None, f"torch module {name}")
-
-
-def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
-    if override is None and source.preprocess is None:
-        raise InputError(
-            f"{source.description} does not say how its images are prepared; pass --preprocess F.json with "
-            "input_size, mean and std"
-        )
-    preprocess = override or Preprocess.model_validate(source.preprocess)
-    if preprocess.input_size != source.graph.image_shape:
-        raise InputError(
-            f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, the model takes "
-            f"{'x'.join(map(str, source.graph.image_shape))} (channels x height x width)"
-        )
-    return preprocess
-
-
-def _calibration_images(
-    calib: str | None, model: object, preprocess: Preprocess, recipe: Recipe, skip_bad: bool
-) -> ImageSet:
-    if calib is None:
-        if not (isinstance(model, str) and model.startswith("demo:")):
-            raise InputError("calibration images are needed: pass --calib with an image folder or an .npz file")
-        calib = "demo:fashion-mnist"
-    return open_images(
-        calib, preprocess, limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad, minimum=2
-    )
-
-
-def _fold(graph: Graph, recipe: Recipe, batches: _Batches, watch: Stopwatch) -> Graph:
+def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> Graph:
     """`graph` with every post-LayerNorm channel brought to one range (the function stays the same)."""
     sites = find_sites(graph)
     groups = norm_groups(graph, sites)
@@ -243,11 +193,25 @@ def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:
     return sites
 
 
-def _cost(site: Site, observations: Mapping[str, Observation], weights: Mapping[str, torch.Tensor]) -> SiteCost:
-    elements = observations[site.input].elements
-    weight = weights.get(site.name)
-    shape = None if weight is None else tuple(weight.shape)
-    return SiteCost(site.name, site.params, site_macs(site, observations, shape), elements)
+def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
+    """What the manifest says before anything is verified or written."""
+    images, scores = inputs.batches.images, analysis.table(recipe).scores
+    sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
+        "recipe": recipe.model_dump(mode="json"),
+        "calibration": {"images": len(images), "sha256": images.digest},
+        "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
+        "sites": [_record(s, c, allocation[s.name], scores.values[s.name]) for s, c in sites],
+        "summary": _summary(analysis.costs, allocation),
+    }
+    if analysis.latency is not None:
+        total = total_cost(analysis.costs, allocation).latency_ns
+        assert total is not None
+        measured = analysis.latency.model_dump(mode="json", include={"device", "fingerprint", "batch_size"})
+        facts["latency"] = {**measured, "sites_ms": total / 1e6}
+    return facts
 
 
 def _record(site: Site, cost: SiteCost, option: Option, score: float) -> SiteRecord:
@@ -263,7 +227,7 @@ def _record(site: Site, cost: SiteCost, option: Option, score: float) -> SiteRec
     )
 
 
-def _summary(costs: list[SiteCost], allocation: Allocation) -> Summary:
+def _summary(costs: Sequence[SiteCost], allocation: Allocation) -> Summary:
     cost = total_cost(costs, allocation)
     return Summary(
         mean_w_bits=cost.mean_w_bits,

@@ -18,11 +18,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Score = Literal["lrp", "relp", "uniform"]
+Score = Literal["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
 Profile = Literal["onnxruntime"]
 SoftmaxCodes = Literal["auto", "uniform", "log2", "log-sqrt2", "levels"]
 Granularity = Literal["tensor", "head"]
+
+BUDGETS = ("mean_bits", "max_size_mb", "max_bitops_g", "max_latency_ms")
+"""The fields of a recipe that bound what its allocation may cost."""
 
 
 class Recipe(BaseModel):
@@ -35,8 +38,11 @@ class Recipe(BaseModel):
     mean_bits: float | None = Field(None, description="parameter-weighted mean weight bits, and activation bits")
     max_size_mb: float | None = Field(None, description="packed weight megabytes (1e6 bytes) of all sites")
     max_bitops_g: float | None = Field(None, description="giga BitOps per image: sum of MACs x w_bits x a_bits")
-    score: Score = Field("lrp", description="what ranks the sites when bits are allocated")
-    rules: Rules = Field("deep-taylor", description="relevance rule set of the lrp score")
+    max_latency_ms: float | None = Field(None, description="milliseconds of all sites by the latency table")
+    latency_table: Path | None = Field(None, description="JSON: milliseconds per site and width (allocate/latency.py)")
+    separate_bits: bool = Field(False, description="let a site's weights and activations have different widths")
+    score: Score = Field("lrp", description="what ranks the sites when bits are allocated (quantize/rank.py)")
+    rules: Rules = Field("attnlrp", description="relevance rule set of the lrp, random and inverted scores")
     first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
     softmax: SoftmaxCodes = Field("auto", description="codes of attention probabilities; auto: the least output error")
@@ -68,9 +74,11 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_goal(self) -> Recipe:
-        budgets = [n for n in ("mean_bits", "max_size_mb", "max_bitops_g") if getattr(self, n) is not None]
+        budgets = [n for n in BUDGETS if getattr(self, n) is not None]
         if self.uniform is not None and budgets:
             raise ValueError(f"uniform and {budgets[0]} exclude each other; give one")
+        if self.max_latency_ms is not None and self.latency_table is None:
+            raise ValueError("max_latency_ms needs a latency_table measured on the device")
         return self
 
     @classmethod
@@ -98,7 +106,7 @@ class Recipe(BaseModel):
 
     @property
     def has_budget(self) -> bool:
-        return any(v is not None for v in (self.mean_bits, self.max_size_mb, self.max_bitops_g))
+        return any(getattr(self, name) is not None for name in BUDGETS)
 
     def digest(self) -> str:
         """sha256 over the canonical JSON of all choices."""

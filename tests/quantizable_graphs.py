@@ -18,6 +18,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.quantize.activations import activation_grids
 from qvit_deploy.quantize.attention import attention_grids
+from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.plan import Plan, build_plan, site_weights
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
@@ -93,6 +94,12 @@ class Calibrated:
     grids: Mapping[tuple[str, int], Grid]
     products: Mapping[str, ProductSample]
     images: torch.Tensor
+
+    def calibration(self) -> Calibration:
+        widths = tuple(sorted({bits for _, bits in self.grids}))
+        return Calibration(
+            Executor(self.graph), self.sites, self.observations, self.weights, self.grids, widths, self.products
+        )
 
     def plan(self, widths: tuple[int, int] | Mapping[str, tuple[int, int]], compensate: str = "bias") -> Plan:
         if isinstance(widths, tuple):

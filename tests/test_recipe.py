@@ -44,7 +44,8 @@ def test_a_toml_file_is_read_and_flags_win(tmp_path: Path) -> None:
         ("bits = []", "recipe: bits: bits must be between 2 and 8"),
         ('uniform = "w8a8"\nmean_bits = 4', "recipe: uniform and mean_bits exclude each other; give one"),
         ('uniform = "w9a8"', "recipe: uniform: 'w9a8' is not a width like w8a8"),
-        ('score = "magic"', "recipe: score: Input should be 'lrp', 'relp' or 'uniform'"),
+        ('score = "magic"', "recipe: score: Input should be 'lrp', 'relp', 'gradient', 'exact'"),
+        ("max_latency_ms = 2", "recipe: max_latency_ms needs a latency_table measured on the device"),
         ("calibration_images = 1", "recipe: calibration_images: Input should be greater than or equal to 2"),
         ("bits = [4,", "r.toml: not valid TOML: "),
     ],
@@ -96,6 +97,22 @@ def test_the_first_and_the_last_site_keep_8_bits() -> None:
 def test_weightless_sites_do_not_count_as_first_or_last() -> None:
     options = site_options(Recipe(), ["qk", "patch", "a", "head", "av"], ["patch", "a", "head"])
     assert [len(options[n]) for n in ("qk", "patch", "a", "head", "av")] == [3, 1, 3, 1, 3]
+
+
+def test_separate_bits_offer_every_pair_to_the_free_sites() -> None:
+    options = site_options(Recipe(bits=(3, 5), separate_bits=True), NAMES, NAMES)
+    assert options["a"] == (Option(3, 3), Option(3, 5), Option(5, 3), Option(5, 5))
+    assert options["patch"] == options["head"] == (Option(8, 8),)
+    assert site_options(Recipe(uniform="w4a8", separate_bits=True), NAMES, NAMES)["a"] == (Option(4, 8),)
+
+
+def test_separate_bits_can_meet_what_shared_bits_cannot() -> None:
+    """Weights of `a` matter, its activations do not."""
+    costs = [SiteCost(n, 100, 100, 100) for n in ("a", "b")]
+    loss = {Option(w, a): 4.0**-w for w in (4, 8) for a in (4, 8)}
+    recipe = Recipe(bits=(4, 8), separate_bits=True, max_bitops_g=2 * 100 * 4 * 8 / 1e9)
+    options = site_options(recipe, ["a", "b"], ["a", "b"])
+    assert choose(recipe, costs, options, {"a": loss, "b": loss}) == {"a": Option(8, 4), "b": Option(8, 4)}
 
 
 def test_without_a_budget_the_free_sites_average_six_bits() -> None:

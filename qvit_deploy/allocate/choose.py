@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 
 from qvit_deploy.allocate.cost import Allocation, Budget, Option, SiteCost
 from qvit_deploy.allocate.solve import solve
@@ -16,8 +17,9 @@ DEFAULT_MEAN_BITS = 6.0
 def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) -> dict[str, tuple[Option, ...]]:
     """Site name -> the widths it may get.
 
-    Weights and activations of a site share one width, as in LRP-QViT. The first and the last weighted site get
-    `first_last_bits`: they are small, and errors there are the image's and the answer's own.
+    Weights and activations of a site share one width, as in LRP-QViT, unless `separate_bits` lets them differ. The
+    first and the last weighted site get `first_last_bits`: they are small, and errors there are the image's and the
+    answer's own.
 
     Args:
         names: all sites, in graph order.
@@ -25,6 +27,8 @@ def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) 
     """
     if recipe.uniform is not None:
         free: tuple[Option, ...] = (Option(*parse_uniform(recipe.uniform)),)
+    elif recipe.separate_bits:
+        free = tuple(Option(w, a) for w, a in product(recipe.bits, repeat=2))
     else:
         free = tuple(Option(b, b) for b in recipe.bits)
     options = dict.fromkeys(names, free)
@@ -48,7 +52,7 @@ def choose(
     """The allocation with the least loss inside the recipe's budget.
 
     A mean counts the sites whose width is free to choose (published W4A4 results do not count an 8-bit first and
-    last layer either); size and BitOps count all.
+    last layer either); size, BitOps and latency count all.
 
     Raises:
         BudgetError: no allocation fits; names the smallest possible.
@@ -61,6 +65,7 @@ def choose(
         mean_a_bits=mean,
         max_weight_bytes=None if recipe.max_size_mb is None else recipe.max_size_mb * 1e6,
         max_bitops=None if recipe.max_bitops_g is None else recipe.max_bitops_g * 1e9,
+        max_latency_ms=recipe.max_latency_ms,
     )
     open_to_choice = any(len(choices) > 1 for choices in options.values())
     counted = [replace(c, in_means=len(options[c.name]) > 1 or not open_to_choice) for c in costs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from qvit_deploy.errors import InputError
@@ -22,7 +22,8 @@ class Option:
 class SiteCost:
     """The sizes of one site: weight elements (0 for QK and AV), multiply-accumulates and input activation elements.
 
-    A site with `in_means` False (one whose width is not open to choice) is left out of mean widths.
+    A site with `in_means` False (one whose width is not open to choice) is left out of mean widths. `latency_ns` has
+    the nanoseconds of each of its options, and is empty when none were measured.
     """
 
     name: str
@@ -30,6 +31,7 @@ class SiteCost:
     macs: int
     act_elements: int
     in_means: bool = True
+    latency_ns: Mapping[Option, int] = field(default_factory=dict)
 
 
 Allocation = Mapping[str, Option]
@@ -40,18 +42,21 @@ class Cost:
     """The cost of one allocation.
 
     Means are weighted by `params` and by `act_elements` (0.0 when there are none). `weight_bytes` is the sum of
-    params * w_bits / 8, rounded up once. `bitops` is the sum of macs * w_bits * a_bits.
+    params * w_bits / 8, rounded up once. `bitops` is the sum of macs * w_bits * a_bits. `latency_ns` is the sum of the
+    measured nanoseconds, None when there are none.
     """
 
     mean_w_bits: float
     mean_a_bits: float
     weight_bytes: int
     bitops: int
+    latency_ns: int | None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds, all of which must hold; None is no bound. Bytes are bytes, BitOps single operations.
+    """Upper bounds, all of which must hold; None is no bound. Bytes are bytes, BitOps single operations, latency is in
+    milliseconds and needs sites with `latency_ns`.
 
     A float bound means the decimal it prints as: 4.1 is 41/10, so ten weights may take 41 bits. Raises InputError for
     a bound that is not finite or not positive.
@@ -61,6 +66,7 @@ class Budget:
     mean_a_bits: float | None = None
     max_weight_bytes: float | None = None
     max_bitops: float | None = None
+    max_latency_ms: float | None = None
 
     def __post_init__(self) -> None:
         for name, bound in vars(self).items():
@@ -120,7 +126,15 @@ BITOPS = Measure(
     10**9,
     " G",
 )
-MEASURES = (MEAN_W_BITS, MEAN_A_BITS, WEIGHT_BYTES, BITOPS)
+LATENCY = Measure(
+    "max_latency_ms",
+    lambda s, o: s.latency_ns[o],
+    lambda sites: 10**6,
+    lambda o: f"w{o.w_bits}a{o.a_bits}",
+    "latency",
+    suffix=" ms",
+)
+MEASURES = (MEAN_W_BITS, MEAN_A_BITS, WEIGHT_BYTES, BITOPS, LATENCY)
 
 
 def total_cost(sites: Sequence[SiteCost], allocation: Allocation) -> Cost:
@@ -133,6 +147,7 @@ def total_cost(sites: Sequence[SiteCost], allocation: Allocation) -> Cost:
         mean_a_bits=a_bits / act_elements if act_elements else 0.0,
         weight_bytes=-(-WEIGHT_BYTES.total(sites, allocation) // 8),
         bitops=BITOPS.total(sites, allocation),
+        latency_ns=LATENCY.total(sites, allocation) if any(s.latency_ns for s in sites) else None,
     )
 
 

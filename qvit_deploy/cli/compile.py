@@ -5,15 +5,16 @@ from __future__ import annotations
 import resource
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, get_args
 
 import typer
+from rich.markup import escape
 
-from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
+from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
-from qvit_deploy.recipe import Recipe
+from qvit_deploy.recipe import Recipe, Score
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -31,9 +32,17 @@ def command(
     mean_bits: Annotated[Optional[float], typer.Option(help="budget: mean bits of weights and of activations")] = None,
     max_size: Annotated[Optional[float], typer.Option(help="budget: packed weights, MB (1e6 bytes)")] = None,
     max_bitops: Annotated[Optional[float], typer.Option(help="budget: giga BitOps per image")] = None,
+    max_latency: Annotated[Optional[float], typer.Option(help="budget: ms of all sites by --latency-table")] = None,
+    latency_table: Annotated[
+        Optional[Path], typer.Option(help="JSON with the ms of every site and width, measured on the device")
+    ] = None,
     uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, e.g. w8a8")] = None,
-    score: Annotated[Optional[str], typer.Option(help="what ranks layers: lrp, relp or uniform")] = None,
-    bits: Annotated[Optional[str], typer.Option(help="widths to choose from, e.g. 4,6,8")] = None,
+    score: Annotated[Optional[str], typer.Option(help=f"what ranks layers: {', '.join(get_args(Score))}")] = None,
+    bits: Annotated[Optional[str], typer.Option(help="widths to choose from, 2 to 8, e.g. 4,6,8")] = None,
+    separate_bits: Annotated[
+        Optional[bool],
+        typer.Option("--separate-bits/--shared-bits", help="may weights and activations of a layer differ in width"),
+    ] = None,
     images: Annotated[Optional[int], typer.Option(help="calibration images to use")] = None,
     target: Annotated[Optional[list[str]], typer.Option(help="profile to emit: onnxruntime")] = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
@@ -47,9 +56,12 @@ def command(
         mean_bits=mean_bits,
         max_size_mb=max_size,
         max_bitops_g=max_bitops,
+        max_latency_ms=max_latency,
+        latency_table=latency_table,
         uniform=uniform,
         score=score,
-        bits=_widths(bits),
+        bits=None if bits is None else whole_numbers("--bits", bits),
+        separate_bits=separate_bits,
         calibration_images=images,
         targets=target,
     )
@@ -83,15 +95,6 @@ def command(
         _report(manifest, out, sum(compiled.seconds.values()))
 
 
-def _widths(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--bits {text!r}: give whole numbers separated by commas, e.g. 4,6,8") from None
-
-
 def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     summary, checked = manifest.summary, manifest.verification
     counts: dict[str, int] = {}
@@ -112,6 +115,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
             f"{short(summary.bitops)}, {short(summary.float_bitops)} in float "
             f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
         ),
+        *_latency(manifest),
         (
             "verified",
             f"{checked['codes']:,} codes equal in ONNX Runtime and the executor; "
@@ -126,3 +130,10 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _latency(manifest: Manifest) -> list[tuple[str, str]]:
+    measured = (manifest.model_extra or {}).get("latency")
+    if not isinstance(measured, dict):
+        return []
+    return [("latency", f"{measured['sites_ms']:.3g} ms in the sites on {escape(str(measured['device']))}")]

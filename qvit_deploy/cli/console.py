@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Advance
 from qvit_deploy.report.numbers import NARROW, amount
 
@@ -69,3 +70,11 @@ def short(count: int) -> str:
 def mega(count: float) -> str:
     """Bytes as megabytes with two digits."""
     return f"{count / 1e6:.2f} MB"
+
+
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """The value of a flag such as `--bits 4,6,8`. Raises InputError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{flag} {text!r}: give whole numbers separated by commas, e.g. 4,6,8") from None

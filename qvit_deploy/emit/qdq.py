@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.quantizers import Quantizers, codes_name
 from qvit_deploy.emit.editor import Editor, is_rows
+from qvit_deploy.emit.quantizers import Quantizers, codes_name
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.plan import Plan, SitePlan

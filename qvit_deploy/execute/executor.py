@@ -6,7 +6,7 @@ numbered slots; a slot is dropped after its last reader, so memory follows the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from qvit_deploy.graph.graph import Graph
 
 Tap = Callable[[Tensor], "Tensor | None"]
 """Called with a tensor as it is computed; returns None to read it, or a tensor to replace it downstream."""
+
+Fork = Callable[[Tensor], Iterable[Tensor]]
+"""Called with a tensor as it is computed; returns what it might have been instead."""
 
 
 @dataclass(frozen=True)
@@ -89,33 +92,19 @@ class Executor:
         taps = taps or {}
         wanted = list(fetch) if fetch is not None else list(self._output_slots)
         steps = self._plan(frozenset(taps) | frozenset(wanted))
-        env: dict[int, Tensor] = dict(self._constants)
         results: dict[str, Tensor] = {}
         remaining = set(wanted)
+        env = self._start(images, taps)
         name = self.graph.input.name or ""
-        images = images.to(self.device)
-        if name in taps:
-            images = _tapped(taps[name], images)
-        env[self._input_slot] = images
         if name in remaining:
-            results[name] = images
+            results[name] = env[self._input_slot]
             remaining.discard(name)
         for step in steps:
-            value = step.run(*[env[i] if i >= 0 else None for i in step.inputs])
-            for slot, out_name, tensor in zip(
-                step.outputs,
-                step.names,
-                value if isinstance(value, (tuple, list)) else (value,),
-                strict=False,
-            ):
-                if out_name in taps:
-                    tensor = _tapped(taps[out_name], tensor)
-                env[slot] = tensor
-                if out_name in remaining:
-                    results[out_name] = tensor
-                    remaining.discard(out_name)
-            for slot in step.drops:
-                env.pop(slot, None)
+            _execute(step, env, taps)
+            for slot, name in zip(step.outputs, step.names, strict=True):
+                if name in remaining:
+                    results[name] = env[slot]
+                    remaining.discard(name)
             if not remaining:
                 break
         if remaining:
@@ -125,6 +114,46 @@ class Executor:
     def logits(self, images: Tensor, taps: Mapping[str, Tap] | None = None) -> Tensor:
         """The first output, float32 [batch, classes]."""
         return next(iter(self.run(images, taps).values()))
+
+    def forked_logits(
+        self, images: Tensor, taps: Mapping[str, Tap], forks: Mapping[str, Fork]
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        """(logits [batch, classes], fork name -> the logits with each of its tensors in place of the computed one).
+
+        One forward pass that at every fork also runs the rest of the graph, once per tensor the fork returns. What
+        comes before a fork is computed once, however many forks there are.
+
+        Args:
+            taps: as for `run`.
+            forks: name of a tensor behind the image -> `Fork`.
+
+        Raises:
+            KeyError: the graph computes no tensor of that name.
+        """
+        steps = self._plan(frozenset(taps) | frozenset(forks))
+        env = self._start(images, taps)
+        output = next(iter(self._output_slots.values()))
+        found: dict[str, list[Tensor]] = {}
+        for index, step in enumerate(steps):
+            _execute(step, env, taps)
+            for slot, name in zip(step.outputs, step.names, strict=True):
+                if name not in forks:
+                    continue
+                found[name] = []
+                for other in forks[name](env[slot]):
+                    fork = {**env, slot: other}
+                    for later in steps[index + 1 :]:
+                        _execute(later, fork, {})
+                    found[name].append(fork[output])
+        if missing := forks.keys() - found.keys():
+            raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
+        return env[output], found
+
+    def _start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
+        """Slot -> tensor before the first step: the constants and the image."""
+        name = self.graph.input.name or ""
+        images = images.to(self.device)
+        return {**self._constants, self._input_slot: _tapped(taps[name], images) if name in taps else images}
 
     def _plan(self, observed: frozenset[str]) -> list[_Step]:
         """The steps to run; a matmul and its bias become one step unless the tensor between is observed."""
@@ -177,6 +206,16 @@ class Executor:
         bias = self._constants.get(self._slot(add.inputs[1]))
         matrix = self._constants[self._slot(weight)]
         return add if bias is not None and bias.ndim == 1 and matrix.ndim == 2 else None
+
+
+def _execute(step: _Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None:
+    """Runs one step in `env` (slot -> tensor) and forgets what is not read again."""
+    value = step.run(*[env[i] if i >= 0 else None for i in step.inputs])
+    made = value if isinstance(value, (tuple, list)) else (value,)
+    for slot, name, tensor in zip(step.outputs, step.names, made, strict=False):
+        env[slot] = _tapped(taps[name], tensor) if name in taps else tensor
+    for slot in step.drops:
+        env.pop(slot, None)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

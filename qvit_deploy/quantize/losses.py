@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.grid import Tensor, fake_quantize
 from qvit_deploy.quantize.plan import Grids
@@ -39,26 +39,18 @@ class SiteError:
         )
 
 
-def site_errors(
-    sites: Iterable[Site],
-    observations: Mapping[str, Observation],
-    weights: Mapping[str, Tensor],
-    grids: Grids,
-    widths: Iterable[int],
-    products: Mapping[str, ProductSample],
-) -> dict[str, SiteError]:
+def site_errors(calibration: Calibration) -> dict[str, SiteError]:
     """Site name -> `SiteError`, on sampled rows and weights rounded to nearest.
 
     For a convolution, whose rows are not the sampled ones, the operands' own relative errors stand in for the output's.
-
-    Args:
-        products: site name -> operands of the attention products, whose errors are measured on them.
+    An attention product's are measured on the operands `calibration` kept.
     """
-    widths = tuple(widths)
+    observations, weights, grids = calibration.observations, calibration.weights, calibration.grids
+    widths = calibration.widths
     errors = {}
-    for site in sites:
-        if site.name in products:
-            errors[site.name] = _product_error(site, products[site.name], grids, widths)
+    for site in calibration.sites:
+        if site.name in calibration.products:
+            errors[site.name] = _product_error(site, calibration.products[site.name], grids, widths)
             continue
         rows = observations[site.input].rows[:ROWS]
         a_grids = {b: grids[site.input, b] for b in widths}

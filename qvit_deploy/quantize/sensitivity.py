@@ -1,20 +1,21 @@
-"""RelP sensitivity: quantizing a site is a patch, and RelP estimates what a patch does to the output.
+"""Linear sensitivity: quantizing a site is a patch, and one backward pass estimates what every patch does to the logit.
 
-With the clean activation x, its quantized value x' and the RelP coefficient rho of the site's output (the gradient of
-the predicted class's logit under the `relp` rules), the estimated change of the logit is sum ((x' - x) W) rho for the
-activation and sum (x (W' - W)) rho for the weight (RelP, arXiv 2508.21258, section 3: (n(x') - n(x)) . rho). One
-forward and one backward pass give it for every site and every width.
+With the clean activation x, its quantized value x' and the coefficient rho of the site's output (what reaches it in
+the backward pass from the predicted class's logit), the estimated change of that logit is sum ((x' - x) W) rho for the
+activation and sum (x (W' - W)) rho for the weight. With the plain gradient as rho this is attribution patching, the
+first-order Taylor term (Syed et al., arXiv 2310.10348); with the coefficients of the `relp` rules it is RelP (arXiv
+2508.21258, section 3: (n(x') - n(x)) . rho). One forward and one backward pass give it for every site and every width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.grid import Tensor, fake_quantize
 from qvit_deploy.quantize.losses import SiteError
@@ -23,27 +24,21 @@ from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
 
 
-def relp_sensitivity(
-    graph: Graph,
-    sites: Sequence[Site],
-    weights: Mapping[str, Tensor],
-    grids: Grids,
-    widths: Sequence[int],
-    batches: Iterable[Tensor],
-    rule_set: RuleSet,
-    progress: Callable[[int], None],
+def linear_sensitivity(
+    calibration: Calibration, batches: Iterable[Tensor], rule_set: RuleSet, progress: Callable[[int], None]
 ) -> tuple[dict[str, SiteError], int]:
     """(site name -> mean over images of the squared estimated logit change, by width and operand; images seen).
 
     Squared, because the changes of different sites have random signs and their variances add.
+
+    Args:
+        batches: float32 [b, C, H, W] each.
+        rule_set: what happens in the backward pass.
+        progress: called with the number of images of each batch when it is done.
     """
+    sites, widths, weights = calibration.sites, calibration.widths, calibration.weights
     totals = {s.name: (torch.zeros(len(widths)), torch.zeros(len(widths))) for s in sites}
-    deltas = {
-        s.name: torch.stack([(fake_quantize(w, weight_scale(w, b), b) - w).flatten() for b in widths], 1)
-        for s in sites
-        if s.kind == "linear"
-        for w in [weights[s.name]]
-    }
+    scales = {s.name: [weight_scale(weights[s.name], b) for b in widths] for s in sites if s.kind == "linear"}
     readers: dict[str, list[Site]] = {}
     for site in sites:
         readers.setdefault(site.input, []).append(site)
@@ -55,7 +50,7 @@ def relp_sensitivity(
     for batch in batches:
         if len(batch) != size:
             size = len(batch)
-            executor = Executor(graph, overrides=rule_set.bind(graph, size).overrides)
+            executor = Executor(calibration.graph, overrides=rule_set.bind(calibration.graph, size).overrides)
         coefficients: dict[str, Tensor] = {}
 
         def visit(name: str, activation: Tensor, g: Tensor) -> None:
@@ -65,13 +60,13 @@ def relp_sensitivity(
             for site in readers.get(name, ()):
                 a_total, w_total = totals[site.name]
                 if site.kind == "linear":
-                    rho = coefficients[site.output]  # noqa: B023
-                    moved = _moved(activation, rho @ weights[site.name].t(), name, grids, widths, size)  # noqa: B023
+                    rho, weight = coefficients[site.output], weights[site.name]  # noqa: B023
+                    moved = _moved(activation, rho @ weight.t(), name, calibration.grids, widths, size)  # noqa: B023
                     a_total += moved.square().sum(0)
-                    rounded = _rounded(activation, rho, deltas[site.name], size)  # noqa: B023
+                    rounded = _rounded(activation, rho, weight, scales[site.name], widths, size)  # noqa: B023
                     w_total += rounded.square().sum(0)
                 else:
-                    moved = _moved(activation, g, name, grids, widths, size)  # noqa: B023
+                    moved = _moved(activation, g, name, calibration.grids, widths, size)  # noqa: B023
                     (a_total if name == site.input else w_total).add_(moved.square().sum(0))
                     if site.kind == "conv":
                         # Rounding at one width moves a kernel by as much, relative to its size, as the input.
@@ -87,10 +82,14 @@ def relp_sensitivity(
     return losses, images
 
 
-def _rounded(x: Tensor, rho: Tensor, deltas: Tensor, batch: int) -> Tensor:
+def _rounded(
+    x: Tensor, rho: Tensor, weight: Tensor, scales: Sequence[Tensor], widths: Sequence[int], batch: int
+) -> Tensor:
     """sum (x (W' - W)) rho per image and width, [batch, widths]; windows of one image are summed."""
     outer = x.reshape(batch, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(batch, -1, rho.shape[-1])
-    return outer.flatten(1) @ deltas
+    # W' - W of every site and width at once would be the model many times over.
+    moves = ((fake_quantize(weight, s, b) - weight).flatten() for s, b in zip(scales, widths, strict=True))
+    return torch.stack([outer.flatten(1) @ move for move in moves], 1)
 
 
 def _moved(x: Tensor, coefficient: Tensor, name: str, grids: Grids, widths: Sequence[int], batch: int) -> Tensor:

@@ -16,6 +16,7 @@ def test_cost_by_hand():
     assert cost.mean_a_bits == 7.0
     assert cost.weight_bytes == 2  # 12 bits
     assert cost.bitops == 30 * 4 * 8 + 7 * 8 * 6
+    assert cost.latency_ns is None
 
 
 def test_no_weights_cost_nothing():
@@ -33,6 +34,13 @@ def test_limits_are_whole_counts():
     budget = Budget(mean_w_bits=4.1, mean_a_bits=4.5, max_weight_bytes=1.3, max_bitops=99.9)
     assert [limit for _, limit in limits(SITES, budget)] == [12, 45, 10, 99]
     assert limits(SITES, Budget()) == []
+
+
+def test_latency_is_kept_to_the_nanosecond():
+    sites = [SiteCost(n, 1, 1, 1, latency_ns={Option(4, 4): 100, Option(8, 8): 333}) for n in ("a", "b")]
+    assert total_cost(sites, {"a": Option(4, 4), "b": Option(8, 8)}).latency_ns == 433
+    [(measure, limit)] = limits(sites, Budget(max_latency_ms=0.000433))
+    assert limit == measure.total(sites, {"a": Option(4, 4), "b": Option(8, 8)}) == 433
 
 
 @pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf])

@@ -1,40 +1,30 @@
 from __future__ import annotations
 
-import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from qvit_deploy.allocate.cost import Budget, Option, SiteCost
-from qvit_deploy.allocate.pareto import pareto
-from qvit_deploy.errors import BudgetError
-
-W4, W6, W8 = Option(4, 4), Option(6, 6), Option(8, 8)
-SITES = [SiteCost("a", 100, 100, 10), SiteCost("b", 100, 100, 10)]
-OPTIONS = {"a": [W4, W6, W8], "b": [W4, W6, W8]}
-LOSS = {"a": {W4: 4.0, W6: 1.0, W8: 0.0}, "b": {W4: 2.0, W6: 0.5, W8: 0.0}}
+from qvit_deploy.allocate.pareto import pareto_front
 
 
-def test_one_point_per_budget_and_loss_falls_as_the_budget_grows():
-    budgets = [Budget(mean_w_bits=b) for b in (4, 5, 6, 8)]
-    points = pareto(SITES, OPTIONS, LOSS, budgets)
-    assert [p.budget for p in points] == budgets
-    assert [p.loss for p in points] == [6.0, 3.0, 1.5, 0.0]
-    assert [p.cost.mean_w_bits for p in points] == [4, 5, 6, 8]
-    assert points[1].allocation == {"a": W6, "b": W4}
+def test_points_that_trade_one_thing_for_another_all_stay():
+    assert pareto_front([(3.0, 1), (2.0, 2), (1.0, 3)]) == [True, True, True]
 
 
-def test_equal_points_keep_the_first():
-    points = pareto(SITES, OPTIONS, LOSS, [Budget(mean_w_bits=5.5), Budget(mean_w_bits=5.0)])
-    assert [p.budget.mean_w_bits for p in points] == [5.5]
+def test_a_dominated_point_goes_wherever_it_stands():
+    good, bad = (1.0, 4, 9), (1.0, 5, 9)
+    assert pareto_front([good, bad]) == [True, False]
+    assert pareto_front([bad, good]) == [False, True]
 
 
-def test_a_dominated_point_is_dropped_wherever_it_stands():
-    """Equal losses: the loose budget buys bits (a tie goes to more bits) that the tight one shows to be useless."""
-    flat = {name: dict.fromkeys([W4, W8], 0.0) for name in LOSS}
-    options = {name: [W4, W8] for name in LOSS}
-    loose, tight = Budget(mean_w_bits=8), Budget(mean_w_bits=4)
-    for budgets in ([loose, tight], [tight, loose]):
-        assert [p.budget for p in pareto(SITES, options, flat, budgets)] == [tight]
+def test_of_equal_points_the_first_stays():
+    assert pareto_front([(1.0, 2), (1.0, 2), (0.5, 3), (1.0, 2)]) == [True, False, True, False]
 
 
-def test_a_budget_nothing_fits_is_an_error_not_a_gap():
-    with pytest.raises(BudgetError):
-        pareto(SITES, OPTIONS, LOSS, [Budget(mean_w_bits=8), Budget(mean_w_bits=3)])
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=12))
+def test_what_stays_is_beaten_by_nothing_and_what_goes_by_something_that_stays(points):
+    kept = pareto_front(points)
+    front = [p for p, stays in zip(points, kept, strict=True) if stays]
+    assert len(set(front)) == len(front)
+    for point, stays in zip(points, kept, strict=True):
+        no_worse = [q for q in points if all(x <= y for x, y in zip(q, point, strict=True))]
+        assert set(no_worse) == {point} if stays else any(q in front for q in no_worse)

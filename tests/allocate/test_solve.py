@@ -19,23 +19,25 @@ W4, W8 = Option(4, 4), Option(8, 8)
 
 
 def counts(sites, picks):
-    """Weight bits, activation bits, BitOps; written out again, not taken from the code under test."""
+    """Weight bits, activation bits, BitOps, nanoseconds; written out again, not taken from the code under test."""
     pairs = list(zip(sites, picks, strict=True))
     return (
         sum(s.params * o.w_bits for s, o in pairs),
         sum(s.act_elements * o.a_bits for s, o in pairs),
         sum(s.macs * o.w_bits * o.a_bits for s, o in pairs),
+        sum(s.latency_ns.get(o, 0) for s, o in pairs),
     )
 
 
 def within(sites, picks, budget):
-    w, a, ops = counts(sites, picks)
+    w, a, ops, nanoseconds = counts(sites, picks)
     params, elements = sum(s.params for s in sites), sum(s.act_elements for s in sites)
     pairs = [
         (budget.mean_w_bits, w, params),
         (budget.mean_a_bits, a, elements),
         (budget.max_weight_bytes, w, 8),
         (budget.max_bitops, ops, 1),
+        (budget.max_latency_ms, nanoseconds, 10**6),
     ]
     return all(b is None or count <= Fraction(str(b)) * unit for b, count, unit in pairs)
 
@@ -53,10 +55,12 @@ def rank(sites, picks, loss):
 
 @st.composite
 def problems(draw, losses, sizes):
-    n = draw(st.integers(1, 4))
-    sites = [SiteCost(f"s{i}", draw(sizes), draw(sizes), draw(sizes)) for i in range(n)]
+    names = [f"s{i}" for i in range(draw(st.integers(1, 4)))]
     menus = st.lists(st.sampled_from(WIDTHS), min_size=1, max_size=5, unique=True)
-    options = {s.name: draw(menus) for s in sites}
+    options = {name: draw(menus) for name in names}
+    # Measured times need not grow with the bits.
+    times = {name: {o: draw(st.integers(0, 50)) for o in options[name]} for name in names}
+    sites = [SiteCost(n, draw(sizes), draw(sizes), draw(sizes), latency_ns=times[n]) for n in names]
     loss = {s.name: {o: draw(losses) for o in options[s.name]} for s in sites}
     bound = {}
     if draw(st.booleans()):
@@ -67,6 +71,8 @@ def problems(draw, losses, sizes):
         bound["max_weight_bytes"] = draw(st.integers(1, 1 + sum(s.params for s in sites)))
     if draw(st.booleans()):
         bound["max_bitops"] = draw(st.integers(1, 1 + 64 * sum(s.macs for s in sites)))
+    if draw(st.booleans()):
+        bound["max_latency_ms"] = draw(st.integers(1, 60 * len(sites))) / 10**6
     return sites, options, loss, Budget(**bound)
 
 

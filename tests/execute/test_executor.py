@@ -91,6 +91,34 @@ def test_a_tap_replaces_a_tensor_downstream(name: str, executor: Executor, image
         torch.testing.assert_close(logits, executor.logits(other))
 
 
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_fork_is_a_run_with_the_tensor_replaced(name: str, executor: Executor, images: Tensor) -> None:
+    others = [lambda x: 2 * x, lambda x: x.flip(0)]
+    logits, found = executor.forked_logits(images, {}, {name: lambda x: (other(x) for other in others)})
+    torch.testing.assert_close(logits, executor.logits(images))
+    assert list(found) == [name] and len(found[name]) == len(others)
+    for forked, other in zip(found[name], others, strict=True):
+        torch.testing.assert_close(forked, executor.logits(images, {name: other}))
+        assert not torch.allclose(forked, logits)
+
+
+def test_forks_do_not_see_each_other_and_taps_see_the_run_once(executor: Executor, images: Tensor) -> None:
+    calls: list[str] = []
+    forks = {name: (lambda x: [torch.zeros_like(x), x]) for name in ("hidden", "left", "right")}
+    taps = {name: (lambda _, name=name: calls.append(name)) for name in ("act", "sum")}
+    logits, found = executor.forked_logits(images, taps, forks)
+    assert calls == ["act", "sum"]
+    for name, (zeroed, same) in found.items():
+        torch.testing.assert_close(same, logits)
+        torch.testing.assert_close(zeroed, executor.logits(images, {name: torch.zeros_like}))
+
+
+@pytest.mark.parametrize("name", ["image", "nowhere"])
+def test_what_the_graph_does_not_compute_cannot_be_forked(name: str, executor: Executor, images: Tensor) -> None:
+    with pytest.raises(KeyError, match=name):
+        executor.forked_logits(images, {}, {name: lambda x: [x]})
+
+
 def test_taps_apply_once_and_calls_do_not_remember_them(executor: Executor, images: Tensor) -> None:
     before = executor.logits(images)
     executor.logits(images, {"product": torch.zeros_like, "act": torch.zeros_like})

@@ -1,0 +1,90 @@
+"""Latency tables: how long every site takes at every width, measured on one device. Plain JSON, no torch.
+
+    {"schema": "qvit-deploy/latency/1",
+     "device": "Jetson AGX Orin 64GB, MAXN",
+     "fingerprint": "sm_87 TensorRT 10.7 1300 MHz",
+     "batch_size": 1,
+     "sites": {"blocks.0.attn.qkv": {"w4a4": 0.031, "w8a8": 0.047},
+               "blocks.0.attn.proj": {"w4a4": 0.012, "w8a8": 0.017}}}
+
+`sites` has milliseconds per run of the whole batch, by site name and width. `device` is for people; equal
+`fingerprint`s say that two tables may be compared. What runs outside the sites (LayerNorm, softmax, residual additions)
+is not in the table: a budget bounds the sum over the sites. Sites a model does not have are ignored, so that one table
+can serve a model with and without integer attention.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+
+from qvit_deploy.allocate.cost import Option
+from qvit_deploy.errors import InputError
+
+SCHEMA: Literal["qvit-deploy/latency/1"] = "qvit-deploy/latency/1"
+
+Width = Annotated[str, Field(pattern="^w[2-8]a[2-8]$")]
+Milliseconds = Annotated[FiniteFloat, Field(ge=0, strict=True)]
+
+
+class LatencyTable(BaseModel):
+    """The JSON above. `model_dump_json(by_alias=True)` writes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # `schema` itself is taken by a method of BaseModel.
+    schema_id: Literal["qvit-deploy/latency/1"] = Field(alias="schema")
+    device: str
+    fingerprint: str
+    batch_size: PositiveInt
+    sites: Mapping[str, Mapping[Width, Milliseconds]]
+
+
+def read_latency(path: Path) -> LatencyTable:
+    """The table in `path`. Raises InputError naming the file and the first thing wrong in it, with its site."""
+    try:
+        tree = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"latency table {path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"latency table {path}: not valid JSON: {error}") from error
+    try:
+        return LatencyTable.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"] if part != "[key]")
+        raise InputError(f"latency table {path}: {where}{first['msg']}") from error
+
+
+def site_latencies(
+    table: LatencyTable, path: str, options: Mapping[str, Iterable[Option]]
+) -> dict[str, dict[Option, int]]:
+    """Site name -> nanoseconds of each of its options.
+
+    Whole nanoseconds, so that a budget is kept exactly. `path` is where the table came from.
+
+    Raises:
+        InputError: the table lacks a site or a width of it; names both and the file.
+    """
+    found: dict[str, dict[Option, int]] = {}
+    for site, choices in options.items():
+        if site not in table.sites:
+            raise InputError(
+                f"latency table {path} has no site {site!r}; measure it on the device, or use the table of this model"
+            )
+        measured = table.sites[site]
+        found[site] = {}
+        for option in choices:
+            width = f"w{option.w_bits}a{option.a_bits}"
+            if width not in measured:
+                has = ", ".join(sorted(measured)) or "nothing"
+                raise InputError(
+                    f"latency table {path}: site {site!r} lacks {width} (it has {has}); measure it, or choose other "
+                    "widths"
+                )
+            found[site][option] = round(measured[width] * 1e6)
+    return found

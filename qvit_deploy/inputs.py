@@ -1,0 +1,125 @@
+"""What a compile starts from: the model, how its images are prepared, and the calibration images."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.progress import Stopwatch
+from qvit_deploy.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Images as torch batches, decoded again on every pass so that none is kept.
+
+    `static` says that the graph runs exactly `size` images at a time.
+    """
+
+    images: ImageSet
+    size: int
+    static: bool
+
+    def sample(self, count: int, seed: int, at_once: int | None = None) -> Batches:
+        """`count` of the images, balanced over the classes when they are labelled, in batches of `at_once`."""
+        size = self.size if at_once is None or self.static else min(at_once, self.size)
+        return Batches(self.images.subset(count, seed), size, self.static)
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        for pixels, _ in self.images.batches(self.size):
+            if self.static and len(pixels) < self.size:
+                pixels = np.resize(pixels, (self.size, *pixels.shape[1:]))
+            yield pixels
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (torch.from_numpy(pixels) for pixels in self.arrays())
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A model and the images it is calibrated on."""
+
+    source: Source
+    preprocess: Preprocess
+    batches: Batches
+
+
+def open_inputs(
+    model: str | Source | nn.Module,
+    calib: str | None,
+    recipe: Recipe,
+    *,
+    checkpoint: Path | None,
+    pretrained: bool,
+    preprocess: Preprocess | None,
+    skip_bad_images: bool,
+    watch: Stopwatch,
+) -> Inputs:
+    """Reads the model and draws `recipe.calibration_images`; the arguments are those of `pipeline.compile`.
+
+    Raises:
+        InputError: the model or the images cannot be used, or do not fit each other.
+    """
+    with watch.stage("trace"):
+        source = _source(model, checkpoint, pretrained, preprocess)
+        preprocess = _preprocess(source, preprocess)
+        gc.collect()  # tracing leaves cycles that hold the weights several times over
+    with watch.stage("read images"):
+        images = _calibration_images(calib, model, preprocess, recipe, skip_bad_images)
+    static = source.graph.static_batch
+    return Inputs(source, preprocess, Batches(images, static or recipe.batch_size, static is not None))
+
+
+def _source(
+    model: str | Source | nn.Module, checkpoint: Path | None, pretrained: bool, preprocess: Preprocess | None
+) -> Source:
+    if isinstance(model, Source):
+        return model
+    if isinstance(model, str):
+        return load_model(model, checkpoint=checkpoint, pretrained=pretrained)
+    from qvit_deploy.frontend.torch_module import from_torch
+
+    if preprocess is None:
+        raise InputError("a torch module does not say how its images are prepared; pass preprocess=Preprocess(...)")
+    name = type(model).__name__
+    return Source(from_torch(model, preprocess.input_size, name), None, f"torch module {name}")
+
+
+def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
+    if override is None and source.preprocess is None:
+        raise InputError(
+            f"{source.description} does not say how its images are prepared; pass --preprocess F.json with "
+            "input_size, mean and std"
+        )
+    preprocess = override or Preprocess.model_validate(source.preprocess)
+    if preprocess.input_size != source.graph.image_shape:
+        raise InputError(
+            f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, the model takes "
+            f"{'x'.join(map(str, source.graph.image_shape))} (channels x height x width)"
+        )
+    return preprocess
+
+
+def _calibration_images(
+    calib: str | None, model: object, preprocess: Preprocess, recipe: Recipe, skip_bad: bool
+) -> ImageSet:
+    if calib is None:
+        if not (isinstance(model, str) and model.startswith("demo:")):
+            raise InputError("calibration images are needed: pass --calib with an image folder or an .npz file")
+        calib = "demo:fashion-mnist"
+    return open_images(
+        calib, preprocess, limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad, minimum=2
+    )

@@ -1,0 +1,39 @@
+"""What calibration leaves behind: everything a loss or a plan needs to know before widths are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qvit_deploy.calibrate.observe import Observation
+from qvit_deploy.calibrate.products import ProductSample
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.grid import Tensor
+from qvit_deploy.quantize.plan import Grids
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A graph, its sites and the grid of every activation tensor they read, at every width that may be chosen.
+
+    Attributes:
+        executor: runs the (folded) graph in float.
+        observations: tensor name -> what the calibration images made of it.
+        weights: site name -> [in, out] float32 (`plan.site_weights`).
+        products: site name -> operands of every attention product.
+        widths: bit widths, ascending; `grids` has each of them for every tensor.
+    """
+
+    executor: Executor
+    sites: tuple[Site, ...]
+    observations: Mapping[str, Observation]
+    weights: Mapping[str, Tensor]
+    grids: Grids
+    widths: tuple[int, ...]
+    products: Mapping[str, ProductSample]
+
+    @property
+    def graph(self) -> Graph:
+        return self.executor.graph
