@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from qvit_deploy.allocate.choose import require_feasible
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
 from qvit_deploy.allocate.latency import read_latency, site_latencies
 from qvit_deploy.analysis import Analysis, menu, site_costs, table_key
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
+from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe, site_tensors
 from qvit_deploy.calibrate.products import IMAGES as PRODUCT_IMAGES
 from qvit_deploy.calibrate.products import observe_products
@@ -33,10 +35,15 @@ from qvit_deploy.quantize.absorb import absorb_scales
 from qvit_deploy.quantize.activations import activation_grids
 from qvit_deploy.quantize.attention import attention_grids
 from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.fold import ChannelRange, channel_fold, fold_norms
-from qvit_deploy.quantize.plan import Plan, build_plan, site_weights
+from qvit_deploy.quantize.equalize import equalizable, equalize
+from qvit_deploy.quantize.fold import channel_fold, fold_norms
+from qvit_deploy.quantize.heads import fold_heads
+from qvit_deploy.quantize.plan import Plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
-from qvit_deploy.recipe import Recipe
+from qvit_deploy.quantize.rounding import build_plan
+from qvit_deploy.recipe import Recipe, narrowest
+from qvit_deploy.relevance.importance import row_importance
+from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
 from qvit_deploy.targets.verification import verify
 
@@ -123,15 +130,13 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
     """
     recipe, batches = recipes[0], inputs.batches
     latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
-    graph = absorb_scales(inputs.source.graph)
-    if recipe.fold:
-        graph = _fold(graph, recipe, batches, watch)
+    graph, importance = _fold(absorb_scales(inputs.source.graph), recipe, batches, watch)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
     count = len(batches.images)
     with watch.stage("observe", count) as advance:
-        observations = observe(executor, batches, site_tensors(sites), count, recipe.seed, advance)
+        observations = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
     menus = [menu(r, sites) for r in recipes]
     options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
     times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
@@ -146,7 +151,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
             **activation_grids(sites, observations, weights, widths),
             **attention_grids(sites, products, observations, widths, *chosen),
         }
-    calibration = Calibration(executor, sites, observations, weights, grids, widths, products)
+    calibration = Calibration(executor, sites, observations, weights, grids, widths, products, importance)
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
     tables = {}
     for r in {table_key(r): r for r in recipes}.values():
@@ -162,25 +167,41 @@ def build(
 ) -> tuple[Plan, Graph]:
     """Rounds the weights to the widths of `allocation` and writes the quantized graph."""
     known, batches = analysis.calibration, inputs.batches
-    with watch.stage("round", len(batches.images)) as advance:
+    with watch.stage("round", len(known.sites)) as advance:
         bits = {name: (o.w_bits, o.a_bits) for name, o in allocation.items()}
-        plan = build_plan(
-            known.graph, known.sites, bits, known.grids, recipe.compensate, batches, advance, known.executor
-        )
+        plan = build_plan(known, bits, recipe.compensate, batches, recipe.seed, advance)
     with watch.stage("emit"):
         return plan, emit_qdq(known.graph, plan)
 
 
-def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> Graph:
-    """`graph` with every post-LayerNorm channel brought to one range (the function stays the same)."""
-    sites = find_sites(graph)
-    groups = norm_groups(graph, sites)
-    count = len(batches.images)
+def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, dict[str, Tensor]]:
+    """(`graph` with its channels brought to ranges that quantize well, the function the same; importance of the rows of
+    every tensor a linear reads)."""
+    sites, count = find_sites(graph), len(batches.images)
+    groups = norm_groups(graph, sites) if recipe.fold else ()
+    scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
+    taken = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
+    bits = narrowest(recipe)
+    readers = equalizable(graph, sites, taken) if recipe.equalize and bits < 8 else {}
+    heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
+    tensors = {*readers, *(g.norm for g in groups), *(c.tensor for c in heads)}
+    importance: dict[str, Tensor] = {}
+    if recipe.row_importance != "none":
+        names = tensors | {s.input for s in sites if s.kind == "linear" and s.role != "image"}
+        scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
+        with watch.stage("importance", len(scored.images)) as advance:
+            importance = row_importance(graph, names, scored, RULE_SETS[recipe.row_importance], advance)
+        gc.collect()  # backward passes leave cycles that hold every activation
     with watch.stage("fold", count) as advance:
-        seen = observe(Executor(graph), batches, [g.norm for g in groups], count, recipe.seed, advance)
-        ranges = {n: ChannelRange(o.channel_low, o.channel_high) for n, o in seen.items()}
-        folds = {name: channel_fold(channels, recipe.fold_clip) for name, channels in ranges.items()}
-        return fold_norms(graph, sites, groups, folds)
+        seen = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
+        graph = fold_heads(graph, sites, scores, values, seen)
+        graph = fold_norms(
+            graph, sites, groups, {g.norm: channel_fold(seen[g.norm], recipe.fold_clip, bits) for g in groups}
+        )
+        sites = find_sites(graph)  # some have a bias now
+        readers = {name: tuple(s for s in sites if s.input == name) for name in readers}
+        graph, renamed = equalize(graph, readers, seen, bits)
+    return graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}
 
 
 def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:

@@ -21,6 +21,8 @@ else:
 Score = Literal["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
 Profile = Literal["onnxruntime"]
+RowImportance = Literal["none", "gradient", "relp"]
+Compensation = Literal["none", "bias", "gptq"]
 SoftmaxCodes = Literal["auto", "uniform", "log2", "log-sqrt2", "levels"]
 Granularity = Literal["tensor", "head"]
 
@@ -55,7 +57,12 @@ class Recipe(BaseModel):
     fold_clip: float = Field(
         8.0, gt=1, description="channel scales this many times above the median are clipped before folding"
     )
-    compensate: Literal["none", "bias", "gptq"] = Field("gptq", description="how rounding errors are made good")
+    fold_heads: bool = Field(True, description="maps of each head's channels, folded around the attention products")
+    equalize: bool = Field(True, description="a factor and shift per channel before narrow inputs nothing can absorb")
+    row_importance: RowImportance = Field(
+        "relp", description="what weights the rows that ranges and weights are fitted to"
+    )
+    compensate: Compensation = Field("gptq", description="how rounding errors are made good")
     targets: tuple[Profile, ...] = ("onnxruntime",)
 
     @field_validator("bits")
@@ -119,3 +126,8 @@ def parse_uniform(text: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"{text!r} is not a width like w8a8 (2 to 8 bits each)")
     return int(match[1]), int(match[2])
+
+
+def narrowest(recipe: Recipe) -> int:
+    """Fewest activation bits a site may get."""
+    return min(recipe.bits) if recipe.uniform is None else parse_uniform(recipe.uniform)[1]

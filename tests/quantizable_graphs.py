@@ -20,8 +20,9 @@ from qvit_deploy.quantize.activations import activation_grids
 from qvit_deploy.quantize.attention import attention_grids
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.grid import Grid
-from qvit_deploy.quantize.plan import Plan, build_plan, site_weights
-from qvit_deploy.recipe import Granularity, SoftmaxCodes
+from qvit_deploy.quantize.plan import Plan, site_weights
+from qvit_deploy.quantize.rounding import build_plan
+from qvit_deploy.recipe import Compensation, Granularity, SoftmaxCodes
 
 torch.set_num_threads(1)
 
@@ -94,18 +95,19 @@ class Calibrated:
     grids: Mapping[tuple[str, int], Grid]
     products: Mapping[str, ProductSample]
     images: torch.Tensor
+    importance: Mapping[str, torch.Tensor]
 
     def calibration(self) -> Calibration:
         widths = tuple(sorted({bits for _, bits in self.grids}))
+        executor = Executor(self.graph)
         return Calibration(
-            Executor(self.graph), self.sites, self.observations, self.weights, self.grids, widths, self.products
+            executor, self.sites, self.observations, self.weights, self.grids, widths, self.products, self.importance
         )
 
-    def plan(self, widths: tuple[int, int] | Mapping[str, tuple[int, int]], compensate: str = "bias") -> Plan:
+    def plan(self, widths: tuple[int, int] | Mapping[str, tuple[int, int]], compensate: Compensation = "bias") -> Plan:
         if isinstance(widths, tuple):
             widths = {site.name: widths for site in self.sites}
-        batches, executor = self.images.split(4), Executor(self.graph)
-        return build_plan(self.graph, self.sites, widths, self.grids, compensate, batches, lambda _: None, executor)
+        return build_plan(self.calibration(), widths, compensate, self.images.split(4), 0, lambda _: None)
 
 
 def calibrate(
@@ -119,14 +121,14 @@ def calibrate(
 ) -> Calibrated:
     sites = tuple(s for s in find_sites(graph) if s.weight is not None or attention)
     pixels = images_for(graph, images)
-    seen = observe(Executor(graph), pixels.split(4), site_tensors(sites), images, 0, lambda _: None)
+    seen = observe(Executor(graph), pixels.split(4), site_tensors(sites), images, 0, {}, lambda _: None)
     weights = site_weights(graph, sites)
     products = observe_products(Executor(graph), pixels.split(4), sites, 0)
     grids = {
         **activation_grids(sites, seen, weights, bits),
         **attention_grids(sites, products, seen, bits, softmax, rows, granularity),
     }
-    return Calibrated(graph, sites, seen, weights, grids, products, pixels)
+    return Calibrated(graph, sites, seen, weights, grids, products, pixels, {})
 
 
 def logits(graph: Graph, images: torch.Tensor) -> np.ndarray:

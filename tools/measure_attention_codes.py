@@ -42,7 +42,7 @@ Choice = Callable[[ProductSample, Observation, int], Grid]
 
 def signed_grid(seen: Observation, bits: int) -> Grid:
     """The symmetric grid of least squared error, whatever the other operand."""
-    scale = activation_scale(seen.rows, torch.ones(seen.rows.shape[1]), seen.absmax, bits)
+    scale = activation_scale(seen.rows, seen.weights, torch.ones(seen.rows.shape[1]), seen.absmax, bits)
     return ActivationGrid(bits, float(scale), 0.0)
 
 
@@ -70,7 +70,7 @@ class Reference:
         pixels = self.pixels(folder / "fashion_mnist_dev.npz")
         executor = Executor(graph)
         chosen, measured = pixels[:CHOSEN].split(8), pixels[CHOSEN:].split(8)
-        self.seen = observe(executor, chosen, site_tensors(self.products), CHOSEN, 0, lambda _: None)
+        self.seen = observe(executor, chosen, site_tensors(self.products), CHOSEN, 0, {}, lambda _: None)
         self.sample = observe_products(executor, pixels[:IMAGES].split(8), self.products, 0)
         self.held_out = observe_products(executor, measured, self.products, 0)
 

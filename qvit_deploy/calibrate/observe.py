@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from qvit_deploy.errors import NonFiniteError
-from qvit_deploy.execute.executor import Executor
+from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.sites import Site
 
 Tensor = torch.Tensor
@@ -28,6 +28,7 @@ class Observation:
         low, high: extremes over everything seen, float.
         channel_low, channel_high: per last-axis channel, float32 [channels].
         rows: a uniform sample of rows plus the rows that hold the extremes, float32 [<= ROWS_KEPT, channels].
+        weights: how many rows each of `rows` stands for, times its importance, float32 [<= ROWS_KEPT].
         elements: elements per image.
     """
 
@@ -36,6 +37,7 @@ class Observation:
     channel_low: np.ndarray
     channel_high: np.ndarray
     rows: Tensor
+    weights: Tensor
     elements: int
 
     @property
@@ -43,21 +45,27 @@ class Observation:
         return max(abs(self.low), abs(self.high))
 
 
-class _Observer:
-    """Accumulates one tensor's `Observation` from batches."""
+class Observer:
+    """Accumulates one tensor's `Observation` from batches.
 
-    def __init__(self, name: str, rows_expected: int, generator: torch.Generator) -> None:
+    Args:
+        quota: rows to sample of each image.
+        importance: weight of each row of an image (`relevance.importance`), float32 [rows per image]; None: all equal.
+    """
+
+    def __init__(self, name: str, quota: int, generator: torch.Generator, importance: Tensor | None) -> None:
         self.name = name
+        self.quota = quota
+        self.generator = generator
+        self.importance = importance
         self.low: Tensor | None = None
         self.high: Tensor | None = None
-        self.sample: list[Tensor] = []
-        self.extreme: Tensor | None = None
+        self.rows: list[Tensor] = []
+        self.weights: list[Tensor] = []
         self.elements = 0
-        self.quota = rows_expected
-        self.generator = generator
 
-    def __call__(self, x: Tensor) -> None:
-        images = self.batch
+    def add(self, x: Tensor, images: int) -> None:
+        """Takes in the tensor of a batch of `images`."""
         flat = x.detach().reshape(-1, x.shape[-1])
         low, high = flat.amin(0), flat.amax(0)
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
@@ -70,52 +78,75 @@ class _Observer:
         self.elements = x.numel() // images
         keep = min(len(flat), max(1, self.quota * images))
         chosen = torch.randperm(len(flat), generator=self.generator)[:keep].to(flat.device)
-        self.sample.append(flat[chosen].cpu())
+        self._keep(flat, chosen, len(flat) / keep)
         # The rows with the largest magnitudes decide whether clipping is affordable: keep a few of each batch.
-        largest = flat.abs().amax(1).topk(min(2, len(flat))).indices
-        self.sample.append(flat[largest].cpu())
+        self._keep(flat, flat.abs().amax(1).topk(min(2, len(flat))).indices, 1.0)
 
-    batch: int = 1
+    def _keep(self, flat: Tensor, chosen: Tensor, each: float) -> None:
+        self.rows.append(flat[chosen].cpu())
+        weights = torch.full((len(chosen),), each)
+        if self.importance is not None:
+            weights *= self.importance[chosen.cpu() % len(self.importance)]
+        self.weights.append(weights)
 
     def result(self) -> Observation:
         assert self.low is not None and self.high is not None
-        rows = torch.cat(self.sample)
+        rows, weights = torch.cat(self.rows), torch.cat(self.weights)
         if len(rows) > ROWS_KEPT:
             order = rows.abs().amax(1).argsort(descending=True)
             extremes, others = order[: ROWS_KEPT // 8], order[ROWS_KEPT // 8 :]
-            picked = torch.randperm(len(others), generator=self.generator)[: ROWS_KEPT - len(extremes)]
-            rows = rows[torch.cat([extremes, others[picked]])]
+            picked = others[torch.randperm(len(others), generator=self.generator)[: ROWS_KEPT - len(extremes)]]
+            weights[picked] *= len(others) / len(picked)
+            kept = torch.cat([extremes, picked])
+            rows, weights = rows[kept], weights[kept]
         return Observation(
             float(self.low.min()), float(self.high.max()), self.low.cpu().numpy(), self.high.cpu().numpy(),
-            rows.contiguous(), self.elements,
+            rows.contiguous(), weights, self.elements,
         )  # fmt: skip
 
 
 def observe(
-    executor: Executor, batches: Iterable[Tensor], names: Iterable[str], images: int, seed: int, progress: Progress
+    executor: Executor,
+    batches: Iterable[Tensor],
+    names: Iterable[str],
+    images: int,
+    seed: int,
+    importance: Mapping[str, Tensor],
+    progress: Progress,
 ) -> dict[str, Observation]:
     """Runs every batch once and observes the named tensors.
 
     Args:
         batches: float32 [b, C, H, W] tensors.
         images: how many images the batches hold together; sets how many rows are sampled of each.
+        importance: tensor name -> weight of each row of an image, where rows differ.
 
     Raises:
         NonFiniteError: an observed activation, or the output, is NaN or infinite; names the tensor.
     """
     generator = torch.Generator().manual_seed(seed)
-    quota = -(-ROWS_KEPT // max(images, 1))
-    observers = {name: _Observer(name, quota, generator) for name in names}
+    quota = rows_per_image(images)
+    observers = {name: Observer(name, quota, generator, importance.get(name)) for name in names}
+    size = 0
+
+    def tap(observer: Observer) -> Tap:
+        return lambda x: observer.add(x, size)
+
+    taps = {name: tap(observer) for name, observer in observers.items()}
     with torch.no_grad():
         for batch in batches:
-            for observer in observers.values():
-                observer.batch = len(batch)
-            outputs = executor.run(batch, taps=observers)
+            size = len(batch)
+            outputs = executor.run(batch, taps=taps)
             for name, value in outputs.items():
                 if not bool(torch.isfinite(value).all()):
                     raise NonFiniteError(f"output {name!r} of the float model is NaN or infinite")
             progress(len(batch))
     return {name: observer.result() for name, observer in observers.items()}
+
+
+def rows_per_image(images: int) -> int:
+    """Rows to sample of each of `images` for `ROWS_KEPT` in all."""
+    return -(-ROWS_KEPT // max(images, 1))
 
 
 def site_tensors(sites: Iterable[Site]) -> list[str]:

@@ -24,9 +24,17 @@ Fork = Callable[[Tensor], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
+    """One operator, or a matmul and its bias: `run` on the tensors of slots `inputs` makes those of `outputs`.
+
+    Attributes:
+        inputs: slots; -1 for an absent optional input.
+        names: of the outputs.
+        drops: slots that nothing reads after this step.
+    """
+
     run: OpFn
-    inputs: tuple[int, ...]  # -1 for an absent optional input
+    inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     names: tuple[str, ...]
     drops: tuple[int, ...]
@@ -63,7 +71,7 @@ class Executor:
         overrides = overrides or {}
         self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
         self._overridden = set(overrides)
-        self._plans: dict[frozenset[str], list[_Step]] = {}
+        self._plans: dict[frozenset[str], list[Step]] = {}
 
     def _slot(self, value: ir.Value) -> int:
         return self._slots.setdefault(value, len(self._slots))
@@ -91,16 +99,16 @@ class Executor:
         """
         taps = taps or {}
         wanted = list(fetch) if fetch is not None else list(self._output_slots)
-        steps = self._plan(frozenset(taps) | frozenset(wanted))
+        steps = self.steps(frozenset(taps) | frozenset(wanted))
         results: dict[str, Tensor] = {}
         remaining = set(wanted)
-        env = self._start(images, taps)
+        env = self.start(images, taps)
         name = self.graph.input.name or ""
         if name in remaining:
             results[name] = env[self._input_slot]
             remaining.discard(name)
         for step in steps:
-            _execute(step, env, taps)
+            execute(step, env, taps)
             for slot, name in zip(step.outputs, step.names, strict=True):
                 if name in remaining:
                     results[name] = env[slot]
@@ -130,12 +138,12 @@ class Executor:
         Raises:
             KeyError: the graph computes no tensor of that name.
         """
-        steps = self._plan(frozenset(taps) | frozenset(forks))
-        env = self._start(images, taps)
+        steps = self.steps(frozenset(taps) | frozenset(forks))
+        env = self.start(images, taps)
         output = next(iter(self._output_slots.values()))
         found: dict[str, list[Tensor]] = {}
         for index, step in enumerate(steps):
-            _execute(step, env, taps)
+            execute(step, env, taps)
             for slot, name in zip(step.outputs, step.names, strict=True):
                 if name not in forks:
                     continue
@@ -143,20 +151,27 @@ class Executor:
                 for other in forks[name](env[slot]):
                     fork = {**env, slot: other}
                     for later in steps[index + 1 :]:
-                        _execute(later, fork, {})
+                        execute(later, fork, {})
                     found[name].append(fork[output])
         if missing := forks.keys() - found.keys():
             raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
         return env[output], found
 
-    def _start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
+    def start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
         """Slot -> tensor before the first step: the constants and the image."""
         name = self.graph.input.name or ""
         images = images.to(self.device)
         return {**self._constants, self._input_slot: _tapped(taps[name], images) if name in taps else images}
 
-    def _plan(self, observed: frozenset[str]) -> list[_Step]:
-        """The steps to run; a matmul and its bias become one step unless the tensor between is observed."""
+    def slot(self, name: str) -> int:
+        """The slot of the tensor called `name`. Raises KeyError when there is none."""
+        found = next((slot for value, slot in self._slots.items() if value.name == name), None)
+        if found is None:
+            raise KeyError(f"no tensor named {name!r} in the graph")
+        return found
+
+    def steps(self, observed: frozenset[str]) -> list[Step]:
+        """The steps to run, in order; a matmul and its bias become one step unless the tensor between is observed."""
         if observed in self._plans:
             return self._plans[observed]
         raw: list[tuple[OpFn, list[ir.Value | None], list[ir.Value]]] = []
@@ -181,7 +196,7 @@ class Executor:
             if slot not in keep:
                 drops.setdefault(index, []).append(slot)
         steps = [
-            _Step(
+            Step(
                 run,
                 tuple(-1 if v is None else self._slot(v) for v in inputs),
                 tuple(self._slot(v) for v in outputs),
@@ -208,7 +223,7 @@ class Executor:
         return add if bias is not None and bias.ndim == 1 and matrix.ndim == 2 else None
 
 
-def _execute(step: _Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None:
+def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None:
     """Runs one step in `env` (slot -> tensor) and forgets what is not read again."""
     value = step.run(*[env[i] if i >= 0 else None for i in step.inputs])
     made = value if isinstance(value, (tuple, list)) else (value,)

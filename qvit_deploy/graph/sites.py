@@ -175,6 +175,11 @@ def _role(value: ir.Value) -> Role:
         "Gelu": "post_gelu",
         "Softmax": "post_softmax",
     }
+    while (node := value.producer()) is not None and node.op_type in ("Mul", "Add"):  # channel-wise factors and shifts
+        x, other = node.inputs[0], node.inputs[1]
+        if x is None or other is None or not other.is_initializer() or other.shape is None or len(other.shape) != 1:
+            break
+        value = x
     found = {roles.get(node.op_type, "other") for node in producers(value)}
     return found.pop() if len(found) == 1 else "other"
 

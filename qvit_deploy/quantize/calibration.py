@@ -23,6 +23,7 @@ class Calibration:
         observations: tensor name -> what the calibration images made of it.
         weights: site name -> [in, out] float32 (`plan.site_weights`).
         products: site name -> operands of every attention product.
+        importance: tensor name -> weight of each row's error (`relevance.importance`); rows of others count alike.
         widths: bit widths, ascending; `grids` has each of them for every tensor.
     """
 
@@ -33,6 +34,7 @@ class Calibration:
     grids: Grids
     widths: tuple[int, ...]
     products: Mapping[str, ProductSample]
+    importance: Mapping[str, Tensor]
 
     @property
     def graph(self) -> Graph:

@@ -14,12 +14,15 @@ from qvit_deploy.quantize.grid import Tensor, absmax_scale, fake_quantize
 FRACTIONS = torch.cat([torch.linspace(0.08, 0.6, 14), torch.linspace(0.62, 1.02, 21)])
 """Candidate ranges, as fractions of the largest magnitude. Slightly above 1 lets the largest value round down."""
 
+CHANNEL_FRACTIONS = torch.linspace(0.16, 1.0, 22)
 
-def activation_scale(rows: Tensor, importance: Tensor, absmax: float, bits: int) -> Tensor:
+
+def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: float, bits: int) -> Tensor:
     """The per-tensor scale with the least importance-weighted squared error.
 
     Args:
         rows: sampled activations, float32 [rows, channels], the extreme rows among them.
+        weights: weight of each row's error, [rows].
         importance: weight of each channel's error, [channels]: the squared norm of the weights that read it, so
             that the sum approximates the error of the consumer's output (diagonal of W W^T).
         absmax: largest magnitude ever seen.
@@ -28,7 +31,7 @@ def activation_scale(rows: Tensor, importance: Tensor, absmax: float, bits: int)
     Returns: scalar float32.
     """
     scales = absmax_scale(FRACTIONS * max(absmax, 1e-12), bits)
-    errors = torch.stack([((fake_quantize(rows, s, bits) - rows).square_().sum(0) * importance).sum() for s in scales])
+    errors = torch.stack([(weights @ (fake_quantize(rows, s, bits) - rows).square_()) @ importance for s in scales])
     return scales[int(errors.argmin())]
 
 
@@ -53,3 +56,34 @@ def weight_scale(weight: Tensor, bits: int, importance: Tensor | None = None) ->
         best_error = torch.where(better, total, best_error)
         best = torch.where(better, scale, best)
     return best
+
+
+def channel_ranges(rows: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Half width and centre of every channel's own range with the least weighted squared error of b-bit rounding.
+
+    Every fraction of the range is tried around the middle of the extremes, around the median and half way between: a
+    tail on one side is then cut on that side only.
+
+    Args:
+        rows: float32 [rows, channels].
+        weights: of each row's error, [rows].
+
+    Returns: float32 [channels] each; the width is 0 for a constant channel.
+    """
+    levels = 2 ** (bits - 1)
+    low, high = rows.amin(0), rows.amax(0)
+    middle, median = (low + high) / 2, rows.median(0).values
+    best = torch.full_like(low, float("inf"))
+    width, centre = (high - low) / 2, middle
+    for towards in (0.0, 0.5, 1.0):
+        around = torch.lerp(middle, median, towards)
+        reach = torch.maximum(high - around, around - low)
+        for fraction in CHANNEL_FRACTIONS:
+            step = (reach * fraction / (levels - 0.5)).clamp_min(1e-12)
+            moved = ((rows - around) / step).round_().clamp_(-levels, levels - 1).mul_(step).add_(around)
+            error = weights @ moved.sub_(rows).square_()
+            better = error < best
+            best = torch.where(better, error, best)
+            width = torch.where(better, reach * fraction, width)
+            centre = torch.where(better, around, centre)
+    return width, centre

@@ -3,8 +3,8 @@
 Post-LayerNorm activations differ by orders of magnitude between channels. Dividing every channel by its own scale
 and centring it makes one per-tensor symmetric grid as good as a channel-wise asymmetric one; LayerNorm's gamma and
 beta and the consumers' weights and biases absorb the change (RepQ-ViT, Li et al. 2023, section 3.2). Here the shift
-is the middle of the channel's range, so the target zero point is 0 exactly and the folded graph does not depend on
-the bit width: it is an ordinary float graph, computing the same function, that every later stage works on.
+is real, so the target zero point is 0 exactly and the folded graph is an ordinary float graph, computing the same
+function, that every later stage works on.
 
 Channel scales that are outliers across channels are clipped first, the idea of LRP-QViT's clipped channel-wise
 quantization (its rule is not published in what we could read; ours is a cap at a multiple of the median): an
@@ -19,19 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.graph.channels import NormGroup
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.clip import channel_ranges
 
 Array = np.ndarray
-
-
-@dataclass(frozen=True)
-class ChannelRange:
-    """Smallest and largest value of every channel, float32 [channels] each."""
-
-    low: Array
-    high: Array
 
 
 @dataclass(frozen=True)
@@ -42,21 +36,20 @@ class Fold:
     shift: Array
 
 
-def channel_fold(channels: ChannelRange, clip: float) -> Fold:
-    """The fold that gives every channel the same symmetric range, scale outliers capped at `clip` x the median.
+def channel_fold(observation: Observation, clip: float, bits: int) -> Fold:
+    """The fold that gives every channel its best b-bit range, scale outliers capped at `clip` x the median.
 
-    Dead channels (zero range) get the median. The geometric mean of the other scales is 1.
+    Best is the least squared error of the sampled rows (`clip.channel_ranges`): the scale and shift a channel-wise
+    quantizer would use. Dead channels get the median. The geometric mean of the other scales is 1.
     """
-    low, high = channels.low.astype(np.float64), channels.high.astype(np.float64)
-    width = (high - low) / 2
-    alive = width > 1e-8
+    width, centre = channel_ranges(observation.rows, observation.weights, bits)
+    scale, shift = width.double().numpy(), centre.double().numpy()
+    alive = scale > 1e-8
     if not alive.any():
-        return Fold(np.ones_like(width), np.zeros_like(width))
-    scale = np.where(alive, width, 1.0)
+        return Fold(np.ones_like(scale), np.zeros_like(scale))
     median = np.median(scale[alive])
     scale = np.where(alive, np.clip(scale, median / clip, median * clip), median)
-    scale = scale / np.exp(np.log(scale[alive]).mean())
-    return Fold(scale, (high + low) / 2)
+    return Fold(scale / np.exp(np.log(scale[alive]).mean()), shift)
 
 
 def fold_norms(
@@ -81,16 +74,24 @@ def fold_norms(
         replace_constant(values[group.scale], gamma / fold.scale)
         replace_constant(values[group.bias], (beta - fold.shift) / fold.scale)
         for name in group.sites:
-            site = by_name[name]
-            assert site.weight is not None
-            weight = _float64(values[site.weight])
-            correction = fold.shift @ weight
-            replace_constant(values[site.weight], weight * fold.scale[:, None])
-            if site.bias is not None:
-                replace_constant(values[site.bias], _float64(values[site.bias]) + correction)
-            else:
-                _add_bias(folded, site, correction)
+            take_back(folded, by_name[name], fold)
     return folded
+
+
+def take_back(graph: Graph, site: Site, fold: Fold) -> None:
+    """Changes a linear's weight and bias in place so that it makes of (x - c) / r what it made of x.
+
+    W'[k,:] = r_k W[k,:],  b' = b + c W. A site without a bias gets one.
+    """
+    assert site.weight is not None
+    values = graph.model.graph.initializers
+    weight = _float64(values[site.weight])
+    correction = fold.shift @ weight
+    replace_constant(values[site.weight], weight * fold.scale[:, None])
+    if site.bias is not None:
+        replace_constant(values[site.bias], _float64(values[site.bias]) + correction)
+    else:
+        _add_bias(graph, site, correction)
 
 
 def _float64(value: ir.Value) -> Array:

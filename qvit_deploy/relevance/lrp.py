@@ -42,7 +42,7 @@ def propagate(
     Returns: the logits [batch, classes].
 
     Raises:
-        NonFiniteError: a relevance is NaN or infinite; names the tensor.
+        NonFiniteError: the logits, or a relevance, are NaN or infinite; names the tensor.
         KeyError: the graph has no tensor of that name.
     """
     wanted, waiting = set(names), dict[str, Tensor]()
@@ -64,6 +64,11 @@ def propagate(
         logits = executor.logits(images.detach().clone().requires_grad_(), {name: tap(name) for name in wanted})
     if missing := wanted - waiting.keys():
         raise KeyError(f"no tensor named {min(missing)!r} in the graph")
+    if not torch.isfinite(logits).all():
+        raise NonFiniteError(
+            "the output of the float model is NaN or infinite on the images: the model overflows or holds broken "
+            "weights; check it in its own framework first"
+        )
     classes = logits.argmax(1) if isinstance(target, str) else target.to(logits.device)
     chosen = logits.gather(1, classes[:, None])
     start = torch.ones_like(chosen)

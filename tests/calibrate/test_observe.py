@@ -17,7 +17,7 @@ TENSOR = "hidden_out"
 
 def watch(graph: Graph, images: torch.Tensor, batch: int, *names: str, seed: int = 0) -> dict[str, Observation]:
     done: list[int] = []
-    seen = observe(Executor(graph), images.split(batch), names, len(images), seed, done.append)
+    seen = observe(Executor(graph), images.split(batch), names, len(images), seed, {}, done.append)
     assert sum(done) == len(images)
     return seen
 

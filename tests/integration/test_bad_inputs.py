@@ -136,7 +136,7 @@ def test_a_model_with_nothing_to_quantize(qvit: Command, inputs: Inputs, out: Pa
         (["--max-size", 0.0001], ["0.0001 MB", "the smallest possible is"]),
         (["--max-bitops", 1e-9], ["BitOps", "the smallest possible is"]),
         (["--mean-bits", -1], ["must be a positive number"]),
-        (["--score", "magic"], ["score", "'lrp', 'relp' or 'uniform'"]),
+        (["--score", "magic"], ["score", "'lrp', 'relp', 'gradient', 'exact', 'uniform', 'random' or 'inverted'"]),
         (["--bits", "4,x"], ["--bits '4,x'"]),
         (["--bits", "4,16"], ["bits must be between 2 and 8"]),
         (["--uniform", "w4a4", "--mean-bits", 4], ["uniform and mean_bits exclude each other"]),

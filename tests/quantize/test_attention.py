@@ -164,7 +164,15 @@ def test_grids_come_for_the_operands_that_nothing_else_reads() -> None:
 
 def test_a_tensor_with_two_readers_is_left_to_the_common_grids() -> None:
     sample = scores()
-    x = Observation(-1.0, 1.0, sample.left.amin((0, 1, 2)).numpy(), sample.left.amax((0, 1, 2)).numpy(), sample.left, 1)
+    x = Observation(
+        -1.0,
+        1.0,
+        sample.left.amin((0, 1, 2)).numpy(),
+        sample.left.amax((0, 1, 2)).numpy(),
+        sample.left,
+        torch.ones(1),
+        1,
+    )
     site = Site("qk", "matmul_qk", "query", "same", "same", None, None, "y", "y", 0)
     assert attention_grids([site], {"qk": sample}, {"same": x}, (4,), "auto", False, "tensor") == {}
 
@@ -173,7 +181,9 @@ def test_mixed_probabilities_of_both_signs_are_an_ordinary_operand() -> None:
     sample = attention()
     mixed = ProductSample(sample.left - 0.3, sample.right, False)
     seen = {
-        n: Observation(float(x.min()), float(x.max()), x.amin((0, 1, 2)).numpy(), x.amax((0, 1, 2)).numpy(), x, 1)
+        n: Observation(
+            float(x.min()), float(x.max()), x.amin((0, 1, 2)).numpy(), x.amax((0, 1, 2)).numpy(), x, torch.ones(1), 1
+        )
         for n, x in (("p", mixed.left), ("v", mixed.right))
     }
     site = Site("av", "matmul_av", "post_softmax", "p", "v", None, None, "y", "y", 0)

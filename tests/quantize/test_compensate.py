@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.compensate import (
+    DAMPING,
+    RIDGE,
     GramAccumulator,
     Moments,
     corrected_bias,
@@ -27,7 +29,7 @@ def correlated(seed: int, rows: int = 400, channels: int = 24, rank: int = 8) ->
 def moments(quantized: torch.Tensor, x: torch.Tensor) -> Moments:
     accumulator = GramAccumulator(x.shape[1])
     for part, whole in zip(quantized.split(150), x.split(150), strict=True):
-        accumulator.add(part, whole)
+        accumulator.add(part, whole, torch.ones(len(part)))
     return accumulator.moments()
 
 
@@ -53,14 +55,14 @@ def test_with_nothing_to_make_good_regression_keeps_the_weights(rank: int) -> No
     x = x @ torch.randn(rank, 24, generator=torch.Generator().manual_seed(1))
     known = moments(x, x)
     weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(regress(weight, known, factorise(known)), weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(regress(weight, known, factorise(known, RIDGE)), weight, rtol=1e-3, atol=1e-3)
 
 
 def test_regression_lowers_the_output_error_of_quantized_inputs() -> None:
     x = correlated(3)
     changed, weight = quantized_inputs(x), torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
     known = moments(changed, x)
-    better = regress(weight, known, factorise(known))
+    better = regress(weight, known, factorise(known, RIDGE))
 
     def error(w: torch.Tensor) -> float:
         difference = x.double() @ weight.double() - changed.double() @ w.double()
@@ -75,7 +77,7 @@ def test_feedback_codes_lie_on_the_grid_and_are_whole(seed: int, bits: int) -> N
     x = correlated(seed, channels=10)
     weight = torch.randn(10, 5, generator=torch.Generator().manual_seed(seed))
     scale = weight_scale(weight, bits)
-    codes = round_with_feedback(weight, scale, bits, factorise(moments(x, x)))
+    codes = round_with_feedback(weight, scale, bits, factorise(moments(x, x), DAMPING))
     low, high = code_range(bits)
     assert torch.equal(codes, codes.round()) and codes.min() >= low and codes.max() <= high
 
@@ -90,7 +92,7 @@ def test_feedback_beats_rounding_to_nearest_where_it_counts() -> None:
         scale = weight_scale(weight, 4)
         nearest, fed_back = (
             dequantize(codes, scale).double() - weight.double()
-            for codes in (quantize(weight, scale, 4), round_with_feedback(weight, scale, 4, factorise(known)))
+            for codes in (quantize(weight, scale, 4), round_with_feedback(weight, scale, 4, factorise(known, DAMPING)))
         )
         ratios.append(float((fed_back * (known.covariance @ fed_back)).sum()))
         ratios[-1] /= float((nearest * (known.covariance @ nearest)).sum())
@@ -101,7 +103,7 @@ def test_with_independent_channels_feedback_is_rounding_to_nearest() -> None:
     known = Moments(torch.eye(12).double(), torch.eye(12).double(), torch.zeros(12), torch.zeros(12))
     weight = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
     scale = weight_scale(weight, 4)
-    assert torch.equal(round_with_feedback(weight, scale, 4, factorise(known)), quantize(weight, scale, 4))
+    assert torch.equal(round_with_feedback(weight, scale, 4, factorise(known, DAMPING)), quantize(weight, scale, 4))
 
 
 @pytest.mark.parametrize("case", ["one row", "dead channels", "constant channels", "all zero", "huge spread"])
@@ -118,7 +120,7 @@ def test_degenerate_inputs_give_usable_numbers(case: str) -> None:
     else:
         x *= torch.logspace(-6, 4, 24)
     known = moments(quantized_inputs(x), x)
-    factor = factorise(known)
+    factor = factorise(known, DAMPING)
     weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
     target = regress(weight, known, factor)
     codes = round_with_feedback(target, weight_scale(target, 4), 4, factor)

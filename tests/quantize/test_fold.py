@@ -11,21 +11,27 @@ from hypothesis.extra.numpy import arrays
 from quantizable_graphs import canonical, images_for, logits, mixed_vit, project
 from relevance_graphs import Builder
 
-from qvit_deploy.calibrate.observe import observe
+from qvit_deploy.calibrate.observe import Observation, observe
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.channels import norm_groups
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import find_sites
-from qvit_deploy.quantize.fold import ChannelRange, Fold, channel_fold, fold_norms
+from qvit_deploy.quantize.fold import Fold, channel_fold, fold_norms
 
 
 def fold(graph: Graph, clip: float = 8.0) -> tuple[Graph, dict[str, Fold]]:
     sites = find_sites(graph)
     groups = norm_groups(graph, sites)
     images = images_for(graph)
-    seen = observe(Executor(graph), images.split(3), [g.norm for g in groups], len(images), 0, lambda _: None)
-    folds = {n: channel_fold(ChannelRange(o.channel_low, o.channel_high), clip) for n, o in seen.items()}
+    seen = observe(Executor(graph), images.split(3), [g.norm for g in groups], len(images), 0, {}, lambda _: None)
+    folds = {n: channel_fold(o, clip, 8) for n, o in seen.items()}
     return fold_norms(graph, sites, groups, folds), folds
+
+
+def between(low: np.ndarray, high: np.ndarray) -> Observation:
+    """Channels spread evenly over their ranges."""
+    rows = torch.from_numpy(np.linspace(low, high, 50, dtype=np.float32))
+    return Observation(float(low.min()), float(high.max()), low, high, rows, torch.ones(50), len(low))
 
 
 def assert_same_function(graph: Graph, folded: Graph) -> None:
@@ -94,7 +100,10 @@ def test_folding_evens_the_channels_out() -> None:
     images = images_for(graph)
     tensor = Executor(folded).run(images, fetch=[norm])[norm].reshape(-1, 16)
     extremes = torch.stack([tensor.amax(0), -tensor.amin(0)])
-    torch.testing.assert_close(extremes, extremes[0, 0].expand_as(extremes), rtol=1e-3, atol=0)
+    # Each channel's best 8-bit range cuts a little of it, none much.
+    assert extremes.max() / extremes.min() < 1.6
+    before = Executor(graph).run(images, fetch=[norm])[norm].reshape(-1, 16)
+    assert (before.amax(0) - before.amin(0)).max() > 100 * (before.amax(0) - before.amin(0)).min()
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
@@ -123,7 +132,7 @@ def test_codes_are_those_of_the_channel_wise_asymmetric_quantizer(bits: int) -> 
 )
 @settings(max_examples=40, deadline=None)
 def test_clipped_scales_stay_close_to_each_other(low: np.ndarray, width: np.ndarray, clip: float) -> None:
-    fold = channel_fold(ChannelRange(low, low + width), clip)
+    fold = channel_fold(between(low, low + width), clip, 4)
     assert np.isfinite(fold.scale).all() and (fold.scale > 0).all() and np.isfinite(fold.shift).all()
     assert fold.scale.max() / fold.scale.min() <= clip**2 * (1 + 1e-9)  # clip times the median, and the median / clip
     alive = (low + width).astype(np.float64) - low > 2e-8
@@ -134,11 +143,10 @@ def test_clipped_scales_stay_close_to_each_other(low: np.ndarray, width: np.ndar
 def test_dead_channels_do_not_move_the_others() -> None:
     low = np.array([-1, -2, -4, 3, 0], np.float32)
     high = np.array([1, 2, 4, 3, 0], np.float32)
-    some = channel_fold(ChannelRange(low, high), 8)
-    live = channel_fold(ChannelRange(low[:3], high[:3]), 8)
+    some, live = channel_fold(between(low, high), 8, 4), channel_fold(between(low[:3], high[:3]), 8, 4)
     np.testing.assert_allclose(some.scale[:3], live.scale)
     np.testing.assert_allclose(some.shift, [0, 0, 0, 3, 0])
-    nothing = channel_fold(ChannelRange(np.zeros(3, np.float32), np.zeros(3, np.float32)), 8)
+    nothing = channel_fold(between(np.zeros(3, np.float32), np.zeros(3, np.float32)), 8, 4)
     assert nothing.scale.tolist() == [1, 1, 1] and nothing.shift.tolist() == [0, 0, 0]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_codes_and_scales_are_usable_at_every_width(bits: int, compensate: str) 
 @pytest.mark.parametrize("compensate", ["bias", "gptq"])
 @pytest.mark.parametrize("name", ["patch", "attn.k", "fc2", "head"])
 def test_on_the_calibration_images_the_mean_output_stays(name: str, compensate: str) -> None:
-    """For a site quantized alone, shifted (after GELU, at 3 bits) or not, with and without a bias of its own."""
+    """For a site quantized alone, with and without a bias of its own."""
     graph = mixed_vit(head_bias=False, qkv_bias=False)
     calibrated = calibrate(graph, (3,))
     plan = calibrated.plan({name: (3, 3)}, compensate)
@@ -48,20 +50,43 @@ def test_on_the_calibration_images_the_mean_output_stays(name: str, compensate: 
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
 
 
-def test_without_compensation_weights_are_rounded_to_nearest_and_the_shift_is_taken_back() -> None:
+def test_without_compensation_weights_are_rounded_to_nearest_and_biases_stay() -> None:
     graph = mixed_vit()
     calibrated = calibrate(graph, (4,))
     site = calibrated.plan({"fc2": (4, 4)}, "none").sites["fc2"]
     weight = calibrated.weights["fc2"]
     assert site.codes is not None and site.weight_scale is not None and site.bias is not None
-    scale = weight_scale(weight, 4)
-    np.testing.assert_array_equal(site.codes, quantize(weight, scale, 4).numpy())
-    assert site.grid.shift != 0
-    rows = calibrated.observations[site.site.input].rows
-    computed = site.grid.apply(rows) @ torch.from_numpy(site.codes * site.weight_scale) + torch.from_numpy(site.bias)
-    bias = torch.tensor(constant(graph.initializers["fc2.bias"]))
-    wanted = (site.grid.apply(rows) - site.grid.shift) @ torch.from_numpy(site.codes * site.weight_scale) + bias
-    torch.testing.assert_close(computed, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(site.codes, quantize(weight, weight_scale(weight, 4), 4).numpy())
+    np.testing.assert_array_equal(site.bias, constant(graph.initializers["fc2.bias"]))
+    assert site.grid == calibrated.grids[site.site.input, 4]
+
+
+def test_later_layers_make_good_what_earlier_ones_did() -> None:
+    """fc2 is fitted to what fc1 at 3 bits gives it: its mean output is the float one's, which alone it would miss."""
+    graph = mixed_vit()
+    calibrated = calibrate(graph, (3,))
+    together = emit_qdq(graph, calibrated.plan({"fc1": (3, 3), "fc2": (3, 3)}))
+    output = "fc2.out" if any(s.output == "fc2.out" for s in calibrated.sites) else None
+    output = output or next(s.output for s in calibrated.sites if s.name == "fc2")
+    before, after = (mean_output(g, output, calibrated.images) for g in (graph, together))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5 * float(before.abs().max()))
+
+
+def test_rows_that_matter_more_are_met_better() -> None:
+    graph = mixed_vit()
+    plain = calibrate(graph, (3,))
+    site = next(s for s in plain.sites if s.name == "fc1")
+    tokens = Executor(graph).run(plain.images[:1], fetch=[site.input])[site.input].shape[1]
+    first = torch.zeros(tokens)
+    first[0] = tokens
+    errors = []
+    for importance in ({}, {site.input: first}):
+        plan = replace(plain, importance=importance).plan({"fc1": (3, 3)}, "gptq")
+        outputs = [
+            Executor(g).run(plain.images, fetch=[site.output])[site.output] for g in (graph, emit_qdq(graph, plan))
+        ]
+        errors.append(float((outputs[0] - outputs[1])[:, 0].square().sum()))
+    assert errors[1] < errors[0]
 
 
 def test_a_linear_without_bias_gets_none_it_does_not_need() -> None:
