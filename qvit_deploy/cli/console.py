@@ -22,9 +22,14 @@ def error_line(message: str) -> None:
     stderr.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
 
 
+def json_text(value: dict[str, Any]) -> str:
+    """Deterministic JSON, the same on standard output and in files."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """The one JSON object of a --json command, on standard output."""
-    print(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))
+    print(json_text(value))
 
 
 class Bars:
