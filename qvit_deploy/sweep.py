@@ -37,7 +37,7 @@ class Job:
     Attributes:
         recipes: one per row; they differ in budget, score and seed only.
         measure: emit every model and compare it with the float model.
-        data: labelled DATA for top-1, measured too.
+        data: DATA to measure on too, for top-1 labelled.
 
     The others are those of `pipeline.compile`.
     """
@@ -91,7 +91,7 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
         job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
     )  # fmt: skip
-    bench = _Bench(inputs, job, watch) if job.measure else None
+    bench = _Bench(inputs, job, watch) if job.measure or job.data is not None else None
     analysis = analyse(inputs, job.recipes, watch)
     rows = []
     with watch.stage("points", len(job.recipes)) as advance:

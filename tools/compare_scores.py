@@ -44,21 +44,21 @@ def main() -> None:
         calib=data,
         checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors",
         preprocess=PREPROCESS,
-        measure=True,
         data=data,
     )
     with Bars() as bars:
         rows = run(job, bars)
 
-    table = Table("mean bits", "score", "bits w/a", "MB", "SQNR dB", "agreement", "top-1")
+    table = Table("mean bits", "score", "bits w/a", "MB", "SQNR dB", "agreement", "top-1", "test agreement")
     for recipe, row in zip(recipes, rows, strict=True):
-        assert row.top1 is not None
+        assert row.top1 is not None and row.test_agreement is not None
         name = f"random, seed {recipe.seed}" if row.score == "random" else row.score
         table.add_row(
             f"{recipe.mean_bits:g}", name, f"{row.mean_w_bits:.2f}/{row.mean_a_bits:.2f}",
             f"{row.weight_bytes / 1e6:.2f}", f"{row.sqnr_db:.2f}", f"{row.agreement:.1%}", f"{row.top1:.1%}",
+            f"{row.test_agreement:.1%}",
         )  # fmt: skip
-    console = Console(width=100)
+    console = Console(width=110)
     console.print(table)
     console.print(
         f"SQNR and agreement: n={rows[0].images} held-out calibration images; top-1: n={rows[0].test_images} test "

@@ -93,7 +93,7 @@ def command(
             pretrained=pretrained,
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
             skip_bad_images=skip_bad_images,
-            measure=measure or data is not None,
+            measure=measure,
             data=data,
         )
         for model in models
