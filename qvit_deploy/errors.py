@@ -20,6 +20,11 @@ class UnsupportedOpError(InputError):
         super().__init__(f"operator {op} (node {node!r}) is not supported: {hint}")
         self.op = op
         self.node = node
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type[UnsupportedOpError], tuple[str, str, str]]:
+        # The default hands the message to __init__, which takes three arguments: a worker's error would be lost.
+        return type(self), (self.op, self.node, self.hint)
 
 
 class NonFiniteError(InputError):

@@ -71,7 +71,7 @@ def evaluate(
         with watch.stage("eval" if len(outputs) == 0 else "eval float", len(images)) as advance:
             runner = target.session(model, threads)
             _check_size(runner, preprocess, model)
-            outputs.append(_logits(runner, images, advance))
+            outputs.append(logits(runner, images, advance))
     labels = images.labels
     top1 = [None if labels is None else float((o.argmax(1) == labels).mean()) for o in outputs]
     if len(outputs) == 1:
@@ -92,7 +92,8 @@ def _check_size(runner: ort.InferenceSession, preprocess: Preprocess, model: Pat
         )
 
 
-def _logits(runner: ort.InferenceSession, images: ImageSet, advance: Advance) -> np.ndarray:
+def logits(runner: ort.InferenceSession, images: ImageSet, advance: Advance) -> np.ndarray:
+    """The first output for every image, float32 [n, classes]; `advance` counts images."""
     batch = runner.get_inputs()[0].shape[0]
     static = batch if isinstance(batch, int) else None
     chunks = []

@@ -50,11 +50,25 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A model and the images it is calibrated on."""
+    """A model and the images it is calibrated on, drawn from the DATA `calib`."""
 
     source: Source
     preprocess: Preprocess
     batches: Batches
+    calib: str
+    skip_bad_images: bool
+
+    def held_out(self, count: int, seed: int) -> ImageSet | None:
+        """Up to `count` images of the same DATA that calibration does not see; None when it sees all.
+
+        Args:
+            seed: that of the recipe the inputs were opened with.
+        """
+        drawn = self.batches.images
+        wanted = len(drawn) + count
+        more = open_images(self.calib, self.preprocess, limit=wanted, seed=seed, skip_bad=self.skip_bad_images)
+        rest = more.without(drawn)
+        return rest if len(rest) else None
 
 
 def open_inputs(
@@ -77,10 +91,14 @@ def open_inputs(
         source = _source(model, checkpoint, pretrained, preprocess)
         preprocess = _preprocess(source, preprocess)
         gc.collect()  # tracing leaves cycles that hold the weights several times over
+    calib = _calib(calib, model)
     with watch.stage("read images"):
-        images = _calibration_images(calib, model, preprocess, recipe, skip_bad_images)
+        images = open_images(
+            calib, preprocess, limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad_images, minimum=2
+        )
     static = source.graph.static_batch
-    return Inputs(source, preprocess, Batches(images, static or recipe.batch_size, static is not None))
+    batches = Batches(images, static or recipe.batch_size, static is not None)
+    return Inputs(source, preprocess, batches, calib, skip_bad_images)
 
 
 def _source(
@@ -113,13 +131,10 @@ def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
     return preprocess
 
 
-def _calibration_images(
-    calib: str | None, model: object, preprocess: Preprocess, recipe: Recipe, skip_bad: bool
-) -> ImageSet:
-    if calib is None:
-        if not (isinstance(model, str) and model.startswith("demo:")):
-            raise InputError("calibration images are needed: pass --calib with an image folder or an .npz file")
-        calib = "demo:fashion-mnist"
-    return open_images(
-        calib, preprocess, limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad, minimum=2
-    )
+def _calib(calib: str | None, model: object) -> str:
+    """The DATA to calibrate on; the demo models bring theirs."""
+    if calib is not None:
+        return calib
+    if isinstance(model, str) and model.startswith("demo:"):
+        return "demo:fashion-mnist"
+    raise InputError("calibration images are needed: pass --calib with an image folder or an .npz file")

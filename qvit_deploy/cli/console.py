@@ -29,9 +29,14 @@ def skipped_lines(images: Iterable[tuple[str, str]]) -> None:
         stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
 
 
+def json_text(value: dict[str, Any]) -> str:
+    """Deterministic JSON, the same on standard output and in files."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+
+
 def print_json(value: dict[str, Any]) -> None:
     """The one JSON object of a --json command, on standard output."""
-    print(json.dumps(value, indent=2, sort_keys=True, allow_nan=False))
+    print(json_text(value))
 
 
 class Bars:

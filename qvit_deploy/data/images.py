@@ -60,6 +60,11 @@ class ImageSet:
             return self
         return self._take(np.sort(_draw(len(self), self.labels, seed)[:n]))
 
+    def without(self, other: ImageSet) -> ImageSet:
+        """The pictures whose names `other`, drawn from the same place, does not have; perhaps none."""
+        taken = set(other.names)
+        return self._take(np.array([i for i, name in enumerate(self.names) if name not in taken], dtype=np.intp))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the decoded pictures, the labels and the preprocessing; names do not matter."""

@@ -63,8 +63,19 @@ def _limit(shares: Sequence[float]) -> float:
     return 1.25 * whole if 0 < DWARFS * whole < ranked[0] else 1.05 * ranked[0]
 
 
+_SENSITIVITIES = {
+    "relp": "the change of the logit that RelP expects from",
+    "gradient": "the change of the logit that the gradient expects from",
+    "exact": "the change of the logits measured after",
+}
+_DEALT = {"random": "at random", "inverted": "in reverse order"}
+
+
 def _words(method: str) -> tuple[str, str]:
-    if method.startswith("relp"):
-        narrow = "quantizing each site to the narrowest width"
-        return "sensitivity", f"Sensitivity is a site's share of the change of logits that RelP expects from {narrow}."
+    kind = method.partition(":")[0]
+    if kind in _SENSITIVITIES:
+        what = f"{_SENSITIVITIES[kind]} quantizing each site to the narrowest width"
+        return "sensitivity", f"Sensitivity is a site's share of {what}."
+    if kind in _DEALT:
+        return "dealt share", f"Shares of relevance were dealt to the sites {_DEALT[kind]}, to compare with."
     return "relevance", "Relevance is a site's share of what the decisions rest on, among the sites."

@@ -142,6 +142,8 @@ def test_a_model_with_nothing_to_quantize(qvit: Command, inputs: Inputs, out: Pa
         (["--uniform", "w4a4", "--mean-bits", 4], ["uniform and mean_bits exclude each other"]),
         (["--uniform", "4"], ["'4' is not a width like w8a8"]),
         (["--target", "abacus"], ["targets", "onnxruntime"]),
+        (["--max-latency", 3], ["max_latency_ms needs a latency_table"]),
+        (["--latency-table", "none.json"], ["latency table none.json: cannot be read"]),
         (["--images", 1], ["calibration_images"]),
         (["--recipe", "none.toml"], ["none.toml"]),
         (["--preprocess", "none.json"], ["none.json"]),

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from bundle_example import tree
 from command_line import Command, Inputs
 
 from qvit_deploy.bundle import read_bundle
+from qvit_deploy.recipe import Score
 
 
 def test_python_m_compiles_verifies_and_writes_a_bundle(inputs: Inputs, tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_compiling_twice_writes_the_same_bytes_and_replacing_needs_force(
     assert {s.w_bits for s in read_bundle(first).manifest.sites} == {8}
 
 
-@pytest.mark.parametrize("score", ["lrp", "relp", "uniform"])
+@pytest.mark.parametrize("score", get_args(Score))
 def test_every_score_allocates_within_the_budget(qvit: Command, inputs: Inputs, tmp_path: Path, score: str) -> None:
     done = qvit(*inputs.arguments(tmp_path / "b", "--score", score, "--max-size", 0.0062, "--bits", "2,4,8", "--json"))
     assert done.code == 0, done.err
@@ -72,6 +74,16 @@ def test_every_score_allocates_within_the_budget(qvit: Command, inputs: Inputs, 
     assert manifest["recipe"]["score"] == score
     assert {s["w_bits"] for s in manifest["sites"]} <= {2, 4, 8}
     assert sum(s["score"] for s in manifest["sites"]) == pytest.approx(1, abs=1e-3)
+
+
+def test_separate_bits_give_a_layer_two_widths(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    flags = ("--bits", "2,3,5,7", "--separate-bits", "--mean-bits", 4, "--score", "exact")
+    done = qvit(*inputs.arguments(tmp_path / "b", *flags, "--json"))
+    assert done.code == 0, done.err
+    manifest = json.loads(done.out)
+    free = manifest["sites"][1:-1]
+    assert any(s["w_bits"] != s["a_bits"] for s in free) and {s["w_bits"] for s in free} <= {2, 3, 5, 7}
+    assert manifest["recipe"]["separate_bits"] is True
 
 
 def test_a_recipe_file_quantizes_attention_too(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_demo_loses_little(demo: tuple[Path, list[str]]) -> None:
 def test_readme_names_only_flags_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     flags = set(re.findall(r"(--[a-z][a-z-]+)", text))
-    helps = "".join(_run([command, "--help"], ROOT) for command in ("compile", "eval", "inspect"))
+    helps = "".join(_run([command, "--help"], ROOT) for command in ("compile", "eval", "inspect", "sweep"))
     assert flags <= set(re.findall(r"(--[a-z][a-z-]+)", helps))
 
 

@@ -48,6 +48,17 @@ def test_scores_not_worth_a_plot_are_explained(scores: tuple[float | None, ...],
     assert isinstance(found, str) and reason in found
 
 
-def test_the_method_decides_what_a_share_means() -> None:
-    found = rank(sites(1.0, 2.0), "relp:sensitivity")
-    assert isinstance(found, Ranking) and found.called == "sensitivity"
+@pytest.mark.parametrize(
+    ("method", "called", "words"),
+    [
+        ("lrp:attnlrp", "relevance", "what the decisions rest on"),
+        ("relp:sensitivity", "sensitivity", "RelP expects"),
+        ("gradient:sensitivity", "sensitivity", "the gradient expects"),
+        ("exact:sensitivity", "sensitivity", "measured"),
+        ("random:lrp:attnlrp", "dealt share", "at random"),
+        ("inverted:lrp:attnlrp", "dealt share", "in reverse"),
+    ],
+)
+def test_the_method_decides_what_a_share_means(method: str, called: str, words: str) -> None:
+    found = rank(sites(1.0, 2.0), method)
+    assert isinstance(found, Ranking) and found.called == called and words in found.meaning

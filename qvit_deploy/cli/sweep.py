@@ -1,0 +1,175 @@
+"""`qvit-deploy sweep`: budgets x scores x models from one calibration each, as one Pareto table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from qvit_deploy.cli.console import Bars, json_text, print_json, short, stdout, whole_numbers
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import Recipe
+from qvit_deploy.report.sweep_plot import sweep_plot
+from qvit_deploy.report.sweep_table import SweepRow, as_csv, as_tree
+
+# ruff: noqa: UP045
+
+FILES = ("sweep.json", "sweep.csv", "sweep.svg")
+
+
+def command(
+    models: Annotated[list[str], typer.Argument(help="MODEL of `compile`, one or several")],
+    out: Annotated[
+        Optional[Path], typer.Option("-o", "--out", help="folder for sweep.json, sweep.csv and sweep.svg")
+    ] = None,
+    calib: Annotated[
+        Optional[str], typer.Option(help="calibration images: a folder, an .npz or demo:fashion-mnist")
+    ] = None,
+    checkpoint: Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")] = None,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")] = False,
+    preprocess: Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")] = None,
+    mean_bits: Annotated[Optional[str], typer.Option(help="budgets: mean bits, e.g. 4,4.5,5")] = None,
+    max_size: Annotated[Optional[str], typer.Option(help="budgets: packed weights, MB")] = None,
+    max_bitops: Annotated[Optional[str], typer.Option(help="budgets: giga BitOps per image")] = None,
+    max_latency: Annotated[Optional[str], typer.Option(help="budgets: ms of all sites by --latency-table")] = None,
+    uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, to compare with: w4a4,w6a6")] = None,
+    latency_table: Annotated[Optional[Path], typer.Option(help="JSON with the ms of every site and width")] = None,
+    score: Annotated[Optional[str], typer.Option(help="what ranks layers, e.g. lrp,relp (see `compile`)")] = None,
+    bits: Annotated[Optional[str], typer.Option(help="widths to choose from, 2 to 8, e.g. 4,6,8")] = None,
+    separate_bits: Annotated[
+        Optional[bool],
+        typer.Option("--separate-bits/--shared-bits", help="may weights and activations of a layer differ in width"),
+    ] = None,
+    images: Annotated[Optional[int], typer.Option(help="calibration images to use")] = None,
+    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any other choice; flags win")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="emit every model and compare it with float on held-out images")
+    ] = False,
+    data: Annotated[Optional[str], typer.Option(help="labelled test images for top-1; measures too")] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="where models run: here in turn, or on a Ray cluster")
+    ] = "local",
+    skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing sweep")] = False,
+    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+) -> None:
+    """Many budgets and scores from one calibration: predicted loss, cost and, with --measure, the real loss."""
+    base = Recipe.load(
+        recipe,
+        latency_table=latency_table,
+        bits=None if bits is None else whole_numbers("--bits", bits),
+        separate_bits=separate_bits,
+        calibration_images=images,
+    )
+    budgets: list[tuple[str, float | str]] = [
+        *_numbers("mean_bits", "--mean-bits", mean_bits),
+        *_numbers("max_size_mb", "--max-size", max_size),
+        *_numbers("max_bitops_g", "--max-bitops", max_bitops),
+        *_numbers("max_latency_ms", "--max-latency", max_latency),
+        *(("uniform", width) for width in (uniform.split(",") if uniform else ())),
+    ]
+    if not budgets:
+        raise InputError("a sweep needs budgets: pass --mean-bits 4,5,6, --max-size, --max-bitops or --max-latency")
+    if checkpoint is not None and len(models) > 1:
+        raise InputError("--checkpoint has the weights of one model; sweep the models one by one")
+    if out is not None:
+        _check_folder(out, force)
+    try:
+        from qvit_deploy.sweep import Job, plan_recipes, sweep
+    except ImportError as error:
+        raise InputError(f'a sweep compiles, which needs {error.name}: pip install "qvit-deploy[compile]"') from error
+    recipes = tuple(plan_recipes(base, score.split(",") if score else [base.score], budgets))
+    jobs = [
+        Job(
+            model=model,
+            recipes=recipes,
+            calib=calib,
+            checkpoint=checkpoint,
+            pretrained=pretrained,
+            preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+            skip_bad_images=skip_bad_images,
+            measure=measure,
+            data=data,
+        )
+        for model in models
+    ]
+    with Bars() as bars:
+        rows = sweep(jobs, engine, bars)
+    if out is not None:
+        _write(out, rows)
+    if json:
+        print_json(as_tree(rows))
+    else:
+        for table in _tables(rows):
+            stdout.print(table)
+        stdout.print(_legend(rows[0]), soft_wrap=True)
+        if out is not None:
+            stdout.print(f"written to {out}", markup=False, soft_wrap=True)
+
+
+def _numbers(field: str, flag: str, text: str | None) -> list[tuple[str, float | str]]:
+    try:
+        return [(field, float(part)) for part in (text.split(",") if text else ())]
+    except ValueError:
+        raise InputError(f"{flag} {text!r}: give numbers separated by commas, e.g. 4,4.5,5") from None
+
+
+def _check_folder(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} exists and is not a folder; choose another output")
+    present = [name for name in FILES if (out / name).exists()]
+    if present and not force:
+        raise InputError(f"{out} holds {present[0]}; choose another output or pass --force to replace it")
+
+
+def _write(out: Path, rows: Sequence[SweepRow]) -> None:
+    contents = (json_text(as_tree(rows)).encode() + b"\n", as_csv(rows).encode(), sweep_plot(rows))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, content in zip(FILES, contents, strict=True):
+            temporary = out / f".{name}.tmp"
+            temporary.write_bytes(content)
+            temporary.replace(out / name)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}") from error
+
+
+def _tables(rows: Sequence[SweepRow]) -> Iterator[Table]:
+    """One table per model, with the columns its rows have values for."""
+    columns: list[tuple[str, Callable[[SweepRow], str]]] = [
+        ("", lambda r: "*" if r.pareto else ""),
+        ("score", lambda r: r.score),
+        ("budget", lambda r: r.budget),
+        ("bits w/a", lambda r: f"{r.mean_w_bits:.2f}/{r.mean_a_bits:.2f}"),
+        ("MB", lambda r: f"{r.weight_bytes / 1e6:.2f}"),
+        ("BitOps", lambda r: short(r.bitops)),
+        ("ms", lambda r: "" if r.latency_ms is None else f"{r.latency_ms:.3g}"),
+        ("loss", lambda r: f"{r.loss:.2e}"),
+        ("SQNR", lambda r: "" if r.sqnr_db is None else f"{r.sqnr_db:.1f}"),
+        ("agree", lambda r: "" if r.agreement is None else f"{r.agreement:.1%}"),
+        ("top-1", lambda r: "" if r.top1 is None else f"{r.top1:.1%}"),
+    ]
+    for model in dict.fromkeys(row.model for row in rows):
+        mine = [row for row in rows if row.model == model]
+        table = Table(box=None, pad_edge=False, collapse_padding=True, title=escape(model), title_justify="left")
+        for title, cell in columns:
+            if any(cell(row) for row in mine):
+                table.add_column(title, justify="left" if title in ("score", "budget") else "right", no_wrap=True)
+        for row in mine:
+            cells = [cell(row) for title, cell in columns if any(cell(r) for r in mine)]
+            table.add_row(*cells)
+        yield table
+
+
+def _legend(row: SweepRow) -> str:
+    front = "* on the Pareto front; loss: predicted by the score, comparable within one score"
+    if row.images is None:
+        return f"{front}, measured with --measure"
+    whose = "held-out calibration images" if row.held_out else "calibration images (none were left over)"
+    said = f"{front}\nSQNR in dB and agreement with float on {row.images} {whose}"
+    return said if row.float_top1 is None else f"{said}; top-1 on n={row.test_images}, float {row.float_top1:.1%}"

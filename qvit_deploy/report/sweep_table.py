@@ -1,0 +1,85 @@
+"""The result of a sweep: one row per model, score and budget, and which rows are worth having."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from qvit_deploy.allocate.pareto import pareto_front
+
+SCHEMA: Literal["qvit-deploy/sweep/1"] = "qvit-deploy/sweep/1"
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One allocation: what was asked for, what it costs, what it loses.
+
+    Attributes:
+        score: what ranked the sites; "none" where one width was given for all.
+        budget: e.g. `mean_bits=5`.
+        loss: what the score predicts, in its own unit: compare rows of one score only.
+        latency_ms: of all sites by the latency table.
+        sqnr_db, agreement, images: the emitted model in ONNX Runtime against the float model, on calibration images;
+            `held_out` says that calibration did not see them.
+        top1, float_top1, test_agreement, test_images: on the test data.
+        pareto: no other row of the model loses less without costing more (see `mark_front`).
+
+    What was not measured is None.
+    """
+
+    model: str
+    score: str
+    budget: str
+    loss: float
+    mean_w_bits: float
+    mean_a_bits: float
+    weight_bytes: int
+    bitops: int
+    latency_ms: float | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
+    images: int | None = None
+    held_out: bool | None = None
+    top1: float | None = None
+    float_top1: float | None = None
+    test_agreement: float | None = None
+    test_images: int | None = None
+    pareto: bool = False
+
+
+def mark_front(rows: Sequence[SweepRow]) -> list[SweepRow]:
+    """`rows` with `pareto` set: by SQNR against weight bytes, BitOps and latency among the rows of a model.
+
+    Test images decide nothing. Without a measured SQNR the predicted loss takes its place, and since losses of
+    two scores cannot be compared, each score then has its own front.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault((row.model, row.score if row.sqnr_db is None else ""), []).append(index)
+    marked = list(rows)
+    for members in groups.values():
+        for index, kept in zip(members, pareto_front([_point(rows[i]) for i in members]), strict=True):
+            marked[index] = replace(rows[index], pareto=kept)
+    return marked
+
+
+def _point(row: SweepRow) -> tuple[float, ...]:
+    lost = row.loss if row.sqnr_db is None else -row.sqnr_db
+    return lost, row.weight_bytes, row.bitops, row.latency_ms or 0.0
+
+
+def as_csv(rows: Sequence[SweepRow]) -> str:
+    """A header and one line per row; what was not measured is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [f.name for f in fields(SweepRow)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return out.getvalue()
+
+
+def as_tree(rows: Sequence[SweepRow]) -> dict[str, Any]:
+    """The JSON object of `qvit-deploy sweep --json` and of `sweep.json`."""
+    return {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}
