@@ -102,4 +102,6 @@ def _clipped_bits(codes: ir.Value) -> int:
     scale, low, high = constant(quantize.inputs[1]), constant(clip.inputs[1]), constant(clip.inputs[2])
     if scale is None or low is None or high is None:
         return 8
-    return min(8, _needed_bits(int(np.rint(low / scale)), int(np.rint(high / scale))))
+    first, last = int(np.rint(low / scale)), int(np.rint(high / scale))
+    # Probabilities have codes from 0 on, without a sign.
+    return last.bit_length() if first == 0 else min(8, _needed_bits(first, last))

@@ -41,6 +41,17 @@ def test_the_widths_of_a_quantized_model(calibrated: Calibrated, tmp_path: Path,
     assert {tuple(o["bits"] for o in p["operands"]) for p in quantized} == {(a_bits, w_bits)}
 
 
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+def test_the_widths_of_attention_operands(bits: int, tmp_path: Path) -> None:
+    """Levels are int8 whatever the width of their codes; logarithmic codes leave the product in floating point."""
+    for softmax, expected in (("uniform", bits), ("levels", 8), ("log2", None if bits <= 4 else bits)):
+        attention = calibrate(mixed_vit(), (bits,), True, 6, softmax)  # type: ignore[arg-type]
+        emitted = emit_qdq(attention.graph, attention.plan({"attn.av": (bits, bits)}, "none"))
+        found = describe(written(tmp_path / "m.onnx", emitted.serialize()))
+        (product,) = [p for p in found["products"] if p["operands"][1]["bits"] == bits]
+        assert product["operands"][0]["bits"] == (bits if softmax == "levels" and bits > 6 else expected)
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"this is not a model\n" * 9, None])
 def test_a_file_that_is_no_model(tmp_path: Path, content: bytes | None) -> None:
     whole = mixed_vit().serialize()

@@ -4,7 +4,7 @@ Pairs go on the inputs of sites only, never on their outputs or on residual addi
 fuse them: ONNX Runtime turns DequantizeLinear x 2 + MatMul + Add into one MatMulIntegerToFloat. All zero points are 0
 and all containers int8 (TensorRT takes nothing else); a width below 8 is a float Clip to the grid's ends before the
 QuantizeLinear, so the codes are those of the b-bit grid. Grids of attention operands need more on the way in and out
-(`emit.activations`, `_Writer.restore`); only logarithmic codes leave their product in floating point.
+(`emit.quantizers`, `_Writer.restore`); only logarithmic codes leave their product in floating point.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.activations import Quantizers, codes_name
 from qvit_deploy.emit.editor import Editor, is_rows
+from qvit_deploy.emit.quantizers import Quantizers, codes_name
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.plan import Plan, SitePlan

@@ -87,7 +87,7 @@ class Quantizers:
         if inner.shift:
             source = add(reader, "Add", [source, constant(f"{base}.shift", np.float32(inner.shift))], f"{base}.shifted")
         low, high = (0, inner.highest) if isinstance(inner, UnsignedGrid) else code_range(inner.bits)
-        if high < np.iinfo(np.int8).max:
+        if inner.bits < 8:
             ends = [constant(f"{base}.{n}", np.float32(c) * scale) for n, c in (("low", low), ("high", high))]
             source = add(reader, "Clip", [source, *ends], f"{base}.clipped")
         return source

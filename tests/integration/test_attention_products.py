@@ -1,0 +1,53 @@
+"""Attention products on integers, from trained models to verified bundles."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.pipeline import Compiled, compile
+from qvit_deploy.recipe import Granularity, Recipe, SoftmaxCodes
+
+
+@lru_cache
+def _traced(name: str) -> Source:
+    return load_model(name)
+
+
+def _compiled(name: str, folder: Path, **choices: object) -> Compiled:
+    recipe = Recipe.model_validate({"attention": "integer", "calibration_images": 4, "score": "uniform", **choices})
+    return compile(_traced(name), folder / "bundle", calib="demo:fashion-mnist", recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("softmax", "rows", "granularity", "integer"),
+    [
+        ("uniform", False, "head", 38),
+        ("levels", True, "tensor", 38),
+        ("log2", False, "tensor", 32),
+        ("log-sqrt2", True, "head", 32),
+    ],
+)
+@pytest.mark.parametrize("model", ["demo:vit", "demo:swin"])
+def test_a_demo_model_at_4_bits_is_verified(
+    model: str, softmax: SoftmaxCodes, rows: bool, granularity: Granularity, integer: int, tmp_path: Path
+) -> None:
+    choices = {"softmax": softmax, "softmax_rows": rows, "attention_granularity": granularity}
+    manifest = _compiled(model, tmp_path, uniform="w4a4", **choices).bundle.manifest
+    checked = manifest.verification
+    products = [s for s in manifest.sites if s.kind.startswith("matmul")]
+    assert len(products) == 12 and {(s.w_bits, s.a_bits) for s in products} == {(4, 4)}
+    assert checked["code_mismatches"] == 0 and int(str(checked["codes"])) > 100_000
+    assert checked["integer_products"] == checked["expected_integer_products"] == integer
+    logarithmic = {s.name for s in products if s.kind == "matmul_av"} if integer < 38 else set()
+    assert set(checked["float_products"]) == logarithmic  # type: ignore[call-overload]
+
+
+def test_widths_of_attention_products_are_allocated_with_the_others(tmp_path: Path) -> None:
+    choices = {"softmax_rows": True, "attention_granularity": "head"}
+    manifest = _compiled("demo:vit", tmp_path, mean_bits=5, score="relp", **choices).bundle.manifest
+    assert {s.a_bits for s in manifest.sites if s.kind.startswith("matmul")} <= {4, 6, 8}
+    assert manifest.verification["code_mismatches"] == 0
