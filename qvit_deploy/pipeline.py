@@ -15,7 +15,6 @@ from qvit_deploy.allocate.choose import choose, require_feasible, site_options
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.observe import Observation, observe, site_macs, site_tensors
-from qvit_deploy.calibrate.products import IMAGES as PRODUCT_IMAGES
 from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
@@ -111,7 +110,7 @@ def compile(
     widths = sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)})
     require_feasible(recipe, costs, options)
     with watch.stage("ranges"):
-        products = observe_products(executor, batches.sample(PRODUCT_IMAGES, recipe.seed), sites, recipe.seed)
+        products = observe_products(executor, batches, sites, len(images), recipe.seed)
         chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
         grids = {
             **activation_grids(sites, observations, weights, widths),
