@@ -18,7 +18,6 @@ from qvit_deploy.analysis import Analysis, menu, site_costs, table_key
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe, site_tensors
-from qvit_deploy.calibrate.products import IMAGES as PRODUCT_IMAGES
 from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.qdq import emit_qdq
@@ -145,7 +144,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
         require_feasible(r, costs, m)
     widths = tuple(sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)}))
     with watch.stage("ranges"):
-        products = observe_products(executor, batches.sample(PRODUCT_IMAGES, recipe.seed), sites, recipe.seed)
+        products = observe_products(executor, batches, sites, count, recipe.seed)
         chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
         grids = {
             **activation_grids(sites, observations, weights, widths),

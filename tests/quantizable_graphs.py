@@ -123,7 +123,7 @@ def calibrate(
     pixels = images_for(graph, images)
     seen = observe(Executor(graph), pixels.split(4), site_tensors(sites), images, 0, {}, lambda _: None)
     weights = site_weights(graph, sites)
-    products = observe_products(Executor(graph), pixels.split(4), sites, 0)
+    products = observe_products(Executor(graph), pixels.split(4), sites, images, 0)
     grids = {
         **activation_grids(sites, seen, weights, bits),
         **attention_grids(sites, products, seen, bits, softmax, rows, granularity),

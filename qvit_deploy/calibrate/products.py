@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import onnx_ir as ir
 import torch
 
 from qvit_deploy.execute.executor import Executor
@@ -28,19 +29,20 @@ class ProductSample:
     """Matching operands of one attention product `left @ right`.
 
     Attributes:
-        left: float32 [n, heads, <= ROWS, terms], rows drawn at random; n counts images, or windows of images.
+        left: float32 [n, heads, <= ROWS, terms], some rows of it; n counts images, or windows of images.
         right: float32 [n, heads, terms, columns].
-        to_softmax: the product is a score, where a constant along its last axis changes nothing.
+        probabilities: what the softmax makes of the product, [n, heads, <= ROWS, columns]; None where it is not scores.
     """
 
     left: Tensor
     right: Tensor
-    to_softmax: bool
+    probabilities: Tensor | None
 
     def left_error(self, moved: Tensor) -> Tensor:
-        """Squared change of the output when the left operand becomes `moved`, summed per head: float32 [heads].
+        """What changes when the left operand becomes `moved`, squared and summed per head: float32 [heads].
 
-        Of scores only what the softmax sees: it is invariant to a constant along the keys, so their mean is taken out.
+        Of a product with values, the output; of scores, to first order, the probabilities: an error e of a row's scores
+        changes them by p (e - sum p e), so that errors of keys without attention cost nothing.
         """
         return self._squared((moved - self.left) @ self.right)
 
@@ -49,45 +51,43 @@ class ProductSample:
         return self._squared(self.left @ (moved - self.right))
 
     def power(self) -> Tensor:
-        """Squared size of the output in the same sense, [heads]."""
-        return self._squared(self.left @ self.right)
+        """Squared size of what the errors are changes of, [heads]."""
+        p = self.probabilities
+        return (self.left @ self.right if p is None else p).square().sum((0, 2, 3))
 
-    def _squared(self, output: Tensor) -> Tensor:
-        if self.to_softmax:
-            output = output - output.mean(-1, keepdim=True)
-        return output.square().sum((0, 2, 3))
+    def _squared(self, change: Tensor) -> Tensor:
+        p = self.probabilities
+        if p is not None:
+            change = p * (change - (p * change).sum(-1, keepdim=True))
+        return change.square().sum((0, 2, 3))
 
 
 def observe_products(
-    executor: Executor, batches: Iterable[Tensor], sites: Iterable[Site], seed: int
+    executor: Executor, batches: Iterable[Tensor], sites: Iterable[Site], images: int, seed: int
 ) -> dict[str, ProductSample]:
-    """Site name -> operands of that attention product, from all images of `batches`.
+    """Site name -> operands of that attention product.
 
+    Kept are `IMAGES` images drawn at random and, head by head, the two with the largest magnitude in the left and in
+    the right operand: a range chosen without them would cut what few images have and those images rest on.
     Operands without a head axis (see `head_count`) are kept as one head.
 
     Args:
-        batches: float32 [b, C, H, W] tensors, `IMAGES` images together.
+        batches: float32 [b, C, H, W] tensors.
+        images: how many images the batches hold together.
     """
     generator = torch.Generator().manual_seed(seed)
-    products = [s for s in sites if s.second is not None]
-    heads = {s.name: head_count(executor.graph, s) or 1 for s in products}
-    names = list(dict.fromkeys(n for s in products for n in (s.input, s.second) if n is not None))
-    kept: dict[str, list[tuple[Tensor, Tensor]]] = {s.name: [] for s in products}
+    observers = {s.name: _Observer(executor.graph, s, generator) for s in sites if s.second is not None}
+    names = list(dict.fromkeys(n for o in observers.values() for n in o.names))
+    wanted = set(torch.randperm(images, generator=generator)[:IMAGES].tolist())
+    seen = 0
     with torch.no_grad():
         for batch in batches if names else ():
             found = executor.run(batch, fetch=names)
-            for site in products:
-                assert site.second is not None
-                operands = found[site.input], found[site.second]
-                kept[site.name].append(_sampled(operands, heads[site.name], len(batch), generator))
-    return {
-        s.name: ProductSample(
-            torch.cat([left for left, _ in kept[s.name]]),
-            torch.cat([right for _, right in kept[s.name]]),
-            s.kind == "matmul_qk",
-        )
-        for s in products
-    }
+            drawn = [i for i in range(len(batch)) if seen + i in wanted]
+            for observer in observers.values():
+                observer.add([found[n] for n in observer.names], len(batch), drawn)
+            seen += len(batch)
+    return {name: observer.result() for name, observer in observers.items()}
 
 
 def head_count(graph: Graph, site: Site) -> int | None:
@@ -95,8 +95,7 @@ def head_count(graph: Graph, site: Site) -> int | None:
 
     A head axis is a second axis of known size, the same in both operands, behind one that grows with the batch.
     """
-    product = next(n for n in graph.nodes() if n.outputs[0].name == site.product)
-    shapes = [x.shape for x in product.inputs if x is not None and x.shape is not None]
+    shapes = [x.shape for x in _node(graph, site).inputs if x is not None and x.shape is not None]
     if len(shapes) != 2 or any(len(s) != 4 for s in shapes):
         return None
     heads, batch = shapes[0][1], graph.static_batch
@@ -106,15 +105,79 @@ def head_count(graph: Graph, site: Site) -> int | None:
     return heads if all(grows) else None
 
 
-def _sampled(
-    operands: tuple[Tensor, Tensor], heads: int, images: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """(left, right) of up to `WINDOWS` windows an image, [n, heads, rows, terms] and [n, heads, terms, columns]."""
-    left, right = operands
-    outer = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    left, right = (x.expand(*outer, *x.shape[-2:]).reshape(-1, heads, *x.shape[-2:]) for x in (left, right))
-    per_image = max(len(left) // images, 1)
-    windows = torch.randperm(per_image, generator=generator)[:WINDOWS]
-    chosen = (torch.arange(len(left) // per_image)[:, None] * per_image + windows).reshape(-1).to(left.device)
-    rows = torch.randperm(left.shape[-2], generator=generator)[:ROWS].to(left.device)
-    return left[chosen][:, :, rows].cpu(), right[chosen].cpu()
+def _node(graph: Graph, site: Site) -> ir.Node:
+    return next(n for n in graph.nodes() if n.outputs[0].name == site.product)
+
+
+def _softmax_of(scores: ir.Value) -> str | None:
+    """Name of the probabilities made of `scores` element by element, masked and biased maybe."""
+    for use in scores.uses():
+        if use.node.op_type == "Softmax":
+            return use.node.outputs[0].name
+        if use.node.op_type in ("Add", "Mul", "Div", "Where", "Reshape"):
+            return _softmax_of(use.node.outputs[0])
+    return None
+
+
+class _Observer:
+    """Collects the `ProductSample` of one site.
+
+    Attributes:
+        names: the tensors it needs: left, right and, of scores, the probabilities if there are any.
+    """
+
+    def __init__(self, graph: Graph, site: Site, generator: torch.Generator) -> None:
+        assert site.second is not None
+        self.scores = site.kind == "matmul_qk"
+        softmax = _softmax_of(_node(graph, site).outputs[0]) if self.scores else None
+        self.names = [site.input, site.second, *([softmax] if softmax else [])]
+        self.heads = head_count(graph, site) or 1
+        self.generator = generator
+        self.drawn: list[list[Tensor]] = []
+        self.extremes = [_Extreme(0), _Extreme(1)]
+
+    def add(self, found: Sequence[Tensor], images: int, drawn: list[int]) -> None:
+        """The tensors called `names` of a batch of `images`, of which those numbered `drawn` are to be kept."""
+        left, right = found[:2]
+        outer = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        parts = [x.expand(*outer, *x.shape[-2:]).reshape(-1, self.heads, *x.shape[-2:]) for x in (left, right)]
+        left, right = parts
+        if self.scores:
+            # Where heads are mixed between the scores and the softmax, the scores' own softmax stands in.
+            softmax = found[2] if len(found) == 3 else torch.softmax(left @ right, -1)
+            parts.append(softmax.reshape(*left.shape[:-1], right.shape[-1]))
+        for extreme in self.extremes:
+            extreme.add(parts)
+        per_image = max(len(left) // images, 1)
+        windows = torch.randperm(per_image, generator=self.generator)[:WINDOWS]
+        rows = torch.randperm(left.shape[-2], generator=self.generator)[:ROWS].to(left.device)
+        chosen = (torch.tensor(drawn, dtype=torch.int64)[:, None] * per_image + windows).reshape(-1).to(left.device)
+        self.drawn.append([(x if x is right else x[:, :, rows])[chosen].cpu() for x in parts])
+
+    def result(self) -> ProductSample:
+        kept = [*self.drawn, *(e.kept for e in self.extremes)]
+        left, right, *rest = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        return ProductSample(left, right, rest[0] if rest else None)
+
+
+class _Extreme:
+    """Head by head, the product with the largest magnitude so far in one operand (0 left, 1 right)."""
+
+    def __init__(self, operand: int) -> None:
+        self.operand = operand
+        self.largest = torch.zeros(1)
+        self.kept: list[Tensor] = []
+
+    def add(self, parts: Sequence[Tensor]) -> None:
+        """`parts`: left, right and maybe probabilities, each [n, heads, ., .]."""
+        largest, where = parts[self.operand].abs().amax((2, 3)).max(0)
+        heads = torch.arange(len(largest), device=largest.device)
+        left, right, *rest = (x[where, heads] for x in parts)
+        # With the rows that hold the largest values among them.
+        rows = left.abs().amax(-1).topk(min(ROWS, left.shape[-2]), -1).indices[:, :, None]
+        left, *rest = (x.gather(1, rows.expand(-1, -1, x.shape[-1])) for x in (left, *rest))
+        found = [x[None].cpu() for x in (left, right, *rest)]
+        better = largest.cpu() > self.largest
+        self.largest = torch.where(better, largest.cpu(), self.largest)
+        mask = better[None, :, None, None]
+        self.kept = [torch.where(mask, new, old) for new, old in zip(found, self.kept or found, strict=True)]

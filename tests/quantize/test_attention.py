@@ -28,13 +28,14 @@ def attention(sharpness: float = 2.0) -> ProductSample:
     scores, values = sharpness * normal(4, 3, 8, 64), normal(4, 3, 64, 6, seed=1)
     scores[..., 0] += 3 * sharpness
     values[..., 0, :] *= 0.01
-    return ProductSample(torch.softmax(scores, -1), values, to_softmax=False)
+    return ProductSample(torch.softmax(scores, -1), values, None)
 
 
 def scores(spread: tuple[float, ...] = (1.0, 1.0, 1.0)) -> ProductSample:
     """Queries and keys whose heads differ in size by `spread`."""
     by_head = torch.tensor(spread)[:, None, None]
-    return ProductSample(normal(4, 3, 8, 16) * by_head, normal(4, 3, 16, 20, seed=1) * by_head, to_softmax=True)
+    left, right = normal(4, 3, 8, 16) * by_head, normal(4, 3, 16, 20, seed=1) * by_head
+    return ProductSample(left, right, torch.full((4, 3, 8, 20), 1 / 20))
 
 
 def softmax_error(sample: ProductSample, grid: Grid) -> float:
@@ -95,7 +96,7 @@ def test_eight_bits_use_256_values_from_zero_on() -> None:
 def test_a_sink_whose_value_is_zero_does_not_set_the_range() -> None:
     """Probabilities near 1 cost nothing where the value is nothing, so the grid is spent on the others."""
     sample = attention()
-    heavy = ProductSample(sample.left, normal(4, 3, 64, 6, seed=1), False)
+    heavy = ProductSample(sample.left, normal(4, 3, 64, 6, seed=1), None)
     light, full = (inner_grid(softmax_grid(s, 1.0, 4, "uniform", False)).scale * 15 for s in (sample, heavy))
     assert light < 0.75 and full > 0.9
 
@@ -114,7 +115,7 @@ def test_rows_are_quantized_relative_to_their_largest(grid: UnsignedGrid | Activ
 def test_rows_that_differ_in_size_gain_from_being_normalized() -> None:
     spread = attention(1.0)
     sharp = attention(6.0)
-    both = ProductSample(torch.cat([spread.left, sharp.left]), torch.cat([spread.right, sharp.right]), False)
+    both = ProductSample(torch.cat([spread.left, sharp.left]), torch.cat([spread.right, sharp.right]), None)
     errors = [softmax_error(both, softmax_grid(both, 1.0, 4, "uniform", rows)) for rows in (False, True)]
     assert errors[1] < 0.5 * errors[0]
 
@@ -138,7 +139,7 @@ def test_a_scale_per_head_is_that_of_the_head_alone(is_left: bool) -> None:
 
 
 def test_without_a_head_axis_there_is_one_scale() -> None:
-    one = ProductSample(normal(4, 1, 8, 16), normal(4, 1, 16, 20), to_softmax=True)
+    one = ProductSample(normal(4, 1, 8, 16), normal(4, 1, 16, 20), torch.full((4, 1, 8, 20), 1 / 20))
     assert isinstance(operand_grid(one, True, 5.0, 4, "head"), ActivationGrid)
 
 
@@ -179,7 +180,7 @@ def test_a_tensor_with_two_readers_is_left_to_the_common_grids() -> None:
 
 def test_mixed_probabilities_of_both_signs_are_an_ordinary_operand() -> None:
     sample = attention()
-    mixed = ProductSample(sample.left - 0.3, sample.right, False)
+    mixed = ProductSample(sample.left - 0.3, sample.right, None)
     seen = {
         n: Observation(
             float(x.min()), float(x.max()), x.amin((0, 1, 2)).numpy(), x.amax((0, 1, 2)).numpy(), x, torch.ones(1), 1
