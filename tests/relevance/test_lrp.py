@@ -108,10 +108,19 @@ def test_no_images_are_refused(small_vit: Graph) -> None:
         site_relevance(small_vit, find_sites(small_vit), [], RULE_SETS["relp"])
 
 
-def test_a_non_finite_relevance_names_the_tensor(small_vit: Graph, images: Tensor) -> None:
+def test_an_output_that_is_not_finite_is_refused(small_vit: Graph, images: Tensor) -> None:
     images[1, 0, 0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"tensor '[\w.]+'"):
+    with pytest.raises(NonFiniteError, match="output of the float model"):
         site_relevance(small_vit, find_sites(small_vit), [images], RULE_SETS["relp"])
+
+
+def test_a_non_finite_relevance_names_the_tensor(builder: Builder) -> None:
+    """A square root of 0 has a finite value and an infinite slope."""
+    x = builder.linear(builder.op("Reshape", "image", builder.constant([0, 48])), 48, 16, "first")
+    x = builder.op("Sqrt", builder.op("Mul", x, builder.constant(0.0)))
+    graph = builder.graph(builder.linear(x, 16, 3, "head", "y"), (3, 4, 4))
+    with pytest.raises(NonFiniteError, match=r"tensor '[\w.]+'"):
+        site_relevance(graph, find_sites(graph), [torch.randn(2, 3, 4, 4)], RULE_SETS["gradient"])
 
 
 def test_an_output_that_ignores_the_image_is_refused(builder: Builder) -> None:
