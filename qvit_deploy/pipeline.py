@@ -114,7 +114,7 @@ def compile(
         chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
         grids = {
             **activation_grids(sites, observations, weights, widths),
-            **attention_grids(sites, products, observations, widths, *chosen),
+            **attention_grids(sites, products, widths, *chosen),
         }
     with watch.stage("relevance", min(SCORED_IMAGES, len(images))) as advance:
         scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
