@@ -148,7 +148,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
         chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
         grids = {
             **activation_grids(sites, observations, weights, widths),
-            **attention_grids(sites, products, observations, widths, *chosen),
+            **attention_grids(sites, products, widths, *chosen),
         }
     calibration = Calibration(executor, sites, observations, weights, grids, widths, products, importance)
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}

@@ -126,7 +126,7 @@ def calibrate(
     products = observe_products(Executor(graph), pixels.split(4), sites, images, 0)
     grids = {
         **activation_grids(sites, seen, weights, bits),
-        **attention_grids(sites, products, seen, bits, softmax, rows, granularity),
+        **attention_grids(sites, products, bits, softmax, rows, granularity),
     }
     return Calibrated(graph, sites, seen, weights, grids, products, pixels, {})
 

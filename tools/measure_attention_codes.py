@@ -53,13 +53,13 @@ def softmax_choices() -> Iterator[tuple[str, Choice]]:
     for rows in (False, True):
         for kind in KINDS:
             label = f"{kind}, rows normalized" if rows else kind
-            yield label, lambda s, seen, b, k=kind, r=rows: softmax_grid(s, seen.high, b, k, r)  # type: ignore[misc]
+            yield label, lambda s, _, b, k=kind, r=rows: softmax_grid(s, b, k, r)  # type: ignore[misc]
 
 
 def operand_choices(is_left: bool) -> Iterator[tuple[str, Choice]]:
     yield "tensor, as any activation", signed_grid
     for granularity in GRANULARITIES:
-        yield granularity, lambda s, seen, b, g=granularity: operand_grid(s, is_left, seen.absmax, b, g)  # type: ignore[misc]
+        yield granularity, lambda s, _, b, g=granularity: operand_grid(s, is_left, b, g)  # type: ignore[misc]
 
 
 class Reference:

@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import torch
 
-from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.activations import ActivationGrid
@@ -93,7 +92,6 @@ def inner_grid(grid: Grid) -> ProbabilityGrid:
 def attention_grids(
     sites: Iterable[Site],
     samples: Mapping[str, ProductSample],
-    observations: Mapping[str, Observation],
     widths: Iterable[int],
     softmax: SoftmaxCodes,
     softmax_rows: bool,
@@ -117,30 +115,26 @@ def attention_grids(
         for name, is_left in ((site.input, True), (site.second, False)):
             if readers[name] > 1:
                 continue
-            seen = observations[name]
             # Talking heads mix probabilities into values of both signs: those are ordinary operands.
-            probabilities = is_left and site.role == "post_softmax" and seen.low >= 0
+            probabilities = is_left and site.role == "post_softmax" and float(sample.left.min()) >= 0
             for bits in widths:
                 if probabilities:
-                    grids[name, bits] = softmax_grid(sample, seen.high, bits, softmax, softmax_rows)
+                    grids[name, bits] = softmax_grid(sample, bits, softmax, softmax_rows)
                 else:
-                    grids[name, bits] = operand_grid(sample, is_left, seen.absmax, bits, granularity)
+                    grids[name, bits] = operand_grid(sample, is_left, bits, granularity)
     return grids
 
 
 def operand_grid(
-    sample: ProductSample, is_left: bool, absmax: float, bits: int, granularity: Granularity
+    sample: ProductSample, is_left: bool, bits: int, granularity: Granularity
 ) -> ActivationGrid | HeadGrid:
     """The grid of a query, key or value with the least error of the product.
 
     Args:
-        absmax: largest magnitude ever seen; no range is wider than 1.02 of it.
         granularity: "head" gives every head its own range, if the operands have a head axis.
     """
     x = sample.left if is_left else sample.right
-    # Each head's ranges start at its own largest magnitude, but all reach as far as the whole tensor's.
     largest = x.abs().amax((0, 2, 3)).clamp_min(1e-12)
-    largest = largest * max(absmax / float(largest.max()), 1.0)
     if granularity == "tensor":
         largest = torch.full_like(largest, float(largest.max()))
     candidates = absmax_scale(FRACTIONS[1::2, None] * largest, bits)  # [fractions, heads]
@@ -153,22 +147,20 @@ def operand_grid(
     return HeadGrid(ActivationGrid(bits, float(common), 0.0), tuple(float(f) for f in common / scales))
 
 
-def softmax_grid(
-    sample: ProductSample, highest: float, bits: int, kind: SoftmaxCodes, rows: bool
-) -> ProbabilityGrid | RowGrid:
+def softmax_grid(sample: ProductSample, bits: int, kind: SoftmaxCodes, rows: bool) -> ProbabilityGrid | RowGrid:
     """The grid of attention probabilities with the least error of the product, among those of `kind`.
 
     A kind that makes no sense at this width gives way to uniform codes: logarithms beyond `LOG_BITS`, and levels above
     6 bits, where there are no more integers than codes.
 
     Args:
-        highest: largest probability ever seen.
         rows: normalize every row by its largest value first (`RowGrid`).
     """
     p, weight = sample.left, sample.right.square().sum(-1)[:, :, None, :].expand_as(sample.left)
     if rows:
         largest = p.amax(-1, keepdim=True)
-        p, weight, highest = p / largest, weight * largest.square(), 1.0
+        p, weight = p / largest, weight * largest.square()
+    highest = float(p.max())
 
     def error(grid: ProbabilityGrid) -> float:
         moved = RowGrid(grid).apply(sample.left) if rows else grid.apply(p) - grid.shift

@@ -6,7 +6,6 @@ import pytest
 import torch
 from quantizable_graphs import calibrate, mixed_vit
 
-from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.activations import ActivationGrid
@@ -46,9 +45,9 @@ def softmax_error(sample: ProductSample, grid: Grid) -> float:
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_auto_is_no_worse_than_any_kind_whose_product_runs_on_integers(bits: int, rows: bool) -> None:
     sample = attention()
-    chosen = softmax_grid(sample, 1.0, bits, "auto", rows)
+    chosen = softmax_grid(sample, bits, "auto", rows)
     for kind in KINDS:
-        other = softmax_grid(sample, 1.0, bits, kind, rows)
+        other = softmax_grid(sample, bits, kind, rows)
         handicap = 1.25 if isinstance(inner_grid(other), LogGrid) else 1.0
         assert softmax_error(sample, chosen) <= handicap * softmax_error(sample, other) * (1 + 1e-6)
 
@@ -65,13 +64,13 @@ def test_auto_is_no_worse_than_any_kind_whose_product_runs_on_integers(bits: int
 def test_a_kind_that_makes_no_sense_at_a_width_gives_way_to_uniform(
     bits: int, kind: SoftmaxCodes, expected: type, rows: bool
 ) -> None:
-    found = softmax_grid(attention(), 1.0, bits, kind, rows)
+    found = softmax_grid(attention(), bits, kind, rows)
     assert isinstance(found, RowGrid) == rows
     assert isinstance(inner_grid(found), expected) and found.bits == bits
 
 
 def test_the_steps_of_log_codes_are_those_of_their_name() -> None:
-    found = [inner_grid(softmax_grid(attention(), 1.0, 4, kind, False)) for kind in ("log2", "log-sqrt2")]  # type: ignore[arg-type]
+    found = [inner_grid(softmax_grid(attention(), 4, kind, False)) for kind in ("log2", "log-sqrt2")]  # type: ignore[arg-type]
     assert [g.steps for g in found if isinstance(g, LogGrid)] == [1, 2]
 
 
@@ -81,13 +80,13 @@ def test_every_kind_beats_a_signed_grid_by_far_at_4_bits() -> None:
         float(sample.left_error(fake_quantize(sample.left, torch.tensor(r / 7), 4)).sum())
         for r in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
     )
-    errors = {kind: softmax_error(sample, softmax_grid(sample, 1.0, 4, kind, False)) for kind in KINDS}
+    errors = {kind: softmax_error(sample, softmax_grid(sample, 4, kind, False)) for kind in KINDS}
     assert max(errors.values()) < 0.7 * signed
     assert errors["levels"] < 0.5 * errors["uniform"] and errors["log-sqrt2"] < 0.5 * errors["uniform"]
 
 
 def test_eight_bits_use_256_values_from_zero_on() -> None:
-    grid = softmax_grid(attention(), 1.0, 8, "uniform", False)
+    grid = softmax_grid(attention(), 8, "uniform", False)
     assert isinstance(grid, ActivationGrid) and grid.shift == -128 * grid.scale
     values = grid.apply(torch.linspace(0, 1, 5000)) - grid.shift
     assert values.min() == 0 and len(values.unique()) == round(min(1 / grid.scale, 255)) + 1
@@ -97,7 +96,7 @@ def test_a_sink_whose_value_is_zero_does_not_set_the_range() -> None:
     """Probabilities near 1 cost nothing where the value is nothing, so the grid is spent on the others."""
     sample = attention()
     heavy = ProductSample(sample.left, normal(4, 3, 64, 6, seed=1), None)
-    light, full = (inner_grid(softmax_grid(s, 1.0, 4, "uniform", False)).scale * 15 for s in (sample, heavy))
+    light, full = (inner_grid(softmax_grid(s, 4, "uniform", False)).scale * 15 for s in (sample, heavy))
     assert light < 0.75 and full > 0.9
 
 
@@ -116,7 +115,7 @@ def test_rows_that_differ_in_size_gain_from_being_normalized() -> None:
     spread = attention(1.0)
     sharp = attention(6.0)
     both = ProductSample(torch.cat([spread.left, sharp.left]), torch.cat([spread.right, sharp.right]), None)
-    errors = [softmax_error(both, softmax_grid(both, 1.0, 4, "uniform", rows)) for rows in (False, True)]
+    errors = [softmax_error(both, softmax_grid(both, 4, "uniform", rows)) for rows in (False, True)]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -124,13 +123,13 @@ def test_rows_that_differ_in_size_gain_from_being_normalized() -> None:
 def test_a_scale_per_head_is_that_of_the_head_alone(is_left: bool) -> None:
     sample = scores((0.1, 1.0, 20.0))
     x = sample.left if is_left else sample.right
-    grid = operand_grid(sample, is_left, float(x.abs().max()), 4, "head")
+    grid = operand_grid(sample, is_left, 4, "head")
     assert isinstance(grid, HeadGrid) and len(grid.factors) == 3 and grid.bits == 4
     for head, factor in enumerate(grid.factors):
         alone = fake_quantize(x[:, head], torch.tensor(grid.grid.scale / factor), 4)
         same = torch.isclose(grid.apply(x)[:, head], alone, rtol=1e-5, atol=1e-6)
         assert same.float().mean() > 0.999  # x * factor may round across a tie
-    common = operand_grid(sample, is_left, float(x.abs().max()), 4, "tensor")
+    common = operand_grid(sample, is_left, 4, "tensor")
     errors = []
     for found in (grid, common):
         error = sample.left_error if is_left else sample.right_error
@@ -140,23 +139,21 @@ def test_a_scale_per_head_is_that_of_the_head_alone(is_left: bool) -> None:
 
 def test_without_a_head_axis_there_is_one_scale() -> None:
     one = ProductSample(normal(4, 1, 8, 16), normal(4, 1, 16, 20), torch.full((4, 1, 8, 20), 1 / 20))
-    assert isinstance(operand_grid(one, True, 5.0, 4, "head"), ActivationGrid)
+    assert isinstance(operand_grid(one, True, 4, "head"), ActivationGrid)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "head"])
 def test_at_8_bits_hardly_anything_is_clipped(granularity: Granularity) -> None:
     sample = scores()
     sample.left[0, 0, 0, 0] = absmax = 30.0
-    widest = operand_grid(sample, True, absmax, 8, granularity).apply(torch.full((1, 3, 1, 1), 1e9))
+    widest = operand_grid(sample, True, 8, granularity).apply(torch.full((1, 3, 1, 1), 1e9))
     assert 0.9 * absmax < widest[0, 0].item() < 1.1 * absmax
 
 
 def test_grids_come_for_the_operands_that_nothing_else_reads() -> None:
     calibrated = calibrate(mixed_vit(), (4, 8), attention=True)
     products = {s.name: s for s in calibrated.sites if s.second}
-    found = attention_grids(
-        calibrated.sites, calibrated.products, calibrated.observations, (4, 8), "levels", True, "head"
-    )
+    found = attention_grids(calibrated.sites, calibrated.products, (4, 8), "levels", True, "head")
     qk, av = products["attn.qk"], products["attn.av"]
     assert set(found) == {(n, b) for n in (qk.input, qk.second, av.input, av.second) for b in (4, 8)}
     assert isinstance(found[av.input, 4], RowGrid)
@@ -164,29 +161,13 @@ def test_grids_come_for_the_operands_that_nothing_else_reads() -> None:
 
 
 def test_a_tensor_with_two_readers_is_left_to_the_common_grids() -> None:
-    sample = scores()
-    x = Observation(
-        -1.0,
-        1.0,
-        sample.left.amin((0, 1, 2)).numpy(),
-        sample.left.amax((0, 1, 2)).numpy(),
-        sample.left,
-        torch.ones(1),
-        1,
-    )
     site = Site("qk", "matmul_qk", "query", "same", "same", None, None, "y", "y", 0)
-    assert attention_grids([site], {"qk": sample}, {"same": x}, (4,), "auto", False, "tensor") == {}
+    assert attention_grids([site], {"qk": scores()}, (4,), "auto", False, "tensor") == {}
 
 
 def test_mixed_probabilities_of_both_signs_are_an_ordinary_operand() -> None:
     sample = attention()
     mixed = ProductSample(sample.left - 0.3, sample.right, None)
-    seen = {
-        n: Observation(
-            float(x.min()), float(x.max()), x.amin((0, 1, 2)).numpy(), x.amax((0, 1, 2)).numpy(), x, torch.ones(1), 1
-        )
-        for n, x in (("p", mixed.left), ("v", mixed.right))
-    }
     site = Site("av", "matmul_av", "post_softmax", "p", "v", None, None, "y", "y", 0)
-    found = attention_grids([site], {"av": mixed}, seen, (4,), "levels", True, "tensor")
+    found = attention_grids([site], {"av": mixed}, (4,), "levels", True, "tensor")
     assert all(isinstance(g, ActivationGrid) and g.shift == 0 for g in found.values()) and len(found) == 2
