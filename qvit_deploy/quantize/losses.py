@@ -42,6 +42,8 @@ class SiteError:
 def site_errors(calibration: Calibration) -> dict[str, SiteError]:
     """Site name -> `SiteError`, on sampled rows and weights rounded to nearest.
 
+    Errors are relative to the output without its mean.
+
     For a convolution, whose rows are not the sampled ones, the operands' own relative errors stand in for the output's.
     An attention product's are measured on the operands `calibration` kept.
     """
@@ -57,7 +59,9 @@ def site_errors(calibration: Calibration) -> dict[str, SiteError]:
         moved = {b: g.apply(rows) - g.shift - rows for b, g in a_grids.items()}
         if site.kind == "linear":
             weight = weights[site.name]
-            power = float((rows @ weight).square().sum()) + 1e-20
+            output = rows @ weight
+            # A mean is no signal: folds move it between the product and the bias.
+            power = float((output - output.mean(0)).square().sum()) + 1e-20
             activation = {b: float((d @ weight).square().sum()) / power for b, d in moved.items()}
             weight_error = {b: float((rows @ _rounding(weight, b)).square().sum()) / power for b in widths}
         else:
