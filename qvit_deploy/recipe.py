@@ -43,7 +43,7 @@ class Recipe(BaseModel):
     max_latency_ms: float | None = Field(None, description="milliseconds of all sites by the latency table")
     latency_table: Path | None = Field(None, description="JSON: milliseconds per site and width (allocate/latency.py)")
     separate_bits: bool = Field(False, description="let a site's weights and activations have different widths")
-    score: Score = Field("lrp", description="what ranks the sites when bits are allocated (quantize/rank.py)")
+    score: Score = Field("gradient", description="what ranks the sites when bits are allocated (quantize/rank.py)")
     rules: Rules = Field("attnlrp", description="relevance rule set of the lrp, random and inverted scores")
     first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
