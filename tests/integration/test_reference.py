@@ -28,7 +28,7 @@ def _evaluated(folder: Path, goal: str) -> Evaluation:
 
 
 # A point below what is measured: the order of float sums alone moves single runs by as much.
-@pytest.mark.parametrize(("goal", "floor"), [("w8a8", 0.83), ("w6a6", 0.80)])
+@pytest.mark.parametrize(("goal", "floor"), [("w8a8", 0.838), ("w6a6", 0.80)])
 def test_top1_on_a_thousand_test_images(goal: str, floor: float, tmp_path: Path) -> None:
     result = _evaluated(tmp_path, goal)
     assert result.n == 1000
