@@ -38,6 +38,11 @@ class Batches:
         size = self.size if at_once is None or self.static else min(at_once, self.size)
         return Batches(self.images.subset(count, seed), size, self.static)
 
+    def halves(self, seed: int) -> tuple[Batches, Batches]:
+        """Two disjoint halves of two or more images, each balanced over the classes when they are labelled."""
+        first = self.images.subset(len(self.images) // 2, seed)
+        return Batches(first, self.size, self.static), Batches(self.images.without(first), self.size, self.static)
+
     def arrays(self) -> Iterator[np.ndarray]:
         for pixels, _ in self.images.batches(self.size):
             if self.static and len(pixels) < self.size:

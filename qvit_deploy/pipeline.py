@@ -32,6 +32,7 @@ from qvit_deploy.manifest import SCHEMA, FileRecord, SiteRecord, Summary, valida
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.quantize.absorb import absorb_scales
 from qvit_deploy.quantize.activations import activation_grids
+from qvit_deploy.quantize.ahead import round_ahead
 from qvit_deploy.quantize.attention import attention_grids
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.equalize import equalizable, equalize
@@ -150,11 +151,15 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
             **activation_grids(sites, observations, weights, widths),
             **attention_grids(sites, products, widths, *chosen),
         }
-    calibration = Calibration(executor, sites, observations, weights, grids, widths, products, importance)
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
+    fitted, judged = batches.halves(recipe.seed)
+    with watch.stage("weights", len(weights)) as advance:
+        feedback = fitted if free and recipe.compensate == "gptq" else None
+        rounded = round_ahead(executor, sites, weights, importance, widths, feedback, advance)
+    calibration = Calibration(executor, sites, observations, weights, rounded, grids, widths, products, importance)
     tables = {}
     for r in {table_key(r): r for r in recipes}.values():
-        scored = batches.sample(EXACT_IMAGES if r.score == "exact" else SCORED_IMAGES, r.seed, SCORED_AT_ONCE)
+        scored = judged.sample(EXACT_IMAGES if r.score == "exact" else SCORED_IMAGES, r.seed, SCORED_AT_ONCE)
         with watch.stage("relevance", len(scored.images)) as advance:
             tables[table_key(r)] = rank_sites(calibration, r, free, scored, advance)
     gc.collect()  # backward passes leave cycles too
@@ -181,7 +186,7 @@ def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> t
     scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
     taken = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
     bits = narrowest(recipe)
-    readers = equalizable(graph, sites, taken) if recipe.equalize and bits < 8 else {}
+    readers = equalizable(graph, sites, taken) if recipe.equalize else {}
     heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
     tensors = {*readers, *(g.norm for g in groups), *(c.tensor for c in heads)}
     importance: dict[str, Tensor] = {}

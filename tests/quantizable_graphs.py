@@ -17,6 +17,7 @@ from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.quantize.activations import activation_grids
+from qvit_deploy.quantize.ahead import round_ahead
 from qvit_deploy.quantize.attention import attention_grids
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.grid import Grid
@@ -100,9 +101,11 @@ class Calibrated:
     def calibration(self) -> Calibration:
         widths = tuple(sorted({bits for _, bits in self.grids}))
         executor = Executor(self.graph)
+        rounded = round_ahead(executor, self.sites, self.weights, self.importance, widths, None, lambda _: None)
         return Calibration(
-            executor, self.sites, self.observations, self.weights, self.grids, widths, self.products, self.importance
-        )
+            executor, self.sites, self.observations, self.weights, rounded, self.grids, widths, self.products,
+            self.importance,
+        )  # fmt: skip
 
     def plan(self, widths: tuple[int, int] | Mapping[str, tuple[int, int]], compensate: Compensation = "bias") -> Plan:
         if isinstance(widths, tuple):

@@ -66,3 +66,10 @@ def test_calibration_images_are_not_made_up(calib: str) -> None:
         opened(None)
     with pytest.raises(InputError, match=r"none\.npz"):
         opened(str(Path(calib).with_name("none.npz")))
+
+
+@pytest.mark.parametrize("images", [2, 7, 8])
+def test_halves_share_no_image(calib: str, images: int) -> None:
+    batches = opened(calib, images=images).batches
+    first, second = (set(half.images.names) for half in batches.halves(0))
+    assert not first & second and first | second == set(batches.images.names) and min(len(first), len(second)) >= 1

@@ -44,6 +44,11 @@ class Observation:
     def absmax(self) -> float:
         return max(abs(self.low), abs(self.high))
 
+    @property
+    def mean(self) -> Tensor:
+        """Of every channel over the rows by their weights, float32 [channels]."""
+        return self.weights @ self.rows / self.weights.sum()
+
 
 class Observer:
     """Accumulates one tensor's `Observation` from batches.

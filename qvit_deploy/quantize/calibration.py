@@ -10,6 +10,7 @@ from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.ahead import RoundedWeights
 from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.plan import Grids
 
@@ -22,6 +23,7 @@ class Calibration:
         executor: runs the (folded) graph in float.
         observations: tensor name -> what the calibration images made of it.
         weights: site name -> [in, out] float32 (`plan.site_weights`).
+        rounded: every weight at every width, for the loss tables; a plan rounds anew (`rounding`).
         products: site name -> operands of every attention product.
         importance: tensor name -> weight of each row's error (`relevance.importance`); rows of others count alike.
         widths: bit widths, ascending; `grids` has each of them for every tensor.
@@ -31,10 +33,15 @@ class Calibration:
     sites: tuple[Site, ...]
     observations: Mapping[str, Observation]
     weights: Mapping[str, Tensor]
+    rounded: RoundedWeights
     grids: Grids
     widths: tuple[int, ...]
     products: Mapping[str, ProductSample]
     importance: Mapping[str, Tensor]
+
+    def weight_error(self, site: str, bits: int) -> Tensor:
+        """What rounding to `bits` adds to the weight of a site, float32 [in, out]."""
+        return self.rounded[site, bits].value() - self.weights[site]
 
     @property
     def graph(self) -> Graph:

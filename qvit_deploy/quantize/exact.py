@@ -19,8 +19,7 @@ from qvit_deploy.execute.executor import Fork, Tap
 from qvit_deploy.execute.ops import build
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.clip import weight_scale
-from qvit_deploy.quantize.grid import Tensor, fake_quantize
+from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.losses import SiteError
 
 
@@ -28,8 +27,6 @@ def exact_sensitivity(
     calibration: Calibration, batches: Iterable[Tensor], progress: Callable[[int], None]
 ) -> tuple[dict[str, SiteError], int]:
     """(site name -> noise to signal ratio of the logits by width and operand, images seen).
-
-    Weights are rounded to nearest.
 
     Args:
         batches: float32 [b, C, H, W] each.
@@ -66,8 +63,8 @@ def _fork(site: Site, calibration: Calibration, operands: MutableMapping[str, Te
     """What the site's output might be: with the input quantized at each width, then with the other operand."""
     product = build(next(n for n in calibration.graph.nodes() if n.outputs[0].name == site.product))
     widths, grids = calibration.widths, calibration.grids
-    weight = calibration.weights.get(site.name)
-    scales = {} if weight is None else {bits: weight_scale(weight, bits) for bits in widths}
+    # The bias makes good for what rounding the weights does to the mean output.
+    mean = calibration.observations[site.input].mean if site.kind == "linear" else 0.0
 
     def layout(matrix: Tensor) -> Tensor:
         if site.kind == "linear":
@@ -86,8 +83,7 @@ def _fork(site: Site, calibration: Calibration, operands: MutableMapping[str, Te
                 grid = grids[site.second, bits]
                 yield product(x, grid.apply(other) - grid.shift - other)
             else:
-                assert weight is not None
-                yield product(x, layout(fake_quantize(weight, scales[bits], bits) - weight))
+                yield product(x - mean, layout(calibration.weight_error(site.name, bits)))
 
     def fork(y: Tensor) -> Iterator[Tensor]:
         x = operands[site.input]

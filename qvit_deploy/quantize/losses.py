@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.clip import weight_scale
-from qvit_deploy.quantize.grid import Tensor, fake_quantize
 from qvit_deploy.quantize.plan import Grids
 
 ROWS = 256
@@ -40,9 +38,10 @@ class SiteError:
 
 
 def site_errors(calibration: Calibration) -> dict[str, SiteError]:
-    """Site name -> `SiteError`, on sampled rows and weights rounded to nearest.
+    """Site name -> `SiteError`, on sampled rows.
 
-    Errors are relative to the output without its mean.
+    Errors are relative to the output without its mean, which is no signal: folds move it between the product and the
+    bias, and the bias makes good for what rounding the weights does to it.
 
     For a convolution, whose rows are not the sampled ones, the operands' own relative errors stand in for the output's.
     An attention product's are measured on the operands `calibration` kept.
@@ -60,16 +59,17 @@ def site_errors(calibration: Calibration) -> dict[str, SiteError]:
         if site.kind == "linear":
             weight = weights[site.name]
             output = rows @ weight
-            # A mean is no signal: folds move it between the product and the bias.
             power = float((output - output.mean(0)).square().sum()) + 1e-20
             activation = {b: float((d @ weight).square().sum()) / power for b, d in moved.items()}
-            weight_error = {b: float((rows @ _rounding(weight, b)).square().sum()) / power for b in widths}
+            centred = rows - observations[site.input].mean
+            change = {b: centred @ calibration.weight_error(site.name, b) for b in widths}
+            weight_error = {b: float(c.square().sum()) / power for b, c in change.items()}
         else:
             power = float(rows.square().sum()) + 1e-20
             activation = {b: float(d.square().sum()) / power for b, d in moved.items()}
             weight = weights[site.name]
             base = float(weight.square().sum()) + 1e-20
-            weight_error = {b: float(_rounding(weight, b).square().sum()) / base for b in widths}
+            weight_error = {b: float(calibration.weight_error(site.name, b).square().sum()) / base for b in widths}
         errors[site.name] = SiteError(activation, weight_error)
     return errors
 
@@ -83,7 +83,3 @@ def _product_error(site: Site, sample: ProductSample, grids: Grids, widths: Iter
         left[bits] = float(sample.left_error(grid.apply(sample.left) - grid.shift).sum()) / power
         right[bits] = float(sample.right_error(second.apply(sample.right) - second.shift).sum()) / power
     return SiteError(left, right)
-
-
-def _rounding(weight: Tensor, bits: int) -> Tensor:
-    return fake_quantize(weight, weight_scale(weight, bits), bits) - weight

@@ -20,19 +20,19 @@ from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.activations import activation_grid, channel_importance
 from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.compensate import (
     DAMPING,
-    RIDGE,
     GramAccumulator,
-    Moments,
+    RoundedWeight,
     corrected_bias,
     factorise,
+    pooled,
     regress,
-    round_with_feedback,
+    round_weight,
 )
-from qvit_deploy.quantize.grid import Grid, Tensor, dequantize, quantize
+from qvit_deploy.quantize.grid import Grid, Tensor, dequantize
 from qvit_deploy.quantize.plan import Plan, SitePlan, Widths
+from qvit_deploy.quantize.ridge import cross_validated_share
 from qvit_deploy.recipe import Compensation
 
 
@@ -50,11 +50,11 @@ def build_plan(
         compensate: "none" rounds to nearest on the calibration's own grids; "bias" fits grids and biases to the
             quantized inputs; "gptq" adds regression and error feedback (`compensate`).
         batches: calibration images, two more passes; not read when `compensate` is "none".
-        seed: of the rows that grids are fitted to.
+        seed: of the rows that grids are fitted to, and of the cross-validation.
         progress: called with 1 for every site done.
     """
     chosen = [s for s in calibration.sites if s.name in widths]
-    rounder = _Rounder(calibration, widths)
+    rounder = _Rounder(calibration, widths, seed)
     if compensate == "none":
         return Plan({s.name: rounder.to_nearest(s) for s in chosen})
     runs = _Runs(calibration, chosen, list(batches), seed)
@@ -65,7 +65,7 @@ def build_plan(
             runs.multiply(site, plans[site.name])
         else:
             inputs = runs.inputs(site, widths[site.name][1], calibration.grids)
-            plans[site.name] = rounder.fitted(site, inputs.grid, inputs.moments, compensate == "gptq")
+            plans[site.name] = rounder.fitted(site, inputs, compensate == "gptq")
             runs.apply(site, plans[site.name], inputs)
         progress(1)
     return Plan(plans)
@@ -73,12 +73,12 @@ def build_plan(
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """The input of a linear or a convolution in the quantized run: every batch, its grid, and (of a linear) its
-    moments beside the float run's."""
+    """The input of a linear or a convolution in the quantized run: every batch, its grid, and (of a linear) second
+    moments beside the float run's, on two halves of the images."""
 
     values: list[Tensor]
     grid: Grid
-    moments: Moments | None
+    halves: tuple[GramAccumulator, GramAccumulator] | None
 
 
 class _Runs:
@@ -102,7 +102,7 @@ class _Runs:
             exact = self.exact.advance(site.input)
             if site.kind == "linear":
                 grid = self._grid(site.input, values, bits)
-                self.last = key, _Inputs(values, grid, self._moments(site.input, values, exact, grid))
+                self.last = key, _Inputs(values, grid, self._halves(site.input, values, exact, grid))
             else:
                 self.last = key, _Inputs(values, grids[key], None)
         return self.last[1]
@@ -147,22 +147,30 @@ class _Runs:
             observer.add(value, images)
         return activation_grid(observer.result(), self.importance[name], bits)
 
-    def _moments(self, name: str, values: list[Tensor], exact: list[Tensor], grid: Grid) -> Moments:
-        accumulator = GramAccumulator(values[0].shape[-1])
+    def _halves(
+        self, name: str, values: list[Tensor], exact: list[Tensor], grid: Grid
+    ) -> tuple[GramAccumulator, GramAccumulator]:
+        channels = values[0].shape[-1]
+        halves = GramAccumulator(channels), GramAccumulator(channels)
         importance = self.calibration.importance.get(name)
-        for value, x in zip(values, exact, strict=True):
-            rows = grid.apply(value).reshape(-1, value.shape[-1])
+        for index, (value, x, images) in enumerate(zip(values, exact, self.images, strict=True)):
+            rows = grid.apply(value).reshape(-1, channels).cpu()
             weights = torch.ones(len(rows)) if importance is None else importance.repeat(len(rows) // len(importance))
-            accumulator.add(rows.cpu(), x.reshape(-1, x.shape[-1]).cpu(), weights)
-        return accumulator.moments()
+            # Single images go to the halves in turn.
+            cut = (images + index % 2) // 2 * (len(rows) // images)
+            operands = rows, x.reshape(-1, channels).cpu(), weights
+            halves[0].add(*(operand[:cut] for operand in operands))
+            halves[1].add(*(operand[cut:] for operand in operands))
+        return halves
 
 
 class _Rounder:
     """Rounds single sites."""
 
-    def __init__(self, calibration: Calibration, widths: Widths) -> None:
+    def __init__(self, calibration: Calibration, widths: Widths, seed: int) -> None:
         self.calibration = calibration
         self.widths = widths
+        self.seed = seed
 
     def to_nearest(self, site: Site) -> SitePlan:
         w_bits, a_bits = self.widths[site.name]
@@ -170,35 +178,36 @@ class _Rounder:
         if site.second is not None:
             second = grids[site.second, w_bits]
             return SitePlan(site, w_bits, a_bits, grids[site.input, a_bits], second, None, None, None)
-        return self.fitted(site, grids[site.input, a_bits], None, False)
+        weight = round_weight(self.calibration.weights[site.name], w_bits, None)
+        return self._plan(site, grids[site.input, a_bits], weight, self._initializer(site.bias))
 
-    def fitted(self, site: Site, grid: Grid, moments: Moments | None, feedback: bool) -> SitePlan:
-        """Without `moments` weights are rounded to nearest and the bias stays."""
+    def fitted(self, site: Site, inputs: _Inputs, feedback: bool) -> SitePlan:
+        """Without `feedback` weights are rounded to nearest; a convolution's always are, and its bias stays."""
         weight, w_bits = self.calibration.weights[site.name], self.widths[site.name][0]
-        target, factor = weight, None
-        if moments is not None and feedback:
-            target = regress(weight, moments, factorise(moments, RIDGE))
-            factor = factorise(moments, DAMPING)
-        importance = None if moments is None else moments.covariance.diagonal().float().clamp_min(0)
-        scale = weight_scale(target, w_bits, importance)
-        if factor is not None:
-            codes = round_with_feedback(target, scale, w_bits, factor)
-        else:
-            codes = quantize(target, scale, w_bits)
         bias = self._initializer(site.bias)
-        if moments is not None:
-            bias = corrected_bias(bias, weight, dequantize(codes, scale), moments)
+        if inputs.halves is None:
+            return self._plan(site, inputs.grid, round_weight(weight, w_bits, None), bias)
+        moments = pooled(inputs.halves)
+        if feedback:
+            target = regress(weight, moments, cross_validated_share(weight, inputs.halves, self.seed))
+            rounded = round_weight(target, w_bits, factorise(moments, DAMPING).feedback())
+        else:
+            importance = moments.covariance.diagonal().float().clamp_min(0)
+            rounded = round_weight(weight, w_bits, None, importance)
+        return self._plan(site, inputs.grid, rounded, corrected_bias(bias, weight, rounded.value(), moments))
+
+    def _plan(self, site: Site, grid: Grid, weight: RoundedWeight, bias: Tensor | None) -> SitePlan:
         kernel = self._initializer(site.weight)
         assert kernel is not None
-        layout = codes if site.kind == "linear" else codes.t().reshape(kernel.shape)
+        codes = weight.codes if site.kind == "linear" else weight.codes.t().reshape(kernel.shape)
         return SitePlan(
             site=site,
-            w_bits=w_bits,
+            w_bits=self.widths[site.name][0],
             a_bits=grid.bits,
             grid=grid,
             second_grid=None,
-            codes=layout.to(torch.int8).numpy(),
-            weight_scale=scale.numpy(),
+            codes=codes.numpy(),
+            weight_scale=weight.scale.numpy(),
             bias=None if bias is None else bias.numpy(),
         )
 

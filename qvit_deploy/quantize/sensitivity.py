@@ -16,8 +16,7 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.clip import weight_scale
-from qvit_deploy.quantize.grid import Tensor, fake_quantize
+from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.losses import SiteError
 from qvit_deploy.quantize.plan import Grids
 from qvit_deploy.relevance.lrp import propagate
@@ -38,7 +37,8 @@ def linear_sensitivity(
     """
     sites, widths, weights = calibration.sites, calibration.widths, calibration.weights
     totals = {s.name: (torch.zeros(len(widths)), torch.zeros(len(widths))) for s in sites}
-    scales = {s.name: [weight_scale(weights[s.name], b) for b in widths] for s in sites if s.kind == "linear"}
+    # The bias makes good for what rounding the weights does to the mean output.
+    means = {s.input: calibration.observations[s.input].mean for s in sites if s.kind == "linear"}
     readers: dict[str, list[Site]] = {}
     for site in sites:
         readers.setdefault(site.input, []).append(site)
@@ -63,7 +63,7 @@ def linear_sensitivity(
                     rho, weight = coefficients[site.output], weights[site.name]  # noqa: B023
                     moved = _moved(activation, rho @ weight.t(), name, calibration.grids, widths, size)  # noqa: B023
                     a_total += moved.square().sum(0)
-                    rounded = _rounded(activation, rho, weight, scales[site.name], widths, size)  # noqa: B023
+                    rounded = _rounded(activation - means[name], rho, calibration, site.name, size)  # noqa: B023
                     w_total += rounded.square().sum(0)
                 else:
                     moved = _moved(activation, g, name, calibration.grids, widths, size)  # noqa: B023
@@ -82,14 +82,10 @@ def linear_sensitivity(
     return losses, images
 
 
-def _rounded(
-    x: Tensor, rho: Tensor, weight: Tensor, scales: Sequence[Tensor], widths: Sequence[int], batch: int
-) -> Tensor:
+def _rounded(x: Tensor, rho: Tensor, calibration: Calibration, site: str, batch: int) -> Tensor:
     """sum (x (W' - W)) rho per image and width, [batch, widths]; windows of one image are summed."""
     outer = x.reshape(batch, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(batch, -1, rho.shape[-1])
-    # W' - W of every site and width at once would be the model many times over.
-    moves = ((fake_quantize(weight, s, b) - weight).flatten() for s, b in zip(scales, widths, strict=True))
-    return torch.stack([outer.flatten(1) @ move for move in moves], 1)
+    return torch.stack([outer.flatten(1) @ calibration.weight_error(site, b).flatten() for b in calibration.widths], 1)
 
 
 def _moved(x: Tensor, coefficient: Tensor, name: str, grids: Grids, widths: Sequence[int], batch: int) -> Tensor:

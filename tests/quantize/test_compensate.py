@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from qvit_deploy.quantize.clip import weight_scale
 from qvit_deploy.quantize.compensate import (
     DAMPING,
-    RIDGE,
     GramAccumulator,
     Moments,
     corrected_bias,
     factorise,
+    pooled,
     regress,
+    round_weight,
     round_with_feedback,
 )
 from qvit_deploy.quantize.grid import absmax_scale, code_range, dequantize, fake_quantize, quantize
@@ -30,7 +31,7 @@ def moments(quantized: torch.Tensor, x: torch.Tensor) -> Moments:
     accumulator = GramAccumulator(x.shape[1])
     for part, whole in zip(quantized.split(150), x.split(150), strict=True):
         accumulator.add(part, whole, torch.ones(len(part)))
-    return accumulator.moments()
+    return pooled([accumulator])
 
 
 def quantized_inputs(x: torch.Tensor, bits: int = 4) -> torch.Tensor:
@@ -55,14 +56,14 @@ def test_with_nothing_to_make_good_regression_keeps_the_weights(rank: int) -> No
     x = x @ torch.randn(rank, 24, generator=torch.Generator().manual_seed(1))
     known = moments(x, x)
     weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(regress(weight, known, factorise(known, RIDGE)), weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(regress(weight, known, 0.1), weight, rtol=1e-3, atol=1e-3)
 
 
 def test_regression_lowers_the_output_error_of_quantized_inputs() -> None:
     x = correlated(3)
     changed, weight = quantized_inputs(x), torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
     known = moments(changed, x)
-    better = regress(weight, known, factorise(known, RIDGE))
+    better = regress(weight, known, 0.1)
 
     def error(w: torch.Tensor) -> float:
         difference = x.double() @ weight.double() - changed.double() @ w.double()
@@ -77,7 +78,7 @@ def test_feedback_codes_lie_on_the_grid_and_are_whole(seed: int, bits: int) -> N
     x = correlated(seed, channels=10)
     weight = torch.randn(10, 5, generator=torch.Generator().manual_seed(seed))
     scale = weight_scale(weight, bits)
-    codes = round_with_feedback(weight, scale, bits, factorise(moments(x, x), DAMPING))
+    codes = round_with_feedback(weight, scale, bits, factorise(moments(x, x), DAMPING).feedback())
     low, high = code_range(bits)
     assert torch.equal(codes, codes.round()) and codes.min() >= low and codes.max() <= high
 
@@ -89,10 +90,10 @@ def test_feedback_beats_rounding_to_nearest_where_it_counts() -> None:
         x = correlated(seed, channels=200, rows=600, rank=40)  # more channels than one block of rows
         known = moments(x, x)
         weight = torch.randn(200, 8, generator=torch.Generator().manual_seed(seed))
-        scale = weight_scale(weight, 4)
+        scale, feedback = weight_scale(weight, 4), factorise(known, DAMPING).feedback()
         nearest, fed_back = (
             dequantize(codes, scale).double() - weight.double()
-            for codes in (quantize(weight, scale, 4), round_with_feedback(weight, scale, 4, factorise(known, DAMPING)))
+            for codes in (quantize(weight, scale, 4), round_with_feedback(weight, scale, 4, feedback))
         )
         ratios.append(float((fed_back * (known.covariance @ fed_back)).sum()))
         ratios[-1] /= float((nearest * (known.covariance @ nearest)).sum())
@@ -103,7 +104,9 @@ def test_with_independent_channels_feedback_is_rounding_to_nearest() -> None:
     known = Moments(torch.eye(12).double(), torch.eye(12).double(), torch.zeros(12), torch.zeros(12))
     weight = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
     scale = weight_scale(weight, 4)
-    assert torch.equal(round_with_feedback(weight, scale, 4, factorise(known, DAMPING)), quantize(weight, scale, 4))
+    assert torch.equal(
+        round_with_feedback(weight, scale, 4, factorise(known, DAMPING).feedback()), quantize(weight, scale, 4)
+    )
 
 
 @pytest.mark.parametrize("case", ["one row", "dead channels", "constant channels", "all zero", "huge spread"])
@@ -120,12 +123,11 @@ def test_degenerate_inputs_give_usable_numbers(case: str) -> None:
     else:
         x *= torch.logspace(-6, 4, 24)
     known = moments(quantized_inputs(x), x)
-    factor = factorise(known, DAMPING)
     weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
-    target = regress(weight, known, factor)
-    codes = round_with_feedback(target, weight_scale(target, 4), 4, factor)
-    bias = corrected_bias(None, weight, codes, known)
-    assert all(torch.isfinite(t).all() for t in (target, codes, bias))
+    target = regress(weight, known, 0.1)
+    rounded = round_weight(target, 4, factorise(known, DAMPING).feedback()).value()
+    bias = corrected_bias(None, weight, rounded, known)
+    assert all(torch.isfinite(t).all() for t in (target, rounded, bias))
 
 
 @pytest.mark.parametrize("bias", [True, False])

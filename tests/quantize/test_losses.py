@@ -22,7 +22,8 @@ def test_a_linears_error_is_relative_to_its_output() -> None:
     rounded = fake_quantize(weight, weight_scale(weight, 4), 4)
     output = x @ weight
     power = (output - output.mean(0)).square().sum()
-    expected = float((x @ (rounded - weight)).square().sum() / power)
+    centred = x - calibrated.observations[site.input].mean
+    expected = float((centred @ (rounded - weight)).square().sum() / power)
     assert found["fc2"].weight[4] == pytest.approx(expected, rel=1e-4)
     grid = calibrated.grids[site.input, 4]
     expected = float(((grid.apply(x) - grid.shift - x) @ weight).square().sum() / power)

@@ -33,10 +33,11 @@ def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
     executor, weight = Executor(calibrated.graph), calibrated.weights[name]
     clean = executor.logits(calibrated.images)
     x = executor.run(calibrated.images, fetch=[site.input])[site.input]
+    centred = x - calibrated.observations[site.input].mean
     for bits in (3, 5):
         moves = {
             "activation": (calibrated.grids[site.input, bits].apply(x) - x) @ weight,
-            "weight": x @ (fake_quantize(weight, weight_scale(weight, bits), bits) - weight),
+            "weight": centred @ (fake_quantize(weight, weight_scale(weight, bits), bits) - weight),
         }
         for operand, move in moves.items():
             changed = executor.logits(calibrated.images, {site.output: lambda y, move=move: y + move})
