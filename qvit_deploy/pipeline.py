@@ -35,6 +35,7 @@ from qvit_deploy.quantize.activations import activation_grids
 from qvit_deploy.quantize.ahead import round_ahead
 from qvit_deploy.quantize.attention import attention_grids
 from qvit_deploy.quantize.calibration import Calibration
+from qvit_deploy.quantize.distill import distill
 from qvit_deploy.quantize.equalize import equalizable, equalize
 from qvit_deploy.quantize.fold import channel_fold, fold_norms
 from qvit_deploy.quantize.heads import fold_heads
@@ -174,6 +175,9 @@ def build(
     with watch.stage("round", len(known.sites)) as advance:
         bits = {name: (o.w_bits, o.a_bits) for name, o in allocation.items()}
         plan = build_plan(known, bits, recipe.compensate, batches, recipe.seed, advance)
+    if recipe.distill_epochs:
+        with watch.stage("distill", recipe.distill_epochs) as advance:
+            plan = distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
     with watch.stage("emit"):
         return plan, emit_qdq(known.graph, plan)
 

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -23,8 +23,16 @@ Rules = Literal["deep-taylor", "relp", "attnlrp"]
 Profile = Literal["onnxruntime"]
 RowImportance = Literal["none", "gradient", "relp"]
 Compensation = Literal["none", "bias", "gptq"]
+Effort = Literal["fast", "default", "high"]
 SoftmaxCodes = Literal["auto", "uniform", "log2", "log-sqrt2", "levels"]
 Granularity = Literal["tensor", "head"]
+
+EFFORTS: dict[Effort, dict[str, Any]] = {
+    "fast": {"compensate": "bias", "row_importance": "none"},
+    "default": {},
+    "high": {"distill_epochs": 40},
+}
+"""What `--effort` sets; choices made explicitly win."""
 
 BUDGETS = ("mean_bits", "max_size_mb", "max_bitops_g", "max_latency_ms")
 """The fields of a recipe that bound what its allocation may cost."""
@@ -48,7 +56,7 @@ class Recipe(BaseModel):
     first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
     softmax: SoftmaxCodes = Field("auto", description="codes of attention probabilities; auto: the least output error")
-    softmax_rows: bool = Field(False, description="divide each row of probabilities by its largest before quantizing")
+    softmax_rows: bool = Field(True, description="divide each row of probabilities by its largest before quantizing")
     attention_granularity: Granularity = Field("tensor", description="scales of query, key and value")
     calibration_images: int = Field(64, ge=2)
     batch_size: int = Field(8, ge=1)
@@ -63,6 +71,9 @@ class Recipe(BaseModel):
         "relp", description="what weights the rows that ranges and weights are fitted to"
     )
     compensate: Compensation = Field("gptq", description="how rounding errors are made good")
+    distill_epochs: int = Field(
+        0, ge=0, description="times every calibration image is seen when the whole plan is tuned (quantize/distill.py)"
+    )
     targets: tuple[Profile, ...] = ("onnxruntime",)
 
     @field_validator("bits")
@@ -89,12 +100,15 @@ class Recipe(BaseModel):
         return self
 
     @classmethod
-    def load(cls, path: Path | None, **overrides: Any) -> Recipe:
-        """Reads a TOML recipe (or the defaults) and applies the overrides that are not None.
+    def load(cls, path: Path | None, *, effort: str | None = None, **overrides: Any) -> Recipe:
+        """Starts from what `effort` sets, reads a TOML recipe over it and applies the overrides that are not None.
 
         Raises:
             InputError: the file is missing or not TOML, or a value is unknown or out of range.
         """
+        presets = EFFORTS.get(cast(Effort, effort or "default"))
+        if presets is None:
+            raise InputError(f"--effort {effort!r} is not one of {', '.join(EFFORTS)}")
         values: dict[str, Any] = {}
         if path is not None:
             try:
@@ -103,7 +117,7 @@ class Recipe(BaseModel):
                 raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"recipe {path}: not valid TOML: {error}") from error
-        values.update({k: v for k, v in overrides.items() if v is not None})
+        values = {**presets, **values, **{k: v for k, v in overrides.items() if v is not None}}
         try:
             return cls.model_validate(values)
         except ValidationError as error:

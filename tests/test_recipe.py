@@ -153,3 +153,15 @@ def test_an_impossible_budget_names_the_smallest(recipe: Recipe, message: str) -
 def test_a_budget_is_a_positive_number(bad: float) -> None:
     with pytest.raises(InputError, match="must be a positive number"):
         allocate(Recipe(mean_bits=bad))
+
+
+def test_an_effort_is_a_preset_that_explicit_choices_override(tmp_path: Path) -> None:
+    assert Recipe.load(None, effort="default") == Recipe.load(None) == Recipe()
+    assert Recipe.load(None, effort="fast").compensate == "bias"
+    assert Recipe.load(None, effort="high").distill_epochs > 0
+    path = tmp_path / "recipe.toml"
+    path.write_text('compensate = "none"\n')
+    assert Recipe.load(path, effort="fast").compensate == "none"
+    assert Recipe.load(path, effort="fast", compensate="gptq").compensate == "gptq"
+    with pytest.raises(InputError, match="fast, default, high"):
+        Recipe.load(None, effort="most")

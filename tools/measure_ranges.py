@@ -16,6 +16,7 @@ import argparse
 import math
 import statistics
 from pathlib import Path
+from typing import Any
 
 from measure_reference import MODEL, PREPROCESS
 from rich.console import Console
@@ -28,7 +29,7 @@ from qvit_deploy.quantize.losses import site_errors
 from qvit_deploy.recipe import Recipe
 
 KINDS = ("qkv", "proj", "fc1", "fc2")
-CHOICES = {
+CHOICES: dict[str, dict[str, Any]] = {
     "as it is": {"fold": False, "fold_heads": False, "equalize": False},
     "fold": {"fold": True, "fold_heads": False, "equalize": False},
     "fold, fold_heads": {"fold": True, "fold_heads": True, "equalize": False},

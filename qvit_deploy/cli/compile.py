@@ -14,7 +14,7 @@ from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
-from qvit_deploy.recipe import Recipe, Score
+from qvit_deploy.recipe import EFFORTS, Recipe, Score
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -37,6 +37,7 @@ def command(
         Optional[Path], typer.Option(help="JSON with the ms of every site and width, measured on the device")
     ] = None,
     uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, e.g. w8a8")] = None,
+    effort: Annotated[Optional[str], typer.Option(help=f"{', '.join(EFFORTS)}: time for accuracy")] = None,
     score: Annotated[Optional[str], typer.Option(help=f"what ranks layers: {', '.join(get_args(Score))}")] = None,
     bits: Annotated[Optional[str], typer.Option(help="widths to choose from, 2 to 8, e.g. 4,6,8")] = None,
     separate_bits: Annotated[
@@ -53,6 +54,7 @@ def command(
     """Compile a trained vision transformer into a verified mixed-precision bundle."""
     choices = Recipe.load(
         recipe,
+        effort=effort,
         mean_bits=mean_bits,
         max_size_mb=max_size,
         max_bitops_g=max_bitops,
