@@ -10,11 +10,12 @@ from typing import Annotated, Any, Optional, get_args
 import typer
 from rich.markup import escape
 
+from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
-from qvit_deploy.recipe import EFFORTS, Recipe, Score
+from qvit_deploy.recipe import Recipe, Score
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -23,33 +24,26 @@ from qvit_deploy.recipe import EFFORTS, Recipe, Score
 def command(
     model: Annotated[str, typer.Argument(help="timm:NAME[?key=value&...], a path to .onnx, or demo:vit|deit|swin")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the bundle: a folder to create")],
-    calib: Annotated[
-        Optional[str], typer.Option(help="calibration images: a folder, an .npz or demo:fashion-mnist")
-    ] = None,
-    checkpoint: Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")] = False,
-    preprocess: Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")] = None,
+    calib: options.Calib = None,
+    checkpoint: options.Checkpoint = None,
+    pretrained: options.Pretrained = False,
+    preprocess: options.PreprocessFile = None,
     mean_bits: Annotated[Optional[float], typer.Option(help="budget: mean bits of weights and of activations")] = None,
     max_size: Annotated[Optional[float], typer.Option(help="budget: packed weights, MB (1e6 bytes)")] = None,
     max_bitops: Annotated[Optional[float], typer.Option(help="budget: giga BitOps per image")] = None,
     max_latency: Annotated[Optional[float], typer.Option(help="budget: ms of all sites by --latency-table")] = None,
-    latency_table: Annotated[
-        Optional[Path], typer.Option(help="JSON with the ms of every site and width, measured on the device")
-    ] = None,
+    latency_table: options.LatencyTable = None,
     uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, e.g. w8a8")] = None,
-    effort: Annotated[Optional[str], typer.Option(help=f"{', '.join(EFFORTS)}: time for accuracy")] = None,
+    effort: options.Effort = None,
     score: Annotated[Optional[str], typer.Option(help=f"what ranks layers: {', '.join(get_args(Score))}")] = None,
-    bits: Annotated[Optional[str], typer.Option(help="widths to choose from, 2 to 8, e.g. 4,6,8")] = None,
-    separate_bits: Annotated[
-        Optional[bool],
-        typer.Option("--separate-bits/--shared-bits", help="may weights and activations of a layer differ in width"),
-    ] = None,
-    images: Annotated[Optional[int], typer.Option(help="calibration images to use")] = None,
+    bits: options.Bits = None,
+    separate_bits: options.SeparateBits = None,
+    images: options.Images = None,
     target: Annotated[Optional[list[str]], typer.Option(help="profile to emit: onnxruntime")] = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
-    skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
+    skip_bad_images: options.SkipBadImages = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing bundle")] = False,
-    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    json: options.Json = False,
 ) -> None:
     """Compile a trained vision transformer into a verified mixed-precision bundle."""
     choices = Recipe.load(

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, json_text, print_json, short, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -27,25 +28,21 @@ def command(
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="folder for sweep.json, sweep.csv and sweep.svg")
     ] = None,
-    calib: Annotated[
-        Optional[str], typer.Option(help="calibration images: a folder, an .npz or demo:fashion-mnist")
-    ] = None,
-    checkpoint: Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")] = False,
-    preprocess: Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")] = None,
+    calib: options.Calib = None,
+    checkpoint: options.Checkpoint = None,
+    pretrained: options.Pretrained = False,
+    preprocess: options.PreprocessFile = None,
     mean_bits: Annotated[Optional[str], typer.Option(help="budgets: mean bits, e.g. 4,4.5,5")] = None,
     max_size: Annotated[Optional[str], typer.Option(help="budgets: packed weights, MB")] = None,
     max_bitops: Annotated[Optional[str], typer.Option(help="budgets: giga BitOps per image")] = None,
     max_latency: Annotated[Optional[str], typer.Option(help="budgets: ms of all sites by --latency-table")] = None,
     uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, to compare with: w4a4,w6a6")] = None,
-    latency_table: Annotated[Optional[Path], typer.Option(help="JSON with the ms of every site and width")] = None,
+    latency_table: options.LatencyTable = None,
     score: Annotated[Optional[str], typer.Option(help="what ranks layers, e.g. lrp,relp (see `compile`)")] = None,
-    bits: Annotated[Optional[str], typer.Option(help="widths to choose from, 2 to 8, e.g. 4,6,8")] = None,
-    separate_bits: Annotated[
-        Optional[bool],
-        typer.Option("--separate-bits/--shared-bits", help="may weights and activations of a layer differ in width"),
-    ] = None,
-    images: Annotated[Optional[int], typer.Option(help="calibration images to use")] = None,
+    effort: options.Effort = None,
+    bits: options.Bits = None,
+    separate_bits: options.SeparateBits = None,
+    images: options.Images = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any other choice; flags win")] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="emit every model and compare it with float on held-out images")
@@ -54,13 +51,14 @@ def command(
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="where models run: here in turn, or on a Ray cluster")
     ] = "local",
-    skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
+    skip_bad_images: options.SkipBadImages = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing sweep")] = False,
-    json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
+    json: options.Json = False,
 ) -> None:
     """Many budgets and scores from one calibration: predicted loss, cost and, with --measure, the real loss."""
     base = Recipe.load(
         recipe,
+        effort=effort,
         latency_table=latency_table,
         bits=None if bits is None else whole_numbers("--bits", bits),
         separate_bits=separate_bits,

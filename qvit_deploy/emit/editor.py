@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy.graph.canonicalize.edit import add_constant
 from qvit_deploy.graph.graph import Graph
 
 
@@ -32,12 +33,7 @@ class Editor:
         return value
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
-        tensor = ir.tensor(np.asarray(array), name=name)
-        value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.graph.register_initializer(value)
-        return value
+        return add_constant(self.graph, name, np.asarray(array))
 
     def shared(self, name: str, array: np.ndarray) -> ir.Value:
         """The constant of that name, made when it is first asked for."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -18,7 +17,7 @@ from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.clip import activation_scale
-from qvit_deploy.quantize.fold import Fold, channel_fold, take_back
+from qvit_deploy.quantize.fold import Fold, add_initializer, channel_fold, take_back
 from qvit_deploy.quantize.grid import Tensor, fake_quantize
 
 WORTH = 2.0
@@ -81,13 +80,7 @@ def _insert(graph: Graph, name: str, products: set[str], fold: Fold) -> str:
     constants = {"factor": 1 / fold.scale, "shift": -fold.shift / fold.scale}
     value, made = x, list[ir.Node]()
     for op_type, (what, array) in zip(("Mul", "Add"), constants.items(), strict=True):
-        parameter = ir.Value(
-            name=f"{name}.equalize.{what}",
-            const_value=ir.tensor(array.astype(np.float32)),
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.FLOAT),
-        )
-        graph.model.graph.register_initializer(parameter)
+        parameter = add_initializer(graph, f"{name}.equalize.{what}", array)
         node = ir.node(op_type, [value, parameter], name=f"{name}.equalize.{op_type}")
         value = node.outputs[0]
         value.name = f"{name}.equalized" if op_type == "Add" else f"{name}.equalize.product"

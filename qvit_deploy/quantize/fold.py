@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.calibrate.observe import Observation
+from qvit_deploy.graph.canonicalize.edit import add_constant
 from qvit_deploy.graph.channels import NormGroup
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import Site
@@ -105,15 +106,14 @@ def replace_constant(value: ir.Value, array: Array) -> None:
     value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
 
 
+def add_initializer(graph: Graph, name: str, array: Array) -> ir.Value:
+    """A new initializer of `graph`, stored as float32."""
+    return add_constant(graph.model.graph, name, array.astype(np.float32))
+
+
 def _add_bias(graph: Graph, site: Site, bias: Array) -> None:
     node = next(n for n in graph.nodes() if n.outputs[0].name == site.product)
-    value = ir.Value(
-        name=f"{site.name}.bias",
-        const_value=ir.tensor(bias.astype(np.float32)),
-        shape=ir.Shape(bias.shape),
-        type=ir.TensorType(ir.DataType.FLOAT),
-    )
-    graph.model.graph.register_initializer(value)
+    value = add_initializer(graph, f"{site.name}.bias", bias)
     product = node.outputs[0]
     add = ir.node("Add", [product, value], name=f"{site.name}.add_bias")
     add.outputs[0].shape, add.outputs[0].type = product.shape, product.type
