@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +164,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
         with watch.stage("relevance", len(scored.images)) as advance:
             tables[table_key(r)] = rank_sites(calibration, r, free, scored, advance)
     gc.collect()  # backward passes leave cycles too
-    return Analysis(calibration, costs, tables, latency)
+    return Analysis(replace(calibration, rounded={}), costs, tables, latency)
 
 
 def build(

@@ -23,7 +23,7 @@ class Calibration:
         executor: runs the (folded) graph in float.
         observations: tensor name -> what the calibration images made of it.
         weights: site name -> [in, out] float32 (`plan.site_weights`).
-        rounded: every weight at every width, for the loss tables; a plan rounds anew (`rounding`).
+        rounded: every weight at every width, for the loss tables; empty once they are made: a plan rounds anew.
         products: site name -> operands of every attention product.
         importance: tensor name -> weight of each row's error (`relevance.importance`); rows of others count alike.
         widths: bit widths, ascending; `grids` has each of them for every tensor.

@@ -7,6 +7,7 @@ also makes good what it can of the errors it is handed; the target is its output
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -93,16 +94,21 @@ class _Runs:
         self.quantized = Lockstep(calibration.executor, batches, names)
         self.importance = channel_importance(calibration.sites, calibration.weights)
         self.last: tuple[tuple[str, int], _Inputs] | None = None
+        self.last_reader = {s.input: s.name for s in sites}
 
     def inputs(self, site: Site, bits: int, grids: Mapping[tuple[str, int], Grid]) -> _Inputs:
         """The input of `site` at `bits`; sites that share it, one after the other in the graph, share the work."""
         key = site.input, bits
         if self.last is None or self.last[0] != key:
+            self.last = None  # at 224 pixels and 128 images an input takes 0.3 GB
             values = self.quantized.advance(site.input)
             exact = self.exact.advance(site.input)
             if site.kind == "linear":
                 grid = self._grid(site.input, values, bits)
                 self.last = key, _Inputs(values, grid, self._halves(site.input, values, exact, grid))
+                if self.last_reader[site.input] == site.name:
+                    del exact
+                    self.exact.advance(site.output)  # lets go of the input
             else:
                 self.last = key, _Inputs(values, grids[key], None)
         return self.last[1]
@@ -187,9 +193,10 @@ class _Rounder:
         bias = self._initializer(site.bias)
         if inputs.halves is None:
             return self._plan(site, inputs.grid, round_weight(weight, w_bits, None), bias)
+        share = cross_validated_share(weight, inputs.halves, self.seed) if feedback else math.inf
         moments = pooled(inputs.halves)
         if feedback:
-            target = regress(weight, moments, cross_validated_share(weight, inputs.halves, self.seed))
+            target = regress(weight, moments, share)
             rounded = round_weight(target, w_bits, factorise(moments, DAMPING).feedback())
         else:
             importance = moments.covariance.diagonal().float().clamp_min(0)
