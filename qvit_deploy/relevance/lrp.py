@@ -10,6 +10,7 @@ from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.relevance.objective import Objective, predicted
 from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.relevance.scores import Scores
 
@@ -17,17 +18,13 @@ Tensor = torch.Tensor
 Visit = Callable[[str, Tensor, Tensor], None]
 """Called with a tensor's name, its activation and its gradient-form relevance G, both of the tensor's shape."""
 
-Target = Tensor | str
-"""`predicted`, or int64 [batch] with one class per image."""
-
 
 def propagate(
     executor: Executor,
     images: Tensor,
     names: Iterable[str],
     visit: Visit,
-    target: Target = "predicted",
-    unit_start: bool = False,
+    objective: Objective = predicted,
 ) -> Tensor:
     """One forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
 
@@ -37,7 +34,8 @@ def propagate(
         executor: built with the overrides of a bound rule set.
         images: float32 [batch, C, H, W].
         names: tensors to visit (those the image reaches).
-        unit_start: start from R = 1 per image instead of R = the target's logit.
+        objective: the scalar that the backward pass starts from; `RuleSet.starting_at` gives it the start a rule set
+            wants.
 
     Returns: the logits [batch, classes].
 
@@ -69,12 +67,7 @@ def propagate(
             "the output of the float model is NaN or infinite on the images: the model overflows or holds broken "
             "weights; check it in its own framework first"
         )
-    classes = logits.argmax(1) if isinstance(target, str) else target.to(logits.device)
-    chosen = logits.gather(1, classes[:, None])
-    start = torch.ones_like(chosen)
-    if unit_start:
-        start = start / torch.where(chosen == 0, start, chosen.detach())
-    logits.backward(torch.zeros_like(logits).scatter(1, classes[:, None], start))
+    objective(logits).sum().backward()
     for name, activation in waiting.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
     return logits.detach()
@@ -84,15 +77,14 @@ def relevance_at(
     executor: Executor,
     images: Tensor,
     names: Iterable[str],
-    target: Target = "predicted",
-    unit_start: bool = False,
+    objective: Objective = predicted,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`.
 
     A MatMul's product in front of its bias must be named to `RuleSet.bind(observed=...)` to be seen without it.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), target, unit_start)
+    propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), objective)
     return found
 
 
@@ -132,7 +124,7 @@ def site_relevance(
             size = len(images)
             bound = rule_set.bind(graph, size)
             executor, firings = Executor(graph, device, bound.overrides), bound.firings
-        propagate(executor, images, names, add, unit_start=rule_set.unit_start)
+        propagate(executor, images, names, add, rule_set.starting_at(predicted))
         done += size
         if progress is not None:
             progress(size)

@@ -18,6 +18,7 @@ from qvit_deploy.execute.ops import OpFn
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import rules as r
 from qvit_deploy.relevance.dataflow import Dataflow
+from qvit_deploy.relevance.objective import Objective, unit
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class RuleSet:
     rules: tuple[r.Rule, ...]
     expected: tuple[str, ...] = ()
     unit_start: bool = False
+
+    def starting_at(self, objective: Objective) -> Objective:
+        """`objective` as the backward pass of this rule set starts from it."""
+        return unit(objective) if self.unit_start else objective
 
     def bind(self, graph: Graph, batch: int, observed: Iterable[str] = ()) -> BoundRules:
         """The replacements for `graph` when it runs on `batch` images at a time.

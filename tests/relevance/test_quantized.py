@@ -11,6 +11,7 @@ from relevance_graphs import Builder
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.lrp import relevance_at
+from qvit_deploy.relevance.objective import logit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 
 
@@ -58,7 +59,8 @@ def test_quantized_activations_let_relevance_through(name: str) -> None:
     for quantized in (False, True):
         graph = _network(True, quantized)
         executor = Executor(graph, overrides=RULE_SETS[name].bind(graph, 3).overrides)
-        activation, g = relevance_at(executor, images, ["sum"], target=torch.zeros(3, dtype=torch.int64))["sum"]
+        first = logit(torch.zeros(3, dtype=torch.int64))
+        activation, g = relevance_at(executor, images, ["sum"], first)["sum"]
         relevance.append((activation * g).flatten())
     torch.testing.assert_close(*relevance, rtol=0, atol=0.01 * float(relevance[0].abs().max()))
 
