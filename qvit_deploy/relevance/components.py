@@ -152,7 +152,7 @@ def _heads(skip: _Skip, order: Mapping[ir.Node, int]) -> str | None:
     if not products:
         return None
     value = max(products, key=order.__getitem__).outputs[0]
-    if value.shape is not None and len(value.shape) != 4:
+    if value.shape is None or len(value.shape) != 4:
         return None
     while len(users := [use.node for use in value.uses()]) == 1 and users[0].op_type in ("Mul", "Add", "Div"):
         value = users[0].outputs[0]
