@@ -46,7 +46,7 @@ from qvit_deploy.recipe import Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
-from qvit_deploy.targets.verification import verify
+from qvit_deploy.targets.verification import fold_error, verify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,16 +107,17 @@ def compile(
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
     plan, emitted = build(inputs, analysis, allocation, recipe, watch)
-    facts = _facts(inputs, analysis, allocation, recipe)
+    facts, folded = _facts(inputs, analysis, allocation, recipe), analysis.folded
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
         seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
-        checked = verify(inputs.source.graph, emitted, plan, seen)
+        checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
+        checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
     with watch.stage("write"):
-        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": inputs.source.graph.serialize()}
+        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
         records = {n: FileRecord.of(c) for n, c in files.items()}
-        manifest = validate({**facts, "verification": checked.as_dict(), "files": records}, "the manifest")
+        manifest = validate({**facts, "verification": checked, "files": records}, "the manifest")
         files["report.html"] = render_report(manifest)
         bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
     return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
@@ -131,7 +132,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
     """
     recipe, batches = recipes[0], inputs.batches
     latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
-    graph, importance = _fold(absorb_scales(inputs.source.graph), recipe, batches, watch)
+    folded, graph, importance = _fold(absorb_scales(inputs.source.graph), recipe, batches, watch)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
@@ -164,7 +165,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
         with watch.stage("relevance", len(scored.images)) as advance:
             tables[table_key(r)] = rank_sites(calibration, r, free, scored, advance)
     gc.collect()  # backward passes leave cycles too
-    return Analysis(replace(calibration, rounded={}), costs, tables, latency)
+    return Analysis(replace(calibration, rounded={}), folded, costs, tables, latency)
 
 
 def build(
@@ -182,9 +183,9 @@ def build(
         return plan, emit_qdq(known.graph, plan)
 
 
-def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, dict[str, Tensor]]:
-    """(`graph` with its channels brought to ranges that quantize well, the function the same; importance of the rows of
-    every tensor a linear reads)."""
+def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, Graph, dict[str, Tensor]]:
+    """(`graph` with its channels brought to ranges that quantize well, the function and the operators the same; that
+    with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear reads)."""
     sites, count = find_sites(graph), len(batches.images)
     groups = norm_groups(graph, sites) if recipe.fold else ()
     scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
@@ -203,13 +204,13 @@ def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> t
     with watch.stage("fold", count) as advance:
         seen = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
         graph = fold_heads(graph, sites, scores, values, seen)
-        graph = fold_norms(
+        folded = fold_norms(
             graph, sites, groups, {g.norm: channel_fold(seen[g.norm], recipe.fold_clip, bits) for g in groups}
         )
-        sites = find_sites(graph)  # some have a bias now
+        sites = find_sites(folded)  # some have a bias now
         readers = {name: tuple(s for s in sites if s.input == name) for name in readers}
-        graph, renamed = equalize(graph, readers, seen, bits)
-    return graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}
+        graph, renamed = equalize(folded, readers, seen, bits)
+    return folded, graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}
 
 
 def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:
