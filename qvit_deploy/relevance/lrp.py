@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ def propagate(
     names: Iterable[str],
     visit: Visit,
     objective: Objective = predicted,
+    replaced: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """One forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
 
@@ -36,6 +38,8 @@ def propagate(
         names: tensors to visit (those the image reaches).
         objective: the scalar that the backward pass starts from; `RuleSet.starting_at` gives it the start a rule set
             wants.
+        replaced: of the named tensors, values that the forward pass goes on with; what computed the tensor still gets
+            its gradient, and `visit` its own value.
 
     Returns: the logits [batch, classes].
 
@@ -46,10 +50,13 @@ def propagate(
     wanted, waiting = set(names), dict[str, Tensor]()
 
     def tap(name: str) -> Tap:
-        def read(tensor: Tensor) -> None:
+        def read(tensor: Tensor) -> Tensor | None:
             waiting[name] = tensor.detach()
             if tensor.requires_grad:  # an attention map's inputs under `relp-ah` may not
                 tensor.register_hook(arrive)
+            if replaced is None or name not in replaced:
+                return None
+            return replaced_by(tensor, replaced[name])
 
         def arrive(g: Tensor | None) -> None:
             if g is not None:
@@ -71,6 +78,22 @@ def propagate(
     for name, activation in waiting.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
     return logits.detach()
+
+
+class _Replaced(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, computed: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g, None
+
+
+def replaced_by(computed: Tensor, value: Tensor) -> Tensor:
+    """`value`, whose gradient goes to `computed`."""
+    result: Tensor = _Replaced.apply(computed, value)
+    return result
 
 
 def relevance_at(

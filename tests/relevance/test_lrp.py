@@ -156,10 +156,11 @@ def test_firings_count_every_rule(small_vit: Graph) -> None:
     firings = RULE_SETS["deep-taylor"].bind(small_vit, 1).firings
     assert dict(firings) == {
         "norm": 5, "activation": 2, "softmax": 2, "conv": 1, "linear": 9, "matmul": 4, "gate": 0, "residual": 4,
+        "quantizer": 0,
     }  # fmt: skip
 
 
 def test_operators_whose_result_is_unused_fire_nothing(builder: Builder) -> None:
     builder.op("Gelu", "image", name="unused")
     graph = builder.graph(builder.op("Relu", "image", name="y"), (2, 3, 4))
-    assert dict(RULE_SETS["relp"].bind(graph, 1).firings) == {"norm": 0, "activation": 1, "gate": 0}
+    assert dict(RULE_SETS["relp"].bind(graph, 1).firings) == {"quantizer": 0, "norm": 0, "activation": 1, "gate": 0}
