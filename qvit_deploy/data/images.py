@@ -135,6 +135,8 @@ def _locate(spec: str) -> Path:
         if not demo.is_file():
             raise InputError(f"{spec} is missing from this installation ({demo}); reinstall qvit-deploy")
         return demo
+    if not spec:
+        raise InputError("the image folder or .npz file has an empty name; for the current folder, say .")
     try:
         path = Path(spec).expanduser()
         if path.is_dir() or (path.is_file() and path.suffix.lower() == ".npz"):
