@@ -36,6 +36,14 @@ def patched(component: Component, base: Tensor, source: Tensor, cells: Sequence[
     return result
 
 
+def assign(component: Component, target: Tensor, source: Tensor, chosen: Sequence[int]) -> None:
+    """Copies the cells `chosen` of `source` into `target`, of the same shape, for all of its images."""
+    if component.kind == "head":
+        target[:, chosen] = source[:, chosen]
+    else:
+        _view(component, target, target.shape[0])[:, chosen] = _view(component, source, source.shape[0])[:, chosen]
+
+
 def _view(component: Component, tensor: Tensor, batch: int) -> Tensor:
     """[batch, windows, heads, rest] of a head's tensor, [batch, tokens, channels] of any other."""
     if component.kind == "head":

@@ -96,3 +96,47 @@ def _repeated(image: Tensor, rows: int) -> Tensor:
 
 def _first(value: Tensor, batch: int) -> Tensor:
     return value[: value.shape[0] // batch]
+
+
+def circuit_metric(
+    executor: Executor,
+    components: Sequence[Component],
+    clean: Tensor,
+    corrupt: Tensor,
+    metric: Metric,
+) -> Callable[[Sequence[int]], float]:
+    """A function (cells that keep their clean activations) -> the metric of the clean run with all others corrupted.
+
+    Cells are counted over `components` in their order. The corrupted values are those of the corrupt run; what lies
+    between the components is computed as usual (MIB, Mueller et al. 2025, node patching).
+
+    Args:
+        clean, corrupt: one pair, float32 [1, C, H, W] each.
+    """
+    static = executor.graph.static_batch or 1
+    with torch.no_grad():
+        clean_logits = executor.logits(_repeated(clean, static))[:1]
+        corrupt_logits = executor.logits(_repeated(corrupt, static))[:1]
+        values = executor.run(_repeated(corrupt, static), fetch=[c.tensor for c in components])
+    objective = metric(clean_logits, corrupt_logits)
+    counts = [cells.count(c, values[c.tensor], static) for c in components]
+    ends = np.cumsum(counts)
+
+    def evaluate(kept: Sequence[int]) -> float:
+        keep = np.zeros(int(ends[-1]), bool)
+        keep[list(kept)] = True
+        out = {c.tensor: np.flatnonzero(~part) for c, part in zip(components, np.split(keep, ends[:-1]), strict=True)}
+        taps = {c.tensor: _mixed(c, values[c.tensor], out[c.tensor].tolist()) for c in components if len(out[c.tensor])}
+        with torch.no_grad():
+            return float(objective(executor.logits(_repeated(clean, static), taps)[:1]))
+
+    return evaluate
+
+
+def _mixed(component: Component, corrupt: Tensor, corrupted: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    def tap(value: Tensor) -> Tensor:
+        result = value.clone()
+        cells.assign(component, result, corrupt, corrupted)
+        return result
+
+    return tap
