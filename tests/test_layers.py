@@ -25,6 +25,8 @@ LAYERS = (
     {"inputs", "analysis", "pipeline", "evaluate", "describe", "model_files"},
     {"exact"},
     {"explain"},
+    {"explain_drift"},
+    {"explain_tree"},
     {"sweep"},
     {"cli"},
     {"__main__"},

@@ -49,3 +49,22 @@ def _view(component: Component, tensor: Tensor, batch: int) -> Tensor:
     if component.kind == "head":
         return tensor.reshape(batch, -1, tensor.shape[1], tensor.shape[2] * tensor.shape[3])
     return tensor.reshape(batch, -1, tensor.shape[-1])
+
+
+MOST_PREFIX = 32
+"""Class, distillation and register tokens in front of the patches; more are taken for another layout."""
+
+
+def token_grid(tokens: int, height: int, width: int) -> tuple[int, int, int] | None:
+    """(tokens in front, rows, columns) of `tokens` on an image [height, width], patches being square, or None.
+
+    Of the grids of whole square patches that fit, the largest is taken: what is left over are class, distillation and
+    register tokens.
+    """
+    sizes = [p for p in range(1, min(height, width) + 1) if height % p == 0 and width % p == 0]
+    grids = [(height // p) * (width // p) for p in sizes]
+    fitting = [(grid, p) for grid, p in zip(grids, sizes, strict=True) if tokens - MOST_PREFIX <= grid <= tokens]
+    if not fitting:
+        return None
+    grid, patch = max(fitting)
+    return tokens - grid, height // patch, width // patch
