@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import multiprocessing
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ class _Work:
         self.metric, self.direction, self.at_once = parse_metric(metric), direction, at_once
 
     def run(self, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
-        first, second = torch.from_numpy(clean)[None], torch.from_numpy(corrupt)[None]
+        first, second = torch.tensor(clean)[None], torch.tensor(corrupt)[None]
         found = patch_effects(self.executor, self.components, first, second, self.metric, self.direction, self.at_once)
         return {_key(c): effects for c, effects in found.items()}
 
@@ -155,7 +156,7 @@ def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] 
     try:
         with np.load(path, allow_pickle=False) as file:
             maps = {str(name): file[f"{i}"] for i, name in enumerate(file["names"])}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     whole = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
     return maps if whole else None

@@ -163,7 +163,7 @@ class _Ruled:
 
     def batched(self, image: np.ndarray) -> Tensor:
         """[1, C, H, W], repeated to the batch of a graph that fixes one."""
-        return torch.from_numpy(image)[None].expand(self._rows, *image.shape)
+        return torch.tensor(image)[None].expand(self._rows, *image.shape)
 
 
 def _agreement(
@@ -202,7 +202,7 @@ def _circuits(
     areas: dict[str, list[tuple[FaithfulnessCurve, FaithfulnessCurve]]] = {}
     for index, pair in enumerate(pairs):
         assert pair.exact is not None and pair.gradient is not None
-        clean, corrupt = (torch.from_numpy(i)[None] for i in (pair.pair.clean, pair.pair.corrupt))
+        clean, corrupt = (torch.tensor(i)[None] for i in (pair.pair.clean, pair.pair.corrupt))
         evaluate = circuit_metric(executor, mine, clean, corrupt, measured)
         truth = _joined(pair.exact, mine)
         # A circuit keeps what raises the metric towards the clean image's.

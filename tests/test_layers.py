@@ -27,6 +27,7 @@ LAYERS = (
     {"explain"},
     {"explain_drift"},
     {"explain_tree"},
+    {"relp_session"},
     {"sweep"},
     {"cli"},
     {"__main__"},
