@@ -27,6 +27,7 @@ def tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     found: list[object] = []
     for graph in model.graphs():
         found += [value.const_value for value in graph.initializers.values()]
-    for node in (n for graph in (model.graph, *model.functions.values()) for n in graph.all_nodes()):
+    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for node in (node for scope in scopes for node in scope.all_nodes()):
         found += [a.value for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
     return [tensor for tensor in found if isinstance(tensor, ir.ExternalTensor)]

@@ -87,12 +87,9 @@ class View:
         self.version = version
         self.model = _with_shapes(model)
         self.opset = self.model.opset_imports.get("", self.model.opset_imports.get("ai.onnx", 0))
-        functions = [f for f in self.model.functions.values() if not self._hidden(f)]
-        self.nodes: tuple[ir.Node, ...] = tuple(
-            node
-            for graph in (self.model.graph, *functions)
-            for node in ir.traversal.RecursiveGraphIterator(graph)
-        )  # fmt: skip
+        scopes: list[ir.Graph | ir.Function] = [self.model.graph]
+        scopes += [f for f in self.model.functions.values() if not self._hidden(f)]
+        self.nodes: tuple[ir.Node, ...] = tuple(n for scope in scopes for n in scope.all_nodes())
         self._data = self._reachable()
 
     def _hidden(self, function: ir.Function) -> bool:
@@ -173,9 +170,9 @@ class View:
         start += [v for f in self.model.functions.values() for v in f.inputs]
         for node in self.nodes:
             if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-                start += node.outputs  # what a branch or a loop returns is not followed
+                start.extend(node.outputs)  # what a branch or a loop returns is not followed
             if node.graph is not graph and isinstance(node.graph, ir.Graph):
-                start += node.graph.inputs
+                start.extend(node.graph.inputs)
         found, stack = set(start), list(start)
         while stack:
             for use in stack.pop().uses():
