@@ -39,12 +39,21 @@ def lint(model: ir.Model, profile: Profile, *, version: tuple[int, int] = OLDEST
     Args:
         version: (major, minor) of TensorRT, for the `tensorrt` profile.
     """
+    return findings(view_of(model, profile, version))
+
+
+def view_of(model: ir.Model, profile: Profile, version: tuple[int, int]) -> View:
+    """The model as rules see it; arguments as for `lint`."""
     # TensorRT-RTX has versions of its own; its parser is that of the newest TensorRT.
-    view = View(model, profile, version if profile == "tensorrt" else NEWEST_TENSORRT)
+    return View(model, profile, version if profile == "tensorrt" else NEWEST_TENSORRT)
+
+
+def findings(view: View) -> list[Finding]:
+    """`lint` of a model that is viewed already."""
     found = [
         Finding(rule.id, rule.severity, where if isinstance(where, str) else _name(where), message, rule.hint)
         for rule in RULES
-        if profile in rule.profiles
+        if view.profile in rule.profiles
         for where, message in rule.check(view)
     ]
     return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
@@ -54,4 +63,4 @@ def _name(node: ir.Node) -> str:
     return node.name or next((v.name for v in node.outputs if v.name), "") or node.op_type
 
 
-__all__ = ["OLDEST_TENSORRT", "RULES", "Finding", "Profile", "Rule", "lint"]
+__all__ = ["OLDEST_TENSORRT", "RULES", "SEVERITIES", "Finding", "Profile", "Rule", "findings", "lint", "view_of"]

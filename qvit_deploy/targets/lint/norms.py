@@ -53,7 +53,7 @@ RULES = (
          "Squares of more than 255 overflow, and ViTs hold values around 1000: FP16 ViT-B/16 fell from 85 % to 19 % "
          "top-1.",
          "Export LayerNormalization (opset 17), or keep that arithmetic in float32.",
-         "documentation", _half_layer_norm),
+         "parser", _half_layer_norm),
     Rule("TRT503", "note", TENSORRT, "GELU is written out",
          "TensorRT recognises the common forms only; the operator is always one kernel.",
          "Export with opset 20, which has Gelu.",

@@ -60,7 +60,7 @@ RULES = (
     Rule("ONNX701", "error", EVERYWHERE, "Weights in another file cannot be read",
          "The file is missing, too short, or outside the model's folder.",
          "Keep the data file beside the .onnx file, under the name it was exported with.",
-         "measured", _external),
+         "parser", _external),
     Rule("TRT701", "warning", TENSORRT, "An input has free sizes beside the batch",
          "Each needs a range in the optimization profile, and shapes that kernels cannot be tuned for.",
          "Export with fixed channels, height and width.",

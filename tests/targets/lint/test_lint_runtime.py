@@ -1,0 +1,60 @@
+"""Rules that rest on what ONNX Runtime does, asked of the real one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from lint_examples import EXAMPLES, linear
+from onnx import ModelProto
+from small_files import u8
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.targets.lint import RULES
+from qvit_deploy.targets.onnxruntime import fusion, session
+
+MEASURED = [rule.id for rule in RULES if rule.source == "measured"]
+REFUSED = {
+    "ONNX301": "INVALID_GRAPH", "ONNX302": "No Op registered", "ORT601": "not a registered function/op",
+    "ORT201": "output_dtype INT8 does not match", "ORT202": "output_dtype INT8 does not match",
+}  # fmt: skip
+"""Rule -> words of ONNX Runtime's reason."""
+COMPUTED = ("ONNX102",)
+NOT_FUSED = [r for r in MEASURED if r not in REFUSED and r not in COMPUTED]
+
+
+def products(model: ModelProto) -> tuple[int, int]:
+    """(integer products, all) once ONNX Runtime has optimized the model."""
+    found = fusion(model.SerializeToString())
+    floats = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "MatMulNBits")
+    return found.integer_products, found.integer_products + sum(found.ops.get(op, 0) for op in floats)
+
+
+@pytest.mark.parametrize("rule", REFUSED)
+def test_a_file_that_is_refused(rule: str) -> None:
+    with pytest.raises(InputError, match=REFUSED[rule]):
+        session(EXAMPLES[rule].breaks.SerializeToString(), 1)
+    session(EXAMPLES[rule].clean.SerializeToString(), 1)
+
+
+@pytest.mark.parametrize("rule", NOT_FUSED)
+def test_a_product_that_stays_in_float(rule: str) -> None:
+    integer, total = products(EXAMPLES[rule].breaks)
+    assert integer == 0 < total
+    integer, total = products(EXAMPLES[rule].clean)
+    assert integer == total > 0
+
+
+def test_an_infinite_scale_gives_no_number() -> None:
+    runner = session(EXAMPLES["ONNX102"].breaks.SerializeToString(), 1)
+    (y,) = runner.run(None, {"x": np.ones((1, 8, 32), np.float32)})
+    assert np.isnan(y).all()
+
+
+@pytest.mark.parametrize(("opset", "zero"), [(20, np.int8(0)), (21, u8(128))])
+def test_what_saves_an_int8_pair_in_front_of_a_layout_change(opset: int, zero: object) -> None:
+    """The hints of ORT201."""
+    body = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) t = Transpose<perm=[0,1,2]>(d) "
+    body += "wd = DequantizeLinear<axis=1>(w, ws, wz) y = MatMul(t, wd)"
+    saved = linear({"z": zero}, body, inputs="float[N,8,32] x", outputs="float[N,8,32] y")
+    saved.opset_import[0].version = opset
+    assert products(saved) == (1, 1)
