@@ -40,7 +40,7 @@ def _product_output(view: View) -> Iterator[Hit]:
             continue
         following = _after_pair(q)
         if following and not any(n.op_type in PRODUCTS for n in following):
-            names = ", ".join(dict.fromkeys(n.op_type for n in following[:3]))
+            names = ", ".join(dict.fromkeys(n.op_type for n in following))
             yield q.node, f"output of {source.name or source.op_type!r} is quantized for {names}"
 
 
@@ -56,7 +56,7 @@ def _through_bias(view: View, node: ir.Node | None) -> ir.Node | None:
 def _after_pair(q: Quantizer) -> list[ir.Node]:
     """What reads the dequantized values of a quantizer, behind layout changes."""
     dequantizers = [n for n in readers(q.node.outputs[0], _KEEPS_CODES) if n.op_type == "DequantizeLinear"]
-    return [n for d in dequantizers for n in readers(d.outputs[0], MOVES)]
+    return [n for d in dequantizers for n in readers(d.outputs[0], MOVES) if n.op_type not in ("Shape", "Size")]
 
 
 def _no_dequantize(view: View) -> Iterator[Hit]:
