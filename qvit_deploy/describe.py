@@ -115,7 +115,7 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
     tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
-    stored = 0 if tensor is None else tensor.nbytes
+    stored = 0 if tensor is None else -(-tensor.size * _container(tensor.dtype) // 8)
     packed = stored if bits is None or tensor is None else -(-tensor.size * bits // 8)
     return {
         "tensor": value.name,
@@ -128,7 +128,7 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
 
 def _bits(view: View, codes: ir.Value) -> int:
     """Width of codes: of a weight what its codes need, of an activation what a Clip leaves or the container has."""
-    container = int(codes.dtype.bitwidth) if codes.dtype is not None else 8
+    container = _container(codes.dtype)
     stored = view.constant(codes)
     if stored is not None:
         return min(container, _needed_bits(int(stored.min()), int(stored.max()))) if stored.size else container
@@ -140,6 +140,12 @@ def _bits(view: View, codes: ir.Value) -> int:
     if quantize is None or quantize.scale is None or quantize.scale.size != 1 or clip is None or clip.op_type != "Clip":
         return container
     return min(container, _clipped_bits(view, clip, float(quantize.scale.reshape(-1)[0])) or container)
+
+
+def _container(dtype: ir.DataType | None) -> int:
+    """Bits of one element; of a type without a width, or unknown, 8."""
+    known = dtype is not None and dtype not in (ir.DataType.STRING, ir.DataType.UNDEFINED)
+    return int(dtype.bitwidth) if known and dtype is not None else 8
 
 
 def _needed_bits(low: int, high: int) -> int:

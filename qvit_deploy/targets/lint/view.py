@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +110,7 @@ class View:
         return self.model.functions.get((node.domain, node.op_type, node.overload))
 
     def constant(self, value: ir.Value | None, largest: int | None = None) -> np.ndarray | None:
-        """The array behind a constant, None when there is none or it cannot be read."""
+        """The array behind a constant; None when there is none, it cannot be read or holds no numbers."""
         if value is None:
             return None
         # Tensors of untrusted files raise whatever numpy or protobuf finds wrong with them.
@@ -119,7 +120,8 @@ class View:
                 return None
             if isinstance(tensor, ir.ExternalTensor) and external_data.problem(tensor) is not None:
                 return None
-            return constant(value)
+            array = constant(value)
+            return None if array is None or array.dtype.kind in "SUO" else array
         return None
 
     def scalar(self, value: ir.Value | None) -> float | None:
@@ -230,8 +232,14 @@ def text(node: ir.Node, name: str) -> str | None:
 
 def _with_shapes(model: ir.Model) -> ir.Model:
     """A copy with every shape and type that inference finds; the copy shares constants."""
-    copy = model.clone()
-    # A graph that inference cannot follow is linted with what it says itself.
-    with contextlib.suppress(Exception):
-        copy = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
-    return copy
+    # What cannot be copied (nodes before their inputs) or followed by inference is linted with what it says itself.
+    copy, log = model, logging.getLogger(ShapeInferencePass.__module__)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        copy = model.clone()
+        return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
+    except Exception:  # whatever onnx_ir and onnx raise on files that are not valid
+        return copy
+    finally:
+        log.setLevel(level)
