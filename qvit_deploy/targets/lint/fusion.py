@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qvit_deploy.graph.sites import MOVES
 from qvit_deploy.targets.lint.finding import ONNXRUNTIME, Hit, Rule
-from qvit_deploy.targets.lint.view import Operand, Product, Quantizer, View, readers, sizes
+from qvit_deploy.targets.lint.view import Operand, Product, Quantizer, View, integer, readers, sizes
 
 _LINEAR = ("MatMul", "Gemm")
 _PROPAGATED = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
@@ -24,14 +24,20 @@ def _moved(view: View) -> Iterator[Hit]:
     for q in view.quantizers:
         if not _signed_activation(view, q) or q.node.op_type != "DequantizeLinear":
             continue
-        movers = [n.op_type for n in readers(q.node.outputs[0]) if n.op_type in _PROPAGATED]
+        movers = [n.op_type for n in readers(q.node.outputs[0]) if n.op_type in _PROPAGATED and not _requantized(n)]
         if movers:
             yield q.node, f"an int8 pair in front of {', '.join(dict.fromkeys(movers))}"
 
 
+def _requantized(node: ir.Node) -> bool:
+    """Something quantizes the result again: it has its pair already, and none is moved behind it."""
+    return any(n.op_type == "QuantizeLinear" for n in readers(node.outputs[0]))
+
+
 def _signed_activation(view: View, q: Quantizer | None) -> bool:
     """Int8 codes of an activation in a file in which a quantizer that ONNX Runtime moves gets an output_dtype."""
-    return q is not None and q.of_data and q.codes == ir.DataType.INT8 and view.opset >= _OUTPUT_DTYPE_SINCE
+    signed = q is not None and q.of_data and q.codes == ir.DataType.INT8 and view.opset >= _OUTPUT_DTYPE_SINCE
+    return signed and q is not None and q.per_tensor and len(q.node.inputs) > 2
 
 
 def _becomes_gemm(product: Product) -> bool:
@@ -136,6 +142,20 @@ def _behind_layout(view: View) -> Iterator[Hit]:
                 yield product.node, f"{node.op_type} stands between the pair and the product"
 
 
+def _twice_typed(view: View) -> Iterator[Hit]:
+    for q in view.quantizers:
+        typed = q.node.op_type == "QuantizeLinear" and integer(q.node, "output_dtype", 0) == ir.DataType.INT8.value
+        if typed and _signed_activation(view, q):
+            yield q.node, "output_dtype and zero point both say int8"
+
+
+def _untyped(view: View) -> Iterator[Hit]:
+    for product in _both(view):
+        for q in _activations(product):
+            if q.codes == ir.DataType.INT8 and (len(q.node.inputs) < 3 or q.node.inputs[2] is None):
+                yield product.node, "an int8 pair without a zero point"
+
+
 RULES = (
     Rule("ORT201", "error", ONNXRUNTIME, "An int8 pair in front of a layout change, at opset 21 or later",
          "ONNX Runtime 1.32 moves the pair behind it, makes the codes uint8 and refuses the graph it made "
@@ -182,4 +202,12 @@ RULES = (
          "ONNX Runtime moves pairs across some layout changes, not across this one: the product runs in float.",
          "Change the layout before QuantizeLinear.",
          "measured", _behind_layout),
+    Rule("ORT212", "error", ONNXRUNTIME, "An int8 quantizer with output_dtype and a zero point",
+         "ONNX Runtime 1.32 makes the zero point uint8, leaves output_dtype and refuses the graph it made.",
+         "Leave output_dtype out: the zero point says the type.",
+         "measured", _twice_typed),
+    Rule("ORT213", "warning", ONNXRUNTIME, "A product of an int8 pair without a zero point",
+         "The fusion wants zero points; the product runs in float.",
+         "Add an int8 zero point of 0 and leave output_dtype out.",
+         "measured", _untyped),
 )  # fmt: skip

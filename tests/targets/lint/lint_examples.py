@@ -123,7 +123,7 @@ class Example:
     version: tuple[int, int] = OLDEST_TENSORRT
 
 
-def linear(constants: Mapping[str, object] = {}, body: str = LINEAR, **shape: str) -> onnx.ModelProto:
+def linear(constants: Mapping[str, object] = {}, body: str = LINEAR, **shape: object) -> onnx.ModelProto:
     return model(body, {**W8A8, **constants}, **shape)
 
 
@@ -257,6 +257,14 @@ EXAMPLES: dict[str, Example] = {
     ),
     "ORT211": runtime(
         linear({"i": np.arange(8)}, GATHERED, **FREE),
+        linear(**FREE),
+    ),
+    "ORT212": runtime(linear(body=LINEAR.replace("Linear(x", "Linear<output_dtype=3>(x"), **FREE), linear(**FREE)),
+    "ORT213": runtime(
+        linear(
+            body=LINEAR.replace("Linear(x, s, z)", "Linear<output_dtype=3>(x, s)").replace("(q, s, z)", "(q, s)"),
+            **FREE,
+        ),
         linear(**FREE),
     ),
 }  # fmt: skip
