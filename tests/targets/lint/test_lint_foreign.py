@@ -46,6 +46,7 @@ TOOLS: dict[str, Callable[[str, str], None]] = {
     "uint8": lambda i, o: ortq.quantize_static(i, o, Reader(), activation_type=ortq.QuantType.QUInt8),
     "matmul only": lambda i, o: ortq.quantize_static(i, o, Reader(), **SYMMETRIC),
     "operators": lambda i, o: ortq.quantize_static(i, o, Reader(), quant_format=ortq.QuantFormat.QOperator),
+    "float biases": lambda i, o: ortq.quantize_static(i, o, Reader(), extra_options={"QuantizeBias": False}),
     "dynamic": lambda i, o: ortq.quantize_dynamic(i, o),
 }
 
@@ -73,6 +74,7 @@ def rules(path: Path, profile: Profile) -> Counter[str]:
     ("name", "expected", "absent"),
     [
         ("defaults", {"TRT101", "TRT105", "TRT201", "TRT202", "TRT205", "TRT404"}, {"TRT102", "TRT601"}),
+        ("float biases", {"TRT101", "TRT201"}, {"TRT105"}),
         ("uint8", {"TRT101", "TRT102", "TRT105", "TRT201"}, {"TRT604"}),
         ("matmul only", {"TRT202", "TRT403", "TRT404", "TRT305"}, {"TRT101", "TRT105", "TRT201", "TRT207"}),
         ("operators", {"TRT101", "TRT601", "TRT604", "TRT203"}, {"TRT102", "TRT605"}),
@@ -108,6 +110,7 @@ def test_what_inspect_makes_of_them(foreign: dict[str, Path]) -> None:
     assert {name: d["lint"]["profile"] for name, d in found.items()} == {
         "opset 14": "onnxruntime", "opset 17": "onnxruntime", "dynamic": "onnxruntime",
         "defaults": "tensorrt", "uint8": "tensorrt", "matmul only": "tensorrt", "operators": "tensorrt",
+        "float biases": "tensorrt",
     }  # fmt: skip
     for name in ("defaults", "uint8"):
         assert found[name]["quantized_products"] == len(found[name]["products"]) == 10
