@@ -35,7 +35,8 @@ def _requantized(node: ir.Node) -> bool:
 
 
 def _signed_activation(view: View, q: Quantizer | None) -> bool:
-    """Int8 codes of an activation in a file in which a quantizer that ONNX Runtime moves gets an output_dtype."""
+    """Int8 codes, with one scale and a zero point, of an activation: at these opsets ONNX Runtime gives such a
+    quantizer an output_dtype when it moves it, and contradicts it when it makes the zero point uint8."""
     signed = q is not None and q.of_data and q.codes == ir.DataType.INT8 and view.opset >= _OUTPUT_DTYPE_SINCE
     return signed and q is not None and q.per_tensor and len(q.node.inputs) > 2
 

@@ -9,9 +9,7 @@ from qvit_deploy.graph import external_data
 from qvit_deploy.targets.lint.finding import EVERYWHERE, TENSORRT, Hit, Rule
 from qvit_deploy.targets.lint.view import View
 
-INTEGER_OPERATORS = frozenset(
-    {"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DynamicQuantizeLinear"}
-)  # fmt: skip
+INTEGER_OPERATORS = frozenset({"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DynamicQuantizeLinear"})
 
 NOT_PARSED = INTEGER_OPERATORS | {
     "AffineGrid", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",

@@ -19,9 +19,7 @@ from qvit_deploy.graph.sites import MOVES
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 """Operators with integer kernels: what Q/DQ pairs are for."""
 
-FLOATS = frozenset(
-    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-)  # fmt: skip
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 _STANDARD = ("", "ai.onnx")
 _DESCRIBE = frozenset({"Shape", "Size"})
 _LARGEST_PARAMETERS = 1 << 20

@@ -1,7 +1,7 @@
 """Asks TensorRT-RTX about the files of a folder, in a process of its own because the library may end it.
 
-`python rtx_child.py FOLDER` prints one JSON line per file (see `ask`), and first one with the operators of standard
-ONNX that the parser has no importer for.
+`python rtx_child.py FOLDER` prints one JSON line per file (see `ask`; of `*.parse` no engine is built), and first one
+with the operators of standard ONNX that the parser has no importer for.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def ask(path: Path) -> dict[str, object]:
     if parsed:
         layers = [network.get_layer(i) for i in range(network.num_layers)]
         types = [str(layer.get_output(0).dtype) for layer in layers if layer.type == trt.LayerType.QUANTIZE]
+    if parsed and path.suffix != ".parse":
         config = builder.create_builder_config()
         config.num_compute_capabilities = 1
         config.set_compute_capability(trt.ComputeCapability.SM86, 0)
