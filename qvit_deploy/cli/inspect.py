@@ -1,29 +1,69 @@
-"""`qvit-deploy inspect`: what a bundle or an ONNX file is."""
+"""`qvit-deploy inspect`: what a bundle or an ONNX file is, and what its target will not like about it."""
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.table import Table
 
 from qvit_deploy.cli.console import mega, print_json, short, stdout
-from qvit_deploy.describe import describe
+from qvit_deploy.describe import PROFILES, describe
+from qvit_deploy.errors import CheckError, InputError
+from qvit_deploy.targets.lint import OLDEST_TENSORRT, RULES, SEVERITIES, Profile
+
+# ruff: noqa: UP045
+
+_SHOWN_NODES = 3
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
+    profile: Annotated[Optional[str], typer.Option(help=f"lint for {', '.join(PROFILES)}")] = None,
+    trt_version: Annotated[str, typer.Option(help="TensorRT to lint for")] = "{}.{}".format(*OLDEST_TENSORRT),
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
-    """Sites, bits and bytes of a bundle or an ONNX file."""
-    found = describe(path)
+    """Sites, bits and bytes of a bundle or an ONNX file, and lint findings; exit code 1 when there are lint errors.
+
+    Without --profile a file is linted for the profile its name in a bundle says (model.tensorrt.onnx), any other file
+    with Q/DQ pairs for tensorrt, the rest for onnxruntime.
+    """
+    found = describe(path, _profile(profile), _version(trt_version))
+    bundle = found["type"] == "bundle"
     if json:
         print_json(found)
-    elif found["type"] == "bundle":
+    elif bundle:
         _bundle(found)
     else:
         _onnx(str(path), found)
+    for name, model in found["models"].items() if bundle else [("", found)]:
+        _raise_errors(str(path / name) if name else str(path), model["lint"])
+
+
+def _profile(name: str | None) -> Profile | None:
+    if name is None:
+        return None
+    found = next((p for p in PROFILES if p == name), None)
+    if found is None:
+        raise InputError(f"--profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return found
+
+
+def _version(given: str) -> tuple[int, int]:
+    parts = given.split(".")
+    if len(parts) < 2 or not all(p.isascii() and p.isdigit() for p in parts):
+        raise InputError(f"--trt-version {given!r}: give a version such as 10.3")
+    return int(parts[0]), int(parts[1])
+
+
+def _raise_errors(path: str, lint: dict[str, Any]) -> None:
+    rules = Counter(f["rule"] for f in lint["findings"] if f["severity"] == "error")
+    if rules:
+        raise CheckError(f"{path}: {_count(rules.total(), 'lint error')} for {_target(lint)} ({', '.join(rules)})")
 
 
 def _bundle(found: dict[str, Any]) -> None:
@@ -43,21 +83,73 @@ def _bundle(found: dict[str, Any]) -> None:
         score = site["score"] or 0.0
         bar = "▇" * max(1, round(5 * score / top))
         table.add_row(
-            site["name"], site["role"], _width(site),
+            site["name"], site["role"], _width(site["w_bits"], site["a_bits"]),
             short(site["params"]), short(site["macs"]), f"{score:.4f}", bar,
         )  # fmt: skip
     stdout.print(table)
     for name, record in manifest["files"].items():
         stdout.print(f"{name}: {mega(record['bytes'])}")
+    for name, model in found["models"].items():
+        _lint(f"{name}: ", model["lint"], ("error", "warning"))
 
 
-def _width(site: dict[str, Any]) -> str:
-    bits = (site["w_bits"], site["a_bits"])
-    return "float" if None in bits else "w{}a{}".format(*bits)
+def _width(w_bits: int | None, a_bits: int | None) -> str:
+    return "float" if None in (w_bits, a_bits) else f"w{w_bits}a{a_bits}"
 
 
 def _onnx(path: str, found: dict[str, Any]) -> None:
     opset = found["opset"].get("ai.onnx", "?")
-    stdout.print(f"[bold]{path}[/]: opset {opset}, {mega(found['bytes'])}, inputs {found['inputs']}", soft_wrap=True)
-    stdout.print(f"{found['quantized_products']} of {len(found['products'])} matrix products have integer operands")
-    stdout.print(", ".join(f"{op} {n}" for op, n in found["operators"].items()), soft_wrap=True)
+    made = f", made by {found['producer']}" if found["producer"] else ""
+    _line(f"{path}: opset {opset}, {mega(found['bytes'])}{made}", "bold")
+    for title in ("inputs", "outputs"):
+        values = ", ".join(f"{n} [{', '.join(str(d or '?') for d in s)}]" for n, s in found[title].items())
+        _line(f"{title:<10} {values}")
+    pairs = found["quantizers"]
+    _line(f"{'Q/DQ':<10} {pairs['QuantizeLinear']} QuantizeLinear, {pairs['DequantizeLinear']} DequantizeLinear")
+    widths = Counter(_product_width(p) for p in found["products"])
+    counts = ", ".join(f"{n} x {width}" for width, n in widths.most_common())
+    of_all = f"{found['quantized_products']} of {len(found['products'])}"
+    _line(f"{'products':<10} {of_all} matrix products have integer operands" + (f": {counts}" if counts else ""))
+    stored, packed = found["weight_bytes"], found["packed_weight_bytes"]
+    _line(f"{'weights':<10} {mega(stored)} in products, {mega(packed)} when packed at their widths")
+    _line(f"{'operators':<10} " + ", ".join(f"{op} {n}" for op, n in found["operators"].items()))
+    _lint("", found["lint"], SEVERITIES)
+
+
+def _product_width(product: dict[str, Any]) -> str:
+    """`w4a8` of a weight and an activation, `a8a8` of two activations; f for a float operand."""
+    bits = [(("w" if o["weight"] else "a"), o["bits"]) for o in product["operands"]]
+    if all(b is None for _, b in bits):
+        return "float"
+    return "".join(f"{kind}{'f' if b is None else b}" for kind, b in sorted(bits, reverse=True))
+
+
+def _lint(prefix: str, lint: dict[str, Any], shown: tuple[str, ...]) -> None:
+    """Findings grouped by rule: how many, the first nodes, what to do."""
+    counts = [_count(lint["counts"][s], s) for s in SEVERITIES if lint["counts"][s]]
+    _line(f"{prefix}lint for {_target(lint)}: {', '.join(counts) or 'nothing found'}", "bold")
+    what = {rule.id: rule.what for rule in RULES}
+    for (severity, rule), group in groupby(lint["findings"], key=lambda f: (f["severity"], f["rule"])):
+        findings = list(group)
+        if severity not in shown:
+            continue
+        stdout.print(f"{severity:<8}", style=_STYLES[severity], end="")
+        _line(f"{rule} x {len(findings)}  {what[rule]}")
+        for finding in findings[:_SHOWN_NODES]:
+            _line(f"{'':8}{finding['node'] + ': ' if finding['node'] else ''}{finding['message']}")
+        if len(findings) > _SHOWN_NODES:
+            _line(f"{'':8}and {len(findings) - _SHOWN_NODES} more")
+        _line(f"{'':8}{findings[0]['hint']}", "dim")
+
+
+def _target(lint: dict[str, Any]) -> str:
+    return f"{lint['profile']} {lint['version']}" if lint["version"] else str(lint["profile"])
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _line(text: str, style: str = "") -> None:
+    # Names come from the file: they are no markup.
+    stdout.print(text, style=style, markup=False, soft_wrap=True)

@@ -113,7 +113,13 @@ def test_eval_and_inspect_read_what_compile_wrote(qvit: Command, inputs: Inputs,
     inspected = json.loads(qvit("inspect", out, "--json").out)
     assert inspected["type"] == "bundle" and inspected["manifest"]["schema"] == "qvit-deploy/bundle/1"
     assert inspected["models"]["model.onnxruntime.onnx"]["quantized_products"] == 9
+    lints = {name: m["lint"] for name, m in inspected["models"].items()}
+    assert {name: lint["profile"] for name, lint in lints.items()} == {
+        "model.float.onnx": "onnxruntime", "model.onnxruntime.onnx": "onnxruntime",
+    }  # fmt: skip
+    assert all(lint["counts"]["error"] == lint["counts"]["warning"] == 0 for lint in lints.values())
     listed = qvit("inspect", out)
     assert listed.code == 0 and all(name in listed.out for name in ("stem", "attn.q", "fc2", "head"))
+    assert "model.float.onnx: lint for onnxruntime: nothing found" in listed.out
     alone = json.loads(qvit("inspect", out / "model.onnxruntime.onnx", "--json").out)
     assert alone["type"] == "onnx" and alone["products"] == inspected["models"]["model.onnxruntime.onnx"]["products"]

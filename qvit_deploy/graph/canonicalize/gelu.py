@@ -32,12 +32,19 @@ _DEPTH = 8  # the longest written form nests six deep
 
 def fuse_gelus(model: ir.Model) -> None:
     for node in list(model.graph):
-        if node.op_type in _ARGUMENTS:
-            _fuse(node)
+        found = written_out(node)
+        if found is not None:
+            result, x, approximate = found
+            out = result.outputs[0]
+            attributes: dict[str, int | float | str] = {"approximate": approximate}
+            replace(out, emit(result, "Gelu", [x], dims(out), dict(attributes)))
     remove_unused(model)
 
 
-def _fuse(node: ir.Node) -> None:
+def written_out(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
+    """(the node with the result, x, approximate) when `node` is the Erf or Tanh of a decomposed GELU."""
+    if node.op_type not in _ARGUMENTS:
+        return None
     approximate, argument = _ARGUMENTS[node.op_type]
     e = node.outputs[0]
     assert node.inputs[0] is not None
@@ -46,10 +53,8 @@ def _fuse(node: ir.Node) -> None:
             continue
         for result in _results(e, _DEPTH):
             if _equal(polynomial(result.outputs[0], x, e), _RESULT):
-                out = result.outputs[0]
-                attributes: dict[str, int | float | str] = {"approximate": approximate}
-                replace(out, emit(result, "Gelu", [x], dims(out), dict(attributes)))
-                return
+                return result, x, approximate
+    return None
 
 
 def polynomial(value: ir.Value | None, x: ir.Value, e: ir.Value, depth: int = _DEPTH) -> Polynomial | None:

@@ -31,7 +31,7 @@ from qvit_deploy.graph.graph import constant
 def normalise_layer_norms(model: ir.Model) -> None:
     graph = model.graph
     for node in list(graph):
-        found = _decomposed(node)
+        found = written_out(node)
         if found is not None:
             x, epsilon = found
             width = dims(x)[-1]
@@ -43,8 +43,8 @@ def normalise_layer_norms(model: ir.Model) -> None:
             _complete(graph, node)
 
 
-def _decomposed(node: ir.Node) -> tuple[ir.Value, float] | None:
-    """(x, epsilon) when `node` is the quotient of a decomposed LayerNorm."""
+def written_out(node: ir.Node) -> tuple[ir.Value, float] | None:
+    """(x, epsilon) when `node` is the quotient of a decomposed LayerNorm; at any opset, shapes known or not."""
     if node.op_type == "Div" and node.inputs[0] is not None:
         pairs = [(node.inputs[0], producer(node.inputs[1], "Sqrt"))]
     elif node.op_type == "Mul":
@@ -81,13 +81,11 @@ def _centred_input(value: ir.Value) -> ir.Value | None:
 
 def _is_mean(value: ir.Value, of: ir.Value) -> bool:
     node = producer(value, "ReduceMean")
-    return (
-        node is not None
-        and node.inputs[0] is of
-        and len(node.inputs) > 1
-        and node.attributes.get_int("keepdims", 1) == 1
-        and last_axis(ints(node.inputs[1]), rank(of))
-    )
+    if node is None or node.inputs[0] is not of or node.attributes.get_int("keepdims", 1) != 1:
+        return False
+    # An attribute up to opset 17.
+    axes = ints(node.inputs[1]) if len(node.inputs) > 1 else list(node.attributes.get_ints("axes", []))
+    return axes == [-1] or (of.shape is not None and last_axis(axes, rank(of)))
 
 
 def _is_variance(value: ir.Value, x: ir.Value) -> bool:
