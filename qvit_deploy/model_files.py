@@ -6,12 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
-
 from qvit_deploy.bundle import read_bundle
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import BundleError, InputError
-from qvit_deploy.frontend.onnx_file import from_onnx
+from qvit_deploy.frontend.onnx_file import from_canonical, from_onnx
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.manifest import Manifest
@@ -51,8 +49,7 @@ def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> Model
     if path.is_dir():
         bundle = read_bundle(path)
         file = bundle.path_of(f"model.{profile}.onnx")
-        # A bundle's graphs are canonical, and their digest is checked.
-        graph = Graph(ir.load(file), file.stem)
+        graph = from_canonical(file)
         preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
         description = f"{bundle.manifest.source.get('model', path.name)}, {profile}"
         found = ModelFile(file, graph, preprocess, description, bundle.manifest)

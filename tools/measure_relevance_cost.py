@@ -30,6 +30,11 @@ from qvit_deploy.relevance.rule_sets import RULE_SETS
 MODEL = "timm:vit_small_patch14_dinov2?img_size=112&num_classes=10"
 
 
+def read(_: str, activation: torch.Tensor, g: torch.Tensor) -> None:
+    """What a score takes of a tensor."""
+    (activation * g).abs().sum()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
@@ -58,7 +63,7 @@ def main() -> None:
         executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
         start = rule_set.starting_at(predicted)
         tasks[f"LRP of all sites, {name}"] = lambda e=executor, s=start: propagate(  # type: ignore[misc]
-            e, image, inputs, lambda _, a, g: (a * g).abs().sum(), s
+            e, image, inputs, read, s
         )
         if name != "deep-taylor":
             tasks[f"RelP of all components, {name}"] = lambda e=executor, r=rule_set: attribute(  # type: ignore[misc]

@@ -32,6 +32,15 @@ def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
             f"{path} is already quantized ({quantized.op_type} at node {quantized.name!r}); "
             "compile takes the float model"
         )
+    return canonicalize(_model(path, proto), path.stem)
+
+
+def from_canonical(path: Path) -> Graph:
+    """Read a graph that this compiler wrote, float or quantized, as it is. Raises InputError."""
+    return Graph(_model(path, _read(path)), path.stem)
+
+
+def _model(path: Path, proto: onnx.ModelProto) -> ir.Model:
     try:
         model = ir.from_proto(proto)
     except ValueError as error:  # an offset or a length that is no number
@@ -40,7 +49,7 @@ def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
     problem = next((p for t in external_data.tensors(model) if (p := external_data.problem(t)) is not None), None)
     if problem is not None:
         raise InputError(f"{path}: {problem}")
-    return canonicalize(model, path.stem)
+    return model
 
 
 def _read(path: Path) -> onnx.ModelProto:
