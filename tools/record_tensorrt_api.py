@@ -27,10 +27,10 @@ FUNCTIONS = (
     "getBuilderPluginRegistry", "getPluginRegistry", "initLibNvInferPlugins",
 )  # fmt: skip
 CLASSES = (
-    "Builder", "BuilderFlag", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine",
-    "IExecutionContext", "INetworkDefinition", "IOptimizationProfile", "IPluginRegistry", "IProgressMonitor",
-    "ITensor", "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType", "NetworkDefinitionCreationFlag",
-    "OnnxParser", "OnnxParserFlag", "ParserError", "ProfilingVerbosity", "Runtime", "TensorIOMode",
+    "Builder", "BuilderFlag", "DataType", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig",
+    "ICudaEngine", "IExecutionContext", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginRegistry",
+    "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType",
+    "NetworkDefinitionCreationFlag", "OnnxParser", "OnnxParserFlag", "ParserError", "ProfilingVerbosity", "Runtime", "TensorIOMode",
 )  # fmt: skip
 _LIST = """
 import importlib.util, json, sys
