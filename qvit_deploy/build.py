@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -109,8 +110,7 @@ def build(
             layer_info=engine.with_suffix(".layers.json") if target == "tensorrt" else None,
         )
         record = build_engine(request, timeout=timeout, force=force, progress=progress)
-        gpu = find_gpu()
-        if gpu is None or gpu.sm != record.build.sm:
+        if not _runs_here(record):
             built.append(Built(engine, record))
             continue
         try:
@@ -121,6 +121,13 @@ def build(
                 written.unlink(missing_ok=True)  # an engine that failed, or was not checked, must not be deployed
             raise
     return tuple(built)
+
+
+def _runs_here(record: EngineRecord) -> bool:
+    """Whether the engine is to be checked. TensorRT builds on a device, so always; RTX where its GPU and pycuda are."""
+    gpu = find_gpu()
+    fits = gpu is not None and gpu.sm == record.build.sm
+    return record.target == "tensorrt" or (fits and find_spec("pycuda") is not None)
 
 
 def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float) -> Built:

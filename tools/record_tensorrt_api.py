@@ -1,8 +1,8 @@
 """Records which names a release of TensorRT's Python module has, without TensorRT itself and without a GPU.
 
-The wheel with the bindings holds only the compiled module; its libraries are NVIDIA's own download. The module asks
-them for a dozen C functions, none of which is called when it is imported, so empty ones are enough to import it and
-to list its classes. Nothing can be built with them.
+The wheel with the bindings holds the compiled module and a few functions around it; the libraries are NVIDIA's own
+download. The module asks them for a dozen C functions, none of which is called when it is imported, so empty ones are
+enough to import it and to list its classes. Nothing can be built with them.
 
     pip download --no-deps tensorrt-cu12-bindings==10.3.0
     python tools/record_tensorrt_api.py tensorrt_cu12_bindings-10.3.0-*.whl > tests/targets/tensorrt_api/10.3.0.json
@@ -11,6 +11,7 @@ to list its classes. Nothing can be built with them.
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import re
@@ -30,7 +31,8 @@ CLASSES = (
     "Builder", "BuilderFlag", "DataType", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig",
     "ICudaEngine", "IExecutionContext", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginRegistry",
     "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType",
-    "NetworkDefinitionCreationFlag", "OnnxParser", "OnnxParserFlag", "ParserError", "ProfilingVerbosity", "Runtime", "TensorIOMode",
+    "NetworkDefinitionCreationFlag", "OnnxParser", "OnnxParserFlag", "ParserError", "ProfilingVerbosity",
+    "Runtime", "TensorIOMode",
 )  # fmt: skip
 _LIST = """
 import importlib.util, json, sys
@@ -62,8 +64,12 @@ def main() -> None:
             [sys.executable, "-c", _LIST, module, *CLASSES],
             capture_output=True, text=True, check=True, env={**os.environ, "LD_LIBRARY_PATH": folder},
         )  # fmt: skip
+        wrapper = ast.parse((module.parent / "__init__.py").read_text(encoding="utf-8"))
+    found = json.loads(listed.stdout)
+    functions = {node.name for node in wrapper.body if isinstance(node, ast.FunctionDef)}
+    found["module"] = sorted({*found["module"], *functions})
     version = wheel.name.split("-")[1]
-    json.dump({"version": version, **json.loads(listed.stdout)}, sys.stdout, indent=1, sort_keys=True)
+    json.dump({"version": version, **found}, sys.stdout, indent=1, sort_keys=True)
     print()
 
 

@@ -111,7 +111,7 @@ def _report(built: Built) -> None:
             kernel = "fused attention" if site.attention else site.kernel
             stdout.print(f"  {site.site:<28} {kernel:<16} {site.tactic}", markup=False, soft_wrap=True)
     if built.check is None:
-        stdout.print("not run: no GPU of this kind is here")
+        stdout.print("not run: its GPU, or pycuda, is not here")
     else:
         stdout.print(
             f"run: logits {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "

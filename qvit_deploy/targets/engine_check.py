@@ -1,7 +1,7 @@
-"""Does an engine compute what its ONNX file does, and on the kernels it was emitted for? Asked after every build on a device.
+"""Does an engine compute what its ONNX file does, on the kernels it was emitted for? Asked after a build on a device.
 
-Fused kernels have been wrong without an error before (attention on sm_120, 2026), so the engine's logits are compared with
-ONNX Runtime's of the same file. Where they differ, the activation codes of all quantizers say where it began.
+Fused kernels have been wrong without an error before (attention on sm_120, 2026), so the engine's logits are compared
+with ONNX Runtime's of the same file. Where they differ, the activation codes of all quantizers say where it began.
 """
 
 from __future__ import annotations

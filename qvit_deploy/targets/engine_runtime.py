@@ -1,4 +1,4 @@
-"""Runs engines of both TensorRTs on the GPU: buffers and streams by pycuda, launches as a CUDA graph, times by CUDA events.
+"""Runs engines of both TensorRTs on the GPU: buffers and streams by pycuda, a CUDA graph, times by CUDA events.
 
 Nothing here has run on a GPU yet (docs/tensorrt.md says what was exercised and how).
 """
@@ -113,7 +113,7 @@ class EngineRunner:
         """Buffers, addresses and, after one run that lets the library settle, the graph for inputs of this shape."""
         if self._graph is not None:
             self._graph.close()
-            self._graph = None
+        self._graph = self._shape = None
         if not self._context.set_input_shape(self._input, shape):
             raise InputError(f"the engine does not take images of shape {'x'.join(map(str, shape))}")
         for name in (self._input, *self._outputs):
