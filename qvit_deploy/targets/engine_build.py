@@ -47,6 +47,7 @@ def build_engine(
         raise InputError(f"{taken} exists; pass --force to build it again")
     label = f"build sm{request.sm}" if request.sm is not None else "build"
     temp = engine.parent / f".{engine.name}.{secrets.token_hex(4)}.tmp"
+    new = not engine.parent.exists()
     try:
         engine.parent.mkdir(parents=True, exist_ok=True)
         temp.mkdir()
@@ -83,6 +84,8 @@ def build_engine(
         beside.replace(record_path(engine))
     finally:
         shutil.rmtree(temp, ignore_errors=True)
+        if new and not any(engine.parent.iterdir()):
+            engine.parent.rmdir()
     return record
 
 
