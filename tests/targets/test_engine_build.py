@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 from engine_examples import asymmetric_onnx, fake_rtx, small_onnx
+from half_graphs import half, wide_vit
 from hypothesis import given
 from hypothesis import strategies as st
+from quantizable_graphs import calibrate
 
 from qvit_deploy.errors import CheckError, InputError
+from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.engine import Batch, BuildRequest, EngineRecord, file_record, read_engine, record_path
 from qvit_deploy.targets.engine_build import Phases, build_engine
 
@@ -48,6 +51,16 @@ def test_an_engine_is_built_recorded_and_read_back(onnx: Path, tmp_path: Path) -
         build(onnx, engine)
     assert build(onnx, engine, force=True, sm=120).build.sm == 120
     assert engine.read_bytes() != before and read_engine(engine).batch == Batch()
+
+
+@pytest.mark.parametrize(("gain", "bits"), [(1.0, 6), (3e4, 8)], ids=["int8 attention", "float32 islands"])
+def test_every_kind_of_file_we_write_is_parsed_and_built(gain: float, bits: int, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    calibrated = calibrate(wide_vit(gain=gain), (bits,), attention=True)
+    emitted = half(calibrated, half_scales(calibrated.plan((bits, bits))))
+    assert ("attn.qk" in emitted.plan.sites) == (bits == 6) and bool(emitted.float32) == (gain > 1)
+    (tmp_path / "m.onnx").write_bytes(emitted.graph.serialize())
+    assert build(tmp_path / "m.onnx", tmp_path / "m.engine").build.messages == ()
 
 
 def test_what_the_parser_refuses_is_one_line_with_the_node(tmp_path: Path) -> None:
