@@ -20,9 +20,9 @@ from qvit_deploy.build import Built, build
 from qvit_deploy.bundle import read_bundle
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import MANIFEST
-from qvit_deploy.targets.engine import Batch
+from qvit_deploy.targets.engine import Batch, Target
 
-PROFILE = "tensorrt-rtx"
+PROFILE: Target = "tensorrt-rtx"
 COLUMNS = (
     "bundle", "codes equal", "free", "dB", "in float", "SM", "ONNX, MB", "engine, MB", "layers", "parse, s", "build, s",
     "in all, s", "peak, MB", "messages",
