@@ -12,6 +12,7 @@ from qvit_deploy.allocate.choose import choose, site_options
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost
 from qvit_deploy.allocate.latency import LatencyTable
 from qvit_deploy.calibrate.observe import Observation, site_macs
+from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.rank import LossTable
@@ -28,11 +29,14 @@ class Analysis:
     """A calibrated model, what its sites cost, and what every width loses there by one or several scores.
 
     Attributes:
+        folded: the float model the plan rounds, without the factors in front of what nothing absorbs: it differs from
+            the quantized graph at its sites only.
         tables: `table_key` of a recipe -> its loss table.
         latency: the recipe's latency table, if it has one.
     """
 
     calibration: Calibration
+    folded: Graph
     costs: tuple[SiteCost, ...]
     tables: Mapping[TableKey, LossTable]
     latency: LatencyTable | None

@@ -51,7 +51,7 @@ from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
 from qvit_deploy.targets.half_verification import verify_half
-from qvit_deploy.targets.verification import verify
+from qvit_deploy.targets.verification import fold_error, verify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,13 +114,14 @@ def compile(
     plan, emitted = build(inputs, analysis, allocation, recipe, watch)
     profiles = [p for p in recipe.targets if p in HALF_PROFILES]
     half = emit_half(inputs, analysis, plan, watch) if profiles else None
-    facts = _facts(inputs, analysis, allocation, recipe)
+    facts, folded = _facts(inputs, analysis, allocation, recipe), analysis.folded
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
         seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
         checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
-        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": inputs.source.graph.serialize()}
+        checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
+        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
         if half is not None:
             same = verify_half(inputs.source.graph, emitted, half, seen).as_dict()
             checked["profiles"] = {profile: same for profile in profiles}
@@ -142,7 +143,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
     """
     recipe, batches = recipes[0], inputs.batches
     latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
-    graph, importance = _fold(absorb_scales(inputs.source.graph), recipe, batches, watch)
+    folded, graph, importance = _fold(absorb_scales(inputs.source.graph), recipe, batches, watch)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
@@ -175,7 +176,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Anal
         with watch.stage("relevance", len(scored.images)) as advance:
             tables[table_key(r)] = rank_sites(calibration, r, free, scored, advance)
     gc.collect()  # backward passes leave cycles too
-    return Analysis(replace(calibration, rounded={}), costs, tables, latency)
+    return Analysis(replace(calibration, rounded={}), folded, costs, tables, latency)
 
 
 def build(
@@ -204,9 +205,9 @@ def emit_half(inputs: Inputs, analysis: Analysis, plan: Plan, watch: Stopwatch) 
     return to_half(emitted, largest)
 
 
-def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, dict[str, Tensor]]:
-    """(`graph` with its channels brought to ranges that quantize well, the function the same; importance of the rows of
-    every tensor a linear reads)."""
+def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, Graph, dict[str, Tensor]]:
+    """(`graph` with its channels brought to ranges that quantize well, the function and the operators the same; that
+    with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear reads)."""
     sites, count = find_sites(graph), len(batches.images)
     groups = norm_groups(graph, sites) if recipe.fold else ()
     scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
@@ -225,13 +226,13 @@ def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> t
     with watch.stage("fold", count) as advance:
         seen = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
         graph = fold_heads(graph, sites, scores, values, seen)
-        graph = fold_norms(
+        folded = fold_norms(
             graph, sites, groups, {g.norm: channel_fold(seen[g.norm], recipe.fold_clip, bits) for g in groups}
         )
-        sites = find_sites(graph)  # some have a bias now
+        sites = find_sites(folded)  # some have a bias now
         readers = {name: tuple(s for s in sites if s.input == name) for name in readers}
-        graph, renamed = equalize(graph, readers, seen, bits)
-    return graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}
+        graph, renamed = equalize(folded, readers, seen, bits)
+    return folded, graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}
 
 
 def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:

@@ -48,7 +48,7 @@ class ImageSet:
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))
             yield (
-                np.stack([self.preprocess.apply(self._picture(i)) for i in range(start, stop)]),
+                np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]),
                 slice(start, stop),
             )
 
@@ -58,29 +58,31 @@ class ImageSet:
             raise InputError(f"the number of images must be at least 1, got {n}")
         if n >= len(self):
             return self
-        return self._take(np.sort(_draw(len(self), self.labels, seed)[:n]))
+        return self.take(np.sort(draw(len(self), self.labels, seed)[:n]))
 
     def without(self, other: ImageSet) -> ImageSet:
         """The pictures whose names `other`, drawn from the same place, does not have; perhaps none."""
         taken = set(other.names)
-        return self._take(np.array([i for i, name in enumerate(self.names) if name not in taken], dtype=np.intp))
+        return self.take(np.array([i for i, name in enumerate(self.names) if name not in taken], dtype=np.intp))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the decoded pictures, the labels and the preprocessing; names do not matter."""
         sha = hashlib.sha256(self.preprocess.model_dump_json().encode())
         for i in range(len(self)):
-            picture = self._picture(i)
+            picture = self.picture(i)
             sha.update(repr(picture.shape).encode())
             sha.update(picture.tobytes())
         sha.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
         return sha.hexdigest()
 
-    def _picture(self, i: int) -> NDArray[np.uint8]:
+    def picture(self, i: int) -> NDArray[np.uint8]:
+        """Picture `i` as it was stored, uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
         picture = self.pictures[i]
         return decode(picture) if isinstance(picture, Path) else picture
 
-    def _take(self, indices: NDArray[np.intp]) -> ImageSet:
+    def take(self, indices: NDArray[np.intp]) -> ImageSet:
+        """The pictures at `indices`, in that order."""
         pictures = self.pictures
         return replace(
             self,
@@ -133,6 +135,8 @@ def _locate(spec: str) -> Path:
         if not demo.is_file():
             raise InputError(f"{spec} is missing from this installation ({demo}); reinstall qvit-deploy")
         return demo
+    if not spec:
+        raise InputError("the image folder or .npz file has an empty name; for the current folder, say .")
     try:
         path = Path(spec).expanduser()
         if path.is_dir() or (path.is_file() and path.suffix.lower() == ".npz"):
@@ -155,7 +159,7 @@ def _open_folder(
     good: list[int] = []
     # With skip_bad the draw goes on until enough are good, so a few bad files do not shrink or unbalance the
     # set.
-    for examined, i in enumerate(_draw(len(listing.paths), listing.labels, seed).tolist()):
+    for examined, i in enumerate(draw(len(listing.paths), listing.labels, seed).tolist()):
         if len(good) == wanted or (examined == wanted and not skip_bad):
             break
         reason = _defect(listing.paths[i], preprocess, full)
@@ -173,7 +177,7 @@ def _open_folder(
     if not good:
         raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")
     whole = ImageSet(listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad)))
-    return whole._take(np.sort(np.array(good)))
+    return whole.take(np.sort(np.array(good)))
 
 
 def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:
@@ -190,7 +194,7 @@ def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:
     return None
 
 
-def _draw(count: int, labels: NDArray[np.int64] | None, seed: int) -> NDArray[np.intp]:
+def draw(count: int, labels: NDArray[np.int64] | None, seed: int) -> NDArray[np.intp]:
     """A permutation of `count` indices; each prefix is balanced over the classes, as far as they reach."""
     shuffled = np.random.default_rng(seed).permutation(count)
     if labels is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,24 +37,14 @@ def read_npz(path: Path, split: Split) -> Arrays:
 
     Raises InputError for anything that is not such an archive.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
-            prefix = next((p for p in (f"{split}_", "") if f"{p}images" in members), None)
-            if prefix is None:
-                has = ", ".join(sorted(members)) or "nothing"
-                raise InputError(f"{path} has no array 'images' or '{split}_images' (it has {has})")
-            images = _read(archive, path, f"{prefix}images")
-            labels = _read(archive, path, f"{prefix}labels") if f"{prefix}labels" in members else None
-            names = _read(archive, path, "class_names") if "class_names" in members else None
-    except (InputError, MemoryError):
-        raise
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception:  # zipfile raises BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, ...
-        raise InputError(
-            f"{path} is not an .npz archive, or is damaged; write it with numpy.savez_compressed"
-        ) from None
+    with _opened(path) as (archive, members):
+        prefix = next((p for p in (f"{split}_", "") if f"{p}images" in members), None)
+        if prefix is None:
+            has = ", ".join(sorted(members)) or "nothing"
+            raise InputError(f"{path} has no array 'images' or '{split}_images' (it has {has})")
+        images = _read(archive, path, f"{prefix}images")
+        labels = _read(archive, path, f"{prefix}labels") if f"{prefix}labels" in members else None
+        names = _read(archive, path, "class_names") if "class_names" in members else None
 
     pixels = _check_images(path, f"{prefix}images", images)
     checked = None if labels is None else _check_labels(path, f"{prefix}labels", labels, len(images))
@@ -64,6 +56,46 @@ def read_npz(path: Path, split: Split) -> Arrays:
         if checked is not None and checked.max() >= len(class_names):
             raise InputError(f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)")
     return Arrays(f"{prefix}images", pixels, checked, class_names)
+
+
+def read_pair_npz(path: Path) -> tuple[Arrays, Arrays]:
+    """Read `clean` (with `labels`) and `corrupt` (with `corrupt_labels`), as many images and as large as each other.
+
+    Raises InputError for anything that is not such an archive.
+    """
+    with _opened(path) as (archive, members):
+        missing = [key for key in ("clean", "corrupt") if key not in members]
+        if missing:
+            has = ", ".join(sorted(members)) or "nothing"
+            raise InputError(f"{path} has no array '{missing[0]}' (it has {has}); pairs are 'clean' and 'corrupt'")
+        clean, corrupt = (_check_images(path, key, _read(archive, path, key)) for key in ("clean", "corrupt"))
+        labels = {key: _read(archive, path, key) for key in ("labels", "corrupt_labels") if key in members}
+    if clean.shape[:3] != corrupt.shape[:3]:
+        raise InputError(
+            f"{path}: 'clean' is {list(clean.shape)} and 'corrupt' {list(corrupt.shape)}; the images of a pair must "
+            "have the same size"
+        )
+    checked = {key: _check_labels(path, key, values, len(clean)) for key, values in labels.items()}
+    return (
+        Arrays("clean", clean, checked.get("labels"), None),
+        Arrays("corrupt", corrupt, checked.get("corrupt_labels"), None),
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, set[str]]]:
+    """The archive and the names of its arrays; whatever goes wrong inside the block is an InputError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive, {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+    except (InputError, MemoryError):
+        raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception:  # zipfile raises BadZipFile, NotImplementedError, struct.error, UnicodeDecodeError, ...
+        raise InputError(
+            f"{path} is not an .npz archive, or is damaged; write it with numpy.savez_compressed"
+        ) from None
 
 
 def _read(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[np.generic]:

@@ -22,12 +22,12 @@ _QUANTIZED = {
 }
 
 
-def from_onnx(path: Path) -> Graph:
+def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
     """Read `path`. Raises InputError, UnsupportedOpError or NonFiniteError with the file's name in front."""
     proto = _read(path)
     _check_external_data(path, proto)
     quantized = next((node for node in proto.graph.node if node.op_type in _QUANTIZED), None)
-    if quantized is not None:
+    if quantized is not None and not may_be_quantized:
         raise InputError(
             f"{path} is already quantized ({quantized.op_type} at node {quantized.name!r}); "
             "compile takes the float model"

@@ -20,6 +20,7 @@ from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.losses import SiteError
 from qvit_deploy.quantize.plan import Grids
 from qvit_deploy.relevance.lrp import propagate
+from qvit_deploy.relevance.objective import predicted
 from qvit_deploy.relevance.rule_sets import RuleSet
 
 
@@ -72,7 +73,7 @@ def linear_sensitivity(
                         # Rounding at one width moves a kernel by as much, relative to its size, as the input.
                         w_total += moved.square().sum(0)
 
-        propagate(executor, batch, {*readers, *outputs}, visit, unit_start=rule_set.unit_start)
+        propagate(executor, batch, {*readers, *outputs}, visit, rule_set.starting_at(predicted))
         images += len(batch)
         progress(len(batch))
     losses = {

@@ -13,6 +13,7 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.lrp import propagate
+from qvit_deploy.relevance.objective import predicted
 from qvit_deploy.relevance.rule_sets import RuleSet
 
 Tensor = torch.Tensor
@@ -53,7 +54,7 @@ def row_importance(
         if len(batch) != images:
             images = len(batch)
             executor = Executor(graph, overrides=rule_set.bind(graph, images).overrides)
-        propagate(executor, batch, names, add, unit_start=rule_set.unit_start)
+        propagate(executor, batch, names, add, rule_set.starting_at(predicted))
         progress(images)
     return {name: _weights(total.sqrt().cpu()) for name, total in totals.items()}
 

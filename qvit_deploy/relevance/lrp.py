@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.relevance.objective import Objective, predicted
 from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.relevance.scores import Scores
 
@@ -17,17 +19,14 @@ Tensor = torch.Tensor
 Visit = Callable[[str, Tensor, Tensor], None]
 """Called with a tensor's name, its activation and its gradient-form relevance G, both of the tensor's shape."""
 
-Target = Tensor | str
-"""`predicted`, or int64 [batch] with one class per image."""
-
 
 def propagate(
     executor: Executor,
     images: Tensor,
     names: Iterable[str],
     visit: Visit,
-    target: Target = "predicted",
-    unit_start: bool = False,
+    objective: Objective = predicted,
+    replaced: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """One forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
 
@@ -37,7 +36,10 @@ def propagate(
         executor: built with the overrides of a bound rule set.
         images: float32 [batch, C, H, W].
         names: tensors to visit (those the image reaches).
-        unit_start: start from R = 1 per image instead of R = the target's logit.
+        objective: the scalar that the backward pass starts from; `RuleSet.starting_at` gives it the start a rule set
+            wants.
+        replaced: of the named tensors, values that the forward pass goes on with; what computed the tensor still gets
+            its gradient, and `visit` its own value.
 
     Returns: the logits [batch, classes].
 
@@ -48,10 +50,13 @@ def propagate(
     wanted, waiting = set(names), dict[str, Tensor]()
 
     def tap(name: str) -> Tap:
-        def read(tensor: Tensor) -> None:
+        def read(tensor: Tensor) -> Tensor | None:
             waiting[name] = tensor.detach()
             if tensor.requires_grad:  # an attention map's inputs under `relp-ah` may not
                 tensor.register_hook(arrive)
+            if replaced is None or name not in replaced:
+                return None
+            return replaced_by(tensor, replaced[name])
 
         def arrive(g: Tensor | None) -> None:
             if g is not None:
@@ -69,30 +74,40 @@ def propagate(
             "the output of the float model is NaN or infinite on the images: the model overflows or holds broken "
             "weights; check it in its own framework first"
         )
-    classes = logits.argmax(1) if isinstance(target, str) else target.to(logits.device)
-    chosen = logits.gather(1, classes[:, None])
-    start = torch.ones_like(chosen)
-    if unit_start:
-        start = start / torch.where(chosen == 0, start, chosen.detach())
-    logits.backward(torch.zeros_like(logits).scatter(1, classes[:, None], start))
+    objective(logits).sum().backward()
     for name, activation in waiting.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
     return logits.detach()
+
+
+class _Replaced(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, computed: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return g, None
+
+
+def replaced_by(computed: Tensor, value: Tensor) -> Tensor:
+    """`value`, whose gradient goes to `computed`."""
+    result: Tensor = _Replaced.apply(computed, value)
+    return result
 
 
 def relevance_at(
     executor: Executor,
     images: Tensor,
     names: Iterable[str],
-    target: Target = "predicted",
-    unit_start: bool = False,
+    objective: Objective = predicted,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`.
 
     A MatMul's product in front of its bias must be named to `RuleSet.bind(observed=...)` to be seen without it.
     """
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), target, unit_start)
+    propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), objective)
     return found
 
 
@@ -132,7 +147,7 @@ def site_relevance(
             size = len(images)
             bound = rule_set.bind(graph, size)
             executor, firings = Executor(graph, device, bound.overrides), bound.firings
-        propagate(executor, images, names, add, unit_start=rule_set.unit_start)
+        propagate(executor, images, names, add, rule_set.starting_at(predicted))
         done += size
         if progress is not None:
             progress(size)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import onnx_ir as ir
@@ -16,8 +16,10 @@ import onnx_ir as ir
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.ops import OpFn
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.relevance import quantizer_rules
 from qvit_deploy.relevance import rules as r
 from qvit_deploy.relevance.dataflow import Dataflow
+from qvit_deploy.relevance.objective import Objective, unit
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,15 @@ class RuleSet:
     rules: tuple[r.Rule, ...]
     expected: tuple[str, ...] = ()
     unit_start: bool = False
+
+    def starting_at(self, objective: Objective) -> Objective:
+        """`objective` as the backward pass of this rule set starts from it."""
+        return unit(objective) if self.unit_start else objective
+
+    def with_secant_quantizers(self) -> RuleSet:
+        """This rule set with the slope of the secant at quantizers instead of a straight-through gradient."""
+        others = tuple(rule for rule in self.rules if rule.name != quantizer_rules.NAME)
+        return replace(self, name=f"{self.name}+secant", rules=(quantizer_rules.SECANT, *others))
 
     def bind(self, graph: Graph, batch: int, observed: Iterable[str] = ()) -> BoundRules:
         """The replacements for `graph` when it runs on `batch` images at a time.
@@ -81,7 +92,8 @@ class RuleSet:
                     f"rule set {self.name!r}: rule {rule.name!r} matches no node of {graph.name!r} although it has "
                     f"{', '.join(silent)}; canonicalize the graph first, or use rule set 'gradient'"
                 )
-        if self.rules and "Softmax" in present and not any(firings.values()):
+        own = [count for name, count in firings.items() if name != quantizer_rules.NAME]
+        if own and "Softmax" in present and not any(own):
             raise InputError(f"rule set {self.name!r} matches no node of {graph.name!r}")
 
 
@@ -93,15 +105,23 @@ _DEEP_TAYLOR = (
     r.Z_PLUS_LINEAR, r.Z_PLUS_LINEAR_LEFT, r.HALF_MATMUL, r.HALF_GATE, r.RESIDUAL,
 )  # fmt: skip
 
+
+def _rule_set(
+    name: str, rules: tuple[r.Rule, ...], expected: tuple[str, ...] = (), unit_start: bool = False
+) -> RuleSet:
+    quantizer = quantizer_rules.STRAIGHT_THROUGH
+    return RuleSet(name, (quantizer, *rules), (quantizer.name, *expected), unit_start)
+
+
 RULE_SETS: Mapping[str, RuleSet] = MappingProxyType(
     {
         rule_set.name: rule_set
         for rule_set in (
-            RuleSet("gradient", ()),
-            RuleSet("relp", _RELP, expected=("norm", "activation")),
-            RuleSet("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
-            RuleSet("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
-            RuleSet(
+            _rule_set("gradient", ()),
+            _rule_set("relp", _RELP, expected=("norm", "activation")),
+            _rule_set("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
+            _rule_set("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
+            _rule_set(
                 "deep-taylor",
                 _DEEP_TAYLOR,
                 expected=("norm", "activation", "softmax", "conv", "matmul"),

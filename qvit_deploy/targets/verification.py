@@ -33,6 +33,9 @@ from qvit_deploy.targets.metrics import agreement, sqnr_db
 OUTPUT_TOLERANCE = 1e-4
 """Largest allowed difference of a site's output, relative to the tensor's largest magnitude."""
 
+FOLD_TOLERANCE = 1e-3
+"""Largest allowed difference of the folded float model's logits from the source's, relative to the largest logit."""
+
 PROBE_IMAGES = 4
 """Images of the code check: every quantizer's float input is held at once, and thousands of codes per image are
 plenty to find a wrong scale."""
@@ -134,6 +137,22 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
             "ONNX Runtime runs %d quantized convolutions in float", len(fused.float_convolutions)
         )
     return result
+
+
+def fold_error(source: Graph, folded: Graph, images: np.ndarray) -> float:
+    """Largest difference of the two float models' logits on `images`, relative to the largest logit.
+
+    Raises:
+        CheckError: it passes `FOLD_TOLERANCE`, so a fold is not the identity it is meant to be.
+    """
+    logits, found = (_executor_logits(Executor(g), images, g.static_batch) for g in (source, folded))
+    error = float(np.abs(found - logits).max() / max(np.abs(logits).max(), 1e-12))
+    if error > FOLD_TOLERANCE:
+        raise CheckError(
+            f"verification: folding scales into the float model moved its logits by {error:.1e} of the largest; turn "
+            "the folds off one by one in a recipe (fold, fold_heads) and report the model"
+        )
+    return error
 
 
 def _as_planned(emitted: Graph, plan: Plan) -> None:

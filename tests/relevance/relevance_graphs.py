@@ -54,7 +54,7 @@ class Builder:
         proto = helper.make_graph(self.nodes, name, inputs, outputs, tensors)
         model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", CANONICAL_OPSET)])
         onnx.checker.check_model(model)
-        return Graph(ir.from_proto(model), name)
+        return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(model)), name)
 
 
 def vit(blocks: int = 2, width: int = 16, heads: int = 2, classes: int = 5, seed: int = 0) -> Graph:

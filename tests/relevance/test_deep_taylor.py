@@ -13,6 +13,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.lrp import relevance_at
+from qvit_deploy.relevance.objective import predicted, unit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 
 RULES = RULE_SETS["deep-taylor"]
@@ -20,7 +21,7 @@ RULES = RULE_SETS["deep-taylor"]
 
 def _relevance(graph: Graph, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
     executor = Executor(graph, overrides=RULES.bind(graph, len(images)).overrides)
-    found = relevance_at(executor, images, names, unit_start=True)
+    found = relevance_at(executor, images, names, objective=unit(predicted))
     return {name: a * g for name, (a, g) in found.items()}
 
 

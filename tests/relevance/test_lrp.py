@@ -11,6 +11,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import propagate, relevance_at, site_relevance
+from qvit_deploy.relevance.objective import logit, predicted, unit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 
 Tensor = torch.Tensor
@@ -20,7 +21,7 @@ NAMES = ["embedded", "blocks.0.q_scaled", "blocks.0.gelu", "blocks.1.norm1", "bl
 def _at(graph: Graph, rule_set: str, images: Tensor, names: list[str] = NAMES) -> dict[str, tuple[Tensor, Tensor]]:
     rules = RULE_SETS[rule_set]
     executor = Executor(graph, overrides=rules.bind(graph, len(images)).overrides)
-    return relevance_at(executor, images, names, unit_start=rules.unit_start)
+    return relevance_at(executor, images, names, objective=rules.starting_at(predicted))
 
 
 @pytest.mark.parametrize("rule_set", RULE_SETS)
@@ -46,15 +47,16 @@ def test_a_chosen_class(small_vit: Graph, images: Tensor) -> None:
     leaf = images.clone().requires_grad_()
     chosen = Executor(small_vit).logits(leaf)[torch.arange(3), classes]
     expected = torch.autograd.grad(chosen.sum(), leaf)[0]
-    found = relevance_at(Executor(small_vit), images, ["image"], target=classes)
+    found = relevance_at(Executor(small_vit), images, ["image"], objective=logit(classes))
     assert torch.equal(found["image"][1], expected)
 
 
 def test_a_unit_start_divides_by_the_logit(small_vit: Graph, images: Tensor) -> None:
     executor = Executor(small_vit)
-    logit = executor.logits(images).max(1).values.reshape(3, 1, 1, 1)
-    plain, unit = (relevance_at(executor, images, ["image"], unit_start=u)["image"][1] for u in (False, True))
-    torch.testing.assert_close(unit * logit, plain, rtol=1e-4, atol=1e-6)
+    top = executor.logits(images).max(1).values.reshape(3, 1, 1, 1)
+    objectives = (predicted, unit(predicted))
+    plain, started = (relevance_at(executor, images, ["image"], o)["image"][1] for o in objectives)
+    torch.testing.assert_close(started * top, plain, rtol=1e-4, atol=1e-6)
 
 
 def test_tensors_behind_a_stop_have_no_relevance(small_vit: Graph, images: Tensor) -> None:
@@ -154,10 +156,11 @@ def test_firings_count_every_rule(small_vit: Graph) -> None:
     firings = RULE_SETS["deep-taylor"].bind(small_vit, 1).firings
     assert dict(firings) == {
         "norm": 5, "activation": 2, "softmax": 2, "conv": 1, "linear": 9, "matmul": 4, "gate": 0, "residual": 4,
+        "quantizer": 0,
     }  # fmt: skip
 
 
 def test_operators_whose_result_is_unused_fire_nothing(builder: Builder) -> None:
     builder.op("Gelu", "image", name="unused")
     graph = builder.graph(builder.op("Relu", "image", name="y"), (2, 3, 4))
-    assert dict(RULE_SETS["relp"].bind(graph, 1).firings) == {"norm": 0, "activation": 1, "gate": 0}
+    assert dict(RULE_SETS["relp"].bind(graph, 1).firings) == {"quantizer": 0, "norm": 0, "activation": 1, "gate": 0}

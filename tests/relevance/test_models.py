@@ -14,6 +14,7 @@ from qvit_deploy.frontend.torch_module import from_torch
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import relevance_at, site_relevance
+from qvit_deploy.relevance.objective import predicted, unit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 
 Tensor = torch.Tensor
@@ -57,9 +58,9 @@ def test_the_logits_stay_bit_identical(rule_set: str, exported: tuple[Graph, Ten
 
 def test_every_rule_fires_where_it_should(exported: tuple[Graph, Tensor, dict[str, int]]) -> None:
     graph, _, firings = exported
-    assert dict(RULE_SETS["deep-taylor"].bind(graph, 1).firings) == firings
+    assert dict(RULE_SETS["deep-taylor"].bind(graph, 1).firings) == {**firings, "quantizer": 0}
     relp = RULE_SETS["relp-ah"].bind(graph, 1).firings
-    assert dict(relp) == {name: firings[name] for name in ("norm", "activation", "softmax", "gate")}
+    assert dict(relp) == {name: firings[name] for name in ("norm", "activation", "softmax", "gate")} | {"quantizer": 0}
 
 
 @pytest.mark.parametrize("rule_set", RULE_SETS)
@@ -70,7 +71,8 @@ def test_images_of_a_batch_do_not_see_each_other(rule_set: str, exported: tuple[
     runs = []
     for batches in ([images], images.split(1)):
         executor = Executor(graph, overrides=rules.bind(graph, len(batches[0])).overrides)
-        found = [relevance_at(executor, batch, names, unit_start=rules.unit_start)[names[0]] for batch in batches]
+        start = rules.starting_at(predicted)
+        found = [relevance_at(executor, batch, names, start)[names[0]] for batch in batches]
         runs.append(torch.cat([a * g for a, g in found]))
     scale = runs[1].abs().max()
     torch.testing.assert_close(runs[0] / scale, runs[1] / scale, rtol=1e-2, atol=1e-3)
@@ -93,7 +95,7 @@ def test_deep_taylor_conserves_the_relevance_of_an_image(exported: tuple[Graph, 
     overrides = RULE_SETS["deep-taylor"].bind(graph, len(images)).overrides
     sums = [n for n in graph.nodes() if n.op_type == "Add" and n in overrides and len(_data_operands(n)) == 2]
     names = [node.outputs[0].name or "" for node in sums]
-    found = relevance_at(Executor(graph, overrides=overrides), images, names, unit_start=True)
+    found = relevance_at(Executor(graph, overrides=overrides), images, names, objective=unit(predicted))
     totals = [(a * g).flatten(1).sum(1) for a, g in (found[name] for name in names)]
     torch.testing.assert_close(totals[-1], torch.ones(3), rtol=1e-2, atol=1e-2)
     for after_attention, after_mlp in zip(totals[::2], totals[1::2], strict=True):

@@ -11,6 +11,7 @@ from relevance_graphs import Builder
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.lrp import relevance_at
+from qvit_deploy.relevance.objective import logit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 
 
@@ -58,7 +59,8 @@ def test_quantized_activations_let_relevance_through(name: str) -> None:
     for quantized in (False, True):
         graph = _network(True, quantized)
         executor = Executor(graph, overrides=RULE_SETS[name].bind(graph, 3).overrides)
-        activation, g = relevance_at(executor, images, ["sum"], target=torch.zeros(3, dtype=torch.int64))["sum"]
+        first = logit(torch.zeros(3, dtype=torch.int64))
+        activation, g = relevance_at(executor, images, ["sum"], first)["sum"]
         relevance.append((activation * g).flatten())
     torch.testing.assert_close(*relevance, rtol=0, atol=0.01 * float(relevance[0].abs().max()))
 
@@ -66,3 +68,40 @@ def test_quantized_activations_let_relevance_through(name: str) -> None:
 def test_the_quantized_network_is_quantized() -> None:
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in _network(True, True).nodes()}
     assert any(v.dtype == ir.DataType.INT8 for v in _network(True, True).initializers.values())
+
+
+def _quantizer(low: int, high: int) -> tuple[Graph, torch.Tensor]:
+    """y = 3 * DQ(Q(Clip(x))) summed over the image, scale 0.5, codes low..high."""
+    b = Builder()
+    scale, zero = b.constant(0.5), b.codes(np.zeros((), np.int8))
+    x = b.op("Clip", b.op("Flatten", "image", name="x"), b.constant(0.5 * low), b.constant(0.5 * high))
+    value = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zero), scale, zero)
+    graph = b.graph(b.op("MatMul", value, b.constant(np.full((6, 1), 3.0)), name="y"), (1, 2, 3))
+    return graph, torch.tensor([[0.0, 0.2, 0.3, -0.8, 9.0, -9.0]]).reshape(1, 1, 2, 3)
+
+
+def test_a_quantizer_passes_gradients_straight_through_inside_its_range() -> None:
+    graph, image = _quantizer(-8, 7)
+    bound = RULE_SETS["gradient"].bind(graph, 1)
+    _, g = relevance_at(Executor(graph, overrides=bound.overrides), image, ["x"])["x"]
+    assert bound.firings == {"quantizer": 1}
+    assert g.flatten().tolist() == [3, 3, 3, 3, 0, 0]
+
+
+def test_a_quantizer_passes_the_secant_when_asked() -> None:
+    """DQ(Q(x)) / x: nothing for what is rounded to zero, a share for what is clipped."""
+    graph, image = _quantizer(-8, 7)
+    bound = RULE_SETS["gradient"].with_secant_quantizers().bind(graph, 1)
+    _, g = relevance_at(Executor(graph, overrides=bound.overrides), image, ["x"])["x"]
+    assert bound.firings == {"quantizer": 2}  # with the Clip
+    expected = [3, 0, 3 * 0.5 / 0.3, 3 * 1.0 / 0.8, 3 * 3.5 / 9, 3 * 4.0 / 9]
+    assert g.flatten().tolist() == pytest.approx(expected)
+    assert torch.equal(Executor(graph, overrides=bound.overrides).logits(image), Executor(graph).logits(image))
+
+
+@pytest.mark.parametrize("name", RULE_SETS)
+def test_secant_quantizers_keep_forward_values(name: str) -> None:
+    graph, images = _network(True, True), torch.randn(3, 2, 3, 4)
+    bound = RULE_SETS[name].with_secant_quantizers().bind(graph, 3)
+    assert bound.firings["quantizer"] == 3
+    assert torch.equal(Executor(graph, overrides=bound.overrides).logits(images), Executor(graph).logits(images))
