@@ -16,11 +16,14 @@ from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
 from qvit_deploy.allocate.latency import read_latency, site_latencies
 from qvit_deploy.analysis import Analysis, menu, site_costs, table_key
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
+from qvit_deploy.calibrate.extremes import tensor_extremes
 from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe, site_tensors
 from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.emit.tensorrt import emit_tensorrt
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import Source
@@ -38,14 +41,16 @@ from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.distill import distill
 from qvit_deploy.quantize.equalize import equalizable, equalize
 from qvit_deploy.quantize.fold import channel_fold, fold_norms
+from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.heads import fold_heads
 from qvit_deploy.quantize.plan import Plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
 from qvit_deploy.quantize.rounding import build_plan
-from qvit_deploy.recipe import Recipe, narrowest
+from qvit_deploy.recipe import HALF_PROFILES, Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
+from qvit_deploy.targets.half_verification import verify_half
 from qvit_deploy.targets.verification import fold_error, verify
 
 if TYPE_CHECKING:
@@ -107,6 +112,8 @@ def compile(
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
     plan, emitted = build(inputs, analysis, allocation, recipe, watch)
+    profiles = [p for p in recipe.targets if p in HALF_PROFILES]
+    half = emit_half(inputs, analysis, plan, watch) if profiles else None
     facts, folded = _facts(inputs, analysis, allocation, recipe), analysis.folded
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
@@ -114,8 +121,12 @@ def compile(
         seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
         checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
         checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
-    with watch.stage("write"):
         files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
+        if half is not None:
+            same = verify_half(inputs.source.graph, emitted, half, seen).as_dict()
+            checked["profiles"] = {profile: same for profile in profiles}
+            files |= {f"model.{profile}.onnx": half.graph.serialize() for profile in profiles}
+    with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": checked, "files": records}, "the manifest")
         files["report.html"] = render_report(manifest)
@@ -179,8 +190,19 @@ def build(
     if recipe.distill_epochs:
         with watch.stage("distill", recipe.distill_epochs) as advance:
             plan = distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
+    if any(p in HALF_PROFILES for p in recipe.targets):
+        plan = half_scales(plan)
     with watch.stage("emit"):
         return plan, emit_qdq(known.graph, plan)
+
+
+def emit_half(inputs: Inputs, analysis: Analysis, plan: Plan, watch: Stopwatch) -> HalfGraph:
+    """Writes the graph of the half-precision profiles; what float16 cannot hold is measured on the calibration
+    images."""
+    emitted = emit_tensorrt(analysis.calibration.graph, plan)
+    with watch.stage("half", len(inputs.batches.images)) as advance:
+        largest = tensor_extremes(Executor(emitted.graph), inputs.batches, advance)
+    return to_half(emitted, largest)
 
 
 def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, Graph, dict[str, Tensor]]:

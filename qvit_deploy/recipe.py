@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -20,7 +20,7 @@ else:
 
 Score = Literal["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
-Profile = Literal["onnxruntime"]
+Profile = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 RowImportance = Literal["none", "gradient", "relp"]
 Compensation = Literal["none", "bias", "gptq"]
 Effort = Literal["fast", "default", "high"]
@@ -33,6 +33,9 @@ EFFORTS: dict[Effort, dict[str, Any]] = {
     "high": {"distill_epochs": 40},
 }
 """What `--effort` sets; choices made explicitly win."""
+
+HALF_PROFILES: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx")
+"""Profiles whose files are float16 between the quantizers."""
 
 BUDGETS = ("mean_bits", "max_size_mb", "max_bitops_g", "max_latency_ms")
 """The fields of a recipe that bound what its allocation may cost."""
@@ -74,7 +77,9 @@ class Recipe(BaseModel):
     distill_epochs: int = Field(
         0, ge=0, description="times every calibration image is seen when the whole plan is tuned (quantize/distill.py)"
     )
-    targets: tuple[Profile, ...] = ("onnxruntime",)
+    targets: tuple[Profile, ...] = Field(
+        ("onnxruntime",), description="profiles to emit; onnxruntime always is: the others are verified against it"
+    )
 
     @field_validator("bits")
     @classmethod
@@ -82,6 +87,11 @@ class Recipe(BaseModel):
         if not bits or any(not 2 <= b <= 8 for b in bits):
             raise ValueError("bits must be between 2 and 8, e.g. 4,6,8")
         return tuple(sorted(set(bits)))
+
+    @field_validator("targets")
+    @classmethod
+    def _onnxruntime_first(cls, targets: tuple[Profile, ...]) -> tuple[Profile, ...]:
+        return tuple(p for p in get_args(Profile) if p == "onnxruntime" or p in targets)
 
     @field_validator("uniform")
     @classmethod

@@ -22,7 +22,7 @@ LAYERS = (
     {"emit"},
     {"targets", "bench"},
     {"bundle", "report"},
-    {"inputs", "analysis", "pipeline", "evaluate", "describe", "model_files"},
+    {"inputs", "analysis", "pipeline", "evaluate", "describe", "model_files", "build"},
     {"exact"},
     {"explain"},
     {"explain_drift"},
@@ -78,8 +78,8 @@ def test_nothing_imports_upward(path: Path) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate",
-        "qvit_deploy.allocate.latency",
+        "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate", "qvit_deploy.build",
+        "qvit_deploy.targets.engine_builder", "qvit_deploy.targets.engine_runtime", "qvit_deploy.allocate.latency",
     ],
 )  # fmt: skip
 def test_the_light_half_does_without_torch(module: str) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qvit_deploy.cli import compile, evaluate, inspect, sweep
+from qvit_deploy.cli import build, compile, evaluate, inspect, sweep
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("compile")(compile.command)
 app.command("eval")(evaluate.command)
+app.command("build")(build.command)
 app.command("inspect")(inspect.command)
 app.command("sweep")(sweep.command)
 

@@ -15,7 +15,7 @@ from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
-from qvit_deploy.recipe import Recipe, Score
+from qvit_deploy.recipe import Profile, Recipe, Score
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -39,7 +39,9 @@ def command(
     bits: options.Bits = None,
     separate_bits: options.SeparateBits = None,
     images: options.Images = None,
-    target: Annotated[Optional[list[str]], typer.Option(help="profile to emit: onnxruntime")] = None,
+    target: Annotated[
+        Optional[list[str]], typer.Option(help=f"profile to emit, repeatable: {', '.join(get_args(Profile))}")
+    ] = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
     skip_bad_images: options.SkipBadImages = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing bundle")] = False,
@@ -117,6 +119,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
             f"{checked['codes']:,} codes equal in ONNX Runtime and the executor; "
             f"{checked['integer_products']} of {checked['expected_integer_products']} products run on integers",
         ),
+        *_profiles(checked.get("profiles")),
         (
             "against float",
             f"SQNR {checked['float_sqnr_db']:.1f} dB, top-1 agreement {checked['float_agreement']:.1%} "
@@ -126,6 +129,20 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _profiles(checked: Any) -> list[tuple[str, str]]:
+    """One row for every half-precision file."""
+    rows = []
+    for profile, found in checked.items() if isinstance(checked, dict) else ():
+        count = len(found["in_float"])
+        kept = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""
+        rows.append((
+            profile,
+            f"{found['codes']:,} codes equal given equal inputs, {found['free_codes_equal']:.1%} running freely; "
+            f"{found['reference_sqnr_db']:.1f} dB against the onnxruntime file{kept}",
+        ))  # fmt: skip
+    return rows
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

@@ -10,11 +10,16 @@ from qvit_deploy.graph.graph import Graph
 
 
 class Editor:
-    """Writes into `graph`; nodes come out unsorted, so sort the graph at the end."""
+    """Writes into `graph`; nodes come out unsorted, so sort the graph at the end.
 
-    def __init__(self, graph: Graph) -> None:
+    Attributes:
+        for_onnxruntime: write what ONNX Runtime needs to fuse quantizers, which other runtimes do without.
+    """
+
+    def __init__(self, graph: Graph, for_onnxruntime: bool) -> None:
         self.graph = graph.model.graph
         self.fixed_batch = graph.static_batch is not None
+        self.for_onnxruntime = for_onnxruntime
 
     def add(
         self,
@@ -62,8 +67,7 @@ class Editor:
         added[0].replace_input_with(0, product)
         last.name = name
 
-
-def is_rows(x: ir.Value) -> bool:
-    """True for [batch, channels] inputs. They are lifted to [batch, 1, channels]: ONNX Runtime makes a Gemm of a
-    rank-2 MatMul + Add before it looks for Q/DQ, and would run it in float."""
-    return x.shape is not None and len(x.shape) == 2
+    def lifts(self, x: ir.Value) -> bool:
+        """True for [batch, channels] inputs that become [batch, 1, channels]: ONNX Runtime makes a Gemm of a rank-2
+        MatMul + Add before it looks for Q/DQ, and would run it in float."""
+        return self.for_onnxruntime and x.shape is not None and len(x.shape) == 2

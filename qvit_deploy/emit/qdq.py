@@ -12,17 +12,22 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.editor import Editor, is_rows
+from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.quantizers import Quantizers, codes_name
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.plan import Plan, SitePlan
 
 
-def emit_qdq(graph: Graph, plan: Plan) -> Graph:
-    """A new graph in which every site of `plan` computes with integer codes."""
+def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> Graph:
+    """A new graph, float32 between its quantizers, in which every site of `plan` computes with integer codes.
+
+    Args:
+        for_onnxruntime: write pairs the way ONNX Runtime fuses them; otherwise one pair serves all readers of a tensor
+            and nothing stands beside the quantizers (TensorRT).
+    """
     emitted = graph.clone()
-    writer = _Writer(emitted)
+    writer = _Writer(emitted, for_onnxruntime)
     by_output = {node.outputs[0].name: node for node in emitted.nodes()}
     for site_plan in plan.sites.values():
         writer.site(by_output[site_plan.site.product], site_plan)
@@ -34,8 +39,8 @@ def emit_qdq(graph: Graph, plan: Plan) -> Graph:
 class _Writer:
     """Adds the quantizers of sites to one graph."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.editor = Editor(graph)
+    def __init__(self, graph: Graph, for_onnxruntime: bool) -> None:
+        self.editor = Editor(graph, for_onnxruntime)
         self.activations = Quantizers(self.editor)
 
     def site(self, node: ir.Node, plan: SitePlan) -> None:
@@ -50,7 +55,7 @@ class _Writer:
         node.replace_input_with(1, self.weight(node, plan))
         if plan.bias is not None:
             self.bias(node, plan)
-        if is_rows(x):
+        if self.editor.lifts(x):
             self.drop_row_axis(node, plan)
 
     def restore(self, node: ir.Node, plan: SitePlan, x: ir.Value, second: ir.Value) -> None:
@@ -93,7 +98,7 @@ class _Writer:
         assert plan.bias is not None
         site = plan.site
         array = plan.bias.astype(np.float32)
-        if self.editor.fixed_batch and site.kind == "linear":
+        if self.editor.for_onnxruntime and self.editor.fixed_batch and site.kind == "linear":
             # ONNX Runtime 1.32 makes a Gemm of a MatMul and a rank-1 bias when all sizes are known, moves the int8
             # quantizers around it and then refuses the graph it made.
             array = array.reshape(1, 1, -1)

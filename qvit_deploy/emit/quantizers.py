@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.editor import Editor, is_rows
+from qvit_deploy.emit.editor import Editor
 from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.grid import Grid, code_range
 from qvit_deploy.quantize.softmax import (
@@ -42,25 +42,30 @@ class Quantizers:
         self.largest: dict[str, ir.Value] = {}
         self._sources: dict[str, ir.Value] = {}
         self._readers: Counter[str] = Counter()
+        self._shared: dict[str, ir.Value] = {}
 
     def value(self, x: ir.Value, grid: Grid, reader: ir.Node) -> ir.Value:
         """The dequantized value of x on its grid, for one reader; before what the product's output takes back.
 
-        Readers share the shifted and clipped tensor but not the pair: on x86 ONNX Runtime makes an int8 pair uint8
-        before it fuses, and passes over pairs with several readers (separate q, k and v would run in float).
+        All readers share one pair, except in ONNX Runtime, where they share the shifted and clipped tensor but not the
+        pair: on x86 it makes an int8 pair uint8 before it fuses, and passes over pairs with several readers (separate
+        q, k and v would run in float).
         """
         base, inner = codes_name(x.name or "", grid.bits), inner_grid(grid)
         if base not in self._sources:
             self._sources[base] = self._source(x, grid, reader, base)
         if isinstance(inner, LogGrid):
             return self._sources[base]
+        if not self.editor.for_onnxruntime and base in self._shared:
+            return self._shared[base]
         self._readers[base] += 1
         pair = base if self._readers[base] == 1 else f"{base}.{self._readers[base]}"
         # A scale of its own too: pairs with one and the same scale would be merged.
         scale = np.float32(inner.scale)
         codes, value = self._pair(self._sources[base], scale, scale, np.int8(0), pair, reader)
         for made in (codes, value):
-            made.shape = x.shape if not is_rows(x) else None
+            made.shape = x.shape if not self.editor.lifts(x) else None
+        self._shared[base] = value
         return value
 
     def _source(self, x: ir.Value, grid: Grid, reader: ir.Node, base: str) -> ir.Value:
@@ -68,7 +73,7 @@ class Quantizers:
         the dequantized value itself on a `LogGrid`."""
         add, constant = self.editor.add, self.editor.constant
         source, inner = x, inner_grid(grid)
-        if is_rows(x):
+        if self.editor.lifts(x):
             source = add(reader, "Unsqueeze", [source, self.editor.row_axis()], f"{base}.row")
         if isinstance(grid, HeadGrid):
             factors = constant(f"{base}.factors", np.array(grid.factors, np.float32).reshape(-1, 1, 1))

@@ -27,7 +27,9 @@ class Finding:
 def findings(verification: Mapping[str, Any]) -> list[Finding]:
     """The rows of the verification table, as far as `verification` has numbers for them."""
     rows = (_codes, _worst_site, _fused, _in_float, _free_running)
-    return [row for make in rows if (row := make(verification)) is not None]
+    profiles = verification.get("profiles")
+    half = [_half(str(n), v) for n, v in profiles.items()] if isinstance(profiles, Mapping) else []
+    return [row for row in (*(make(verification) for make in rows), *half) if row is not None]
 
 
 def _codes(v: Mapping[str, Any]) -> Finding | None:
@@ -84,6 +86,27 @@ def _free_running(v: Mapping[str, Any]) -> Finding | None:
         "next code, and later layers carry it on."
     )
     return Finding("Running freely", result, meaning)
+
+
+def _half(profile: str, v: object) -> Finding | None:
+    """One file in half precision, against the file for ONNX Runtime."""
+    if not isinstance(v, Mapping):
+        return None
+    codes, differ, free = number(v, "codes"), number(v, "code_mismatches"), number(v, "free_codes_equal")
+    if codes is None or differ is None:
+        return None
+    result = f"{codes:,.0f} codes compared: " + (f"{differ:,.0f} differ" if differ else "all equal")
+    if free is not None:
+        result += f"; {percent(free)} running freely"
+    kept = v.get("in_float")
+    if isinstance(kept, Mapping) and kept:
+        named = ", ".join(printable(str(s)) for s in list(kept)[:3]) + (", ..." if len(kept) > 3 else "")
+        result += f"; {len(kept)} in floating point: {named}"
+    meaning = (
+        "The file in half precision and the one for ONNX Runtime, both run by ONNX Runtime with the same tensors in "
+        "front of every quantizer. What an engine computes is checked when it is built on its device."
+    )
+    return Finding(f"File for {printable(profile)}", result, meaning, not differ)
 
 
 @dataclass(frozen=True)

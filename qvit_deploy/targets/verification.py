@@ -212,7 +212,7 @@ def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) 
     outputs = {p.site.output: p.site.name for p in plan.sites.values()}
     inputs = sorted(quantized - {emitted.input.name})
     fetch = [*inputs, *codes, *[o for o in outputs if o not in inputs]]
-    measured = dict(zip(fetch, _probe(emitted, images, fetch), strict=True))
+    measured = dict(zip(fetch, probe(emitted, images, fetch), strict=True))
 
     def force(name: str) -> Tap:
         forced = torch.from_numpy(measured[name])
@@ -250,7 +250,7 @@ def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) 
     return sum(seen[name].size for name in codes), mismatches, worst_site, worst_error
 
 
-def _probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:
+def probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:
     """Intermediate tensors of the emitted graph as ONNX Runtime computes them: each made a graph output."""
     proto = emitted.to_proto()
     known = {o.name for o in proto.graph.output}

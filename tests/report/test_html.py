@@ -160,6 +160,19 @@ def test_products_in_floating_point_are_named() -> None:
     assert "Products in floating point" not in page(CASES["vit"]).text
 
 
+def test_half_precision_files_have_a_row_each() -> None:
+    half = {"codes": 1000, "code_mismatches": 0, "free_codes_equal": 0.815, "in_float": {"<head>": "too narrow"}}
+    shown = manifest(vit_sites(1), verification={**VERIFIED, "profiles": {"tensorrt": half, "tensorrt-rtx": "?"}})
+    text = page(shown).text
+    assert (
+        "✓ File for tensorrt 1,000 codes compared: all equal; 81.5 % running freely; 1 in floating point: <head>"
+        in text
+    )
+    assert "File for tensorrt-rtx" not in text
+    broken = manifest(vit_sites(1), verification={"profiles": {"tensorrt": {"codes": 9, "code_mismatches": 2}}})
+    assert "✗ File for tensorrt 9 codes compared: 2 differ" in page(broken).text
+
+
 def test_what_is_missing_is_said() -> None:
     assert "recorded no relevance scores" in page(CASES["no scores"]).text
     assert "Every relevance score is 0" in page(CASES["scores 0"]).text

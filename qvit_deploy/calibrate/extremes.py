@@ -1,0 +1,39 @@
+"""The largest magnitude of every tensor of a graph, which decides what float16 can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from qvit_deploy.execute.executor import Executor, Tap
+
+Tensor = torch.Tensor
+
+
+def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Callable[[int], None]) -> dict[str, float]:
+    """Tensor name -> largest absolute value over `batches`, for every floating-point tensor that is computed.
+
+    Infinity where a tensor holds infinities or NaN.
+
+    Args:
+        batches: float32 [b, C, H, W] tensors.
+    """
+    names = [v.name for node in executor.graph.nodes() for v in node.outputs if v.name]
+    largest: dict[str, float] = {}
+
+    def tap(name: str) -> Tap:
+        def measure(x: Tensor) -> None:
+            if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
+                return
+            found = float(x.abs().max())
+            largest[name] = max(largest.get(name, 0.0), found if found == found else float("inf"))
+
+        return measure
+
+    taps = {name: tap(name) for name in [executor.graph.input.name or "", *names]}
+    with torch.no_grad():
+        for batch in batches:
+            executor.run(batch, taps=taps)
+            progress(len(batch))
+    return largest

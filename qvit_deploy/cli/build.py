@@ -1,0 +1,119 @@
+"""`qvit-deploy build`: engines from a bundle or an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional, get_args
+
+import typer
+
+from qvit_deploy.build import Built, build
+from qvit_deploy.build import trtexec as trtexec_lines
+from qvit_deploy.cli import options
+from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+from qvit_deploy.targets.engine import Batch, Hardware, Target, check_target
+
+# ruff: noqa: UP045
+
+
+def command(
+    path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
+    target: Annotated[str, typer.Option(help=", ".join(get_args(Target)))],
+    sm: Annotated[
+        Optional[list[int]], typer.Option(help="tensorrt-rtx: compute capability, e.g. 86; repeatable")
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option("-o", "--out", help="the engine of a lone ONNX file")] = None,
+    batch: Annotated[Optional[str], typer.Option(help="images per run, MIN:OPT:MAX or one number")] = None,
+    plugin: Annotated[Optional[list[Path]], typer.Option(help="plugin library (.so), repeatable")] = None,
+    hardware: Annotated[
+        str, typer.Option(help=f"GPUs to stay compatible with: {', '.join(get_args(Hardware))}")
+    ] = "none",
+    timing_cache: Annotated[Optional[Path], typer.Option(help="keep kernel timings in this file")] = None,
+    workspace: Annotated[Optional[int], typer.Option(min=1, help="most device memory of a kernel, MiB")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="seconds one engine may take")] = 600.0,
+    data: Annotated[Optional[str], typer.Option(help="images to check the engine on, where it can run")] = None,
+    preprocess: options.PreprocessFile = None,
+    trtexec: Annotated[bool, typer.Option("--trtexec", help="print trtexec commands, build nothing")] = False,
+    trt_version: Annotated[Optional[str], typer.Option(help="with --trtexec: TensorRT's version, 10.3 to 11.x")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace engines that are there")] = False,
+    json: options.Json = False,
+) -> None:
+    """Build TensorRT or TensorRT-RTX engines, each in a process of its own."""
+    chosen = check_target(target)
+    if hardware not in get_args(Hardware):
+        raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
+    sizes = None if batch is None else Batch.parse(batch)
+    plugins = tuple(plugin or ())
+    if trtexec:
+        if chosen != "tensorrt" or sm:
+            raise InputError("--trtexec goes with --target tensorrt, without --sm")
+        commands = trtexec_lines(
+            path, trt_version, out=out, batch=sizes, plugins=plugins, hardware=hardware,  # type: ignore[arg-type]
+            timing_cache=timing_cache, workspace_mb=workspace,
+        )  # fmt: skip
+        if json:
+            print_json({"build": commands[0], "time": commands[1]})
+        else:
+            print("\n".join(commands))
+        return
+    if trt_version is not None:
+        raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
+    with Bars() as bars:
+        built = build(
+            path,
+            chosen,
+            sms=tuple(dict.fromkeys(sm or ())),
+            out=out,
+            batch=sizes,
+            plugins=plugins,
+            hardware=hardware,  # type: ignore[arg-type]
+            timing_cache=timing_cache,
+            workspace_mb=workspace,
+            timeout=timeout,
+            force=force,
+            data=data,
+            preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+            progress=bars,
+        )
+    if json:
+        print_json({"engines": [_tree(one) for one in built]})
+        return
+    for one in built:
+        _report(one)
+
+
+def _tree(built: Built) -> dict[str, Any]:
+    found = {
+        "check": None if built.check is None else built.check.as_dict(),
+        "layers": None if built.layers is None else built.layers.as_dict(),
+    }
+    return {"path": str(built.path), **built.record.model_dump(mode="json", by_alias=True), **found}
+
+
+def _report(built: Built) -> None:
+    record, made = built.record, built.record.build
+    for message in made.messages:
+        stderr.print(f"{record.target}: {message}", markup=False, soft_wrap=True)
+    on = f" on {made.gpu}" if made.gpu else ""
+    stdout.print(
+        f"[bold]{built.path}[/]: SM{made.sm}{on}, batch {record.batch}, {mega(record.engine.bytes)}, "
+        f"{made.layers} layers, {record.target} {made.version}",
+        soft_wrap=True,
+    )
+    stdout.print(
+        f"parsed in {made.parse_seconds:.2f} s, built in {made.build_seconds:.2f} s, "
+        f"{record.seconds:.1f} s in all, peak memory {mega(made.peak_memory_bytes)}"
+    )
+    if built.layers is not None:
+        for site in built.layers.sites:
+            kernel = "fused attention" if site.attention else site.kernel
+            stdout.print(f"  {site.site:<28} {kernel:<16} {site.tactic}", markup=False, soft_wrap=True)
+    if built.check is None:
+        stdout.print("not run: its GPU, or pycuda, is not here")
+    else:
+        stdout.print(
+            f"run: logits {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
+            f"top-1 agreement {built.check.agreement:.1%} (n={built.check.images})"
+        )

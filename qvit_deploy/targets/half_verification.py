@@ -1,0 +1,235 @@
+"""Verification of the half-precision profiles: their file against the `onnxruntime` file of the same plan.
+
+Both run in ONNX Runtime on the CPU. What is proved, and what is only measured:
+
+1. **Proved**: for every quantized site, the `onnxruntime` file's quantizer and products are fed the half-precision
+   file's own tensor (widened to float32, which changes no value); the integer codes must be equal, every one, and the
+   site's output must agree to `OUTPUT_TOLERANCE` of its largest value.
+2. **Measured**: the share of codes that are equal when both files run freely from the image on. Float16 between the
+   quantizers moves values across rounding boundaries, so it is not 1.
+3. **Checked**: logits are finite, and against the float model the file is at most `LOST_DB` worse than the
+   `onnxruntime` file.
+
+What an engine built from the file computes is not covered here: that takes a device (`targets.engine_check`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qvit_deploy.emit.precision import SCALE_ERROR, WIDE, HalfGraph
+from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.canonicalize.edit import remove_unused
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.metrics import agreement, sqnr_db
+from qvit_deploy.targets.verification import PROBE_IMAGES, probe
+
+OUTPUT_TOLERANCE = 4e-3
+"""Largest allowed difference of a site's output, relative to the tensor's largest magnitude: weights, bias, scales and
+the sum itself are each rounded to float16 (2^-11 = 5e-4)."""
+LOST_DB = 3.0
+"""What half precision may cost: noise as large as that of quantization itself."""
+
+
+@dataclass(frozen=True)
+class HalfVerification:
+    """What was compared and how it came out; written into the manifest.
+
+    Attributes:
+        images: images of the comparisons of logits; codes are compared on the first `probe_images`.
+        codes, code_mismatches: activation codes compared with both quantizers fed alike, and how many differed (0).
+        worst_site, worst_site_error: the site whose output differs most then.
+        free_codes_equal: share of equal codes when both files run freely.
+        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's.
+        float_sqnr_db, float_agreement: logits against the float model's.
+        sites: how many sites are quantized in the file.
+        in_float: site -> why it is not.
+        float32: tensor -> why it stays in float32.
+    """
+
+    images: int
+    probe_images: int
+    codes: int
+    code_mismatches: int
+    worst_site: str
+    worst_site_error: float
+    free_codes_equal: float
+    reference_sqnr_db: float
+    reference_agreement: float
+    float_sqnr_db: float
+    float_agreement: float
+    sites: int
+    in_float: dict[str, str]
+    float32: dict[str, str]
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images: np.ndarray) -> HalfVerification:
+    """Verifies the graph of `emitted` on `images` float32 [n, C, H, W].
+
+    Args:
+        float_graph: the model before quantization.
+        reference: the `onnxruntime` graph of the same plan.
+
+    Raises:
+        CheckError: the graph is not what was planned, codes differ, a site's output is off, or the logits are not
+            usable; names the site.
+    """
+    half, plan = emitted.graph, emitted.plan
+    _as_planned(half, plan)
+    batch = half.static_batch
+    logits, expected, exact = (
+        target.run(target.session(g.serialize()), images, batch)[0] for g in (half, reference, float_graph)
+    )
+    if not np.isfinite(logits).all():
+        raise CheckError("verification: the half-precision file gives NaN or infinity")
+    found, wanted = sqnr_db(exact, logits), sqnr_db(exact, expected)
+    if found < wanted - LOST_DB:
+        raise CheckError(
+            f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB"
+        )
+    probed = images[: min(len(images), batch or PROBE_IMAGES)]
+    codes, equal, worst_site, worst_error = _compare(reference, half, plan, probed)
+    if worst_error > OUTPUT_TOLERANCE:
+        raise CheckError(
+            f"verification: in half precision site {worst_site!r} gives an output off by {worst_error:.1e} of its range"
+        )
+    return HalfVerification(
+        images=len(images),
+        probe_images=len(probed),
+        codes=codes,
+        code_mismatches=0,
+        worst_site=worst_site,
+        worst_site_error=worst_error,
+        free_codes_equal=equal,
+        reference_sqnr_db=sqnr_db(expected, logits),
+        reference_agreement=agreement(expected, logits),
+        float_sqnr_db=found,
+        float_agreement=agreement(exact, logits),
+        sites=len(plan.sites),
+        in_float=emitted.in_float,
+        float32=emitted.float32,
+    )
+
+
+def _compare(reference: Graph, half: Graph, plan: Plan, images: np.ndarray) -> tuple[int, float, str, float]:
+    """(codes compared, share equal when running freely, worst site, its output error). Raises CheckError."""
+    quantizers = {n.outputs[0].name or "": n for n in half.nodes() if n.op_type == "QuantizeLinear"}
+    codes = sorted(quantizers)
+    sources = {_unsuffixed(name): name for name in (_source(quantizers[c]) for c in codes)}
+    outputs = {s.site.output: s.site.name for s in plan.sites.values()}
+    # What a quantizer reads is fetched even where it is a mere Cast: ONNX Runtime would else merge it with the one
+    # that narrows its producer's float32 result, and quantize that.
+    fetch = list(dict.fromkeys([*codes, *sources.values(), *outputs]))
+    got = dict(zip(fetch, probe(half, images, fetch), strict=True))
+    fed = _fed(reference, {n: got[source].astype(np.float32) for n, source in sources.items()}, [*codes, *outputs])
+    free = dict(zip(codes, probe(reference, images, codes), strict=True))
+    equal = total = 0
+    for name in codes:
+        # In the other file a row may have an axis more.
+        different = int((got[name].reshape(fed[name].shape) != fed[name]).sum())
+        if different:
+            raise CheckError(
+                f"verification: {different} of {got[name].size} codes of {name!r} differ between the half-precision "
+                "and the onnxruntime file"
+            )
+        total += got[name].size
+        equal += int((got[name].reshape(free[name].shape) == free[name]).sum())
+    worst_site, worst_error = "", 0.0
+    for name, site in outputs.items():
+        wide = got[name].astype(np.float32).reshape(fed[name].shape)
+        error = float(np.abs(wide - fed[name]).max() / max(float(np.abs(fed[name]).max()), 1e-12))
+        if not error < worst_error:  # a NaN is the worst
+            worst_site, worst_error = site, error if error == error else float("inf")
+    return total, equal / max(total, 1), worst_site, worst_error
+
+
+def _source(quantize: ir.Node) -> str:
+    """The tensor behind the Clip, if there is one, of a QuantizeLinear."""
+    value = quantize.inputs[0]
+    clip = value.producer() if value is not None else None
+    if clip is not None and clip.op_type == "Clip":
+        value = clip.inputs[0]
+    assert value is not None and value.name is not None
+    return value.name
+
+
+def _unsuffixed(name: str) -> str:
+    """The name a tensor has in the file that needs no Cast of it."""
+    return name.removesuffix(f".{WIDE}")
+
+
+def _fed(graph: Graph, feeds: dict[str, np.ndarray], fetch: list[str]) -> dict[str, np.ndarray]:
+    """What ONNX Runtime makes of `fetch` when the tensors in `feeds` are given instead of computed."""
+    cut = graph.clone()
+    model = cut.model.graph
+    values = {v.name: v for v in (*model.inputs, *(v for node in model for v in node.outputs))}
+    wanted = [values[name] for name in fetch]
+    entries = []
+    for name in feeds:
+        made, entry = values[name], ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
+        if made.producer() is None:
+            continue  # the image itself
+        ir.convenience.replace_all_uses_with(made, entry, replace_graph_outputs=True)
+        made.name = f"{name}.computed"
+        entries.append(entry)
+    model.inputs.extend(entries)
+    model.outputs.clear()
+    model.outputs.extend(wanted)
+    remove_unused(cut.model)
+    for value in [v for v in model.inputs if not v.uses() and not v.is_graph_output()]:
+        model.inputs.remove(value)
+    runner = target.session(cut.serialize())
+    names = {i.name for i in runner.get_inputs()}
+    got = runner.run([v.name for v in wanted], {n: a for n, a in feeds.items() if n in names})
+    return dict(zip(fetch, (np.asarray(a) for a in got), strict=True))
+
+
+def _as_planned(half: Graph, plan: Plan) -> None:
+    """The graph holds the plan's weight codes and scales: of activations exactly, of weights as float16 holds them."""
+    products = {v.name: n for n in half.nodes() if n.op_type in ("MatMul", "Conv") for v in n.outputs}
+    for site in plan.sites.values():
+        names = [site.site.product, f"{site.site.output}.raw"]
+        product = next((products[n] for n in names if n in products), None)
+        good = product is not None and _is_grid(product, 0, site.grid)
+        if site.second_grid is not None:
+            good = good and product is not None and _is_grid(product, 1, site.second_grid)
+        elif site.codes is not None and site.weight_scale is not None:
+            pair = _pair(product, 1)
+            codes, scale = (None, None) if pair is None else (constant(pair.inputs[0]), constant(pair.inputs[1]))
+            good = good and codes is not None and np.array_equal(codes, site.codes)
+            good = good and scale is not None and _close(scale, site.weight_scale, site.codes)
+        if not good:
+            raise CheckError(f"verification: site {site.site.name!r} was not emitted as planned in half precision")
+
+
+def _is_grid(product: ir.Node, operand: int, grid: object) -> bool:
+    pair = _pair(product, operand)
+    codes = pair.inputs[0] if pair is not None else None
+    quantize = codes.producer() if codes is not None else None
+    if pair is None or quantize is None or quantize.op_type != "QuantizeLinear":
+        return False
+    wanted = np.float32(getattr(grid, "scale"))  # noqa: B009 - plain grids only, by `emit.tensorrt`
+    forward, back = constant(quantize.inputs[1]), constant(pair.inputs[1])
+    assert forward is not None and back is not None
+    return float(forward) == float(wanted) and abs(float(back) - float(wanted)) <= SCALE_ERROR * float(wanted)
+
+
+def _pair(product: ir.Node | None, operand: int) -> ir.Node | None:
+    value = product.inputs[operand] if product is not None else None
+    pair = value.producer() if value is not None else None
+    return pair if pair is not None and pair.op_type == "DequantizeLinear" else None
+
+
+def _close(found: np.ndarray, planned: np.ndarray, codes: np.ndarray) -> bool:
+    """Whether every scale that any code is multiplied by is the planned one, up to float16."""
+    by_channel = codes.any(axis=0) if codes.ndim == 2 else codes.any(axis=tuple(range(1, codes.ndim)))
+    error = np.abs(found.astype(np.float32) - planned)
+    return bool((error <= SCALE_ERROR * planned)[by_channel].all())

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from quantizable_graphs import images_for, mixed_vit
+
+from qvit_deploy.calibrate.extremes import tensor_extremes
+from qvit_deploy.execute.executor import Executor
+
+
+def test_every_float_tensor_is_measured_over_all_batches() -> None:
+    graph, images = mixed_vit(), images_for(mixed_vit(), 6)
+    seen: list[int] = []
+    found = tensor_extremes(Executor(graph), images.split(4), seen.append)
+    assert sum(seen) == 6
+    assert found["image"] == float(images.abs().max())
+    run = Executor(graph).run(images, fetch=["hidden_out", "out_out", "logits"])
+    for name, value in run.items():
+        assert found[name] == pytest.approx(float(value.abs().max()), rel=1e-6)
+    floats = {v.name for n in graph.nodes() for v in n.outputs if v.dtype is not None and v.dtype.is_floating_point()}
+    assert floats <= set(found)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_nan_and_infinity_count_as_infinite(broken: float) -> None:
+    images = images_for(mixed_vit(), 2)
+    images[0, 0, 0, 0] = broken
+    assert tensor_extremes(Executor(mixed_vit()), [images], lambda _: None)["image"] == float("inf")

@@ -1,0 +1,95 @@
+"""`qvit-deploy build` on a bundle small enough to compile in a second, engines by the real TensorRT-RTX."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from bundle_example import tree
+from command_line import Command, Inputs
+
+from qvit_deploy.bundle import read_bundle
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.pipeline import compile
+from qvit_deploy.recipe import Recipe
+
+RTX = ("--target", "tensorrt-rtx")
+
+
+@pytest.fixture(scope="module")
+def compiled(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compiled") / "b"
+    recipe = Recipe(uniform="w8a8", targets=("tensorrt-rtx",), compensate="none", row_importance="none")
+    preprocess = Preprocess.from_file(inputs.preprocess)
+    compile(str(inputs.model), out, calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
+    return out
+
+
+@pytest.fixture
+def bundle(compiled: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(compiled, tmp_path / "b"))
+
+
+def test_engines_join_the_bundle_and_leave_its_digests_right(qvit: Command, inputs: Inputs, bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    before = tree(bundle)
+    done = qvit("build", bundle, *RTX, "--sm", 86, "--sm", 120, "--batch", "1:2:4", "--json")
+    assert done.code == 0, done.err
+    engines = json.loads(done.out)["engines"]
+    assert [e["build"]["sm"] for e in engines] == [86, 120]
+    assert all(e["seconds"] < 60 for e in engines)
+    written = {f"engines/tensorrt-rtx.sm{sm}.b1-2-4.{end}" for sm in (86, 120) for end in ("engine", "json")}
+    after = tree(bundle)
+    assert set(after) - set(before) == {*written, "engines"} and all(after[n] == c for n, c in before.items())
+    manifest = read_bundle(bundle).manifest
+    assert engines[0]["onnx"] == manifest.files["model.tensorrt-rtx.onnx"].model_dump()
+
+    again = qvit("build", bundle, *RTX, "--sm", 86, "--batch", "1:2:4")
+    assert again.code == 2 and len(again.errors) == 1 and "--force" in again.errors[0]
+    replaced = qvit(*inputs.arguments(bundle, "--uniform", "w8a8", "--force"))
+    assert replaced.code == 0 and not (bundle / "engines").exists()
+
+
+def test_a_lone_file_is_built_to_where_it_is_told(qvit: Command, bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model, engine = bundle / "model.tensorrt-rtx.onnx", tmp_path / "out" / "m.engine"
+    done = qvit("build", model, *RTX, "--sm", 89, "-o", engine)
+    assert done.code == 0 and "SM89" in done.out and "batch 1," in done.out
+    assert {p.name for p in engine.parent.iterdir()} == {"m.engine", "m.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--target", "tensorrt-rtx"), "--sm"),
+        (("--target", "tensorrt-rtx", "--sm", "87"), "Jetson"),
+        (("--target", "tensorrt-rtx", "--sm", "86", "--batch", "8:4:1"), "--batch"),
+        (("--target", "tensorrt-rtx", "--sm", "86", "-o", "m.engine"), "-o is for a lone ONNX file"),
+        (("--target", "tensorrt-rtx", "--sm", "86", "--plugin", "libq.so"), "plugin"),
+        (("--target", "tensorrt-rtx", "--sm", "86", "--trtexec"), "--trtexec goes with --target tensorrt"),
+        (("--target", "tensorrt-rtx", "--sm", "86", "--trt-version", "10.3"), "--trt-version goes with --trtexec"),
+        (("--target", "tensorrt-rtx", "--sm", "86", "--hardware", "any"), "--hardware"),
+        (("--target", "tensorrt"), "was not compiled for tensorrt"),
+        (("--target", "tensorrt", "--trtexec", "--trt-version", "9.0"), "10.3"),
+        (("--target", "openvino"), "--target"),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(
+    qvit: Command, bundle: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    before = tree(bundle)
+    refused = qvit("build", bundle, *arguments)
+    assert refused.code == 2 and len(refused.errors) == 1 and said in refused.errors[0]
+    assert tree(bundle) == before
+
+
+def test_trtexec_prints_two_commands_and_needs_no_module(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    assert qvit(*inputs.arguments(out, "--uniform", "w8a8", "--target", "tensorrt")).code == 0
+    done = qvit("build", out, "--target", "tensorrt", "--trtexec", "--trt-version", "10.3")
+    assert done.code == 0 and [line.split()[0] for line in done.out.splitlines()] == ["trtexec", "trtexec"]
+    assert "--stronglyTyped" in done.out and "image:1x3x16x16" in done.out
+    tree_ = json.loads(qvit("build", out, "--target", "tensorrt", "--trtexec", "--trt-version", "11.4", "--json").out)
+    assert set(tree_) == {"build", "time"} and "--stronglyTyped" not in tree_["build"]

@@ -1,0 +1,28 @@
+"""Engines of the shipped models by the real TensorRT-RTX, without a GPU; each within a minute on 2 cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qvit_deploy.build import build
+from qvit_deploy.pipeline import compile
+from qvit_deploy.recipe import Recipe
+from qvit_deploy.targets.engine import Batch, read_engine
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 60.0
+
+
+@pytest.mark.parametrize("name", ["vit", "deit", "swin"])
+def test_demo_engines(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    recipe = Recipe.load(None, effort="fast", mean_bits=5, targets=("tensorrt", "tensorrt-rtx"))
+    compile(f"demo:{name}", tmp_path / "b", recipe=recipe)
+    built = build(tmp_path / "b", "tensorrt-rtx", sms=(86, 120), batch=Batch.parse("1:4:8"))
+    assert [one.record.build.sm for one in built] == [86, 120]
+    for one in built:
+        assert one.record.seconds < SECONDS and one.record.build.messages == ()
+        assert read_engine(one.path) == one.record

@@ -1,0 +1,54 @@
+"""The profiles of TensorRT in a bundle, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from command_line import Command, Inputs
+
+from qvit_deploy.bundle import read_bundle
+from qvit_deploy.targets import half_verification
+
+BOTH = ("--target", "tensorrt-rtx", "--target", "tensorrt")
+
+
+def test_every_profile_is_written_verified_and_listed(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    done = qvit(*inputs.arguments(out, "--uniform", "w6a6", *BOTH, "--json"))
+    assert done.code == 0, done.err
+    manifest = json.loads(done.out)
+    assert manifest["recipe"]["targets"] == ["onnxruntime", "tensorrt", "tensorrt-rtx"]
+    assert {f"model.{p}.onnx" for p in manifest["recipe"]["targets"]} < set(manifest["files"])
+    read_bundle(out)
+    for profile in ("tensorrt", "tensorrt-rtx"):
+        checked = manifest["verification"]["profiles"][profile]
+        assert checked["code_mismatches"] == 0 and checked["codes"] > 0
+        assert checked["sites"] + len(checked["in_float"]) == len(manifest["sites"])
+        assert "head" in checked["in_float"]
+        model = onnx.load(str(out / f"model.{profile}.onnx"))
+        assert model.opset_import[0].version >= 21
+        assert not {n.domain for n in model.graph.node} - {""}
+        ends = (*model.graph.input, *model.graph.output)
+        assert {v.type.tensor_type.elem_type for v in ends} == {onnx.TensorProto.FLOAT}
+
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "tensorrt", "--json")
+    assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
+
+
+def test_the_summary_names_each_profile(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    done = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "tensorrt"))
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("tensorrt")]
+    assert "codes equal given equal inputs" in line and "1 site stays in float" in line
+
+
+def test_a_profile_that_fails_verification_writes_nothing(
+    qvit: Command, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(half_verification, "OUTPUT_TOLERANCE", 0.0)
+    failed = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "tensorrt"))
+    assert failed.code == 1 and len(failed.errors) == 1 and "half precision" in failed.errors[0]
+    assert list(tmp_path.iterdir()) == []

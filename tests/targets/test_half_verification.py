@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from half_graphs import half, wide_vit
+from quantizable_graphs import Calibrated, calibrate, mixed_vit
+
+from qvit_deploy.emit.precision import HalfGraph
+from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.quantize.half import half_scales
+from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.targets import half_verification
+from qvit_deploy.targets.half_verification import HalfVerification, verify_half
+
+
+def verified(calibrated: Calibrated, plan: Plan, changed: Callable[[Graph], None] | None = None) -> HalfVerification:
+    emitted = half(calibrated, plan)
+    if changed is not None:
+        emitted = replace(emitted, graph=emitted.graph.clone())
+        changed(emitted.graph)
+    return verify_half(calibrated.graph, emit_qdq(calibrated.graph, plan), emitted, calibrated.images.numpy())
+
+
+def scaled(name: str, by: float) -> Callable[[Graph], None]:
+    """Multiplies one constant."""
+
+    def change(graph: Graph) -> None:
+        value = graph.model.graph.initializers[name]
+        array = constant(value)
+        assert array is not None
+        with np.errstate(over="ignore"):
+            value.const_value = ir.tensor((array * np.float64(by)).astype(array.dtype), name=name)
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def wide() -> Calibrated:
+    return calibrate(wide_vit(), (4, 6, 8), attention=True)
+
+
+@pytest.fixture(scope="module")
+def plan(wide: Calibrated) -> Plan:
+    return half_scales(wide.plan((6, 6)))
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_codes_are_equal_at_every_site_given_equal_inputs(wide: Calibrated, bits: int) -> None:
+    plan = half_scales(wide.plan((bits, bits)))
+    found = verified(wide, plan)
+    assert found.code_mismatches == 0 and found.worst_site_error < half_verification.OUTPUT_TOLERANCE
+    assert found.sites == len(plan.sites) - len(found.in_float)
+    norm, tokens = 32 * 16, 16 * 16 * 2
+    per_image = 4 * 16 * 8 + norm + norm + norm + 2 * norm + 32  # embed, qkv, proj, fc1, fc2, head
+    attention = 3 * norm + tokens if bits < 8 else 0
+    assert found.codes == 4 * (per_image + attention)
+    assert 0.8 < found.free_codes_equal < 1 and found.reference_sqnr_db > 20
+
+
+def test_convolutions_rows_and_sites_left_in_float(wide: Calibrated) -> None:
+    calibrated = calibrate(mixed_vit(), (8,), attention=True)
+    found = verified(calibrated, half_scales(calibrated.plan((8, 8))))
+    assert set(found.in_float) == {"head", "attn.qk", "attn.av"} and found.sites == 8
+
+
+def test_float32_islands_are_verified_too() -> None:
+    calibrated = calibrate(wide_vit(gain=3e4), (8,))
+    found = verified(calibrated, half_scales(calibrated.plan((8, 8))))
+    assert "stream_out" in found.float32 and found.code_mismatches == 0
+
+
+def test_unrounded_scales_are_exact_through_float32(wide: Calibrated) -> None:
+    found = verified(wide, wide.plan((8, 8)))
+    assert found.code_mismatches == 0 and any("not exact" in reason for reason in found.float32.values())
+
+
+def test_a_scale_rounded_in_the_file_alone_is_found(wide: Calibrated, plan: Plan) -> None:
+    name = f"{plan.sites['fc1'].site.input}.q6.scale.float16"
+    with pytest.raises(CheckError, match=r"'fc1' was not emitted as planned"):
+        verified(wide, plan, scaled(name, 1 + 2**-9))
+
+
+def test_codes_that_differ_are_counted_and_named(wide: Calibrated, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The structure check switched off: the numbers alone find a wrong scale."""
+    monkeypatch.setattr(half_verification, "_as_planned", lambda *_: None)
+    name = plan.sites["fc1"].site.input
+    with pytest.raises(CheckError, match=rf"codes of '{name}.q6' differ"):
+        verified(wide, plan, scaled(f"{name}.q6.scale.float16", 1.01))
+
+
+def test_a_site_whose_output_is_off_is_named(wide: Calibrated, plan: Plan) -> None:
+    with pytest.raises(CheckError, match=r"site 'fc1' gives an output off by"):
+        verified(wide, plan, scaled("fc1.bias.corrected.float16", 1.2))
+
+
+def test_a_wrong_weight_is_found_before_anything_runs(wide: Calibrated, plan: Plan) -> None:
+    with pytest.raises(CheckError, match=r"'fc2' was not emitted as planned"):
+        verified(wide, plan, scaled("fc2.weight.q6", 0))
+
+
+def test_an_overflow_is_found(wide: Calibrated, plan: Plan) -> None:
+    with pytest.raises(CheckError, match=r"NaN or infinity"):
+        verified(wide, plan, scaled("head.bias.corrected.float16", 1e9))
+
+
+def test_logits_that_lost_too_much_are_refused(wide: Calibrated, plan: Plan) -> None:
+    with pytest.raises(CheckError, match=r"SQNR against the float model from"):
+        verified(wide, plan, scaled("norm2.bias.float16", -3))
+
+
+def test_a_site_that_is_missing_is_named(wide: Calibrated, plan: Plan) -> None:
+    emitted = half(wide, Plan({n: s for n, s in plan.sites.items() if n != "fc2"}))
+    whole = HalfGraph(emitted.graph, plan, {}, {})
+    with pytest.raises(CheckError, match=r"'fc2' was not emitted"):
+        verify_half(wide.graph, emit_qdq(wide.graph, plan), whole, wide.images.numpy())

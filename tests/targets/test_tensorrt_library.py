@@ -1,0 +1,147 @@
+"""The adapter over both modules: `tensorrt_rtx` as installed, `tensorrt` against recorded names of 10.3 and 11.4."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded_tensorrt import RecordedApi, building
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.targets import engine_builder
+from qvit_deploy.targets.cuda_driver import Gpu
+from qvit_deploy.targets.engine import Batch, BuildRequest
+from qvit_deploy.targets.tensorrt_library import Library, library_of, load_library, parse_version
+
+RELEASES = ["10.3.0", "11.4.0"]
+ORIN = Gpu("Orin", 87)
+
+
+def request(folder: Path, **changes: Any) -> BuildRequest:
+    (folder / "m.onnx").write_bytes(b"the recorded parser takes anything")
+    base = {"target": "tensorrt", "onnx": folder / "m.onnx", "engine": folder / "m.engine"}
+    return BuildRequest.model_validate({**base, "batch": Batch(least=1, best=4, most=8), **changes})
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_build_touches_only_names_the_release_has(
+    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+    api = building(release)
+    wanted = request(
+        tmp_path, timing_cache=tmp_path / "cache", workspace_mb=64, layer_info=tmp_path / "layers.json",
+        hardware="ampere-plus",
+    )  # fmt: skip
+    events: list[Any] = []
+    result = engine_builder.build(library_of("tensorrt", api), wanted, events.append)
+    assert (tmp_path / "m.engine").read_bytes() == b"engine"
+    assert (tmp_path / "cache").read_bytes() == b"timings"
+    assert (tmp_path / "layers.json").read_text() == '{"Layers": []}'
+    assert result.gpu == "Orin" and result.sm == 87 and result.layers == 7
+    assert result.inputs[0].shape == (-1, 1, 28, 28) and result.inputs[0].dtype == "float"
+    assert api.called("IOptimizationProfile.set_shape") == [("image", (1, 1, 28, 28), (4, 1, 28, 28), (8, 1, 28, 28))]
+    assert api.called("IBuilderConfig.set_memory_pool_limit")[0][1] == 64 << 20
+
+
+def test_strong_typing_is_a_flag_in_10_and_given_in_11() -> None:
+    flags = {}
+    for release in RELEASES:
+        api = building(release)
+        library_of("tensorrt", api).network(api.Builder(None))
+        ((flags[release],),) = api.called("Builder.create_network")
+        typed = 1 << api.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+        assert flags[release] == (typed if release == "10.3.0" else 0)
+
+
+def test_same_capability_needs_10_9() -> None:
+    assert library_of("tensorrt", RecordedApi("11.4.0")).hardware_level("same-capability") is not None
+    with pytest.raises(InputError, match=r"needs TensorRT 10\.9; this is 10\.3\.0"):
+        library_of("tensorrt", RecordedApi("10.3.0")).hardware_level("same-capability")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_plugins_are_loaded_and_listed(release: str, tmp_path: Path) -> None:
+    library = tmp_path / "libqvit.so"
+    with pytest.raises(InputError, match="no plugin library at"):
+        library_of("tensorrt", building(release)).load_plugins((library,))
+    library.write_bytes(b"")
+    new = SimpleNamespace(name="W4A4Linear", plugin_version="1", plugin_namespace="qvit")
+    api = building(release)
+    api.given["get_plugin_registry"].all_creators = property(lambda self: [new] if api.called("load_library") else [])
+    assert library_of("tensorrt", api).load_plugins((library,)) == ("qvit::W4A4Linear:1",)
+    with pytest.raises(InputError, match="brings no plugin"):
+        library_of("tensorrt", building(release)).load_plugins((library,))
+
+
+def test_no_engine_and_no_file_left_when_the_builder_gives_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+    with pytest.raises(InputError, match=r"builds no engine of it: no reason given"):
+        engine_builder.build(library_of("tensorrt", building("10.3.0", engine=None)), request(tmp_path), lambda _: None)
+    assert not (tmp_path / "m.engine").exists()
+
+
+def test_a_tensorrt_build_without_a_gpu_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qvit_deploy.targets.cuda_driver.find_gpu", lambda: None)
+    api = building("11.4.0")
+    with pytest.raises(InputError, match=r"--target tensorrt needs an NVIDIA GPU and its driver"):
+        engine_builder.build(library_of("tensorrt", api), request(tmp_path), lambda _: None)
+    assert api.calls == []
+
+
+@pytest.mark.parametrize(
+    ("target", "version", "needed"),
+    [("tensorrt", "8.6.1", "10.3"), ("tensorrt", "10.2.0.19", "10.3"), ("tensorrt-rtx", "1.0.0.21", "1.7")],
+)
+def test_old_versions_are_refused(target: Any, version: str, needed: str) -> None:
+    with pytest.raises(InputError, match=rf"is too old, {needed} is needed: pip install --upgrade"):
+        library_of(target, SimpleNamespace(__version__=version))
+
+
+def test_a_missing_module_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(InputError, match=r'needs the Python module tensorrt: pip install "qvit-deploy\[tensorrt\]"'):
+        load_library("tensorrt")
+
+
+def test_a_module_without_its_libraries_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(InputError, match=r"tensorrt does not load \(libnvinfer\.so\.11: cannot open"):
+        load_library("tensorrt")
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Library:
+    pytest.importorskip("tensorrt_rtx")
+    return load_library("tensorrt-rtx")
+
+
+def test_the_installed_rtx_lists_what_it_builds_for(rtx: Library) -> None:
+    assert isinstance(rtx.module, ModuleType) and rtx.version >= (1, 7)
+    assert {75, 80, 86, 89, 120} <= set(rtx.capabilities())
+
+
+@pytest.mark.parametrize("sm", [87, 90, 110, 60])
+def test_unsupported_gpus_are_refused_with_what_to_do(rtx: Library, sm: int) -> None:
+    with pytest.raises(InputError, match=rf"--sm {sm}: .* builds for 75, .*Jetson"):
+        rtx.require_capability(sm)
+
+
+def test_rtx_takes_no_plugins(rtx: Library) -> None:
+    with pytest.raises(InputError, match="takes no plugins"):
+        rtx.load_plugins((Path("libqvit.so"),))
+
+
+@given(st.tuples(*[st.integers(0, 99)] * 3), st.sampled_from(["", ".26", "rc1", ".post1"]))
+def test_versions_read_their_first_three_numbers(numbers: tuple[int, ...], rest: str) -> None:
+    assert parse_version(".".join(map(str, numbers)) + rest) == numbers
+    assert parse_version("unknown") == (0,)
