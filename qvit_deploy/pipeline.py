@@ -51,6 +51,7 @@ from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
 from qvit_deploy.targets.half_verification import verify_half
+from qvit_deploy.targets.lint.emitted import lint_emitted
 from qvit_deploy.targets.verification import fold_error, verify
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def compile(
             same = verify_half(inputs.source.graph, emitted, half, seen).as_dict()
             checked["profiles"] = {profile: same for profile in profiles}
             files |= {f"model.{profile}.onnx": half.graph.serialize() for profile in profiles}
+        graphs = {profile: half.graph for profile in profiles} if half is not None else {}
+        checked["lint"] = {p: lint_emitted(g, p) for p, g in {"onnxruntime": emitted, **graphs}.items()}
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": checked, "files": records}, "the manifest")

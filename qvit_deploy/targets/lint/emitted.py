@@ -1,0 +1,26 @@
+"""The lint of what this compiler emitted: an error there is a defect of ours and stops the compile."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.targets.lint import Profile, lint
+
+
+def lint_emitted(graph: Graph, profile: Profile) -> dict[str, int]:
+    """Rule -> how often `graph` breaks it, warnings and notes.
+
+    Raises:
+        CheckError: it breaks a rule that the target does not forgive.
+    """
+    found = lint(graph.model, profile)
+    errors = [f for f in found if f.severity == "error"]
+    if errors:
+        first = errors[0]
+        raise CheckError(
+            f"lint: the {profile} model breaks {first.rule} at {first.node!r}: {first.message}"
+            + (f", and {len(errors) - 1} more errors" if len(errors) > 1 else "")
+        )
+    return dict(Counter(f.rule for f in found))
