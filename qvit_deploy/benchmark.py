@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 
 import onnx_ir as ir
+from pydantic import BaseModel
 
+from qvit_deploy.allocate.latency import LatencyTable
 from qvit_deploy.bench.measure import File, Plan, measure
 from qvit_deploy.bench.runner import require_runnable
 from qvit_deploy.bench.schema import Measurement, Quality
@@ -19,6 +24,7 @@ from qvit_deploy.evaluate import evaluate
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.progress import Progress
+from qvit_deploy.site_models import INDEX, latency_table, write_site_models
 
 FOLDER = "measurements"
 DEFAULT_TARGET = "onnxruntime"
@@ -78,13 +84,48 @@ def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
     """
     if out is None and not path.is_dir():
         return None
-    stamp = measurement.measured_at.replace("+00:00", "Z").replace("-", "").replace(":", "")
     how = measurement.settings
-    kept = f"{measurement.file.name.removesuffix('.onnx')}.batch{how.batch}.threads{how.threads}.{stamp}.json"
-    place = require_writable(out or path / FOLDER / kept)
+    kept = f"{measurement.file.name.removesuffix('.onnx')}.batch{how.batch}.threads{how.threads}.{_stamp()}.json"
+    return _write(out or path / FOLDER / kept, measurement)
+
+
+def site_table(
+    path: Path, plan: Plan, bits: Sequence[int], batch: int, target: str, models: Path | None, progress: Progress
+) -> LatencyTable:
+    """Milliseconds of every site of the bundle at `path`, at every width of `bits`.
+
+    Args:
+        models: folder of the models that are timed. One with an index is used as it is; else they are written there
+            (or, with None, to a temporary folder), which needs the compile half.
+
+    Raises:
+        InputError: see `site_models`.
+    """
+    if any(not 2 <= b <= 8 for b in bits):
+        raise InputError(f"--bits {','.join(map(str, bits))}: widths are 2 to 8")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = models or Path(temporary)
+        if not (folder / INDEX).exists():
+            require_writable(folder / INDEX)
+            write_site_models(path, folder, [(b, b) for b in sorted(set(bits))], batch, target)
+        return latency_table(folder, plan, progress)
+
+
+def save_table(table: LatencyTable, path: Path, target: str, out: Path | None) -> Path:
+    """Writes the table to `out`, else into the bundle at `path`. Raises InputError."""
+    return _write(out or path / FOLDER / f"sites.{target}.batch{table.batch_size}.{_stamp()}.json", table)
+
+
+def _stamp() -> str:
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _write(place: Path, content: BaseModel) -> Path:
+    """Beside it first, then renamed: never half a file."""
+    require_writable(place)
     temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.write_text(measurement.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
+        temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
         temporary.replace(place)
     except OSError as error:
         raise InputError(f"{place} cannot be written: {error}; choose another file with -o") from error

@@ -22,7 +22,7 @@ LAYERS = (
     {"emit"},
     {"targets", "bench"},
     {"bundle", "report"},
-    {"inputs", "analysis", "pipeline", "evaluate", "describe", "benchmark"},
+    {"inputs", "analysis", "pipeline", "evaluate", "describe", "benchmark", "site_models"},
     {"sweep"},
     {"cli"},
     {"__main__"},
@@ -74,7 +74,7 @@ def test_nothing_imports_upward(path: Path) -> None:
     "module",
     [
         "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate",
-        "qvit_deploy.benchmark", "qvit_deploy.bench.worker", "qvit_deploy.allocate.latency",
+        "qvit_deploy.benchmark", "qvit_deploy.site_models", "qvit_deploy.bench.worker", "qvit_deploy.allocate.latency",
     ],
 )  # fmt: skip
 def test_the_light_half_does_without_torch(module: str) -> None:

@@ -31,12 +31,16 @@ from qvit_deploy.bench.schema import (
 from qvit_deploy.bench.sketch import Sketch
 from qvit_deploy.bench.stats import paired_ratio, summary
 from qvit_deploy.bench.worker import Job
+from qvit_deploy.bench.yardstick import yardstick
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import FileRecord
 from qvit_deploy.progress import Progress, Stopwatch
 
 PROCESSES, BLOCKS = 10, 20
 """Defaults; docs/bench.md has the error rates of `check` with them (tools/measure_check.py)."""
+
+TABLE_PROCESSES, TABLE_BLOCKS = 5, 8
+"""Defaults for many small models in turn."""
 
 MEMORY_RUNS = 3
 TIMEOUT_SECONDS = 3600
@@ -80,7 +84,7 @@ class File:
 def measure(
     file: File, against: File | None, plan: Plan, profiled: bool = True, progress: Progress | None = None
 ) -> Measurement:
-    """Measures `file`; with `against`, both in the same processes, block by block in turn.
+    """Measures `file` in turn, block by block, with `against`, or with the yardstick when there is none.
 
     Raises:
         InputError: a file cannot be loaded or run here.
@@ -88,20 +92,13 @@ def measure(
     watch = Stopwatch(progress)
     files = [file] if against is None else [file, against]
     runtimes = {runtime_of(f.path) for f in files}
-    cpus = fastest_cpus(plan.threads) if plan.pin else None
-    job = Job(
-        files=tuple(str(f.path.absolute()) for f in files),
-        batch=plan.batch,
-        threads=plan.threads,
-        cpus=cpus,
-        blocks=BLOCKS if plan.runs is None else min(BLOCKS, plan.runs),
-        runs=plan.runs,
-    )
-    with watch.stage("bench", plan.processes * job.blocks * len(files)) as advance:
-        answers = [
-            _run({"task": "measure", "job": asdict(replace(job, first=i % 2))}, advance) for i in range(plan.processes)
-        ]
-    alone = [replace(job, files=(name,), runs=MEMORY_RUNS, blocks=1, warm_up=False) for name in job.files]
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = Path(folder) / "yardstick.onnx"
+        fixed.write_bytes(yardstick())
+        job = replace(_job([f.path for f in [*files, File(fixed, {})][:2]], plan, BLOCKS), yardstick=against is None)
+        answers = _answers(job, plan, watch)
+    once = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False, yardstick=False)
+    alone = [replace(once, files=(name,)) for name in job.files[: len(files)]]
     with watch.stage("memory", len(alone)) as advance:
         # With two files in a process nobody can tell whose memory it is.
         memory = [_run({"task": "measure", "job": asdict(a)}, advance)["peak_memory_bytes"] for a in alone]
@@ -112,6 +109,9 @@ def measure(
                 task = {"task": "profile", "job": asdict(lone), "attention": dict(each.attention)}
                 profiles[i] = Profile.model_validate(_run(task, lambda _: None))
                 advance(1)
+    if against is None:
+        for answer in answers:
+            answer["files"][0]["yardstick_ms"] = answer["files"].pop()["blocks_ms"]
     subjects = [
         _subject(f.path, [a["files"][i] for a in answers], answers[0]["meter"], memory[i], profiles[i])
         for i, f in enumerate(files)
@@ -131,11 +131,39 @@ def measure(
         schema="qvit-deploy/measurement/1",
         source="qvit-deploy",
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        settings=Settings(runtime=runtimes.pop(), batch=batches.pop(), threads=plan.threads, cpus=cpus),
+        settings=Settings(runtime=runtimes.pop(), batch=batches.pop(), threads=plan.threads, cpus=job.cpus),
         environment=environment(),
         against=subjects[1] if len(subjects) == 2 else None,
         ratio=ratio,
     )
+
+
+def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = None) -> list[float]:
+    """Milliseconds of each model, the median of its blocks; all in turn in the same processes.
+
+    Raises:
+        InputError: one cannot be loaded or run here.
+    """
+    answers = _answers(_job(paths, plan, TABLE_BLOCKS), plan, Stopwatch(progress))
+    return [statistics.median(b for a in answers for b in a["files"][i]["blocks_ms"]) for i in range(len(paths))]
+
+
+def _job(paths: Sequence[Path], plan: Plan, blocks: int) -> Job:
+    return Job(
+        files=tuple(str(p.absolute()) for p in paths),
+        batch=plan.batch,
+        threads=plan.threads,
+        cpus=fastest_cpus(plan.threads) if plan.pin else None,
+        blocks=blocks if plan.runs is None else min(blocks, plan.runs),
+        runs=plan.runs,
+    )
+
+
+def _answers(job: Job, plan: Plan, watch: Stopwatch) -> list[dict[str, Any]]:
+    """One answer per process; each starts with another file."""
+    with watch.stage("bench", plan.processes * job.blocks * len(job.files)) as advance:
+        jobs = [replace(job, first=i % len(job.files)) for i in range(plan.processes)]
+        return [_run({"task": "measure", "job": asdict(j)}, advance) for j in jobs]
 
 
 def _subject(
@@ -149,7 +177,7 @@ def _subject(
         joules, seconds = sum(a["joules"] for a in answers), sum(a["seconds"] for a in answers)
         energy = Energy(meter=meter, joules_per_run=joules / sum(runs), watts=joules / seconds)
     processes = [
-        Process(blocks_ms=a["blocks_ms"], runs=n, load_ms=a["load_ms"], stable=a["stable"])
+        Process.model_validate({"runs": n, **{k: a.get(k) for k in ("blocks_ms", "load_ms", "stable", "yardstick_ms")}})
         for a, n in zip(answers, runs, strict=True)
     ]
     return Subject(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,8 @@ class Report:
     """The outcome of a check.
 
     Attributes:
-        latency: candidate over baseline.
+        latency: candidate over baseline; of times relative to the yardstick, when the sides were measured apart on
+            one kind of machine and both have it.
         findings: latency first.
         notes: what the reader should know but what fails nothing.
     """
@@ -93,7 +95,9 @@ def check(
     for side in (olds, news):
         _require_one_file(side)
     if baselines:
-        latency = ratio([_blocks(s) for _, s in olds], [_blocks(s) for _, s in news])
+        relative = not notes and all(p.yardstick_ms for _, s in [*olds, *news] for p in s.processes)
+        latency = ratio(*([_blocks(s, relative) for _, s in side] for side in (olds, news)))
+        notes.append(_speeds(olds, news) if relative else _APART)
     else:
         latency = paired_ratio([(_blocks(o), _blocks(n)) for (_, o), (_, n) in zip(olds, news, strict=True)])
     notes += _notes(latency, [*olds, *news])
@@ -142,8 +146,26 @@ def _require_one_file(side: Sequence[tuple[Path, Subject]]) -> None:
             )
 
 
-def _blocks(subject: Subject) -> list[tuple[float, ...]]:
-    return [p.blocks_ms for p in subject.processes]
+def _blocks(subject: Subject, relative: bool = False) -> list[tuple[float, ...]]:
+    """Block medians in ms, or in units of the yardstick's block that was measured next to each."""
+    if not relative:
+        return [p.blocks_ms for p in subject.processes]
+    pairs = [zip(p.blocks_ms, p.yardstick_ms or (), strict=True) for p in subject.processes]
+    return [tuple(own / yardstick for own, yardstick in pair) for pair in pairs]
+
+
+_APART = "measured apart: a change of the machine's speed between them counts as the model's (use --against)"
+
+
+def _speeds(olds: Sequence[tuple[Path, Subject]], news: Sequence[tuple[Path, Subject]]) -> str:
+    before, after = (
+        statistics.median(y for _, s in side for p in s.processes for y in p.yardstick_ms or ())
+        for side in (olds, news)
+    )
+    return (
+        f"measured apart, times taken relative to the yardstick, which the machine ran in {before:.3f} ms for the "
+        f"baseline and {after:.3f} ms for the candidate ({after / before - 1:+.1%})"
+    )
 
 
 def _latency(found: Ratio, limit: float) -> Finding:
@@ -180,10 +202,6 @@ def _notes(found: Ratio, subjects: Iterable[tuple[Path, Subject]]) -> list[str]:
     low, high = found.interval
     if high - low > 2 * MAX_SLOWDOWN:
         notes.append(f"the interval is {high - low:.1%} wide: use more --processes, or an idle machine")
-    if not found.interleaved:
-        notes.append(
-            "measured apart: a change of the machine's speed between them counts as the model's (use --against)"
-        )
     for path, subject in subjects:
         if len(subject.processes) == 1:
             notes.append(f"{path}: {subject.file.name} ran in one process; how processes differ is not known")

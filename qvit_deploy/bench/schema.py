@@ -56,12 +56,14 @@ class Process(_Record):
         runs: timed runs, all blocks together.
         load_ms: from the file on disk to a model ready to run; None where another program did not say.
         stable: the warm-up ended because times had settled, not because its time was over; None if not known.
+        yardstick_ms: the same of the yardstick (`bench.yardstick`), block by block in turn with the file.
     """
 
     blocks_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1)]
     runs: PositiveInt
     load_ms: Milliseconds | None = None
     stable: bool | None = None
+    yardstick_ms: tuple[Milliseconds, ...] | None = None
 
 
 class SiteTime(_Record):
@@ -200,6 +202,9 @@ def read_measurement(path: Path) -> Measurement:
 
 
 def _require_pairs(path: Path, found: Measurement) -> None:
+    for process in found.processes:
+        if process.yardstick_ms is not None and len(process.yardstick_ms) != len(process.blocks_ms):
+            raise InputError(f"{path}: its yardstick has other blocks than the file it was measured with")
     if found.against is None:
         return
     sides = [[len(p.blocks_ms) for p in side.processes] for side in (found, found.against)]

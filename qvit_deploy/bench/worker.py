@@ -27,13 +27,14 @@ class Job:
     """What one process does: load the files, warm each up, then time blocks of runs of each in turn.
 
     Attributes:
-        files: one, or two to compare.
+        files: one, or several to compare.
         threads: of the runtime.
         cpus: to be pinned to, or None.
         blocks: per file.
         runs: timed runs per file; None for as many as fill blocks of `BLOCK_SECONDS`.
         first: index of the file that starts; it changes from block to block.
         warm_up: False to skip it, where times do not matter.
+        yardstick: the last file is the yardstick, whose batch is its own.
     """
 
     files: tuple[str, ...]
@@ -44,6 +45,7 @@ class Job:
     runs: int | None
     first: int = 0
     warm_up: bool = True
+    yardstick: bool = False
 
 
 def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
@@ -61,7 +63,8 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
     facts: dict[int, dict[str, Any]] = {}
     for i in _in_turn(len(job.files), job.first):
         start = time.perf_counter_ns()
-        loaded.append((i, open_runner(Path(job.files[i]), job.batch, job.threads)))
+        batch = None if job.yardstick and i == len(job.files) - 1 else job.batch
+        loaded.append((i, open_runner(Path(job.files[i]), batch, job.threads)))
         facts[i] = {"load_ms": (time.perf_counter_ns() - start) / 1e6}
     runners = dict(loaded)
     lengths = {}

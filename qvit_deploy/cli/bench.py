@@ -10,12 +10,21 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from qvit_deploy.bench.measure import PROCESSES, Plan
+from qvit_deploy.allocate.latency import LatencyTable
+from qvit_deploy.bench.measure import PROCESSES, TABLE_PROCESSES, Plan
 from qvit_deploy.bench.schema import QUANTILES, Measurement, Profile, Subject
 from qvit_deploy.bench.trtexec import Recording
-from qvit_deploy.benchmark import DEFAULT_TARGET, benchmark, from_trtexec, require_writable, save
+from qvit_deploy.benchmark import (
+    DEFAULT_TARGET,
+    benchmark,
+    from_trtexec,
+    require_writable,
+    save,
+    save_table,
+    site_table,
+)
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
+from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 
@@ -34,7 +43,9 @@ def command(
     ] = None,
     batch: Annotated[Optional[int], typer.Option(help="images per run; default: the file's own, or 1")] = None,
     threads: Annotated[int, typer.Option(help="of the runtime on the CPU")] = 1,
-    processes: Annotated[int, typer.Option(help="fresh processes, one after the other")] = PROCESSES,
+    processes: Annotated[
+        Optional[int], typer.Option(help=f"fresh processes, one after the other; default: {PROCESSES}")
+    ] = None,
     iterations: Annotated[
         Optional[int], typer.Option(help="timed runs in each process; default: about a second of them")
     ] = None,
@@ -42,6 +53,13 @@ def command(
     profile: Annotated[bool, typer.Option("--profile/--no-profile", help="also time every site")] = True,
     data: Annotated[Optional[str], typer.Option(help="labelled images: adds top-1 and agreement")] = None,
     preprocess: options.PreprocessFile = None,
+    sites: Annotated[
+        bool, typer.Option("--sites", help="time every site of the bundle at every width: a table for --latency-table")
+    ] = False,
+    bits: Annotated[str, typer.Option(help="widths of --sites")] = "4,6,8",
+    site_models: Annotated[
+        Optional[Path], typer.Option(help="folder of --sites models: made here, or brought from where torch is")
+    ] = None,
     trtexec_times: Annotated[
         Optional[Path], typer.Option(help="run nothing: read what trtexec --exportTimes wrote for the engine")
     ] = None,
@@ -56,7 +74,20 @@ def command(
     """Measure latency; fresh processes, settled warm-up, 95 % intervals."""
     if out is not None:
         require_writable(out)
-    plan = Plan(batch=batch, threads=threads, processes=processes, runs=iterations, pin=pin)
+    if sites:
+        several = TABLE_PROCESSES if processes is None else processes
+        plan = Plan(threads=threads, processes=several, runs=iterations, pin=pin)
+        with Bars() as bars:
+            table = site_table(path, plan, whole_numbers("--bits", bits), batch or 1, target, site_models, bars)
+        written = save_table(table, path, target, out)
+        if json:
+            print_json(table.model_dump(mode="json", by_alias=True))
+        else:
+            _sites(table)
+        stderr.print(f"written to {written}", markup=False, soft_wrap=True)
+        return
+    several = PROCESSES if processes is None else processes
+    plan = Plan(batch=batch, threads=threads, processes=several, runs=iterations, pin=pin)
     if trtexec_times is not None:
         recording = Recording(trtexec_times, trtexec_profile, trtexec_layers, trtexec_log)
         found = from_trtexec(recording, path, plan)
@@ -142,6 +173,22 @@ def _report(found: Measurement) -> None:
         + f"; {how.runtime} {version}; {escape(where.gpu or where.board or where.cpu)}{load}",
         soft_wrap=True,
     )  # fmt: skip
+
+
+def _sites(found: LatencyTable) -> None:
+    """One row per set of times: sites of one shape share it."""
+    groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
+    for name, times in found.sites.items():
+        groups.setdefault(tuple(times.items()), []).append(name)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("sites")
+    for width, _ in next(iter(groups)):
+        table.add_column(f"{width}, ms", justify="right")
+    for group, names in groups.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        table.add_row(escape(names[0]) + more, *(f"{taken:.4f}" for _, taken in group))
+    stdout.print(table)
+    stdout.print(f"batch {found.batch_size}; {found.fingerprint}", markup=False, soft_wrap=True)
 
 
 def _profile(profile: Profile) -> None:

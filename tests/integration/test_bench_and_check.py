@@ -47,6 +47,7 @@ def test_a_bundle_is_measured_and_keeps_the_result(qvit: Command, bundle: Path, 
     found = json.loads(done.out)
     assert {"p50", "p90", "p99", "mean", "samples"} <= set(found["latency_ms"])
     assert found["latency_ms"]["samples"] == 40 and len(found["processes"]) == 2
+    assert all(len(p["yardstick_ms"]) == len(p["blocks_ms"]) == 20 for p in found["processes"])
     assert found["throughput"] > 0 and found["environment"]["versions"]["onnxruntime"]
     assert found["file"]["sha256"] == read_manifest(bundle)["files"]["model.onnxruntime.onnx"]["sha256"]
     assert {s["name"] for s in read_manifest(bundle)["sites"]} <= {s["name"] for s in found["profile"]["sites"]}
@@ -69,6 +70,7 @@ def test_two_files_in_one_run_and_a_check_of_it(qvit: Command, bundle: Path, tmp
     assert "of the time of model.float.onnx" in done.out and "p50" in done.out
     found = json.loads(both.read_text())
     assert found["settings"]["batch"] == 2 and "profile" not in found
+    assert all("yardstick_ms" not in p for p in found["processes"])
     assert found["against"]["file"]["name"] == "model.float.onnx" and found["ratio"]["p50"] > 0
     checked = qvit("check", both, "--max-slowdown", "9000%", "--json")
     assert checked.code == 0, checked.err
@@ -173,3 +175,39 @@ def test_trtexec_recordings_of_an_engine_in_a_bundle(qvit: Command, bundle: Path
     assert qvit("check", tmp_path / "m.json", tmp_path / "m.json").code == 0
     times.write_text("[]")
     refused(qvit("bench", engine, *flags), "t.json: holds 0 runs")
+
+
+def test_sites_are_timed_for_a_budget_in_milliseconds(
+    qvit: Command, bundle: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    """bench --sites -> compile --max-latency; the models once written need no bundle of another device."""
+    models, table = tmp_path / "models", tmp_path / "table.json"
+    few = ("--processes", 1, "--iterations", 8)
+    flags = ("--sites", "--bits", "4,8", "--site-models", models, *few)
+    done = qvit("bench", bundle, *flags, "-o", table, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found == json.loads(table.read_text()) and found["schema"] == "qvit-deploy/latency/1"
+    sites = [s["name"] for s in read_manifest(bundle)["sites"]]
+    assert list(json.loads(table.read_text())["sites"]) == sites
+    assert all(set(times) == {"w4a4", "w8a8"} and min(times.values()) > 0 for times in found["sites"].values())
+    budget = 2 * sum(max(times.values()) for times in found["sites"].values())
+    compiled = qvit(
+        *inputs.arguments(tmp_path / "b", "--bits", "4,8", "--latency-table", table, "--max-latency", budget, "--json")
+    )
+    assert compiled.code == 0, compiled.err
+    manifest = json.loads(compiled.out)
+    wanted = sum(found["sites"][s["name"]][f"w{s['w_bits']}a{s['a_bits']}"] for s in manifest["sites"])
+    assert manifest["latency"]["sites_ms"] == pytest.approx(wanted, rel=1e-3)
+    assert manifest["latency"]["fingerprint"] == found["fingerprint"]
+    again = qvit("bench", bundle, *flags)
+    assert again.code == 0 and "w4a4, ms" in again.out and any((bundle / "measurements").glob("sites.*.json"))
+
+
+def test_site_models_that_are_not(qvit: Command, bundle: Path, tmp_path: Path) -> None:
+    refused(qvit("bench", bundle, "--sites", "--bits", "4,9"), "--bits 4,9")
+    refused(qvit("bench", bundle, "--sites", "--target", "tensorrt"), "onnxruntime only")
+    (tmp_path / "index.json").write_text(
+        '{"schema": "qvit-deploy/site-models/1", "sites": {"a": {"w4a4": "../x.onnx"}}}'
+    )
+    refused(qvit("bench", bundle, "--sites", "--site-models", tmp_path), "index.json")
