@@ -9,7 +9,6 @@ every field is optional, and only whole ones are read: a line that was cut off g
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -189,8 +188,3 @@ def _slow_cores(samples: Sequence[Sample], shown: Mapping[str, Clock]) -> list[s
             if core[1] < SLOWED * clock.most:
                 slow.setdefault(number, []).append(core[1])
     return [f"cpu{n} fell to {min(mhz)} MHz of {shown[f'cpu{n}'].most:.0f} locked" for n, mhz in sorted(slow.items())]
-
-
-def typical(values: Sequence[float]) -> float | None:
-    """Median, None of nothing."""
-    return statistics.median(values) if values else None
