@@ -144,8 +144,19 @@ def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = No
     Raises:
         InputError: one cannot be loaded or run here.
     """
-    answers = _answers(_job(paths, plan, TABLE_BLOCKS), plan, Stopwatch(progress))
-    return [statistics.median(b for a in answers for b in a["files"][i]["blocks_ms"]) for i in range(len(paths))]
+    return [statistics.median(b for p in blocks for b in p) for blocks in in_turn(paths, plan, TABLE_BLOCKS, progress)]
+
+
+def in_turn(
+    paths: Sequence[Path], plan: Plan, blocks: int = BLOCKS, progress: Progress | None = None
+) -> list[list[list[float]]]:
+    """Milliseconds [files][processes][blocks]; all files in turn in the same processes.
+
+    Raises:
+        InputError: one cannot be loaded or run here.
+    """
+    answers = _answers(_job(paths, plan, blocks), plan, Stopwatch(progress))
+    return [[a["files"][i]["blocks_ms"] for a in answers] for i in range(len(paths))]
 
 
 def _job(paths: Sequence[Path], plan: Plan, blocks: int) -> Job:

@@ -57,20 +57,50 @@ class OnnxRuntimeRunner:
         return Path(self._session.end_profiling())
 
 
+class OpenVinoRunner:
+    """An OpenVINO model (.xml) on the CPU, for comparisons. Loading includes compiling, as for the others."""
+
+    def __init__(self, path: Path, batch: int | None, threads: int) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise InputError(
+                f"{path}: running it needs OpenVINO, which is not installed: pip install openvino"
+            ) from None
+        config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        try:
+            model = openvino.Core().read_model(path)
+            value = model.input(0)
+            declared = [d.get_length() if d.is_static else str(d) for d in value.partial_shape]
+            shape = _shape(path, value.any_name, declared, batch)
+            model.reshape({value: list(shape)})
+            self._request = openvino.compile_model(model, "CPU", config).create_infer_request()
+        except RuntimeError as error:  # all that OpenVINO raises
+            raise InputError(f"{path}: OpenVINO cannot load it: {str(error).splitlines()[-1]}") from error
+        self._input = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        self.batch = shape[0]
+
+    def run_ns(self) -> int:
+        start = time.perf_counter_ns()
+        self._request.infer([self._input])
+        return time.perf_counter_ns() - start
+
+
 def open_runner(path: Path, batch: int | None, threads: int) -> Runner:
     """Loads `path` for `batch` images a run (None: the file's own, or 1).
 
     Raises:
         InputError: the file cannot be loaded, or takes another batch.
     """
-    require_runnable(path)
+    if runtime_of(path) == "openvino":
+        return OpenVinoRunner(path, batch, threads)
     return OnnxRuntimeRunner(path, batch, threads)
 
 
 def runtime_of(path: Path) -> str:
     """Name of the runtime that `open_runner` uses for `path`. Raises InputError."""
     require_runnable(path)
-    return "onnxruntime"
+    return "openvino" if path.suffix == ".xml" else "onnxruntime"
 
 
 def require_runnable(path: Path) -> None:

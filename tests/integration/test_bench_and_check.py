@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -211,3 +212,15 @@ def test_site_models_that_are_not(qvit: Command, bundle: Path, tmp_path: Path) -
         '{"schema": "qvit-deploy/site-models/1", "sites": {"a": {"w4a4": "../x.onnx"}}}'
     )
     refused(qvit("bench", bundle, "--sites", "--site-models", tmp_path), "index.json")
+
+
+@pytest.mark.parametrize("name", ["docs/bench.md", "tools/ci/github-actions.yml", "tools/ci/gitlab-ci.yml"])
+def test_commands_in_texts_have_only_flags_that_exist(qvit: Command, name: str) -> None:
+    text = (Path(__file__).parents[2] / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    checked = 0
+    for command, rest in re.findall(r"^[^#|`\n]*\bqvit-deploy (bench|check|compile) ([^#\n]*)", text, re.MULTILINE):
+        known = set(re.findall(r"(--[a-z][a-z0-9-]+)", qvit(command, "--help").out))
+        used = set(re.findall(r"(--[a-z][a-z0-9-]+)", rest))
+        assert used <= known, f"{command}: {used - known}"
+        checked += 1
+    assert checked >= 3
