@@ -67,12 +67,18 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
         loaded.append((i, open_runner(Path(job.files[i]), batch, job.threads)))
         facts[i] = {"load_ms": (time.perf_counter_ns() - start) / 1e6}
     runners = dict(loaded)
-    lengths = {}
+    typical = {}
     for i, runner in runners.items():
-        typical, facts[i]["stable"] = _warm_up(runner.run_ns) if job.warm_up else (runner.run_ns(), False)
-        wanted = BLOCK_SECONDS * 1e9 / typical if job.runs is None else job.runs / job.blocks
-        lengths[i] = max(1, round(wanted))
+        typical[i], facts[i]["stable"] = _warm_up(runner.run_ns) if job.warm_up else (runner.run_ns(), False)
         facts[i] |= {"batch": runner.batch, "blocks_ms": [], "joules": 0.0, "seconds": 0.0}
+    # As many runs of the yardstick as take the file's time count as one: other load interrupts long runs more often
+    # than short ones, which moves their medians apart.
+    last = len(job.files) - 1
+    together = {i: max(1, round(typical[0] / typical[i])) if job.yardstick and i == last else 1 for i in runners}
+    lengths = {}
+    for i in runners:
+        wanted = BLOCK_SECONDS * 1e9 / (typical[i] * together[i]) if job.runs is None else job.runs / job.blocks
+        lengths[i] = max(1, round(wanted))
     meter = open_meter()
     whole = {i: Sketch() for i in runners}
     block = Sketch()
@@ -84,10 +90,10 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
             begin = time.perf_counter()
             run_ns = runners[i].run_ns
             for _ in range(lengths[i]):
-                block.add(run_ns())
+                block.add(sum(run_ns() for _ in range(together[i])))
             facts[i]["seconds"] += time.perf_counter() - begin
             facts[i]["joules"] += 0.0 if meter is None else meter.joules()
-            facts[i]["blocks_ms"].append(block.quantile(0.5) / 1e6)
+            facts[i]["blocks_ms"].append(block.quantile(0.5) / 1e6 / together[i])
             whole[i].merge(block)
             advance(1)
     for i, sketch in whole.items():
