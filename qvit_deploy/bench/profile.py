@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -89,7 +90,7 @@ def attribute(recorded: Recorded, attention: Mapping[str, str]) -> Profile:
 
 
 def _milliseconds(path: Path, events: Iterable[Mapping[str, object]]) -> dict[str, float]:
-    """Node name -> mean over the runs after the warm-up."""
+    """Node name -> mean over the runs after the warm-up, the slowest fifth left out: those were interrupted."""
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         name = str(event.get("name", ""))
@@ -98,7 +99,13 @@ def _milliseconds(path: Path, events: Iterable[Mapping[str, object]]) -> dict[st
     if not times:
         raise InputError(f"{path}: ONNX Runtime's profiler recorded no operators")
     # A node that a subgraph runs several times has several events in each run.
-    return {name: sum(found[len(found) * WARM_UP // (WARM_UP + RUNS) :]) / RUNS for name, found in times.items()}
+    return {name: _per_run(found[len(found) * WARM_UP // (WARM_UP + RUNS) :]) for name, found in times.items()}
+
+
+def _per_run(found: list[float]) -> float:
+    # Times are whole microseconds, so a median of short ones would be far off.
+    kept = sorted(found)[: max(1, len(found) * 4 // 5)]
+    return statistics.fmean(kept) * len(found) / RUNS
 
 
 def _sites(graph: onnx.GraphProto, attention: Mapping[str, str]) -> dict[str, str]:

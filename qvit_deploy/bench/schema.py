@@ -68,7 +68,7 @@ class Process(_Record):
 
 
 class SiteTime(_Record):
-    """Mean milliseconds of one site per run: its product (with a fused bias), and quantizing its inputs."""
+    """Milliseconds of one site per run: its product (with a fused bias), and quantizing its inputs."""
 
     name: str
     product_ms: Annotated[FiniteFloat, Field(ge=0)]
