@@ -50,7 +50,7 @@ def run(script: str, *arguments: object, env: dict[str, str]) -> subprocess.Comp
 def test_a_session_is_recorded_and_read(board: dict[str, str], tmp_path: Path) -> None:
     model, out = tmp_path / "model.onnx", tmp_path / "session.tar.gz"
     model.write_bytes(mixed_vit().serialize())
-    done = run("session.py", model, "-o", out, "--", "--processes", 2, "--iterations", 20, "--no-profile", env=board)
+    done = run("session.py", model, "-o", out, "--", "--processes", 1, "--iterations", 40, "--no-profile", env=board)
     assert done.returncode == 0, done.stderr
     session = read_session(out)
     assert session.measurement is not None and session.measurement.latency_ms.samples == 40
