@@ -22,7 +22,17 @@ LAYERS = (
     {"emit"},
     {"targets", "bench"},
     {"bundle", "report"},
-    {"inputs", "analysis", "pipeline", "evaluate", "describe", "model_files", "build"},
+    {
+        "inputs",
+        "analysis",
+        "pipeline",
+        "evaluate",
+        "describe",
+        "model_files",
+        "build",
+        "benchmark",
+        "site_models",
+    },
     {"exact"},
     {"explain"},
     {"explain_drift"},
@@ -80,6 +90,7 @@ def test_nothing_imports_upward(path: Path) -> None:
     [
         "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate", "qvit_deploy.build",
         "qvit_deploy.targets.engine_builder", "qvit_deploy.targets.engine_runtime", "qvit_deploy.allocate.latency",
+        "qvit_deploy.benchmark", "qvit_deploy.site_models", "qvit_deploy.bench.worker",
     ],
 )  # fmt: skip
 def test_the_light_half_does_without_torch(module: str) -> None:

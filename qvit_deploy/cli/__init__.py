@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qvit_deploy.cli import build, compile, evaluate, inspect, sweep
+from qvit_deploy.cli import bench, build, check, compile, evaluate, inspect, sweep
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
 
@@ -21,6 +21,8 @@ app.command("compile")(compile.command)
 app.command("eval")(evaluate.command)
 app.command("build")(build.command)
 app.command("inspect")(inspect.command)
+app.command("bench")(bench.command)
+app.command("check")(check.command)
 app.command("sweep")(sweep.command)
 
 

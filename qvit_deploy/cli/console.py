@@ -29,7 +29,7 @@ def skipped_lines(images: Iterable[tuple[str, str]]) -> None:
         stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
 
 
-def json_text(value: dict[str, Any]) -> str:
+def json_text(value: dict[str, Any] | list[dict[str, Any]]) -> str:
     """Deterministic JSON, the same on standard output and in files."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
 

@@ -21,12 +21,15 @@ FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
 FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
 
 
-def session(model: Path | bytes, threads: int = 0, optimized_to: Path | None = None) -> ort.InferenceSession:
+def session(
+    model: Path | bytes, threads: int = 0, optimized_to: Path | None = None, profile_to: Path | None = None
+) -> ort.InferenceSession:
     """A CPU session with all graph optimizations.
 
     Args:
         threads: intra-op threads, 0 for one per core.
         optimized_to: where ONNX Runtime writes the graph it really runs.
+        profile_to: turns its profiler on; the beginning of the path of the file that `end_profiling` names.
 
     Raises:
         InputError: ONNX Runtime does not take the model; carries its reason.
@@ -36,6 +39,8 @@ def session(model: Path | bytes, threads: int = 0, optimized_to: Path | None = N
     options.log_severity_level = 3
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

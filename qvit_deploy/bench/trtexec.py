@@ -1,0 +1,145 @@
+"""What trtexec recorded, in the schema of a measurement: `--exportTimes`, `--exportProfile`, `--exportLayerInfo`.
+
+Times are those of the GPU (`computeMs`), not end to end: whether transfers are part of `latencyMs` depends on flags
+whose defaults changed between TensorRT 10 and 11.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvit_deploy.bench.environment import environment
+from qvit_deploy.bench.measure import BLOCKS, latency_of
+from qvit_deploy.bench.schema import Measurement, ModelFile, Process, Profile, Settings, SiteTime, read_json
+from qvit_deploy.bench.sketch import Sketch
+from qvit_deploy.errors import InputError
+from qvit_deploy.manifest import FileRecord
+
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
+_VERSION = re.compile(r"\[TensorRT v(\d+)\]")
+_COMMAND = re.compile(r"&&&& RUNNING .*?# (.*)")
+QUIET = ("loadEngine", "saveEngine", "onnx", "export", "profilingVerbosity", "verbose", "iterations", "duration")
+"""Flags of trtexec that name files or the length of the run; the others change times and are kept."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Files that trtexec wrote. Only `times` must be there; `profile` needs no `layers`, but maps better with them."""
+
+    times: Path
+    profile: Path | None = None
+    layers: Path | None = None
+    log: Path | None = None
+
+
+def read_trtexec(recording: Recording, engine: Path, batch: int, sites: Sequence[str]) -> Measurement:
+    """The recording of `engine` as a measurement of this machine, on which trtexec must have run.
+
+    Args:
+        batch: images per run.
+        sites: names that layers are given back to.
+
+    Raises:
+        InputError: a file is not what trtexec writes; names it.
+    """
+    times = _times(recording.times)
+    sketch = Sketch()
+    for milliseconds in times:
+        sketch.add(max(1, round(1e6 * milliseconds)))
+    latency = latency_of([sketch])
+    blocks = np.array_split(np.array(times), min(BLOCKS, len(times)))
+    process = Process(blocks_ms=tuple(float(np.median(b)) for b in blocks), runs=len(times))
+    version, flags = ("unknown", {}) if recording.log is None else _log(recording.log)
+    around = environment()
+    return Measurement(
+        schema="qvit-deploy/measurement/1",
+        source="trtexec",
+        measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        file=ModelFile(name=engine.name, **FileRecord.of(engine.read_bytes()).model_dump()),
+        latency_ms=latency,
+        throughput=batch / latency.mean * 1e3,
+        processes=(process,),
+        profile=None if recording.profile is None else _profile(recording.profile, recording.layers, sites),
+        settings=Settings(runtime="tensorrt", batch=batch, flags=flags),
+        environment=around.model_copy(update={"versions": {**around.versions, "tensorrt": version}}),
+    )
+
+
+def _times(path: Path) -> list[float]:
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and "computeMs" in r for r in rows):
+        raise InputError(f"{path}: is not what trtexec --exportTimes writes (a list of runs with computeMs)")
+    times = [row["computeMs"] for row in rows]
+    for i, milliseconds in enumerate(times):
+        if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)) or not 0 < milliseconds < 1e9:
+            raise InputError(f"{path}: run {i} took {milliseconds!r} ms; a time must be a number above 0")
+    if len(times) < 2:
+        raise InputError(f"{path}: holds {len(times)} runs; two are the least that say anything")
+    return [float(t) for t in times]
+
+
+def _profile(path: Path, layers: Path | None, sites: Sequence[str]) -> Profile:
+    rows = read_json(path)
+    rows = [r for r in rows if isinstance(r, dict) and "name" in r] if isinstance(rows, list) else []
+    if not rows or not all(isinstance(r.get("averageMs"), (int, float)) for r in rows):
+        raise InputError(f"{path}: is not what trtexec --exportProfile writes (a list of layers with averageMs)")
+    known = {} if layers is None else _layers(layers)
+    product: dict[str, float] = {}
+    outside: dict[str, float] = defaultdict(float)
+    for row in rows:
+        layer = known.get(row["name"], {})
+        owners = _owners(str(row["name"]), str(layer.get("Metadata") or ""), sites)
+        if owners:
+            product[owners] = product.get(owners, 0.0) + row["averageMs"]
+        else:
+            outside[str(layer.get("LayerType") or "layer")] += row["averageMs"]
+    return Profile(
+        sites=tuple(SiteTime(name=name, product_ms=taken) for name, taken in product.items()),
+        outside_ms=dict(outside),
+        total_ms=sum(row["averageMs"] for row in rows),
+    )
+
+
+def _layers(path: Path) -> dict[str, Mapping[str, Any]]:
+    tree = read_json(path)
+    rows = tree.get("Layers") if isinstance(tree, dict) else None
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: is not what trtexec --exportLayerInfo writes (an object with Layers)")
+    # Without --profilingVerbosity=detailed a layer is its name alone.
+    return {r["Name"]: r for r in rows if isinstance(r, dict) and "Name" in r}
+
+
+def _owners(name: str, metadata: str, sites: Sequence[str]) -> str:
+    """The sites whose ONNX nodes are part of the layer, joined: TensorRT fuses across sites."""
+    nodes = _ONNX_LAYER.findall(metadata) or re.split(r" \+ |,|\{|\}", name)
+    found: dict[str, None] = {}
+    for node in nodes:
+        mine = [s for s in sites if node.strip() == s or node.strip().startswith((f"{s}/", f"{s}."))]
+        if mine:
+            found[max(mine, key=len)] = None
+    return " + ".join(found)
+
+
+def _log(path: Path) -> tuple[str, dict[str, str]]:
+    """(TensorRT's version, the flags that change times) from what trtexec printed."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    version, command = _VERSION.search(text), _COMMAND.search(text)
+    if version is None or command is None:
+        raise InputError(f"{path}: is not what trtexec prints (no line with its version and command)")
+    flags = dict(part[2:].partition("=")[::2] for part in command[1].split() if part.startswith("--"))
+    kept = {n: v or "on" for n, v in flags.items() if not n.startswith(QUIET)}
+    digits = version[1]
+    # v100300 is 10.3.0; v8601 is 8.6.1.
+    parts = (digits[:-4], digits[-4:-2], digits[-2:]) if len(digits) >= 5 else (digits[0], digits[1], digits[2:])
+    return ".".join(str(int(p)) for p in parts), kept

@@ -1,0 +1,160 @@
+"""Latency of a bundle, an ONNX file or an engine, where it stands; needs no torch."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import onnx_ir as ir
+from pydantic import BaseModel
+
+from qvit_deploy.allocate.latency import LatencyTable
+from qvit_deploy.bench.measure import File, Plan, measure
+from qvit_deploy.bench.runner import require_runnable
+from qvit_deploy.bench.schema import Measurement, Quality
+from qvit_deploy.bench.trtexec import Recording, read_trtexec
+from qvit_deploy.bundle import Bundle, read_bundle
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+from qvit_deploy.evaluate import evaluate
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import find_sites
+from qvit_deploy.progress import Progress
+from qvit_deploy.site_models import INDEX, latency_table, write_site_models
+
+FOLDER = "measurements"
+DEFAULT_TARGET = "onnxruntime"
+
+
+def benchmark(
+    path: Path,
+    plan: Plan,
+    *,
+    target: str = DEFAULT_TARGET,
+    against: Path | None = None,
+    data: str | None = None,
+    preprocess: Preprocess | None = None,
+    profiled: bool = True,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measures the bundle, .onnx file or engine at `path`.
+
+    Args:
+        target: which of a bundle's models, for both sides.
+        against: another bundle or file to take in turn with it.
+        data: DATA for top-1 and agreement, of both sides.
+
+    Raises:
+        InputError: nothing there can be run here.
+        BundleError: a bundle is damaged.
+    """
+    sides = [path] if against is None else [path, against]
+    files = [_file(side, target) for side in sides]
+    found = measure(files[0], files[1] if against else None, plan, profiled, progress)
+    if data is None:
+        return found
+    quality = []
+    for side in sides:
+        result = evaluate(side, data, preprocess=preprocess, profile=target, threads=plan.threads, progress=progress)
+        quality.append(Quality(top1=result.top1, agreement=result.agreement, n=result.n))
+    other = found.against and found.against.model_copy(update={"quality": quality[-1]})
+    return found.model_copy(update={"quality": quality[0], "against": other})
+
+
+def from_trtexec(recording: Recording, path: Path, plan: Plan) -> Measurement:
+    """trtexec's recording of the engine `path`. An engine inside a bundle has the bundle's sites. Raises InputError."""
+    if not path.is_file():
+        raise InputError(f"no engine at {path}: name the file that trtexec ran")
+    root = path.absolute().parent.parent
+    sites = (
+        [s.name for s in read_bundle(root, verify=False).manifest.sites] if (root / "manifest.json").exists() else []
+    )
+    return read_trtexec(recording, path, plan.batch or 1, sites)
+
+
+def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
+    """Writes the measurement to `out`, else into the bundle at `path`; a lone file's is not kept.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    if out is None and not path.is_dir():
+        return None
+    how = measurement.settings
+    kept = f"{measurement.file.name.removesuffix('.onnx')}.batch{how.batch}.threads{how.threads}.{_stamp()}.json"
+    return _write(out or path / FOLDER / kept, measurement)
+
+
+def site_table(
+    path: Path, plan: Plan, bits: Sequence[int], batch: int, target: str, models: Path | None, progress: Progress
+) -> LatencyTable:
+    """Milliseconds of every site of the bundle at `path`, at every width of `bits`.
+
+    Args:
+        models: folder of the models that are timed. One with an index is used as it is; else they are written there
+            (or, with None, to a temporary folder), which needs the compile half.
+
+    Raises:
+        InputError: see `site_models`.
+    """
+    if any(not 2 <= b <= 8 for b in bits):
+        raise InputError(f"--bits {','.join(map(str, bits))}: widths are 2 to 8")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = models or Path(temporary)
+        if not (folder / INDEX).exists():
+            require_writable(folder / INDEX)
+            write_site_models(path, folder, [(b, b) for b in sorted(set(bits))], batch, target)
+        return latency_table(folder, plan, progress)
+
+
+def save_table(table: LatencyTable, path: Path, target: str, out: Path | None) -> Path:
+    """Writes the table to `out`, else into the bundle at `path`. Raises InputError."""
+    return _write(out or path / FOLDER / f"sites.{target}.batch{table.batch_size}.{_stamp()}.json", table)
+
+
+def _stamp() -> str:
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _write(place: Path, content: BaseModel) -> Path:
+    """Beside it first, then renamed: never half a file."""
+    require_writable(place)
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
+        temporary.replace(place)
+    except OSError as error:
+        raise InputError(f"{place} cannot be written: {error}; choose another file with -o") from error
+    return place
+
+
+def require_writable(out: Path) -> Path:
+    """`out`, its folder made if need be; for failing before minutes of measuring. Raises InputError."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error}; choose another file with -o") from error
+    if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
+        raise InputError(f"{out} cannot be written: it is a folder, or its folder is read-only; choose another with -o")
+    return out
+
+
+def _file(path: Path, target: str) -> File:
+    if not path.is_dir():
+        require_runnable(path)
+        return File(path, {})
+    bundle = read_bundle(path)
+    return File(bundle.path_of(f"model.{target}.onnx"), _attention(bundle))
+
+
+def _attention(bundle: Bundle) -> dict[str, str]:
+    """Output tensor -> site of the attention products that are sites, by the float model: the others keep its names."""
+    names = {s.name for s in bundle.manifest.sites if s.kind.startswith("matmul_")}
+    if not names or "model.float.onnx" not in bundle.manifest.files:
+        return {}
+    graph = Graph(ir.load(bundle.path_of("model.float.onnx")), "float")
+    return {tensor: s.name for s in find_sites(graph) if s.name in names for tensor in (s.product, s.output)}

@@ -1,0 +1,108 @@
+"""`qvit-deploy check`: is a candidate slower, larger or worse than a baseline?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.markup import escape
+
+from qvit_deploy.bench.outputs import as_tree, benchmark_action, junit, markdown
+from qvit_deploy.bench.regression import Named, Report, Thresholds, check
+from qvit_deploy.bench.schema import read_measurement
+from qvit_deploy.cli import options
+from qvit_deploy.cli.console import json_text, print_json, stdout
+from qvit_deploy.errors import CheckError, InputError
+
+# ruff: noqa: UP045
+
+
+def command(
+    baseline: Annotated[
+        str, typer.Argument(help="JSON of bench, several separated by commas; alone: measured with --against")
+    ],
+    candidate: Annotated[Optional[str], typer.Argument(help="the same of the candidate")] = None,
+    max_slowdown: Annotated[str, typer.Option(help="allowed change of the median latency")] = "3%",
+    max_size_growth: Annotated[Optional[str], typer.Option(help="allowed growth of the file, e.g. 1%")] = None,
+    max_memory_growth: Annotated[Optional[str], typer.Option(help="allowed growth of the peak memory")] = None,
+    min_top1: Annotated[Optional[str], typer.Option(help="least top-1, e.g. 80%")] = None,
+    max_top1_drop: Annotated[Optional[str], typer.Option(help="allowed loss of top-1, points: 1% is 1 point")] = None,
+    min_agreement: Annotated[Optional[str], typer.Option(help="least agreement with the float model")] = None,
+    allow_different_environments: Annotated[
+        bool, typer.Option("--allow-different-environments", help="compare other machines, settings, versions anyway")
+    ] = False,
+    junit_file: Annotated[Optional[Path], typer.Option("--junit", help="write JUnit XML")] = None,
+    markdown_file: Annotated[
+        Optional[Path], typer.Option("--markdown", help="append a GitHub job summary, e.g. to $GITHUB_STEP_SUMMARY")
+    ] = None,
+    action_file: Annotated[
+        Optional[Path], typer.Option("--benchmark-action", help="write JSON for github-action-benchmark")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Exit code 1 when the candidate is slower beyond doubt and beyond the threshold, or fails another one."""
+    thresholds = Thresholds(
+        max_slowdown=_share("--max-slowdown", max_slowdown) or 0.0,
+        max_size_growth=_share("--max-size-growth", max_size_growth),
+        max_memory_growth=_share("--max-memory-growth", max_memory_growth),
+        min_top1=_share("--min-top1", min_top1),
+        max_top1_drop=_share("--max-top1-drop", max_top1_drop),
+        min_agreement=_share("--min-agreement", min_agreement),
+    )
+    first = _read(baseline)
+    baselines, candidates = ([], first) if candidate is None else (first, _read(candidate))
+    report = check(baselines, candidates, thresholds, allow_different_environments)
+    if junit_file is not None:
+        _write(junit_file, junit(report), "wb")
+    if markdown_file is not None:
+        _write(markdown_file, markdown(report).encode(), "ab")
+    if action_file is not None:
+        _write(action_file, json_list(report), "wb")
+    if json:
+        print_json(as_tree(report))
+    else:
+        _print(report)
+    if report.failed:
+        raise CheckError("regression: " + "; ".join(f"{f.name}: {f.text}" for f in report.findings if f.failed))
+
+
+def json_list(report: Report) -> bytes:
+    """The file of --benchmark-action."""
+    return json_text(benchmark_action(report.candidate)).encode() + b"\n"
+
+
+def _read(paths: str) -> list[Named]:
+    # A name may hold a comma itself.
+    names = [paths] if Path(paths).exists() else paths.split(",")
+    return [(Path(name), read_measurement(Path(name))) for name in names]
+
+
+def _share(flag: str, text: str | None) -> float | None:
+    """'3%' or '0.03' -> 0.03. Raises InputError."""
+    if text is None:
+        return None
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        raise InputError(f"{flag} {text!r}: give a share, e.g. 3% or 0.03")
+    return value
+
+
+def _write(path: Path, content: bytes, mode: str) -> None:
+    try:
+        with path.open(mode) as file:
+            file.write(content)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _print(report: Report) -> None:
+    stdout.print(f"{escape(report.candidate.file.name)} against {escape(report.baseline.file.name)}", soft_wrap=True)
+    for finding in report.findings:
+        mark = "[red]FAIL[/]" if finding.failed else "[green]ok  [/]"
+        stdout.print(f"{mark} {finding.name:<11} {escape(finding.text)}", soft_wrap=True)
+    for note in report.notes:
+        stdout.print(f"note: {note}", markup=False, soft_wrap=True)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from quantizable_graphs import mixed_vit
+
+from qvit_deploy.bench import measure as measuring
+from qvit_deploy.bench.measure import File, Plan, in_turn, measure
+from qvit_deploy.bench.yardstick import LAYERS, products, yardstick
+from qvit_deploy.errors import InputError
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(mixed_vit().serialize())
+    return path
+
+
+def test_any_number_of_files_take_turns(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(products(2))
+    steps: list[int] = []
+
+    class Counted:
+        def stage(self, name: str, total: int | None = None) -> Counted:
+            self.total = total
+            return self
+
+        def __enter__(self) -> object:
+            return steps.append
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    progress = Counted()
+    found = in_turn([model, other, model], Plan(processes=2, runs=12), 4, progress)  # type: ignore[arg-type]
+    assert [len(f) for f in found] == [2, 2, 2] and {len(p) for f in found for p in f} == {4}
+    assert sum(steps) == progress.total == 2 * 3 * 4
+    assert all(b > 0 for f in found for p in f for b in p)
+
+
+def test_the_file_that_ran_is_the_one_described(model: Path) -> None:
+    found = measure(File(model, {}), None, Plan(processes=2, runs=10), profiled=False)
+    assert found.file.bytes == model.stat().st_size and found.latency_ms.samples == 20
+    assert found.settings.batch == 1 and found.profile is None and found.against is None
+    assert {len(p.blocks_ms) for p in found.processes} == {10}
+    assert found.peak_memory_bytes is None or found.peak_memory_bytes > 1e7
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin")
+def test_a_process_that_dies_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "fastest_cpus", lambda _: (4095,))
+    with pytest.raises(InputError, match=r"model\.onnx: the process that ran it died: .*Error") as caught:
+        measure(File(model, {}), None, Plan(processes=1, runs=5), profiled=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["batch", "threads", "processes", "runs"])
+def test_plans_count_from_one(field: str) -> None:
+    with pytest.raises(InputError, match="must be at least 1"):
+        Plan(**{field: 0})
+
+
+def test_the_yardstick_never_changes() -> None:
+    """Measurements made with another one could not be compared."""
+    assert yardstick() == products(LAYERS) == yardstick() and LAYERS == 12

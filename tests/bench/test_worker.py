@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from qvit_deploy.bench import worker
+
+
+def clocked(times: itertools.cycle[int] | itertools.chain[int], monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """A run that moves the worker's clock by its own time."""
+    now = [0.0]
+
+    def run() -> int:
+        taken = next(times)
+        now[0] += taken / 1e9
+        return taken
+
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: now[0])
+    return run
+
+
+def test_the_warm_up_ends_when_times_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = [20_000_000 - 400_000 * i for i in range(40)]
+    run = clocked(itertools.chain(slow, itertools.repeat(2_000_000)), monkeypatch)
+    typical, stable = worker._warm_up(run)
+    assert stable and typical == 2_000_000
+
+
+def test_the_warm_up_gives_up_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = clocked(itertools.cycle([1_000_000] * 5 + [3_000_000] * 5), monkeypatch)
+    typical, stable = worker._warm_up(run)
+    assert not stable and typical in (1_000_000, 3_000_000)
+
+
+def test_a_model_of_seconds_is_not_run_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = itertools.count()
+    run = clocked(itertools.chain(4_000_000_000 for _ in count), monkeypatch)
+    worker._warm_up(run)
+    assert next(count) <= worker.WINDOW + 1
+
+
+def test_files_take_turns() -> None:
+    assert [worker._in_turn(2, n) for n in range(3)] == [[0, 1], [1, 0], [0, 1]]
+    assert worker._in_turn(1, 5) == [0]
+
+
+def test_peak_memory_is_this_process() -> None:
+    peak = worker.peak_memory()
+    assert peak is None or peak > 10_000_000
