@@ -15,14 +15,16 @@ template <int W_BITS, int A_BITS, class T>
 struct WarpProducts {
   using Memory = StageMemory<W_BITS, A_BITS, T>;
   using Multiply = Product<W_BITS, A_BITS>;
+  using X = ActivationFragment<A_BITS>;
+  using W = WeightFragment<W_BITS, T::WN>;
   int sums[T::WM / 16][T::WN / 8][4] = {};
 
   // Adds the products of the step that lies at `stage`; the warp's outputs start at (row, column) of the tile.
   QVIT_DEVICE void add(uint32_t stage, int row, int column, int lane) {
 #pragma unroll
     for (int block = 0; block < Memory::BLOCKS; ++block) {
-      ActivationFragment<A_BITS> x[T::WM / 16];
-      WeightFragment<W_BITS, T::WN> w;
+      X x[T::WM / 16];
+      W w;
 #pragma unroll
       for (int m = 0; m < T::WM / 16; ++m) x[m].load(stage + block * Memory::A_BLOCK, row + m * 16, lane);
       const int panel = column / kPanel * chunks(W_BITS) * kPanel * kChunkBytes;
@@ -31,19 +33,27 @@ struct WarpProducts {
     }
   }
 
-  QVIT_DEVICE void multiply(const ActivationFragment<A_BITS> (&x)[T::WM / 16], const WeightFragment<W_BITS, T::WN>& w) {
-#if QVIT_NATIVE_S4
+  QVIT_DEVICE void multiply(const X (&x)[T::WM / 16], const W& w) {
     if constexpr (Multiply::NATIVE_S4) {
-#pragma unroll
-      for (int n = 0; n < T::WN / 8; ++n) {
-        uint32_t b[2];
-        w.packed_operand(n, b);
-#pragma unroll
-        for (int m = 0; m < T::WM / 16; ++m) mma_m16n8k64_s4(sums[m][n], x[m].words[0], b);
-      }
-      return;
+      multiply_4_bit(x, w);
+    } else {
+      multiply_8_bit(x, w);
     }
+  }
+
+#if QVIT_NATIVE_S4
+  QVIT_DEVICE void multiply_4_bit(const X (&x)[T::WM / 16], const W& w) {
+#pragma unroll
+    for (int n = 0; n < T::WN / 8; ++n) {
+      uint32_t b[2];
+      w.packed_operand(n, b);
+#pragma unroll
+      for (int m = 0; m < T::WM / 16; ++m) mma_m16n8k64_s4(sums[m][n], x[m].words[0], b);
+    }
+  }
 #endif
+
+  QVIT_DEVICE void multiply_8_bit(const X (&x)[T::WM / 16], const W& w) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       uint32_t a[T::WM / 16][4];
