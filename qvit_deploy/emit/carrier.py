@@ -99,7 +99,8 @@ def linear_function(bits: int) -> onnx.FunctionProto:
     """`qvit::QLinearW{bits}`; bits 4, 6 or 8."""
     body = _Body()
     op, zero = body.op, body.ints(0)
-    chunks = op("Transpose", op("Cast", "packed", to=onnx.TensorProto.FLOAT), perm=[0, 3, 1, 2, 4])
+    # TensorRT lets an int8 constant go into a DequantizeLinear or a plugin and nowhere else.
+    chunks = op("Transpose", op("DequantizeLinear", "packed", body.number(1)), perm=[0, 3, 1, 2, 4])
     matrix = op("Flatten", body.unpack(chunks, bits), axis=2)
     for axis, name in enumerate(("n", "k")):
         end = op("Unsqueeze", body.attribute(name, "value_int", "INT"), zero)
