@@ -74,7 +74,7 @@ def test_nothing_imports_upward(path: Path) -> None:
     "module",
     [
         "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate",
-        "qvit_deploy.allocate.latency",
+        "qvit_deploy.allocate.latency", "qvit_deploy.emit.packed", "qvit_deploy.targets.libqvit",
     ],
 )  # fmt: skip
 def test_the_light_half_does_without_torch(module: str) -> None:
