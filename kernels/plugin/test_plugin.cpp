@@ -1,0 +1,124 @@
+// The plugin library through TensorRT's interfaces, in the order TensorRT calls them, on the emulated GPU.
+#include <cstring>
+
+#include "check.h"
+#include "findings.h"
+#include "qlinear_plugin.h"
+#include "qvit/packing.h"
+
+using namespace nvinfer1;
+
+extern "C" IPluginCreatorInterface* const* getCreators(int32_t& count);
+extern "C" void setLoggerFinder(ILoggerFinder* finder);
+
+namespace {
+
+struct Logger final : ILogger, ILoggerFinder {
+  std::string last;
+  void log(Severity, const char* message) noexcept override { last = message; }
+  ILogger* findLogger() override { return this; }
+};
+
+DynamicPluginTensorDesc tensor(DataType type, std::vector<int64_t> sizes) {
+  DynamicPluginTensorDesc t{};
+  t.desc.type = type;
+  t.desc.format = TensorFormat::kLINEAR;
+  t.desc.dims.nbDims = static_cast<int32_t>(sizes.size());
+  for (size_t i = 0; i < sizes.size(); ++i) t.desc.dims.d[i] = sizes[i];
+  t.min = t.opt = t.max = t.desc.dims;
+  return t;
+}
+
+}  // namespace
+
+int main() {
+  Logger logger;
+  setLoggerFinder(&logger);
+  int32_t count = 0;
+  IPluginCreatorInterface* const* creators = getCreators(count);
+  check(count == 3, "three creators");
+  Random random{9};
+  for (int which = 0; which < count; ++which) {
+    auto* creator = static_cast<IPluginCreatorV3One*>(creators[which]);
+    const int bits = 4 + 2 * which, n = 40, k = 100, batch = 2, tokens = 17;
+    check(creator->getPluginName() == "QLinearW" + std::to_string(bits), "name");
+    check(std::string(creator->getPluginNamespace()) == "qvit" && creator->getFieldNames()->nbFields == 4, "namespace");
+
+    const float scale = 0.25f;
+    const int32_t a_bits = bits, n_field = n, k_field = k, bad = -1;
+    PluginField fields[] = {{"x_scale", &scale, PluginFieldType::kFLOAT32, 1},
+                            {"x_bits", &a_bits, PluginFieldType::kINT32, 1},
+                            {"n", &n_field, PluginFieldType::kINT32, 1},
+                            {"k", &k_field, PluginFieldType::kINT32, 1}};
+    PluginFieldCollection incomplete{3, fields}, complete{4, fields};
+    check(creator->createPlugin("fc1", &incomplete, TensorRTPhase::kBUILD) == nullptr, "no k");
+    check(logger.last.find("needs x_scale") != std::string::npos, "the logger hears why");
+    fields[2].data = &bad;
+    check(creator->createPlugin("fc1", &complete, TensorRTPhase::kBUILD) == nullptr, "n < 0");
+    fields[2].data = &n_field;
+
+    IPluginV3* built = creator->createPlugin("fc1", &complete, TensorRTPhase::kBUILD);
+    if (!check(built != nullptr, "createPlugin")) return 1;
+    auto* build = static_cast<IPluginV3OneBuild*>(built->getCapabilityInterface(PluginCapabilityType::kBUILD));
+    DynamicPluginTensorDesc tensors[] = {tensor(DataType::kFLOAT, {batch, tokens, k}),
+                                         tensor(DataType::kINT8, {qvit::packed_bytes(n, k, bits)}),
+                                         tensor(DataType::kFLOAT, {n}), tensor(DataType::kFLOAT, {n}),
+                                         tensor(DataType::kFLOAT, {batch, tokens, n})};
+    for (int i = 0; i < 5; ++i) check(build->supportsFormatCombination(i, tensors, 4, 1), "format " + std::to_string(i));
+    tensors[4].desc.type = DataType::kHALF;
+    check(!build->supportsFormatCombination(4, tensors, 4, 1), "half from float");
+    tensors[4].desc.type = DataType::kFLOAT;
+    tensors[0].desc.type = DataType::kHALF;
+    check(!build->supportsFormatCombination(0, tensors, 4, 1), "half rows of 200 bytes");
+    tensors[0].desc.type = DataType::kFLOAT;
+    check(build->configurePlugin(tensors, 4, tensors + 4, 1) == 0, "configure");
+    tensors[2].desc.dims.d[0] = n + 1;
+    check(build->configurePlugin(tensors, 4, tensors + 4, 1) != 0, "a scale too many");
+    tensors[2].desc.dims.d[0] = n;
+    std::vector<int32_t> tactics(build->getNbTactics());
+    check(build->getValidTactics(tactics.data(), build->getNbTactics()) == 0 && tactics[0] > 0, "tactics");
+    Array<uint8_t> workspace(build->getWorkspaceSize(tensors, 4, tensors + 4, 1));
+
+    // The engine is written and read back: a plugin made of the serialized fields, in an execution context.
+    auto* written = static_cast<IPluginV3OneRuntime*>(built->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    IPluginV3* read = creator->createPlugin("fc1", written->getFieldsToSerialize(), TensorRTPhase::kRUNTIME);
+    auto* runtime = static_cast<IPluginV3OneRuntime*>(read->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    IPluginV3* attached = runtime->attachToContext(nullptr);
+    runtime = static_cast<IPluginV3OneRuntime*>(attached->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
+    check(runtime->setTactic(1000) != 0 && logger.last.find("unknown tactic") != std::string::npos, "tactic 1000");
+
+    const int rows = batch * tokens, half = 1 << (bits - 1);
+    Array<float> x(rows * k), weight_scale(n), bias(n), y(rows * n);
+    std::vector<int> codes(rows * k);
+    for (int i = 0; i < rows * k; ++i) codes[i] = random.between(-half, half - 1), x[i] = codes[i] * scale;
+    std::vector<int8_t> weight(n * k);
+    for (auto& w : weight) w = static_cast<int8_t>(random.between(-half, half - 1));
+    for (int i = 0; i < n; ++i) weight_scale[i] = 0.5f, bias[i] = static_cast<float>(i);
+    Array<uint8_t> packed(qvit::packed_bytes(n, k, bits));
+    qvit::pack(weight.data(), n, k, bits, packed.data());
+    const void* inputs[] = {x.data(), packed.data(), weight_scale.data(), bias.data()};
+    void* outputs[] = {y.data()};
+    PluginTensorDesc descs[5];
+    for (int i = 0; i < 5; ++i) descs[i] = tensors[i].desc;
+    check(runtime->onShapeChange(descs, 4, descs + 4, 1) == 0, "onShapeChange");
+    for (int32_t tactic : tactics) {
+      check(runtime->setTactic(tactic) == 0, "setTactic");
+      std::memset(y.data(), 0xEB, y.size_bytes());
+      check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == 0, "enqueue");
+      int wrong = 0;
+      for (int m = 0; m < rows; ++m)
+        for (int j = 0; j < n; ++j) {
+          int sum = 0;
+          for (int i = 0; i < k; ++i) sum += codes[m * k + i] * weight[j * k + i];
+          wrong += y[m * n + j] != static_cast<float>(sum) * 0.125f + bias[j];
+        }
+      check(wrong == 0, "w" + std::to_string(bits) + " tactic " + std::to_string(tactic) + ": " + std::to_string(wrong));
+    }
+    inputs[0] = x.data() + 1;
+    check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == QVIT_MISALIGNED, "misaligned");
+    check(logger.last.find("not aligned") != std::string::npos, "the logger hears of it");
+    check_clean("plugin");
+    delete built, delete read, delete attached;
+  }
+  return finish("plugin", count);
+}

@@ -1,0 +1,142 @@
+"""The packed profile computes the integers of the Q/DQ graph in ONNX Runtime, and is as small as its bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.parser
+import onnxruntime as ort
+import pytest
+from onnx.reference import ReferenceEvaluator
+from quantizable_graphs import Calibrated, calibrate, mixed_vit
+
+from qvit_deploy.emit.carrier import FUNCTION_CODES, carriable, emit_packed, linear_function
+from qvit_deploy.emit.packed import PACKED_BITS, pack, packed_shape, unpack
+from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.quantize.plan import SitePlan
+from qvit_deploy.targets.onnxruntime import run, session
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> Calibrated:
+    return calibrate(mixed_vit(qkv_bias=False), (4, 6, 8), attention=True)
+
+
+def one_linear(bits: int, n: int, k: int) -> onnx.ModelProto:
+    layout = ", ".join(str(d) for d in packed_shape((n, k), bits))
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 21, "qvit": 1]>
+        g (float[B, {k}] x, int8[{layout}] packed, float[{n}] s, float[{n}] b) => (float[B, {n}] y) {{
+          y = qvit.QLinearW{bits} <x_scale: float = 0.25, x_low: float = -8.0, x_high: float = 7.75,
+            x_bits: int = 6, n: int = {n}, k: int = {k},
+            plugin_namespace: string = "qvit", plugin_version: string = "1"> (x, packed, s, b)
+        }}"""
+    )
+    model.functions.append(linear_function(bits))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (8, 64), (13, 70), (24, 128)])
+def test_the_body_multiplies_the_packed_integers(bits: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(n * bits)
+    codes = rng.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (n, k), np.int8)
+    x = rng.integers(-32, 32, (5, k))
+    packed = pack(codes, bits).view(np.int8).reshape(packed_shape((n, k), bits))
+    feed = {"packed": packed, "s": np.full(n, 0.5, np.float32), "b": np.arange(n, dtype=np.float32)}
+    feed["x"] = (x * 0.25 + rng.uniform(-0.12, 0.12, x.shape)).astype(np.float32)
+    expected = (x @ codes.T.astype(np.int64)) * 0.125 + feed["b"]
+    model = one_linear(bits, n, k)
+    (y,) = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+    np.testing.assert_array_equal(y, expected)
+    if (n, k) == (13, 70):
+        np.testing.assert_array_equal(ReferenceEvaluator(model).run(None, feed)[0], expected)
+
+
+def fetched(proto: onnx.ModelProto, images: np.ndarray, name: str) -> np.ndarray:
+    """A tensor in the middle of the graph, as ONNX Runtime computes it."""
+    if name not in {o.name for o in proto.graph.output}:
+        proto.graph.output.append(onnx.ValueInfoProto(name=name))
+    return run(session(proto.SerializeToString(), 1), images, None, [name])[0]
+
+
+@pytest.mark.parametrize("widths", [(4, 4), (6, 6), (8, 8), (4, 8), (6, 4)])
+def test_the_whole_graph_runs_in_onnx_runtime(calibrated: Calibrated, widths: tuple[int, int]) -> None:
+    plan = calibrated.plan(widths)
+    emitted = emit_qdq(calibrated.graph, plan)
+    proto = emit_packed(emitted, plan)
+    onnx.checker.check_model(proto, full_check=True)
+    carried = [site for site in plan.sites.values() if carriable(site)]
+    names = [node.op_type for node in proto.graph.node if node.domain == "qvit"]
+    assert names == [f"QLinearW{widths[0]}"] * len(carried) and len(carried) > 4
+    images = calibrated.images.numpy()
+    got = run(session(proto.SerializeToString(), 1), images)[0]
+    wanted = run(session(emitted.serialize(), 1), images)[0]
+    assert np.abs(got - wanted).max() <= 1e-3 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("widths", [(4, 4), (6, 8)])
+def test_packed_and_qdq_have_the_same_codes(calibrated: Calibrated, widths: tuple[int, int]) -> None:
+    """Site by site: with one of them packed, what is in front of it stays the same in both graphs."""
+    plan = calibrated.plan(widths)
+    emitted = emit_qdq(calibrated.graph, plan)
+    images = calibrated.images.numpy()
+    by_output = {node.outputs[0].name: node for node in emitted.nodes()}
+    for name in (name for name, site in plan.sites.items() if carriable(site)):
+        (product,) = by_output[f"{name}.weight.value"].outputs[0].consumers()
+        value = product.inputs[0]
+        dequantize = value.producer() if value is not None else None
+        assert dequantize is not None and dequantize.inputs[0] is not None and dequantize.inputs[0].name is not None
+        inlined = onnx.inliner.inline_local_functions(emit_packed(emitted, plan, [name]))
+        (codes,) = [n.output[0] for n in inlined.graph.node if n.output[0].startswith(FUNCTION_CODES)]
+        ours = fetched(inlined, images, codes)
+        theirs = fetched(emitted.to_proto(), images, dequantize.inputs[0].name)
+        np.testing.assert_array_equal(ours, theirs)
+        assert len(np.unique(ours)) > 4
+        np.testing.assert_array_equal(unpack_of(inlined, f"{name}.weight.packed{widths[0]}", plan.sites[name]), True)
+
+
+def unpack_of(proto: onnx.ModelProto, initializer: str, site: SitePlan) -> np.ndarray:
+    """Where the codes in an initializer are those of the plan."""
+    packed = next(onnx.numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == initializer)
+    assert site.codes is not None
+    k, n = site.codes.shape
+    return unpack(packed.view(np.uint8), site.w_bits, (n, k)) == site.codes.T
+
+
+def test_weights_take_their_bits() -> None:
+    def weight_bytes(bits: int) -> int:
+        return int(np.prod(packed_shape((384, 1536), bits)))
+
+    assert weight_bytes(4) * 2 == weight_bytes(8) == 384 * 1536
+    assert weight_bytes(6) * 4 == weight_bytes(8) * 3
+
+
+def test_the_file_shrinks_with_the_bits(calibrated: Calibrated) -> None:
+    sizes = {}
+    for bits in PACKED_BITS:
+        plan = calibrated.plan((bits, 8))
+        proto = emit_packed(emit_qdq(calibrated.graph, plan), plan)
+        sizes[bits] = sum(len(t.raw_data) for t in proto.graph.initializer if ".packed" in t.name and t.data_type == 3)
+    assert sizes[4] * 2 == sizes[8] and sizes[6] * 4 == sizes[8] * 3
+
+
+def test_only_chosen_sites_and_no_bodies(calibrated: Calibrated) -> None:
+    plan = calibrated.plan((4, 4))
+    emitted = emit_qdq(calibrated.graph, plan)
+    before = emitted.serialize()
+    name = next(name for name, site in plan.sites.items() if carriable(site))
+    proto = emit_packed(emitted, plan, [name], functions=False)
+    assert [n.name for n in proto.graph.node if n.domain == "qvit"] == [f"{name}.QLinear"] and not proto.functions
+    assert emitted.serialize() == before
+    with pytest.raises(ValueError, match="cannot be packed"):
+        emit_packed(emitted, plan, ["nowhere"])
+
+
+def test_no_site_leaves_the_graph_alone(calibrated: Calibrated) -> None:
+    plan = calibrated.plan((8, 8))
+    emitted = emit_qdq(calibrated.graph, plan)
+    proto = emit_packed(emitted, plan, [])
+    assert {o.domain for o in proto.opset_import} == {""} and len(proto.graph.node) == len(list(emitted.nodes()))
