@@ -9,7 +9,7 @@ import numpy as np
 from qvit_deploy.report.heat import Floats, Tree, front_names, is_image, on_image, split, warmth
 from qvit_deploy.report.labels import printable, runs, site_labels
 from qvit_deploy.report.numbers import digits, percent
-from qvit_deploy.report.panels import canvas, diagonal, grid_lines, picture, write
+from qvit_deploy.report.panels import canvas, diagonal, grid_lines, head, picture, write
 from qvit_deploy.report.svg import COLOURS, bit_colour, own_style
 
 if TYPE_CHECKING:
@@ -58,7 +58,15 @@ def _agreement(tree: Tree) -> Figure:
     grid_lines(axes, "both")
     diagonal(axes, float(both.min()), float(both.max()))
     axes.scatter(true, estimated, s=18, color=COLOURS["b6"], alpha=0.6, lw=0, zorder=2)
-    write(axes, -left, 12, "drift of the metric, one point per image", color=COLOURS["ink"], fontsize=12, fontweight="bold")
+    write(
+        axes,
+        -left,
+        12,
+        "drift of the metric, one point per image",
+        color=COLOURS["ink"],
+        fontsize=12,
+        fontweight="bold",
+    )
     write(axes, side / 2, -side - 34, "true: quantized minus float", ha="center")
     write(axes, -left + 4, -side / 2, "sum of the sites' effects", rotation=90, va="center", ha="left")
     return figure
@@ -81,7 +89,15 @@ def _blocks(tree: Tree) -> Figure:
     grid_lines(axes, "x")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    write(axes, -left, 14, "rms effect of whole blocks on the metric", color=COLOURS["ink"], fontsize=12, fontweight="bold")
+    write(
+        axes,
+        -left,
+        14,
+        "rms effect of whole blocks on the metric",
+        color=COLOURS["ink"],
+        fontsize=12,
+        fontweight="bold",
+    )
     return figure
 
 
@@ -99,7 +115,13 @@ def _sites(tree: Tree) -> Figure:
     axes.set(xlim=(-0.5, len(sites) - 0.5), xticks=[])
     for _, first, last in runs(labels)[::2]:
         axes.axvspan(first - 0.5, last + 0.5, color=COLOURS["band"], lw=0, zorder=0)
-    axes.bar(range(len(sites)), [s["rms_effect"] for s in sites], 0.7, color=[bit_colour(s["a_bits"]) for s in sites], zorder=2)
+    axes.bar(
+        range(len(sites)),
+        [s["rms_effect"] for s in sites],
+        0.7,
+        color=[bit_colour(s["a_bits"]) for s in sites],
+        zorder=2,
+    )
     grid_lines(axes)
     axes.locator_params(axis="y", nbins=5)
     below = panel(left, 40 + high + 6, span, 2 * strip)
@@ -116,8 +138,7 @@ def _sites(tree: Tree) -> Figure:
     for label, first, last in runs(labels):
         if label.block and (last - first + 1) * pitch >= 6.5 * len(label.number):
             write(below, (((first + last) / 2) + 0.5) * pitch, -2 * strip - inner - 8, label.number, ha="center")
-    write(axes, -left, 20, "rms effect of every site on the metric, coloured by the width of its input",
-          color=COLOURS["ink"], fontsize=12, fontweight="bold")  # fmt: skip
+    head(axes, -left, 20, "rms effect of every site on the metric, coloured by the width of its input")
     return figure
 
 
@@ -150,7 +171,15 @@ def _errors(tree: Tree) -> Figure:
     axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.yaxis.set_minor_formatter(lambda *_: "")
     grid_lines(axes, "both")
-    write(axes, -left, 16, "error against effect, one point per site", color=COLOURS["ink"], fontsize=12, fontweight="bold")
+    write(
+        axes,
+        -left,
+        16,
+        "error against effect, one point per site",
+        color=COLOURS["ink"],
+        fontsize=12,
+        fontweight="bold",
+    )
     write(axes, (width - left) / 2, -height - 38, "error of the site's output, relative", ha="center")
     write(axes, -left, -height / 2, "rms effect on the metric", rotation=90, va="center", ha="left")
     return figure

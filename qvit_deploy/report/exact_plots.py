@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qvit_deploy.report.heat import KINDS, Tree, dead, effects, of_kind
-from qvit_deploy.report.panels import canvas, diagonal, grid_lines, write
+from qvit_deploy.report.panels import canvas, diagonal, grid_lines, head, write
 from qvit_deploy.report.svg import COLOURS
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def exact_figure(tree: Tree) -> Figure:
         diagonal(axes, float(both.min()), float(both.max()))
         for chosen, colour in ((~front, COLOURS["b6"]), (front, COLOURS["relevance"])):
             axes.scatter(x[chosen], y[chosen], s=14, color=colour, alpha=0.55, lw=0, zorder=2)
-        write(axes, 0, 10, KINDS[kind], color=COLOURS["ink"], fontsize=12, fontweight="bold")
+        head(axes, 0, 10, KINDS[kind])
         write(axes, side, 10, f"{len(x):,} cells", ha="right", fontsize=10.5)
         write(axes, side / 2, -side - 32, "exact patching", ha="center")
         if column == 0:
@@ -52,7 +52,11 @@ def agreement_figure(tree: Tree) -> Figure:
         grid_lines(axes, "x")
         axes.axvline(0, color=COLOURS["muted"], lw=1)
         for index, method in enumerate(methods):
-            measured = tree["agreement"][kind].get(method, {"metrics": {"pearson": {"mean": None}}})["metrics"]["pearson"]
+            if method not in tree["agreement"][kind]:
+                continue
+            measured = tree["agreement"][kind].get(method, {"metrics": {"pearson": {"mean": None}}})["metrics"][
+                "pearson"
+            ]
             if measured["mean"] is None:
                 continue
             colour = COLOURS["relevance" if method == tree["rules"] else "float"]
@@ -64,5 +68,5 @@ def agreement_figure(tree: Tree) -> Figure:
         if column == 0:
             axes.set_yticklabels([str(m) for m in methods], color=COLOURS["ink"], parse_math=False)
         axes.set_xticklabels(["−0.5", "0", "0.5", "1"])
-        write(axes, 0, 10, KINDS[kind], color=COLOURS["ink"], fontsize=12, fontweight="bold")
+        head(axes, 0, 10, KINDS[kind])
     return figure

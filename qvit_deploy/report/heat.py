@@ -48,7 +48,7 @@ def scale_of(values: Sequence[Floats]) -> Scale:
 
 
 def heat(values: Floats, limit: float) -> NDArray[np.float64]:
-    """RGBA of signed values: 0 is transparent, `limit` and beyond opaque; so one picture serves light and dark pages."""
+    """RGBA of signed values: 0 is transparent, `limit` and beyond opaque; so it serves light and dark pages."""
     share = np.clip(np.abs(values) / limit, 0, 1)
     colour = np.where((values > 0)[..., None], _rgb("up"), _rgb("down"))
     return np.concatenate([colour, share[..., None]], -1)

@@ -42,6 +42,11 @@ def write(axes: Axes, x: float, y: float, words: str, **how: Any) -> None:
                   annotation_clip=False, parse_math=False, **how)  # fmt: skip
 
 
+def head(axes: Axes, x: float, y: float, words: str) -> None:
+    """A heading at that place."""
+    write(axes, x, y, words, color=COLOURS["ink"], fontsize=12, fontweight="bold")
+
+
 def picture(axes: Axes, rgba: Any, **how: Any) -> None:
     """An image of cells, kept as it is: no smoothing between them."""
     axes.imshow(rgba, interpolation="none", aspect="auto", **how)
@@ -57,5 +62,7 @@ def diagonal(axes: Axes, low: float, high: float) -> None:
     room = 0.05 * ((high - low) or 1.0)
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(low - room, high + room)
-    axes.plot([low - room, high + room], [low - room, high + room], color=COLOURS["muted"], lw=1, ls=(0, (4, 3)), zorder=1)
+    axes.plot(
+        [low - room, high + room], [low - room, high + room], color=COLOURS["muted"], lw=1, ls=(0, (4, 3)), zorder=1
+    )
     axes.locator_params(nbins=5)

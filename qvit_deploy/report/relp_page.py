@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from qvit_deploy.report.labels import printable
 from qvit_deploy.report.page import render
 from qvit_deploy.report.relp_words import (
-    MEASURES, agreement_rows, carriers, circuit_rows, cross_check, excluded, firings, metric_of, question,
+    MEASURES,
+    agreement_rows,
+    carriers,
+    circuit_rows,
+    cross_check,
+    excluded,
+    firings,
+    metric_of,
+    question,
 )  # fmt: skip
 
 DESCRIPTIONS = {

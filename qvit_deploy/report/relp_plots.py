@@ -11,11 +11,23 @@ from numpy.typing import NDArray
 
 from qvit_deploy.report.exact_plots import agreement_figure, exact_figure
 from qvit_deploy.report.heat import (
-    KINDS, Scale, Tree, dead, effects, front_names, heat, is_image, of_kind, on_image, photo, scale_of, split,
+    KINDS,
+    Scale,
+    Tree,
+    dead,
+    effects,
+    front_names,
+    heat,
+    is_image,
+    of_kind,
+    on_image,
+    photo,
+    scale_of,
+    split,
 )  # fmt: skip
 from qvit_deploy.report.labels import printable, site_labels
 from qvit_deploy.report.numbers import digits
-from qvit_deploy.report.panels import canvas, grid_lines, picture, write
+from qvit_deploy.report.panels import canvas, grid_lines, head, picture, write
 from qvit_deploy.report.svg import COLOURS, own_style
 
 if TYPE_CHECKING:
@@ -92,7 +104,9 @@ def _pictures(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.float3
 
 def _over_image(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.float32]) -> Figure | None:
     """The residual stream at a few depths, and the sums of attention and MLP outputs over all blocks."""
-    placed = {kind: [c for c in of_kind(pair, kind) if is_image(c["grid"])] for kind in ("residual", "attention", "mlp")}
+    placed = {
+        kind: [c for c in of_kind(pair, kind) if is_image(c["grid"])] for kind in ("residual", "attention", "mlp")
+    }
     grids = [c["grid"] for found in placed.values() for c in found]
     if not grids:
         return None
@@ -103,7 +117,11 @@ def _over_image(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.floa
     chosen = [stream[i] for i in sorted({round(i) for i in np.linspace(0, len(stream) - 1, DEPTHS)})] if stream else []
     groups = [("residual", [c], f"residual, block {name}" if name != "output" else "residual, behind all")
               for c, name in zip(chosen, block_names(chosen), strict=True)]  # fmt: skip
-    groups += [(kind, placed[kind], f"sum of all {word}") for kind, word in (("attention", "attention"), ("mlp", "MLPs")) if placed[kind]]
+    groups += [
+        (kind, placed[kind], f"sum of all {word}")
+        for kind, word in (("attention", "attention"), ("mlp", "MLPs"))
+        if placed[kind]
+    ]
     maps = [on_image([(effects(c), c["grid"]) for c in found], finest) for _, found, _ in groups]
     gap = 14
     side = min(168.0, (WIDTH - (len(groups) - 1) * gap) / len(groups))
@@ -113,7 +131,15 @@ def _over_image(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.floa
         scale = stream_scale if kind == "residual" else scale_of([cells])
         axes = panel(column * (side + gap), 24, side, side)
         extent = (0, 1, 1, 0)
-        axes.imshow(photo(clean, corrupt).mean(-1), cmap="gray", vmin=0, vmax=1, alpha=FAINT, interpolation="none", extent=extent)
+        axes.imshow(
+            photo(clean, corrupt).mean(-1),
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            alpha=FAINT,
+            interpolation="none",
+            extent=extent,
+        )
         picture(axes, heat(cells, scale.limit), extent=extent)
         axes.set_aspect("equal")
         axes.set_xticks([])
@@ -150,7 +176,7 @@ def _tokens(pair: Tree) -> Figure:
             axes.set_yticks([])
         for index, component in enumerate(found):
             _token_row(axes, labelled, index, component, scale, front)
-        write(axes, left - start, 10, KINDS[kind], color=COLOURS["ink"], fontsize=12, fontweight="bold")
+        head(axes, left - start, 10, KINDS[kind])
         write(axes, WIDTH - start - 2, 10, scale_words(scale), ha="right", fontsize=10.5)
         write(axes, 0, -height - 14, _order_words(found), fontsize=10.5)
         y += height + gap
@@ -160,7 +186,11 @@ def _tokens(pair: Tree) -> Figure:
 def scale_words(scale: Scale) -> str:
     """full colour ±0.5; 6 of 301 cells beyond, up to 8.3"""
     words = f"full colour ±{digits(scale.limit)}"
-    return f"{words}; {scale.clipped} of {scale.cells} cells beyond, up to {digits(scale.largest)}" if scale.clipped else words
+    return (
+        f"{words}; {scale.clipped} of {scale.cells} cells beyond, up to {digits(scale.largest)}"
+        if scale.clipped
+        else words
+    )
 
 
 def _order_words(found: Sequence[Tree]) -> str:
@@ -215,7 +245,7 @@ def _heads(pair: Tree) -> Figure:
             strong = abs(value) > 0.55 * scale.limit
             axes.text(head + 0.5, index + 0.5, in_cell(value, scale.limit), ha="center", va="center", fontsize=10,
                       color=COLOURS["on-bits" if strong else "ink"])  # fmt: skip
-    write(axes, -left, 20, "heads", color=COLOURS["ink"], fontsize=12, fontweight="bold")
+    head(axes, -left, 20, "heads")
     write(axes, -left, 6, scale_words(scale), fontsize=10.5)
     return figure
 
@@ -224,7 +254,7 @@ def _blocks(pair: Tree) -> Figure:
     """What the estimates of attention and MLP of every block add up to over tokens."""
     kinds = [k for k in ("attention", "mlp") if of_kind(pair, k)]
     names = list(dict.fromkeys((c["block"], str(c["label"])) for k in kinds for c in of_kind(pair, k)))
-    width, height, left = 500, 250, 44
+    width, height, left = 400, 250, 44
     figure, panel = canvas(width, height)
     axes = panel(left, 34, width - left - 4, height - 34 - 40)
     for side, kind in enumerate(kinds):
@@ -240,7 +270,15 @@ def _blocks(pair: Tree) -> Figure:
     axes.set_xlim(-0.6, len(names) - 0.4)
     for side in ("top", "right", "left", "bottom"):
         axes.spines[side].set_visible(False)
-    write(axes, -left, 18, "attention and MLP by block, summed over tokens", color=COLOURS["ink"], fontsize=12, fontweight="bold")
+    write(
+        axes,
+        -left,
+        18,
+        "attention and MLP by block, summed over tokens",
+        color=COLOURS["ink"],
+        fontsize=12,
+        fontweight="bold",
+    )
     write(axes, -left, 3, "■ attention", color=COLOURS["b6"], fontsize=10.5)
     write(axes, -left + 74, 3, "■ MLP", color=COLOURS["relevance"], fontsize=10.5)
     write(axes, (width - left) / 2, -(height - 74) - 34, "block", ha="center")

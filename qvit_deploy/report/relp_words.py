@@ -39,7 +39,8 @@ def question(tree: Tree) -> str:
     rules = RULE_WORDS.get(tree["rules"], f"the {tree['rules']} rules")
     return printable(
         f"How much would {what}{given} change if one cell of the {base} image's run were replaced by its value in the "
-        f"{source} image's run? Estimated for all cells at once with {rules}, from two forward passes and one backward pass."
+        f"{source} image's run? Estimated for all cells at once with {rules}, from two forward "
+        "passes and one backward pass."
     )
 
 
@@ -77,7 +78,8 @@ def carriers(tree: Tree, pair: Tree) -> str:
     best = [(value, name) for value, name in ranked[:3] if value * whole > 0]
     if best:
         (value, name), rest = best[0], best[1:]
-        sentence = f"{name[0].upper()}{name[1:]} carries {_share(value, whole)} of the difference of {digits(abs(whole))}"
+        sentence = f"{name[0].upper()}{name[1:]} carries an estimated {_share(value, whole)} of the difference of "
+        sentence += digits(abs(whole))
         if rest:
             sentence += ", followed by " + " and ".join(f"{n} ({_share(v, whole)})" for v, n in rest)
         parts.append(sentence + ".")
@@ -91,7 +93,7 @@ def carriers(tree: Tree, pair: Tree) -> str:
         parts.append(f"The strongest head is {name} ({_share(value, whole)}).")
     if (token := _token(pair, whole)) is not None:
         parts.append(token)
-    return printable(" ".join(parts))
+    return " ".join(parts)
 
 
 def _token(pair: Tree, whole: float) -> str | None:
@@ -175,8 +177,8 @@ def cross_check(tree: Tree) -> str:
     if tree["cross_check"] is None:
         return ""
     return (
-        "A few patches were repeated in ONNX Runtime by graph surgery, the patched tensor made an input: its logits differ "
-        f"from the executor's by {digits(tree['cross_check'])} of the largest logit."
+        "A few patches were repeated in ONNX Runtime by graph surgery, the patched tensor made an input: its logits "
+        f"differ from the executor's by {digits(tree['cross_check'])} of the largest logit."
     )
 
 
