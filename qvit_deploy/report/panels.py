@@ -37,9 +37,9 @@ def canvas(width: float, height: float) -> tuple[Figure, Callable[[float, float,
 def write(axes: Axes, x: float, y: float, words: str, **how: Any) -> None:
     """Text at (x, y) pixels right of and above the upper left corner of the axes; names of strangers are made
     printable and never read as formulas."""
-    how = {"fontsize": 11, "color": COLOURS["muted"], "va": "baseline"} | how
+    style: dict[str, Any] = {"fontsize": 11, "color": COLOURS["muted"], "va": "baseline"} | how
     axes.annotate(printable(words), (0, 1), (x, y), xycoords="axes fraction", textcoords="offset points",
-                  annotation_clip=False, parse_math=False, **how)  # fmt: skip
+                  annotation_clip=False, parse_math=False, **style)  # fmt: skip
 
 
 def head(axes: Axes, x: float, y: float, words: str) -> None:

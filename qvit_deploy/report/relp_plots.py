@@ -241,9 +241,9 @@ def _heads(pair: Tree) -> Figure:
         extent = (0, len(values), index + 0.97, index + 0.03)
         picture(axes, heat(values, scale.limit)[None], extent=extent)
         axes.set(xlim=(0, most), ylim=(len(found), 0))
-        for head, value in enumerate(values if cell > 34 else []):
+        for column, value in enumerate(values if cell > 34 else []):
             strong = abs(value) > 0.55 * scale.limit
-            axes.text(head + 0.5, index + 0.5, in_cell(value, scale.limit), ha="center", va="center", fontsize=10,
+            axes.text(column + 0.5, index + 0.5, in_cell(value, scale.limit), ha="center", va="center", fontsize=10,
                       color=COLOURS["on-bits" if strong else "ink"])  # fmt: skip
     head(axes, -left, 20, "heads")
     write(axes, -left, 6, scale_words(scale), fontsize=10.5)
@@ -268,8 +268,8 @@ def _blocks(pair: Tree) -> Figure:
     shown = block_names([{"label": label} for _, label in names])
     axes.set_xticklabels(shown, rotation=90 if len(names) > 12 else 0, parse_math=False)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
     write(
         axes,
         -left,
