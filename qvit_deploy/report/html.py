@@ -11,6 +11,7 @@ from qvit_deploy.manifest import Manifest, SiteRecord
 from qvit_deploy.report.findings import fidelity, findings, number
 from qvit_deploy.report.labels import printable, role_words, runs, site_labels
 from qvit_deploy.report.numbers import amount, digits, percent, times
+from qvit_deploy.report.page import render
 from qvit_deploy.report.scores import Ranking, rank
 
 REPORT = "report.html"
@@ -23,22 +24,15 @@ def render_report(manifest: Manifest) -> bytes:
     The same manifest gives the same bytes. A file of the name `report.html` is left out of the list of files, because
     a report cannot hold its own digest: the manifest with and without it gives the same report.
     """
-    import jinja2
     from markupsafe import Markup
 
     from qvit_deploy.report import plots
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("qvit_deploy", "report"),
-        autoescape=True,  # names of models and sites come from files of strangers
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     sites = manifest.sites
     ranking = rank(sites, str(_extra(manifest, "relevance").get("method", "")))
     shown = ranking if isinstance(ranking, Ranking) else None
-    page = environment.get_template("template.html.jinja").render(
+    document = render(
+        "template.html.jinja",
         model=printable(str(manifest.source.get("model", "unnamed model"))),
         cards=_cards(manifest),
         fidelity=fidelity(manifest),
@@ -63,7 +57,7 @@ def render_report(manifest: Manifest) -> bytes:
         files=[(printable(n), amount(f.bytes, "B"), f.sha256) for n, f in _files(manifest)],
         schema=manifest.schema_id,
     )
-    return page.encode()
+    return document
 
 
 def _cards(manifest: Manifest) -> list[dict[str, Any]]:

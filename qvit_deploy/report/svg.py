@@ -1,4 +1,4 @@
-"""A matplotlib figure as an SVG element that lives inside an HTML page and follows its colours."""
+"""matplotlib figures: as SVG elements that live inside an HTML page and follow its colours, and as files."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# matplotlib knows fixed colours only. These stand for the page's CSS variables, which differ in light and dark.
-_VARIABLES = ("ink", "muted", "line", "band", "relevance", "card", "on-bits", "float")
-COLOURS = {name: f"#0a0b{i:02x}" for i, name in enumerate(_VARIABLES, 16)} | {
-    f"b{bits}": f"#0a0c{bits:02x}" for bits in range(1, 9)
-}
+COLOURS = {
+    "ink": "#191d24", "muted": "#5d6675", "line": "#e1e5ea", "band": "#f1f3f6", "relevance": "#d9780f",
+    "card": "#ffffff", "on-bits": "#fffffe", "float": "#8a93a1", "up": "#d2301f", "down": "#2563c9",
+    "b1": "#7f8f1f", "b2": "#6f9a2c", "b3": "#3c9a55", "b4": "#1c9a8b",
+    "b5": "#2b88b0", "b6": "#3f74c9", "b7": "#4f5cc0", "b8": "#6440ad",
+}  # fmt: skip
+"""The light colours of a page, which exported plots keep. On a page each becomes the CSS variable of its name, which is
+another colour in the dark: so all of them differ."""
 _NAMES = {colour: name for name, colour in COLOURS.items()}
 SHRINK = 0.9
 """On a narrow screen a plot becomes this much smaller, then scrolls: its text must stay readable."""
@@ -33,19 +38,50 @@ def draw(name: str, description: str, figure: Callable[[], Figure]) -> str:
     One unit of the element is one CSS pixel and a 72nd of an inch of the figure. `name` keeps the ids of several
     figures on a page apart, `description` is what a screen reader says.
     """
+    with own_style(name):
+        document = _svg(figure(), transparent=True)
+    return _inline(document, description)
+
+
+def export(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Writes NAME.png (144 dpi) and NAME.svg of every figure into `folder`, which is made; what was written.
+
+    The same figures give the same bytes. The text of an SVG file is text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in figures.items():
+        picture = io.BytesIO()
+        with own_style(name):
+            drawing = _svg(figure, transparent=False)
+            figure.savefig(picture, format="png", dpi=144, metadata={"Software": None})
+        for suffix, content in ((".png", picture.getvalue()), (".svg", drawing)):
+            path = folder / f"{name}{suffix}"
+            path.write_bytes(content)
+            written.append(path)
+    return written
+
+
+@contextmanager
+def own_style(salt: str) -> Iterator[None]:
+    """matplotlib's defaults, whatever the user's matplotlibrc says; `salt` makes the ids of an SVG reproducible."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # a user's matplotlibrc must not change the report
+        matplotlib.rcdefaults()
         matplotlib.rcParams["svg.fonttype"] = "none"
         matplotlib.rcParams["font.family"] = ["DejaVu Sans"]
-        matplotlib.rcParams["svg.hashsalt"] = name
+        matplotlib.rcParams["svg.hashsalt"] = salt
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the reader's browser draws the text
-        out = io.BytesIO()
-        # All four None: otherwise a metadata block with the date and matplotlib's version is written.
-        nothing = {key: None for key in ("Date", "Creator", "Format", "Type")}
-        figure().savefig(out, format="svg", transparent=True, metadata=nothing)
-    return _inline(out.getvalue(), description)
+        yield
+
+
+def _svg(figure: Figure, *, transparent: bool) -> bytes:
+    out = io.BytesIO()
+    # All four None: otherwise a metadata block with the date and matplotlib's version is written.
+    nothing = {key: None for key in ("Date", "Creator", "Format", "Type")}
+    figure.savefig(out, format="svg", transparent=transparent, metadata=nothing)
+    return out.getvalue()
 
 
 def _inline(document: bytes, description: str) -> str:
