@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -108,4 +108,6 @@ def _component(component: Component, pair: PairMaps, image_shape: tuple[int, int
 
 
 def _summary(summary: Summary) -> dict[str, Any]:
-    return asdict(summary)
+    # `asdict` rebuilds a Counter from pairs, which counts the pairs.
+    plain = {name: replace(mean, undefined=dict(mean.undefined)) for name, mean in summary.metrics.items()}
+    return asdict(replace(summary, metrics=plain))

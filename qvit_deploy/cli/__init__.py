@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qvit_deploy.cli import bench, build, check, compile, evaluate, inspect, sweep
+from qvit_deploy.cli import bench, build, check, compile, evaluate, inspect, relp, sweep
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
 
@@ -23,6 +23,7 @@ app.command("build")(build.command)
 app.command("inspect")(inspect.command)
 app.command("bench")(bench.command)
 app.command("check")(check.command)
+app.command("relp")(relp.command)
 app.command("sweep")(sweep.command)
 
 
