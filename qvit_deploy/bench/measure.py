@@ -91,7 +91,7 @@ def measure(
     """
     watch = Stopwatch(progress)
     files = [file] if against is None else [file, against]
-    runtimes = {runtime_of(f.path) for f in files}
+    runtimes = [runtime_of(f.path) for f in files]
     with tempfile.TemporaryDirectory() as folder:
         fixed = Path(folder) / "yardstick.onnx"
         fixed.write_bytes(yardstick())
@@ -106,8 +106,9 @@ def measure(
     if profiled:
         with watch.stage("profile", len(files)) as advance:
             for i, (each, lone) in enumerate(zip(files, alone, strict=True)):
-                task = {"task": "profile", "job": asdict(lone), "attention": dict(each.attention)}
-                profiles[i] = Profile.model_validate(_run(task, lambda _: None))
+                if runtimes[i] == "onnxruntime":
+                    task = {"task": "profile", "job": asdict(lone), "attention": dict(each.attention)}
+                    profiles[i] = Profile.model_validate(_run(task, lambda _: None))
                 advance(1)
     if against is None:
         for answer in answers:
@@ -131,7 +132,7 @@ def measure(
         schema="qvit-deploy/measurement/1",
         source="qvit-deploy",
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        settings=Settings(runtime=runtimes.pop(), batch=batches.pop(), threads=plan.threads, cpus=job.cpus),
+        settings=Settings(runtime=runtimes[0], batch=batches.pop(), threads=plan.threads, cpus=job.cpus),
         environment=environment(),
         against=subjects[1] if len(subjects) == 2 else None,
         ratio=ratio,
