@@ -25,11 +25,6 @@ inline void store_global_8(void* p, uint2 v) {
   std::memcpy(p, &v, 8);
 }
 
-inline uint4 load_shared_16(uint32_t a) {
-  uint4 v;
-  machine::read_shared(a, &v, 16);
-  return v;
-}
 inline void store_shared_16(uint32_t a, uint4 v) { machine::write_shared(a, &v, 16); }
 inline uint32_t load_shared_4(uint32_t a) {
   uint32_t v;
