@@ -162,3 +162,16 @@ def test_the_share_never_goes_back_or_beyond_one_whatever_comes(found: list[dict
         share = phases.event(event)
         assert last <= share <= 1
         last = share
+
+
+def test_the_process_sees_this_package_and_not_the_folder_it_was_called_from(
+    onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file called tensorrt_rtx.py beside one's models must not be run; relative paths still mean what they say."""
+    pytest.importorskip("tensorrt_rtx")
+    fake_rtx(tmp_path / "here", "raise SystemExit('ran the wrong file')")
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "m.onnx").write_bytes(onnx.read_bytes())
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    build(Path("m.onnx"), Path("out/m.engine"))
+    assert read_engine(tmp_path / "here" / "out" / "m.engine").build.sm == 86
