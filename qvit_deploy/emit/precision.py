@@ -7,7 +7,8 @@ in float32 if
 2. one of its constants does not fit float16: too large, or a single number that would become 0;
 3. it quantizes with a scale that float16 does not hold exactly, or multiplies weights or activations whose scales
    float16 would distort;
-4. it moves, clips or quantizes values that are float32 already: casting them first could change a code.
+4. it moves, clips or quantizes values that are float32 already (casting them first could change a code), or makes
+   values that ONNX, or an attribute of the node, says are float32.
 
 Everything else is float16. The input and the outputs stay float32, so all profiles are fed alike. A float32 tensor of
 rule 1 is never cast to float16: whoever reads it falls under rule 1 as well.
@@ -90,7 +91,7 @@ def _choose(graph: Graph, largest: Mapping[str, float]) -> dict[ir.Node, str]:
             continue
         reason = _range(node, largest) or _constants(node) or _scales(node)
         first = node.inputs[0] if node.inputs else None
-        if reason is None and node.op_type in _KEEP_TYPE and first in full:
+        if reason is None and (_stays(node) or (node.op_type in _KEEP_TYPE and first in full)):
             reason = ""
         if reason is not None:
             islands[node] = reason
@@ -103,6 +104,15 @@ def _is_float(node: ir.Node) -> bool:
     if node.op_type in ("Shape", "Size"):
         return False
     return any(v is not None and v.dtype == FULL for v in (*node.inputs, *node.outputs))
+
+
+def _stays(node: ir.Node) -> bool:
+    """Whether the node's result is float32 whatever it reads."""
+    if node.op_type == "Cast":
+        return False
+    schema = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET, node.domain)
+    can = all("tensor(float16)" in formal.types for formal in schema.outputs[:1])
+    return not can or not any(v is not None and v.dtype == FULL for v in node.inputs)
 
 
 def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
@@ -122,7 +132,7 @@ def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
 
 
 def _terms(node: ir.Node) -> int:
-    """How many numbers one output of a reduction adds up (all of an image's, where sizes are not known)."""
+    """How many numbers one output of a reduction adds up; sizes that are not known, such as the batch, count as 1."""
     x, axes = node.inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
     assert x is not None
     if x.shape is None:

@@ -4,14 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from half_graphs import constant_of, half, types, wide_vit
 from hypothesis import given
 from hypothesis import strategies as st
 from quantizable_graphs import Calibrated, calibrate, mixed_vit
 
-from qvit_deploy.emit.precision import LARGEST, fits_scale, to_half
-from qvit_deploy.emit.tensorrt import emit_tensorrt
+from qvit_deploy.emit.precision import LARGEST, HalfGraph, fits_scale, to_half
+from qvit_deploy.emit.tensorrt import TensorrtGraph, emit_tensorrt
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
@@ -129,6 +130,49 @@ def test_readers_at_another_width_and_a_convolution(plan: Plan) -> None:
     names = [n.outputs[0].name for n in graph.nodes() if n.op_type == "QuantizeLinear"]
     norm = mixed.sites["attn.q"].site.input
     assert f"{norm}.q4" in names and f"{norm}.q8" in names
+
+
+def converted(body: str, largest: dict[str, float], constants: str = "") -> HalfGraph:
+    """A graph of float32 `image` [n, 4, 8] to `y`, written in ONNX's text format."""
+    text = f"""<ir_version: 10, opset_import: ["": 21]>
+        g (float[n, 4, 8] image) => (float[n, 4, 8] y) {constants} {{ {body} }}"""
+    model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))
+    found = to_half(TensorrtGraph(Graph(ir.from_proto(model), "g"), Plan({}), {}), largest)
+    onnx.checker.check_model(found.graph.to_proto(), full_check=True)
+    values = np.random.default_rng(0).standard_normal((2, 4, 8), np.float32)
+    expected, got = (
+        session(m, 1).run(None, {"image": values})[0] for m in (model.SerializeToString(), found.graph.serialize())
+    )
+    np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-2)
+    return found
+
+
+def test_what_an_attribute_makes_float32_is_cast_for_its_readers() -> None:
+    found = converted(
+        "s = Shape (image) o = ConstantOfShape <value = float[1] {2.0}> (s) h = Exp (image) y = Mul (h, o)", {"o": 2.0}
+    )
+    assert types(found.graph)["o"] == "FLOAT" and types(found.graph)["h"] == "FLOAT16" and found.float32 == {}
+
+
+def test_float16_models_inner_casts_follow_their_node() -> None:
+    found = converted("i = Cast <to = 7> (image) f = Cast <to = 1> (i) y = Add (f, image)", {})
+    assert types(found.graph)["f"] == "FLOAT16"
+
+
+@pytest.mark.parametrize(("largest", "stays"), [(100.0, False), (4000.0, True)])
+def test_sums_that_could_overflow_stay_in_float32(largest: float, stays: bool) -> None:
+    constants = "<int64[1] axes = {2}>"
+    found = converted("e = Exp (image) m = ReduceMean (e, axes) y = Sub (e, m)", {"e": largest}, constants)
+    assert ("m" in found.float32) == stays
+    assert types(found.graph)["e"] == "FLOAT16"
+
+
+@pytest.mark.parametrize("number", ["1e-12", "1e6"])
+def test_constants_float16_cannot_hold_stay_in_float32(number: str) -> None:
+    """A guard against dividing by zero must not become zero."""
+    constants = f"<float c = {{{number}}}>"
+    found = converted("e = Exp (image) m = Max (e, c) y = Div (e, m)", {"m": max(float(number), 20.0)}, constants)
+    assert "m" in found.float32 and types(found.graph)["e"] == "FLOAT16"
 
 
 @given(st.floats(1e-9, 1e5))
