@@ -3,7 +3,7 @@
 Nothing is guessed: the magnitudes are those measured on the calibration images (`calibrate.extremes`). A node computes
 in float32 if
 
-1. one of its tensors passes `LARGEST` there, or a sum it forms on the way could;
+1. one of its tensors passes `LARGEST` or stays below `SMALLEST` there, or a sum it forms on the way could overflow;
 2. one of its constants does not fit float16: too large, or a single number that would become 0;
 3. it quantizes with a scale that float16 does not hold exactly, or multiplies weights or activations whose scales
    float16 would distort;
@@ -33,6 +33,9 @@ from qvit_deploy.quantize.plan import Plan
 
 LARGEST = 3e4
 """Half of what float16 holds: other images may have larger values than those of the calibration."""
+SMALLEST = 2.0**-13
+"""A tensor whose largest value is smaller is rounded to steps of more than 2^-11 of it: float16 has no steps below
+2^-24. Blocks behind a LayerScale that training left near zero have such outputs."""
 SCALE_ERROR = 2.0**-10
 """Largest relative error of a scale rounded to float16; it is below 2^-11 except among subnormal numbers."""
 
@@ -107,8 +110,8 @@ def _is_float(node: ir.Node) -> bool:
 
 
 def _stays(node: ir.Node) -> bool:
-    """Whether the node's result is float32 whatever it reads."""
-    if node.op_type == "Cast":
+    """Whether the node's floating-point result is float32 whatever it reads."""
+    if node.op_type == "Cast" or node.outputs[0].dtype != FULL:
         return False
     schema = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET, node.domain)
     can = all("tensor(float16)" in formal.types for formal in schema.outputs[:1])
@@ -122,6 +125,8 @@ def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
         found = largest.get(value.name or "")
         if found is not None and found > LARGEST:
             return f"{value.name} reaches {found:.3g}"
+        if found is not None and 0 < found < SMALLEST:
+            return f"{value.name} stays below {found:.3g}"
     if node.op_type in _SUMS and node.inputs[0] is not None:
         found = largest.get(node.inputs[0].name or "", 0.0)
         term = found**2 if node.op_type in ("ReduceL2", "ReduceSumSquare") else found

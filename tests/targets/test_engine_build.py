@@ -43,7 +43,8 @@ def test_an_engine_is_built_recorded_and_read_back(onnx: Path, tmp_path: Path) -
     assert made.sm == 86 and made.gpu is None and made.version.startswith("1.")
     assert [(t.name, t.shape, t.dtype) for t in made.inputs] == [("image", (-1, 3, 16, 16), "float")]
     assert [(t.name, t.shape) for t in made.outputs] == [("logits", (-1, 5))]
-    assert 0 < made.build_seconds < record.seconds < 60 and made.peak_memory_bytes > 50e6
+    assert 0 < made.build_seconds < record.seconds < 60
+    assert 50e6 < made.peak_memory_bytes < 600e6  # its own, not that of the process it was started from
     assert {p.name for p in engine.parent.iterdir()} == {"m.engine", "m.json"}
 
     before = engine.read_bytes()
