@@ -50,12 +50,14 @@ class Built:
     Attributes:
         check, layers: what was found where the engine could run: its logits against ONNX Runtime's, and the kernel of
             every site. None where no GPU it is for is at hand.
+        slow: a sentence for every site that does not run as it was emitted.
     """
 
     path: Path
     record: EngineRecord
     check: EngineCheck | None = None
     layers: EngineLayers | None = None
+    slow: tuple[str, ...] = ()
 
 
 def build(
@@ -71,6 +73,7 @@ def build(
     workspace_mb: int | None = None,
     timeout: float = 600.0,
     force: bool = False,
+    keep_slow: bool = False,
     data: str | None = None,
     preprocess: Preprocess | None = None,
     progress: Progress | None = None,
@@ -80,6 +83,7 @@ def build(
     Args:
         out: the engine of a lone ONNX file; a bundle keeps its own in `engines/`.
         timeout: seconds each engine may take.
+        keep_slow: keep an engine some of whose sites do not run as emitted: on int8, fused, or in a plugin.
         data: images the engine is compared with ONNX Runtime on, where it can run; noise when None.
         preprocess: how they are prepared, for a lone ONNX file.
 
@@ -115,7 +119,7 @@ def build(
             continue
         try:
             images = _images(path, record, data, preprocess)
-            built.append(_checked(request, record, images, timeout))
+            built.append(_checked(request, record, images, timeout, keep_slow))
         except BaseException:
             for written in (engine, record_path(engine)):
                 written.unlink(missing_ok=True)  # an engine that failed, or was not checked, must not be deployed
@@ -130,23 +134,26 @@ def _runs_here(record: EngineRecord) -> bool:
     return record.target == "tensorrt" or (fits and find_spec("pycuda") is not None)
 
 
-def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float) -> Built:
+def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float, keep_slow: bool) -> Built:
     """Runs the engine against its ONNX file and reads off its layers. Raises CheckError."""
-    layers = None
+    layers, slow = None, list[str]()
     if request.layer_info is not None and request.layer_info.is_file():
         planned = products(request.onnx)
         found = read_layers(request.layer_info.read_text(encoding="utf-8"))
         layers = engine_layers(found, planned.quantized)
-        failures = layers.failures(planned.attention, planned.plugins)
-        if failures:
-            more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-            raise CheckError(f"the engine does not run as it was emitted: {failures[0]}{more}")
+        slow = layers.failures(planned.attention, planned.plugins)
+        if slow and not keep_slow:
+            more = f" (and {len(slow) - 1} more)" if len(slow) > 1 else ""
+            raise CheckError(
+                f"the engine does not run as it was emitted: {slow[0]}{more}; {request.layer_info} has every layer, "
+                "--keep-slow keeps the engine"
+            )
     model = request.onnx.read_bytes()
     try:
         check = _run(request.engine, request.plugins, lambda r: check_logits(r, model, images, request.batch.best))
     except CheckError as error:
         raise CheckError(f"{error}; {_where(request, model, images, timeout)}") from None
-    return Built(request.engine, record, check, layers)
+    return Built(request.engine, record, check, layers, tuple(slow))
 
 
 def _where(request: BuildRequest, model: bytes, images: np.ndarray, timeout: float) -> str:

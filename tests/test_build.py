@@ -125,7 +125,9 @@ def test_a_site_left_in_float_fails_the_build(model: Path, tmp_path: Path, monke
     built_by_tensorrt(monkeypatch, lambda nodes: [int8(n) | (slow if "fc1" in n else {}) for n in nodes])
     with pytest.raises(CheckError, match=r"does not run as it was emitted: fc1: .* in floating point \(f16f16\)"):
         build(model, "tensorrt", out=tmp_path / "m.engine")
-    assert not (tmp_path / "m.engine").exists() and not (tmp_path / "m.json").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["m.layers.json"]
+    (built,) = build(model, "tensorrt", out=tmp_path / "m.engine", keep_slow=True)
+    assert len(built.slow) == 1 and built.slow[0].startswith("fc1: ") and built.path.exists()
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ def command(
     timing_cache: Annotated[Optional[Path], typer.Option(help="keep kernel timings in this file")] = None,
     workspace: Annotated[Optional[int], typer.Option(min=1, help="most device memory of a kernel, MiB")] = None,
     timeout: Annotated[float, typer.Option(min=1, help="seconds one engine may take")] = 600.0,
+    keep_slow: Annotated[
+        bool, typer.Option("--keep-slow", help="keep an engine some of whose sites run in floating point")
+    ] = False,
     data: Annotated[Optional[str], typer.Option(help="images to check the engine on, where it can run")] = None,
     preprocess: options.PreprocessFile = None,
     trtexec: Annotated[bool, typer.Option("--trtexec", help="print trtexec commands, build nothing")] = False,
@@ -73,6 +76,7 @@ def command(
             workspace_mb=workspace,
             timeout=timeout,
             force=force,
+            keep_slow=keep_slow,
             data=data,
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
             progress=bars,
@@ -85,10 +89,11 @@ def command(
 
 
 def _tree(built: Built) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         "check": None if built.check is None else built.check.as_dict(),
         "layers": None if built.layers is None else built.layers.as_dict(),
     }
+    found["slow"] = list(built.slow)
     return {"path": str(built.path), **built.record.model_dump(mode="json", by_alias=True), **found}
 
 
@@ -110,6 +115,8 @@ def _report(built: Built) -> None:
         for site in built.layers.sites:
             kernel = "fused attention" if site.attention else site.kernel
             stdout.print(f"  {site.site:<28} {kernel:<16} {site.tactic}", markup=False, soft_wrap=True)
+    for sentence in built.slow:
+        stderr.print(f"not as emitted: {sentence}", markup=False, soft_wrap=True)
     if built.check is None:
         stdout.print("not run: its GPU, or pycuda, is not here")
     else:

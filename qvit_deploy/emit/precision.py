@@ -3,11 +3,12 @@
 Nothing is guessed: the magnitudes are those measured on the calibration images (`calibrate.extremes`). A node computes
 in float32 if
 
-1. one of its tensors passes `LARGEST` there, or a sum it forms on the way could;
+1. one of its tensors passes `LARGEST` or stays below `SMALLEST` there, or a sum it forms on the way could overflow;
 2. one of its constants does not fit float16: too large, or a single number that would become 0;
 3. it quantizes with a scale that float16 does not hold exactly, or multiplies weights or activations whose scales
    float16 would distort;
-4. it moves, clips or quantizes values that are float32 already: casting them first could change a code.
+4. it moves, clips or quantizes values that are float32 already (casting them first could change a code), or makes
+   values that ONNX, or an attribute of the node, says are float32.
 
 Everything else is float16. The input and the outputs stay float32, so all profiles are fed alike. A float32 tensor of
 rule 1 is never cast to float16: whoever reads it falls under rule 1 as well.
@@ -32,6 +33,9 @@ from qvit_deploy.quantize.plan import Plan
 
 LARGEST = 3e4
 """Half of what float16 holds: other images may have larger values than those of the calibration."""
+SMALLEST = 2.0**-13
+"""A tensor whose largest value is smaller is rounded to steps of more than 2^-11 of it: float16 has no steps below
+2^-24. Blocks behind a LayerScale that training left near zero have such outputs."""
 SCALE_ERROR = 2.0**-10
 """Largest relative error of a scale rounded to float16; it is below 2^-11 except among subnormal numbers."""
 
@@ -90,7 +94,7 @@ def _choose(graph: Graph, largest: Mapping[str, float]) -> dict[ir.Node, str]:
             continue
         reason = _range(node, largest) or _constants(node) or _scales(node)
         first = node.inputs[0] if node.inputs else None
-        if reason is None and node.op_type in _KEEP_TYPE and first in full:
+        if reason is None and (_stays(node) or (node.op_type in _KEEP_TYPE and first in full)):
             reason = ""
         if reason is not None:
             islands[node] = reason
@@ -105,6 +109,15 @@ def _is_float(node: ir.Node) -> bool:
     return any(v is not None and v.dtype == FULL for v in (*node.inputs, *node.outputs))
 
 
+def _stays(node: ir.Node) -> bool:
+    """Whether the node's floating-point result is float32 whatever it reads."""
+    if node.op_type == "Cast" or node.outputs[0].dtype != FULL:
+        return False
+    schema = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET, node.domain)
+    can = all("tensor(float16)" in formal.types for formal in schema.outputs[:1])
+    return not can or not any(v is not None and v.dtype == FULL for v in node.inputs)
+
+
 def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
     for value in (*node.inputs, *node.outputs):
         if value is None or value.dtype != FULL or value.is_initializer():
@@ -112,6 +125,8 @@ def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
         found = largest.get(value.name or "")
         if found is not None and found > LARGEST:
             return f"{value.name} reaches {found:.3g}"
+        if found is not None and 0 < found < SMALLEST:
+            return f"{value.name} stays below {found:.3g}"
     if node.op_type in _SUMS and node.inputs[0] is not None:
         found = largest.get(node.inputs[0].name or "", 0.0)
         term = found**2 if node.op_type in ("ReduceL2", "ReduceSumSquare") else found
@@ -122,7 +137,7 @@ def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
 
 
 def _terms(node: ir.Node) -> int:
-    """How many numbers one output of a reduction adds up (all of an image's, where sizes are not known)."""
+    """How many numbers one output of a reduction adds up; sizes that are not known, such as the batch, count as 1."""
     x, axes = node.inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
     assert x is not None
     if x.shape is None:

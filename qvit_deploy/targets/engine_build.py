@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 from qvit_deploy.errors import CheckError, InputError
@@ -58,8 +60,10 @@ def build_engine(
         inner = request.model_copy(
             update={
                 "onnx": request.onnx.resolve(),
-                "engine": temp / engine.name,
-                "layer_info": None if request.layer_info is None else temp / request.layer_info.name,
+                "engine": (temp / engine.name).resolve(),
+                "plugins": tuple(p.resolve() for p in request.plugins),
+                "timing_cache": None if request.timing_cache is None else request.timing_cache.resolve(),
+                "layer_info": None if request.layer_info is None else (temp / request.layer_info.name).resolve(),
             }
         )
         with Stopwatch(progress).stage(label, UNITS) as advance:
@@ -140,32 +144,37 @@ def _in_child(request: BuildRequest, timeout: float, advance: Callable[[int], No
             child = subprocess.Popen(
                 [sys.executable, "-m", "qvit_deploy.targets.engine_builder", str(writable)],
                 stdin=subprocess.PIPE, stdout=errors, stderr=errors, pass_fds=[writable], start_new_session=True,
+                cwd=request.engine.parent, env=_environment(),
             )  # fmt: skip
         finally:
             os.close(writable)
         try:
             assert child.stdin is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):  # it died already, and says why below
                 child.stdin.write(request.model_dump_json().encode())
                 child.stdin.close()
-            except BrokenPipeError:
-                pass  # it died already, and says why below
             answer = _listen(pipe, time.monotonic() + timeout, advance)
             if answer is None:
                 raise CheckError(
                     f"building {request.engine.name} took more than {timeout:g} s; give it more with --timeout"
                 )
-            code = child.wait(timeout=60)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=10)  # it has answered, or died
         finally:
-            # The library's own helpers too, whatever happened.
             if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
+                os.killpg(child.pid, signal.SIGKILL)  # the library's own helpers too
+            code = child.wait()
         if "result" in answer:
             return BuildResult.model_validate(answer["result"])
         if "error" in answer:
             raise InputError(str(answer["error"]))
         raise CheckError(f"the process that builds {request.engine.name} {_ended(code)}; it last said: {_tail(errors)}")
+
+
+def _environment() -> dict[str, str]:
+    """The user's, in which the child finds this very package and nothing of the folder the user happens to be in."""
+    paths = [str(Path(__file__).parents[2]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in paths)}
 
 
 def _listen(pipe: IO[bytes], deadline: float, advance: Callable[[int], None]) -> dict[str, Any] | None:

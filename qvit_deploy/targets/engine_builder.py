@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from qvit_deploy.errors import InputError, QvitError
@@ -81,7 +83,7 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
         layers=network.num_layers,
         parse_seconds=parsed - start,
         build_seconds=built - parsed,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory_bytes=_peak_memory(),
     )
 
 
@@ -151,6 +153,15 @@ def _layer_info(trt: Any, logger: Any, engine: Any) -> str:
     if loaded is None:
         raise InputError(f"the engine that was just built does not load: {'; '.join(logger.errors[-3:])}")
     return str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _peak_memory() -> int:
+    """Bytes this program held at most. `getrusage` would count those of the process it was started from."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])  # type: ignore[index]
+    except (OSError, TypeError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _tensor(tensor: Any) -> Tensor:

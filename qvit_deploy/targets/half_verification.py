@@ -29,9 +29,9 @@ from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.verification import PROBE_IMAGES, probe
 
-OUTPUT_TOLERANCE = 4e-3
+OUTPUT_TOLERANCE = 1e-2
 """Largest allowed difference of a site's output, relative to the tensor's largest magnitude: weights, bias, scales and
-the sum itself are each rounded to float16 (2^-11 = 5e-4)."""
+the sum itself are each rounded to float16 (2^-11 = 5e-4), and terms may cancel (CaiT's class token: 6e-3)."""
 LOST_DB = 3.0
 """What half precision may cost: noise as large as that of quantization itself."""
 
