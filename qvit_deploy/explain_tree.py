@@ -101,7 +101,7 @@ def _component(component: Component, pair: PairMaps, image_shape: tuple[int, int
         "label": component.label,
         "tensor": component.tensor,
         "effects": effects.tolist(),
-        "structural_zeros": int((~reached[component]).sum()),
+        "reached": reached[component].tolist(),
         "exact": None if pair.exact is None else pair.exact[component].tolist(),
         "grid": None if component.kind == "head" else token_grid(len(effects), *image_shape[1:]),
     }

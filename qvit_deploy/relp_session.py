@@ -157,7 +157,9 @@ def drift(
         images = open_images(data, model.preprocess, limit=count, seed=seed, split="test")
     with watch.stage("drift", len(images)) as advance:
         found = explain_drift(path, profile, images, metric=metric, rules=rules, advance=advance)
-    tree = drift_tree(model.description, found, model.graph.image_shape)
+    assert model.manifest is not None
+    name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
+    tree = drift_tree(name, found, model.graph.image_shape)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 
 

@@ -23,8 +23,8 @@ from scipy import stats
 
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
-from qvit_deploy.data.pairs import make_pairs
-from qvit_deploy.exact import exact_maps
+from qvit_deploy.data.pairs import ImagePair, make_pairs
+from qvit_deploy.exact import ExactMaps, exact_maps
 from qvit_deploy.explain import Explanation, explain
 from qvit_deploy.model_files import ModelFile, read_model
 from qvit_deploy.pipeline import compile
@@ -53,15 +53,16 @@ def main() -> None:
     models = [] if arguments.reference and not arguments.model else list(arguments.model or DEMOS)
     for model in [*models, *([MODEL] if arguments.reference else [])]:
         for graph in arguments.graph or GRAPHS:
-            file, data = _compiled(model, graph, arguments.work, arguments.reference)
-            found = _explained(file, data, arguments)
+            file, data = compiled(model, graph, arguments.work, arguments.reference)
+            pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, arguments.processes)
+            found = {rules: explain(file, pairs, rules=rules, exact=truth) for rules in RULES}
             rows += _rows("DINOv2" if model == MODEL else model, graph, found)
             for row in rows[-4:]:
                 print(json.dumps(row), flush=True)
     Console(width=120).print(_table(rows))
 
 
-def _compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:
+def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:
     choices, profile = GRAPHS[graph]
     is_reference = model == MODEL
     data = str(reference / "fashion_mnist_dev.npz") if reference and is_reference else "demo:fashion-mnist"
@@ -77,15 +78,18 @@ def _compiled(model: str, graph: str, work: Path, reference: Path | None) -> tup
     return read_model(out, profile, None), data
 
 
-def _explained(file: ModelFile, data: str, arguments: argparse.Namespace) -> dict[str, Explanation]:
+def patched_pairs(
+    file: ModelFile, data: str, work: Path, count: int, processes: int
+) -> tuple[tuple[ImagePair, ...], ExactMaps]:
+    """`count` composites of test images, and their exact maps, kept in `work`."""
     images = open_images(data, file.preprocess, split="test")
-    pairs = make_pairs(images, "composite", patch_size(file), arguments.pairs, seed=0)
+    pairs = make_pairs(images, "composite", patch_size(file), count, seed=0)
     with Bars() as bars, bars.stage("exact", len(pairs)) as advance:
         truth = exact_maps(
-            file, pairs, metric="logit-diff", direction="denoising", folder=arguments.work / "exact", advance=advance,
-            processes=arguments.processes,
+            file, pairs, metric="logit-diff", direction="denoising", folder=work / "exact", advance=advance,
+            processes=processes,
         )  # fmt: skip
-    return {rules: explain(file, pairs, rules=rules, exact=truth) for rules in RULES}
+    return pairs, truth
 
 
 def _rows(model: str, graph: str, found: dict[str, Explanation]) -> list[dict[str, Any]]:

@@ -75,13 +75,8 @@ def effects(component: Tree) -> Floats:
 
 
 def dead(component: Tree) -> NDArray[np.bool_]:
-    """Cells that nothing reaches. The tree counts them; they are the cells of exactly zero effect, and where other
-    effects happen to be zero too, the last ones: what nothing reaches are patch tokens, which follow the others."""
-    zero = np.flatnonzero(effects(component) == 0)
-    count = int(component["structural_zeros"])
-    mask = np.zeros(len(component["effects"]), bool)
-    mask[zero[len(zero) - count :] if count else []] = True
-    return mask
+    """Cells that nothing reaches."""
+    return ~np.asarray(component["reached"], bool)
 
 
 def split(cells: Floats, grid: Sequence[int] | None) -> tuple[Floats, Floats]:

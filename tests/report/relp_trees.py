@@ -21,8 +21,8 @@ def relp(pairs: int = 2, exact: bool = True, heads: bool = True, grid: tuple[int
         values[cells - dead :] = 0
         return {
             "kind": kind, "block": block, "label": f"blocks.{block}" if block < 2 else "output", "tensor": "t",
-            "effects": values.tolist(), "structural_zeros": dead, "exact": (values * 1.1).tolist() if exact else None,
-            "grid": None if kind == "head" else grid,
+            "effects": values.tolist(), "reached": [i < cells - dead for i in range(cells)],
+            "exact": (values * 1.1).tolist() if exact else None, "grid": None if kind == "head" else grid,
         }  # fmt: skip
 
     def pair(index: int) -> dict[str, Any]:

@@ -84,7 +84,5 @@ def test_coarse_tokens_share_their_effect_over_the_fine_grid() -> None:
     assert np.allclose(found, fine.reshape(2, 4) + 0.5)
 
 
-def test_dead_cells_are_the_last_zeros() -> None:
-    mask = dead({"effects": [0.0, 1.0, 0.0, 0.0], "structural_zeros": 2})
-    assert mask.tolist() == [False, False, True, True]
-    assert not dead({"effects": [0.0, 1.0], "structural_zeros": 0}).any()
+def test_dead_cells_are_those_that_nothing_reaches() -> None:
+    assert dead({"effects": [0.0, 1.0], "reached": [True, False]}).tolist() == [False, True]

@@ -1,0 +1,76 @@
+"""What each rule does to the agreement with exact patching: rules alone and together, on the float demo models.
+
+Pearson correlation and slope (1 is the right size), means over the pairs of `tools/measure_relp.py`, whose work folder
+this shares.
+
+    python tools/measure_rules.py WORK_FOLDER [--model demo:vit ...] [--pairs 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure_relp import DEMOS, compiled, patched_pairs
+from rich.console import Console
+from rich.table import Table
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.relevance import rules as r
+from qvit_deploy.relevance.components import KINDS, find_components
+from qvit_deploy.relevance.metrics import Agreement, compare, summarise
+from qvit_deploy.relevance.objective import parse_metric
+from qvit_deploy.relevance.relp import attribute
+from qvit_deploy.relevance.rule_sets import RuleSet
+
+NORM = (r.NORM_SIZE, r.LAYER_NORM)
+SETS = (
+    RuleSet("gradient", ()),
+    RuleSet("norm", NORM),
+    RuleSet("activation", (r.ACTIVATION,)),
+    RuleSet("halved attention products", (r.HALF_MATMUL,)),
+    RuleSet("norm, activation (relp)", (*NORM, r.ACTIVATION)),
+    RuleSet("norm, halved products", (*NORM, r.HALF_MATMUL)),
+    RuleSet("all three (attnlrp)", (*NORM, r.ACTIVATION, r.HALF_MATMUL)),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--model", action="append", choices=DEMOS, help="only these")
+    parser.add_argument("--pairs", type=int, default=20)
+    arguments = parser.parse_args()
+    table = Table("model", "rules", *(f"{kind}: r, slope" for kind in KINDS))
+    metric = parse_metric("logit-diff")
+    for model in arguments.model or DEMOS:
+        file, data = compiled(model, "float", arguments.work, None)
+        pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, processes=1)
+        components = find_components(file.graph)
+        for rule_set in SETS:
+            executor = Executor(file.graph, overrides=rule_set.bind(file.graph, 1).overrides)
+            found: dict[str, list[Agreement]] = {kind: [] for kind in KINDS}
+            for pair in pairs:
+                clean, corrupt = torch.tensor(pair.clean)[None], torch.tensor(pair.corrupt)[None]
+                estimate = attribute(executor, rule_set, components, clean, corrupt, metric)
+                exact = truth.of(pair, components)
+                for kind in KINDS:
+                    mine = [c for c in components if c.kind == kind]
+                    maps = ({c: m[0] for c, m in estimate.effects.items()}, exact)
+                    ours, theirs = (np.concatenate([m[c] for c in mine]) for m in maps)
+                    reached = np.concatenate([estimate.reached[c][0] for c in mine])
+                    found[kind].append(compare(ours, theirs, reached))
+            means = {kind: summarise(agreements).metrics for kind, agreements in found.items()}
+            cells = [" ".join(_digits(means[k][m].mean) for m in ("pearson", "slope")) for k in KINDS]
+            table.add_row(model, rule_set.name, *cells)
+    Console(width=120).print(table)
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()
