@@ -11,6 +11,7 @@ from qvit_deploy.report.drift_plots import by_block, drift_figures, true_drift
 from qvit_deploy.report.labels import printable
 from qvit_deploy.report.numbers import digits, percent
 from qvit_deploy.report.page import render
+from qvit_deploy.report.relp_plots import signed
 
 DESCRIPTIONS = {
     "agreement": "Sum of the sites' effects against the true drift, per image",
@@ -51,7 +52,7 @@ def _summary(tree: Mapping[str, Any]) -> str:
     metric, size = printable(str(tree["metric"])), _rms(np.asarray(tree["before"], float))
     return (
         f"On {images:,} images quantization moves the metric ({metric}) by {digits(_rms(drift))} rms, on average by "
-        f"{digits(float(drift.mean()))}, while the metric itself is {digits(size)} rms. "
+        f"{signed(float(drift.mean()))}, while the metric itself is {digits(size)} rms. "
         f"{'No prediction changes' if not changed else f'{changed:,} of {images:,} predictions change'}."
     )
 
@@ -67,7 +68,7 @@ def _agreement_words(tree: Mapping[str, Any]) -> str:
         parts.append(f"what it misses is {percent(found['normalized_error'])} of the drift")
     words = ", ".join(parts) + "." if parts else "There is no drift to compare the estimate with."
     if tree["unexplained"]:
-        words += f" Up to {digits(tree['unexplained'])} of the drift's start is outside all sites."
+        words += f" Inputs of sites differ by up to {percent(tree['unexplained'])} in ways that no site accounts for."
     return words
 
 

@@ -55,7 +55,7 @@ def test_names_of_strangers_are_escaped() -> None:
 
 
 def test_the_same_numbers_give_the_same_bytes_and_others_do_not() -> None:
-    assert html(relp()) == html(relp())
+    assert html(relp(1)) == html(relp(1))
     assert drift_page(drift()) == drift_page(drift())
     assert drift_page(drift()) != drift_page(changed(drift(), "sites", 0, "tokens", 1, to=9.0))
 
