@@ -52,12 +52,37 @@ def test_demo_loses_little(demo: tuple[Path, list[str]]) -> None:
     assert result["top1"] >= result["float_top1"] - 0.02
 
 
-def test_readme_names_only_flags_that_exist() -> None:
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]+)")
+
+
+@pytest.fixture(scope="module")
+def flags() -> dict[str, set[str]]:
+    """Command -> the flags its help names."""
+    commands = ("compile", "eval", "inspect", "build", "bench", "check", "relp", "sweep")
+    return {command: set(FLAG.findall(_run([command, "--help"], ROOT))) for command in commands}
+
+
+def test_readme_names_only_flags_that_exist(flags: dict[str, set[str]]) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    flags = set(re.findall(r"(--[a-z][a-z-]+)", text))
-    helps = "".join(_run([command, "--help"], ROOT) for command in ("compile", "eval", "inspect", "sweep"))
-    assert flags <= set(re.findall(r"(--[a-z][a-z-]+)", helps))
+    assert set(FLAG.findall(text)) <= set().union(*flags.values())
 
 
-def test_readme_has_no_placeholders() -> None:
-    assert not re.search(r"@[A-Z]+@", (ROOT / "README.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_have_the_flags_they_are_shown_with(document: Path, flags: dict[str, set[str]]) -> None:
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    shown = re.findall(r"qvit-deploy (\w+)((?:[^`\n#]|\n {4,})*)", text)
+    for command, rest in shown:
+        if command in flags:
+            assert set(FLAG.findall(rest)) <= flags[command], f"{document.name}: qvit-deploy {command}{rest}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_placeholders(document: Path) -> None:
+    assert not re.search(r"@[A-Z]+@", document.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "kernels" / "README.md"], ids=str)
+def test_links_lead_somewhere(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8"))
+    assert all((document.parent / target).exists() for target in targets)
