@@ -11,7 +11,8 @@ from coverage_models import MODELS
 
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.frontend.onnx_file import from_onnx
+from qvit_deploy.frontend import load_model
+from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline import Compiled, compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets import onnxruntime as target
@@ -30,7 +31,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def _passes(compiled: Compiled, sites_at_least: int) -> None:
+def _passes(compiled: Compiled, graph: Graph, sites_at_least: int) -> None:
     manifest = compiled.bundle.manifest
     checked = manifest.verification
     assert len(manifest.sites) >= sites_at_least
@@ -38,10 +39,8 @@ def _passes(compiled: Compiled, sites_at_least: int) -> None:
     assert checked["code_mismatches"] == 0 and int(str(checked["codes"])) > 10_000
     assert checked["integer_products"] == checked["expected_integer_products"]
 
-    path = compiled.bundle.path_of("model.float.onnx")
-    graph = from_onnx(path)
     pixels = np.random.default_rng(1).standard_normal((2, *graph.image_shape), dtype=np.float32)
-    expected = target.run(target.session(path), pixels)[0]
+    expected = target.run(target.session(graph.serialize()), pixels)[0]
     with torch.no_grad():
         actual = Executor(graph).logits(torch.from_numpy(pixels)).numpy()
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -51,8 +50,9 @@ def _passes(compiled: Compiled, sites_at_least: int) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_timm_model_compiles_and_verifies(name: str, images: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    compiled = compile(f"timm:{name}", tmp_path / "bundle", calib=images, recipe=RECIPE)
-    _passes(compiled, sites_at_least=46)
+    source = load_model(f"timm:{name}")
+    compiled = compile(source, tmp_path / "bundle", calib=images, recipe=RECIPE)
+    _passes(compiled, source.graph, sites_at_least=46)
 
 
 @pytest.mark.slow
@@ -67,6 +67,7 @@ def test_torchscript_export_compiles_and_verifies(images: str, tmp_path: Path) -
         input_names=["pixels"], dynamic_axes={"pixels": {0: "batch"}},
     )  # fmt: skip
     preprocess = Preprocess(input_size=(3, 224, 224), mean=(0.5,), std=(0.5,))
-    compiled = compile(str(path), tmp_path / "bundle", calib=images, recipe=RECIPE, preprocess=preprocess)
-    _passes(compiled, sites_at_least=50)
+    source = load_model(str(path))
+    compiled = compile(source, tmp_path / "bundle", calib=images, recipe=RECIPE, preprocess=preprocess)
+    _passes(compiled, source.graph, sites_at_least=50)
     assert "blocks.0.attn.qkv" in {s.name for s in compiled.bundle.manifest.sites}
