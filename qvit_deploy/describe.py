@@ -1,4 +1,4 @@
-"""What a bundle or an ONNX file is, as one JSON-ready dictionary; needs no torch and runs nothing."""
+"""What a bundle, an ONNX file or an engine is, as one JSON-ready dictionary; needs no torch and runs nothing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from qvit_deploy.bundle import read_bundle
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.engine import read_engine
 from qvit_deploy.targets.lint import OLDEST_TENSORRT, SEVERITIES, Profile, findings, view_of
 from qvit_deploy.targets.lint.view import Operand, Product, View
 
@@ -22,14 +23,14 @@ _OWN_NAME = re.compile(rf"model\.({'|'.join(PROFILES)})\.onnx")
 
 
 def describe(path: Path, profile: Profile | None = None, version: tuple[int, int] = OLDEST_TENSORRT) -> dict[str, Any]:
-    """A description of the bundle or .onnx file at `path`, with what the lint finds in it.
+    """A description of the bundle or .onnx file at `path`, with what the lint finds in it; of an engine its record.
 
     Args:
         profile: lint for it; by default for the one that fits each file best (`profile_of`).
         version: (major, minor) of TensorRT, for the `tensorrt` profile.
 
     Raises:
-        InputError: nothing is there, or it is neither.
+        InputError: nothing is there, or it is none of them, or an engine was changed since it was built.
         BundleError: the bundle is damaged.
     """
     if path.is_dir():
@@ -39,7 +40,9 @@ def describe(path: Path, profile: Profile | None = None, version: tuple[int, int
         models = {n: describe_onnx(bundle.path_of(n), profile, version) for n in names}
         return {"type": "bundle", "manifest": manifest, "models": models}
     if not path.is_file():
-        raise InputError(f"no bundle or .onnx file at {path}")
+        raise InputError(f"no bundle, .onnx file or engine at {path}")
+    if path.suffix == ".engine":
+        return {"type": "engine", **read_engine(path).model_dump(mode="json", by_alias=True)}
     return {"type": "onnx", **describe_onnx(path, profile, version)}
 
 

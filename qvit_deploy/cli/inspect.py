@@ -1,4 +1,4 @@
-"""`qvit-deploy inspect`: what a bundle or an ONNX file is, and what its target will not like about it."""
+"""`qvit-deploy inspect`: what a bundle, an ONNX file or an engine is, and what its target will not like about it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def command(
-    path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
+    path: Annotated[Path, typer.Argument(help="a bundle, an .onnx file or an .engine")],
     profile: Annotated[Optional[str], typer.Option(help=f"lint for {', '.join(PROFILES)}")] = None,
     trt_version: Annotated[str, typer.Option(help="TensorRT to lint for")] = "{}.{}".format(*OLDEST_TENSORRT),
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
@@ -36,11 +36,14 @@ def command(
     bundle = found["type"] == "bundle"
     if json:
         print_json(found)
+    elif found["type"] == "engine":
+        _engine(str(path), found)
     elif bundle:
         _bundle(found)
     else:
         _onnx(str(path), found)
-    for name, model in found["models"].items() if bundle else [("", found)]:
+    models = found["models"] if bundle else {"": found} if "lint" in found else {}
+    for name, model in models.items():
         _raise_errors(str(path / name) if name else str(path), model["lint"])
 
 
@@ -114,6 +117,24 @@ def _onnx(path: str, found: dict[str, Any]) -> None:
     _line(f"{'weights':<10} {mega(stored)} in products, {mega(packed)} when packed at their widths")
     _line(f"{'operators':<10} " + ", ".join(f"{op} {n}" for op, n in found["operators"].items()))
     _lint("", found["lint"], SEVERITIES)
+
+
+def _engine(path: str, found: dict[str, Any]) -> None:
+    """The record beside an engine; its digest was checked."""
+    build, batch = found["build"], found["batch"]
+    device = f"SM{build['sm']}" + (f" ({build['gpu']})" if build["gpu"] else "")
+    _line(f"{path}: {found['target']} {build['version']} for {device}, {mega(found['engine']['bytes'])}", "bold")
+    for title in ("inputs", "outputs"):
+        values = ", ".join(f"{t['name']} {t['dtype']} {t['shape']}" for t in build[title])
+        _line(f"{title:<10} {values}")
+    _line(f"{'batch':<10} {batch['least']} to {batch['most']}, chosen for {batch['best']}")
+    _line(
+        f"{'built from':<10} {found['onnx_name']} (SHA-256 {found['onnx']['sha256'][:16]}) in {found['seconds']:.1f} s"
+    )
+    if found["plugins"]:
+        _line(f"{'plugins':<10} " + ", ".join(p["name"] for p in found["plugins"]))
+    for message in build["messages"]:
+        _line(f"{'said':<10} {message}")
 
 
 def _product_width(product: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from engine_examples import written as engine
 from lint_examples import EXAMPLES, external
 from small_files import LINEAR, W8A8, i8, model, u8
 
@@ -132,3 +133,19 @@ def test_names_are_no_markup(inspect: Run, tmp_path: Path) -> None:
     proto.graph.node[0].name = "[bold]blocks[0][/]"
     _, out, _ = inspect(written(tmp_path / "m.onnx", proto))
     assert "[bold]blocks[0][/]: uint8 codes of an activation" in out
+
+
+def test_an_engine_is_what_its_record_says(inspect: Run, tmp_path: Path) -> None:
+    path, record = engine(tmp_path)
+    code, out, _ = inspect(path)
+    assert code == 0 and out.startswith(f"{path}: tensorrt 10.3.0 for SM87 (Orin), 0.00 MB\n")
+    assert f"built from m.onnx (SHA-256 {record.onnx.sha256[:16]})" in out
+    found = json.loads(inspect(path, "--json")[1])
+    assert found["type"] == "engine" and found["engine"]["sha256"] == record.engine.sha256
+
+
+def test_an_engine_that_was_changed(inspect: Run, tmp_path: Path) -> None:
+    path, _ = engine(tmp_path)
+    path.write_bytes(b"another plan")
+    code, out, err = inspect(path)
+    assert code == 2 and not out and "was modified since it was built" in err
