@@ -62,7 +62,7 @@ def test_a_file_that_is_no_model(tmp_path: Path, content: bytes | None) -> None:
 
 
 def test_nothing_there_and_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no bundle or \.onnx file at"):
+    with pytest.raises(InputError, match=r"no bundle, \.onnx file or engine at"):
         describe(tmp_path / "none")
     with pytest.raises(BundleError, match="is not a bundle"):
         describe(tmp_path)

@@ -196,7 +196,7 @@ def test_eval_and_inspect_refuse_too(qvit: Command, inputs: Inputs, tmp_path: Pa
     garbage = tmp_path / "garbage.onnx"
     garbage.write_bytes(b"not a model at all")
     refused(qvit("inspect", garbage), out, "cannot be read as ONNX")
-    refused(qvit("inspect", tmp_path / "none"), out, "no bundle or .onnx file")
+    refused(qvit("inspect", tmp_path / "none"), out, "no bundle, .onnx file or engine")
     refused(qvit("eval", garbage, "--data", inputs.calib), out, "--preprocess")
     refused(qvit("eval", garbage, "--data", inputs.calib, "--preprocess", inputs.preprocess), out, "ONNX Runtime")
     refused(qvit("eval", inputs.model, "--data", "none.npz", "--preprocess", inputs.preprocess), out, "none.npz")
