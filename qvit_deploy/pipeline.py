@@ -218,10 +218,11 @@ def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> t
     bits = narrowest(recipe)
     readers = equalizable(graph, sites, taken) if recipe.equalize else {}
     heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
-    tensors = {*readers, *(g.norm for g in groups), *(c.tensor for c in heads)}
+    # In an order: rows are sampled tensor after tensor, and the order of a set of names changes with every process.
+    tensors = dict.fromkeys([*readers, *(g.norm for g in groups), *(c.tensor for c in heads)])
     importance: dict[str, Tensor] = {}
     if recipe.row_importance != "none":
-        names = tensors | {s.input for s in sites if s.kind == "linear" and s.role != "image"}
+        names = dict.fromkeys([*tensors, *(s.input for s in sites if s.kind == "linear" and s.role != "image")])
         scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
         with watch.stage("importance", len(scored.images)) as advance:
             importance = row_importance(graph, names, scored, RULE_SETS[recipe.row_importance], advance)

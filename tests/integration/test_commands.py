@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,19 @@ def test_python_m_compiles_verifies_and_writes_a_bundle(inputs: Inputs, tmp_path
         == (manifest["files"]["model.onnxruntime.onnx"]["bytes"])
     )
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.slow
+def test_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    """Whatever order sets have in them; a model with more rows than calibration keeps, so that some are drawn."""
+    written = []
+    for seed in ("1", "2"):
+        command = [sys.executable, "-m", "qvit_deploy", "compile", "demo:vit", "-o", str(tmp_path / seed)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*command, "--uniform", "w4a4"], capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        written.append(tree(tmp_path / seed))
+    assert written[0] == written[1]
 
 
 def test_compiling_twice_writes_the_same_bytes_and_replacing_needs_force(

@@ -30,7 +30,7 @@ def _evaluated(folder: Path, goal: str, attention: Literal["float", "integer"]) 
 
 # A point below what is measured: the order of float sums alone moves single runs by as much.
 @pytest.mark.parametrize(
-    ("goal", "attention", "floor"), [("w8a8", "float", 0.838), ("w6a6", "integer", 0.825), ("w4a4", "integer", 0.75)]
+    ("goal", "attention", "floor"), [("w8a8", "float", 0.838), ("w6a6", "integer", 0.825), ("w4a4", "integer", 0.73)]
 )
 def test_top1_on_a_thousand_test_images(
     goal: str, attention: Literal["float", "integer"], floor: float, tmp_path: Path
