@@ -117,15 +117,13 @@ def explain(
             )  # fmt: skip
 
         made = maps(ruled)
-        with torch.no_grad():
-            logits = [ruled.executor.logits(images)[0] for images in (clean, corrupt)]
         truth = None if exact is None else exact.of(pair, components)
         gradient = None if truth is None else made if plain is None else maps(plain)
         found.append(
             PairMaps(
                 pair=pair,
-                clean_class=int(logits[0].argmax()),
-                corrupt_class=int(logits[1].argmax()),
+                clean_class=int(made.clean_classes[0]),
+                corrupt_class=int(made.corrupt_classes[0]),
                 clean=float(made.clean[0]),
                 corrupt=float(made.corrupt[0]),
                 effects={c: m[0] for c, m in made.effects.items()},

@@ -41,11 +41,13 @@ def patch_effects(
     static = executor.graph.static_batch
     base, source = ordered(clean, corrupt, direction)
     with torch.no_grad():
-        source_values = executor.run(_repeated(source, static or 1), fetch=[c.tensor for c in components])
+        output = executor.graph.outputs[0].name or ""
+        names = dict.fromkeys([*(c.tensor for c in components), output])
+        source_values = executor.run(_repeated(source, static or 1), fetch=list(names))
         from_source = {c: _first(source_values[c.tensor], static or 1) for c in components}
         counts = {c: cells.count(c, from_source[c], 1) for c in components}
         rows = static or rows_at_once(list(counts.values()), at_once)
-        source_logits = executor.logits(_repeated(source, static or 1))[:1]
+        source_logits = source_values[output][:1]
         by_tensor: dict[str, list[Component]] = {}
         for component in components:
             by_tensor.setdefault(component.tensor, []).append(component)
@@ -116,9 +118,10 @@ def circuit_metric(
     static = executor.graph.static_batch or 1
     with torch.no_grad():
         clean_logits = executor.logits(_repeated(clean, static))[:1]
-        corrupt_logits = executor.logits(_repeated(corrupt, static))[:1]
-        values = executor.run(_repeated(corrupt, static), fetch=[c.tensor for c in components])
-    objective = metric(clean_logits, corrupt_logits)
+        output = executor.graph.outputs[0].name or ""
+        names = dict.fromkeys([*(c.tensor for c in components), output])
+        values = executor.run(_repeated(corrupt, static), fetch=list(names))
+    objective = metric(clean_logits, values[output][:1])
     counts = [cells.count(c, values[c.tensor], static) for c in components]
     ends = np.cumsum(counts)
 

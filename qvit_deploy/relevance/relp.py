@@ -40,6 +40,7 @@ class Attribution:
         reached: bool; False where the coefficient of a cell is exactly zero in every channel, because nothing of the
             cell reaches the metric (patch tokens behind the last attention of a class-token model).
         clean, corrupt: the metric on the two images, float64 [pairs].
+        clean_classes, corrupt_classes: predicted, int64 [pairs].
     """
 
     effects: Maps
@@ -47,6 +48,8 @@ class Attribution:
     reached: Maps
     clean: np.ndarray
     corrupt: np.ndarray
+    clean_classes: np.ndarray
+    corrupt_classes: np.ndarray
 
 
 def attribute(
@@ -93,14 +96,17 @@ def attribute(
             distances[component] = _numpy(cells.sums(component, difference.square(), pairs).sqrt())
             reached[component] = _numpy(cells.sums(component, g.abs(), pairs)) > 0
 
-    propagate(executor, base, readers, visit, start)
+    base_logits = propagate(executor, base, readers, visit, start)
     on_clean, on_corrupt = values
+    classes = [logits.argmax(1).cpu().numpy() for logits in ordered(base_logits, source_logits, direction)]
     return Attribution(
         effects={c: effects[c] for c in components},
         distances={c: distances[c] for c in components},
         reached={c: reached[c] for c in components},
         clean=_numpy(on_clean),
         corrupt=_numpy(on_corrupt),
+        clean_classes=classes[0],
+        corrupt_classes=classes[1],
     )
 
 
