@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -10,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from qvit_deploy.errors import BundleError, InputError
 from qvit_deploy.manifest import MANIFEST, SCHEMA, FileRecord, Manifest, SiteRecord, Summary, check_name, validate
@@ -146,23 +145,11 @@ def _verify(root: Path, name: str, record: FileRecord) -> None:
     if not path.resolve().is_relative_to(root.resolve()):
         raise BundleError(f"bundle {root}: {name} is a symbolic link that leaves the bundle")
     try:
-        with path.open("rb") as file:
-            found = _digest(file)
+        found = FileRecord.of_file(path)
     except OSError as error:
         raise BundleError(f"bundle {root}: {name} cannot be read: {error.strerror}") from None
     if found != record:
         raise BundleError(f"bundle {root}: {name} was modified or damaged (its SHA-256 differs); compile it again")
-
-
-def _digest(file: BinaryIO, copy: BinaryIO | None = None) -> FileRecord:
-    """Size and SHA-256 of `file`, read in pieces because a model can be gigabytes; `copy` receives the contents."""
-    sha, size = hashlib.sha256(), 0
-    while piece := file.read(1 << 20):
-        sha.update(piece)
-        size += len(piece)
-        if copy is not None:
-            copy.write(piece)
-    return FileRecord(sha256=sha.hexdigest(), bytes=size)
 
 
 def _write(root: Path, name: str, content: bytes | Path) -> FileRecord:
@@ -170,11 +157,10 @@ def _write(root: Path, name: str, content: bytes | Path) -> FileRecord:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as target:
         if isinstance(content, Path):
-            with content.open("rb") as source:
-                record = _digest(source, target)
+            record = FileRecord.of_file(content, copy=target)
         else:
             target.write(content)
-            record = FileRecord(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+            record = FileRecord.of(content)
         target.flush()
         os.fsync(target.fileno())
     return record

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from qvit_deploy.data.images import ImageSet
-from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.explain import rule_set_called
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.model_files import FLOAT, ModelFile, quantized_sites, read_model
+from qvit_deploy.model_files import ModelFile, quantized_sites
 from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.cells import token_grid
 from qvit_deploy.relevance.components import find_components
@@ -59,21 +57,24 @@ class DriftExplanation:
 
 
 def explain_drift(
-    path: Path, profile: str, images: ImageSet, *, metric: str, rules: str, advance: Advance = lambda _: None
+    clean: ModelFile,
+    quantized: ModelFile,
+    images: ImageSet,
+    *,
+    metric: str,
+    rules: str,
+    advance: Advance = lambda _: None,
 ) -> DriftExplanation:
-    """The drift of the bundle at `path` between its float and its `profile` graph; `advance` counts images.
+    """The drift between the float and a quantized graph of one bundle; `advance` counts images.
 
     Raises:
-        InputError: not a bundle, or no such metric or rule set.
+        InputError: no such metric or rule set.
+        BundleError: the float graph lacks a quantized layer.
         CheckError: the two graphs differ outside their sites.
     """
-    if not path.is_dir():
-        raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
-    clean, quantized = read_model(path, FLOAT, None), read_model(path, profile, None)
     assert clean.manifest is not None
-    sites, rule_set, measured = quantized_sites(clean, path), rule_set_called(rules, False), parse_metric(metric)
+    sites, rule_set, measured = quantized_sites(clean), rule_set_called(rules, False), parse_metric(metric)
     parts: list[Drift] = []
-    changed = 0
     size, runner = 0, Executor(quantized.graph)
     for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
         batch = torch.from_numpy(_padded(pixels, clean.graph.static_batch))
@@ -81,9 +82,6 @@ def explain_drift(
             size = len(batch)
             executor = Executor(clean.graph, overrides=rule_set.bind(clean.graph, size).overrides)
         parts.append(quantization_drift(executor, runner, rule_set, sites, batch, measured))
-        with torch.no_grad():
-            classes = [e.logits(batch)[: len(pixels)].argmax(1) for e in (executor, runner)]
-        changed += int((classes[0] != classes[1]).sum())
         advance(len(pixels))
     n = len(images)
 
@@ -91,9 +89,8 @@ def explain_drift(
         return np.concatenate(values)[:n]
 
     ordered = set.intersection(*(set(p.in_order) for p in parts))
-    before, after, estimated = (
-        joined(v) for v in ([p.before for p in parts], [p.after for p in parts], [p.estimated for p in parts])
-    )
+    before, after, estimated = (joined([getattr(p, v) for p in parts]) for v in ("before", "after", "estimated"))
+    classes_before, classes_after = (joined([getattr(p, f"classes_{v}") for p in parts]) for v in ("before", "after"))
     _, height, width = clean.graph.image_shape
     per_row = {s.name: joined([p.effects[s.name] for p in parts]) for s in sites}
     return DriftExplanation(
@@ -114,7 +111,7 @@ def explain_drift(
         estimated=estimated,
         agreement=compare(estimated, after - before),
         unexplained=max(p.unexplained for p in parts),
-        changed_predictions=changed,
+        changed_predictions=int((classes_before != classes_after).sum()),
     )
 
 

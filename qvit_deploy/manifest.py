@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Literal
 
 from pydantic import (
     BaseModel,
@@ -66,6 +66,18 @@ class FileRecord(_Record):
     @classmethod
     def of(cls, content: bytes_) -> FileRecord:
         return cls(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+
+    @classmethod
+    def of_file(cls, path: Path, copy: BinaryIO | None = None) -> FileRecord:
+        """Of the file at `path`, read in pieces because a model can be gigabytes; `copy` receives the contents."""
+        sha, size = hashlib.sha256(), 0
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                sha.update(piece)
+                size += len(piece)
+                if copy is not None:
+                    copy.write(piece)
+        return cls(sha256=sha.hexdigest(), bytes=size)
 
 
 class Manifest(BaseModel):

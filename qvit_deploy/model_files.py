@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from qvit_deploy.errors import BundleError, InputError
 from qvit_deploy.frontend.onnx_file import from_canonical, from_onnx
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-from qvit_deploy.manifest import Manifest
+from qvit_deploy.manifest import FileRecord, Manifest
 
 FLOAT = "float"
 
@@ -36,7 +35,7 @@ class ModelFile:
     @property
     def digest(self) -> str:
         """SHA-256 of the file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return FileRecord.of_file(self.path).sha256
 
 
 def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> ModelFile:
@@ -67,7 +66,7 @@ def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> Model
     return found
 
 
-def quantized_sites(model: ModelFile, path: Path) -> tuple[Site, ...]:
+def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
     """The sites of a bundle's float graph that its plan quantizes.
 
     Raises:
@@ -77,5 +76,7 @@ def quantized_sites(model: ModelFile, path: Path) -> tuple[Site, ...]:
     planned = {site.name for site in model.manifest.sites}
     sites = tuple(s for s in find_sites(model.graph) if s.name in planned)
     if missing := planned - {s.name for s in sites}:
-        raise BundleError(f"bundle {path}: the float model has no layer {min(missing)!r}; compile the bundle again")
+        raise BundleError(
+            f"bundle {model.path.parent}: the float model has no layer {min(missing)!r}; compile the bundle again"
+        )
     return sites

@@ -151,12 +151,12 @@ def drift(
     watch = Stopwatch(progress)
     parse_metric(metric)
     with watch.stage("read"):
-        model = read_model(path, FLOAT, None) if path.is_dir() else None
-        if model is None:
+        if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
+        model, quantized = read_model(path, FLOAT, None), read_model(path, profile, None)
         images = open_images(data, model.preprocess, limit=count, seed=seed, split="test")
     with watch.stage("drift", len(images)) as advance:
-        found = explain_drift(path, profile, images, metric=metric, rules=rules, advance=advance)
+        found = explain_drift(model, quantized, images, metric=metric, rules=rules, advance=advance)
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
     tree = drift_tree(name, found, model.graph.image_shape)

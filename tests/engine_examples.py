@@ -9,8 +9,9 @@ import numpy as np
 from half_graphs import half
 from quantizable_graphs import calibrate, mixed_vit
 
+from qvit_deploy.manifest import FileRecord
 from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.targets.engine import Batch, BuildResult, EngineRecord, file_record, record_path
+from qvit_deploy.targets.engine import Batch, BuildResult, EngineRecord, record_path
 
 
 def written(folder: Path, **changes: Any) -> tuple[Path, EngineRecord]:
@@ -22,8 +23,8 @@ def written(folder: Path, **changes: Any) -> tuple[Path, EngineRecord]:
         parse_seconds=0.1, build_seconds=1.0, peak_memory_bytes=1,
     )  # fmt: skip
     record = EngineRecord(
-        target="tensorrt", batch=Batch(), hardware="none", plugins=(), onnx=file_record(path), onnx_name="m.onnx",
-        engine=file_record(path), seconds=1.0, build=build,
+        target="tensorrt", batch=Batch(), hardware="none", plugins=(), onnx=FileRecord.of_file(path),
+        onnx_name="m.onnx", engine=FileRecord.of_file(path), seconds=1.0, build=build,
     ).model_copy(update=changes)  # fmt: skip
     record_path(path).write_text(record.model_dump_json(by_alias=True))
     return path, record

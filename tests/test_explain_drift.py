@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from quantizable_graphs import mixed_vit
 
-from qvit_deploy.data.images import open_images
+from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import BundleError, InputError
-from qvit_deploy.explain_drift import OUTSIDE, explain_drift
+from qvit_deploy.explain_drift import OUTSIDE, DriftExplanation, explain_drift
 from qvit_deploy.explain_tree import drift_tree
 from qvit_deploy.frontend import Source
 from qvit_deploy.model_files import read_model
 from qvit_deploy.pipeline import compile
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.targets import onnxruntime as target
 
 PREPROCESS = Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,))
 
@@ -37,8 +38,13 @@ def bundle(request: pytest.FixtureRequest, images: str, tmp_path_factory: pytest
     return out
 
 
+def explained(bundle: Path, images: ImageSet, metric: str) -> DriftExplanation:
+    models = [read_model(bundle, profile, None) for profile in ("float", "onnxruntime")]
+    return explain_drift(models[0], models[1], images, metric=metric, rules="gradient")
+
+
 def test_effects_add_up_to_the_drift(bundle: Path, images: str) -> None:
-    found = explain_drift(bundle, "onnxruntime", open_images(images, PREPROCESS), metric="logit-diff", rules="gradient")
+    found = explained(bundle, open_images(images, PREPROCESS), "logit-diff")
     true = found.after - found.before
     assert true.shape == (32,) and np.abs(true).max() > 0.01
     assert found.agreement.pearson is not None and found.agreement.pearson > 0.97
@@ -48,9 +54,7 @@ def test_effects_add_up_to_the_drift(bundle: Path, images: str) -> None:
 
 
 def test_the_tree_says_where(bundle: Path, images: str) -> None:
-    found = explain_drift(
-        bundle, "onnxruntime", open_images(images, PREPROCESS, limit=11), metric="logit:0", rules="gradient"
-    )
+    found = explained(bundle, open_images(images, PREPROCESS, limit=11), "logit:0")
     tree = drift_tree("mixed", found, (3, 16, 16))
     sites = {s["name"]: s for s in tree["sites"]}
     assert tree["images"] == 11 and len(sites["fc1"]["effects"]) == 11
@@ -61,11 +65,12 @@ def test_the_tree_says_where(bundle: Path, images: str) -> None:
     assert 0 < sites["fc1"]["error"] < 1
 
 
-def test_a_file_is_no_bundle(bundle: Path, images: str) -> None:
-    with pytest.raises(InputError, match="is not a bundle"):
-        explain_drift(
-            bundle / "model.float.onnx", "onnxruntime", open_images(images, PREPROCESS), metric="logit", rules="relp"
-        )
+def test_counts_the_predictions_that_change(bundle: Path, images: str) -> None:
+    pictures = open_images(images, PREPROCESS)
+    pixels = next(pictures.batches(len(pictures)))[0]
+    sessions = [target.session(bundle / f"model.{profile}.onnx") for profile in ("float", "onnxruntime")]
+    classes = [target.run(s, pixels)[0].argmax(1) for s in sessions]
+    assert explained(bundle, pictures, "logit-diff").changed_predictions == (classes[0] != classes[1]).sum()
 
 
 def test_models_of_a_bundle(bundle: Path) -> None:

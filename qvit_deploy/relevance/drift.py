@@ -23,7 +23,7 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.relevance.lrp import propagate
-from qvit_deploy.relevance.objective import Metric
+from qvit_deploy.relevance.objective import Metric, Objective
 from qvit_deploy.relevance.rule_sets import RuleSet
 
 Tensor = torch.Tensor
@@ -43,6 +43,7 @@ class Drift:
         errors: site name -> |e_s| / |its float output|, over all images.
         in_order: names of sites whose rows are the tokens of the image in order (windows are not).
         before, after: the metric of the float and of the quantized graph, float64 [images].
+        classes_before, classes_after: predicted by them, int64 [images].
         unexplained: largest difference of a site's input that no site accounts for, relative to its largest value.
     """
 
@@ -51,6 +52,8 @@ class Drift:
     in_order: frozenset[str]
     before: np.ndarray
     after: np.ndarray
+    classes_before: np.ndarray
+    classes_after: np.ndarray
     unexplained: float
 
     @property
@@ -63,7 +66,8 @@ class Drift:
 def quantization_drift(
     executor: Executor, quantized: Executor, rule_set: RuleSet, sites: Sequence[Site], images: Tensor, metric: Metric
 ) -> Drift:
-    """The drift on `images` float32 [n, C, H, W], two runs of each graph and two backward passes.
+    """The drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and one of
+    the quantized graph.
 
     Args:
         executor: of the float graph, with the overrides of `rule_set` bound to n images.
@@ -79,7 +83,6 @@ def quantization_drift(
     output = quantized.graph.outputs[0].name or ""
     with torch.no_grad():
         after = quantized.run(images, fetch=[*inputs, *by_output, *{output} - by_output.keys()])
-        objective = metric(executor.logits(images), after[output])
     effects = {name: torch.zeros(0) for name in by_output}
     sizes = {name: (0.0, 0.0) for name in by_output}
     coefficients: dict[str, Tensor] = {}
@@ -97,7 +100,13 @@ def quantization_drift(
         effects[name] = _rows(by_output[name], error * (g + coefficients.pop(name)) / 2, len(images))
         sizes[name] = float(error.square().sum()), float(own.square().sum())
 
-    start = rule_set.starting_at(objective)
+    objectives: list[Objective] = []
+
+    def start(logits: Tensor) -> Tensor:
+        if not objectives:
+            objectives.append(metric(logits.detach(), after[output]))
+        return rule_set.starting_at(objectives[0])(logits)
+
     before = propagate(executor, images, by_output, keep, start)
     propagate(executor, images, inputs | by_output.keys(), add, start, {n: after[n] for n in by_output})
     worst = max(differences, key=differences.__getitem__)
@@ -110,8 +119,10 @@ def quantization_drift(
         effects={by_output[name].name: e.cpu().double().numpy() for name, e in effects.items()},
         errors={by_output[name].name: (e / max(y, 1e-30)) ** 0.5 for name, (e, y) in sizes.items()},
         in_order=frozenset(s.name for s in sites if after[s.output].shape[0] == len(images)),
-        before=_numpy(objective(before)),
-        after=_numpy(objective(after[output])),
+        before=_numpy(objectives[0](before)),
+        after=_numpy(objectives[0](after[output])),
+        classes_before=before.argmax(1).cpu().numpy(),
+        classes_after=after[output].argmax(1).cpu().numpy(),
         unexplained=differences[worst],
     )
 

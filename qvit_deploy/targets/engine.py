@@ -7,7 +7,6 @@ library sees it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Literal, get_args
@@ -132,21 +131,6 @@ def record_path(engine: Path) -> Path:
     return engine.with_suffix(".json")
 
 
-def file_record(path: Path) -> FileRecord:
-    """Digest and size of a file, read in pieces."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(path)
-    return FileRecord(sha256=digest, bytes=path.stat().st_size)
-
-
-def _digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            sha.update(piece)
-    return sha.hexdigest()
-
-
 def read_engine(path: Path) -> EngineRecord:
     """The record of the engine at `path`, whose bytes are checked.
 
@@ -169,7 +153,7 @@ def read_engine(path: Path) -> EngineRecord:
     size = path.stat().st_size
     if size < found.engine.bytes:
         raise InputError(f"{path} is truncated: {size:,} of {found.engine.bytes:,} bytes; copy or build it again")
-    if file_record(path) != found.engine:
+    if FileRecord.of_file(path) != found.engine:
         raise InputError(f"{path} was modified since it was built (its SHA-256 differs); copy or build it again")
     return found
 
@@ -204,7 +188,7 @@ def require_runnable(
             raise InputError(f"{path} needs the plugin library {plugin.name}: pass --plugin PATH/{plugin.name}")
         if not given[plugin.name].is_file():
             raise InputError(f"no plugin library at {given[plugin.name]}")
-        if file_record(given[plugin.name]).sha256 != plugin.sha256:
+        if FileRecord.of_file(given[plugin.name]).sha256 != plugin.sha256:
             raise InputError(
                 f"{given[plugin.name]} is not the library {path} was built with (its SHA-256 differs): {again}"
             )

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from qvit_deploy.errors import CheckError, InputError
+from qvit_deploy.manifest import FileRecord
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.engine import BuildRequest, BuildResult, EngineRecord, Plugin, file_record, record_path
+from qvit_deploy.targets.engine import BuildRequest, BuildResult, EngineRecord, Plugin, record_path
 
 TAIL_LINES = 12
 """Of the process's standard error that are shown when it dies."""
@@ -72,10 +73,10 @@ def build_engine(
             target=request.target,
             batch=request.batch,
             hardware=request.hardware,
-            plugins=tuple(Plugin(name=p.name, sha256=file_record(p).sha256) for p in request.plugins),
-            onnx=file_record(request.onnx),
+            plugins=tuple(Plugin(name=p.name, sha256=FileRecord.of_file(p).sha256) for p in request.plugins),
+            onnx=FileRecord.of_file(request.onnx),
             onnx_name=request.onnx.name,
-            engine=file_record(inner.engine),
+            engine=FileRecord.of_file(inner.engine),
             seconds=time.monotonic() - start,
             build=result,
         )

@@ -73,6 +73,8 @@ def test_the_drift_of_a_bundle(qvit: Command, bundle: Path, inputs: Inputs, tmp_
     assert (out / "relp.html").is_file() and list(out.glob("*.png"))
     said = qvit("relp", bundle, "--quantization", "--data", inputs.calib, "--count", 6)
     assert said.code == 0 and "the sum over sites gives it" in said.out
+    refused = qvit("relp", bundle / "model.float.onnx", "--quantization", "--data", inputs.calib)
+    assert refused.code == 2 and "is not a bundle: --quantization compares" in refused.errors[0]
 
 
 def test_a_file_of_another_quantizer(

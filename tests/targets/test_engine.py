@@ -7,11 +7,11 @@ import pytest
 from engine_examples import written
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.manifest import FileRecord
 from qvit_deploy.targets.engine import (
     Batch,
     EngineRecord,
     Plugin,
-    file_record,
     read_engine,
     record_path,
     require_runnable,
@@ -101,7 +101,7 @@ def test_compatible_engines_run_on_other_gpus(tmp_path: Path) -> None:
 def test_an_engine_with_a_plugin_needs_that_very_library(tmp_path: Path) -> None:
     library = tmp_path / "libqvit.so"
     library.write_bytes(b"code")
-    path, record = written(tmp_path, plugins=(Plugin(name="libqvit.so", sha256=file_record(library).sha256),))
+    path, record = written(tmp_path, plugins=(Plugin(name="libqvit.so", sha256=FileRecord.of_file(library).sha256),))
     runnable(path, record, plugins=(library,))
     with pytest.raises(InputError, match=r"needs the plugin library libqvit\.so: pass --plugin"):
         runnable(path, record)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from quantizable_graphs import calibrate
 
 from qvit_deploy.errors import CheckError, InputError
+from qvit_deploy.manifest import FileRecord
 from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.targets.engine import Batch, BuildRequest, EngineRecord, file_record, read_engine, record_path
+from qvit_deploy.targets.engine import Batch, BuildRequest, EngineRecord, read_engine, record_path
 from qvit_deploy.targets.engine_build import Phases, build_engine
 
 REPOSITORY = str(Path(__file__).parents[2])
@@ -38,7 +39,7 @@ def test_an_engine_is_built_recorded_and_read_back(onnx: Path, tmp_path: Path) -
     record = build(onnx, engine, batch=Batch(least=1, best=2, most=4))
     assert read_engine(engine) == record
     assert record.engine.bytes == engine.stat().st_size > 1_000_000
-    assert record.onnx == file_record(onnx) and record.onnx_name == "small.onnx"
+    assert record.onnx == FileRecord.of_file(onnx) and record.onnx_name == "small.onnx"
     made = record.build
     assert made.sm == 86 and made.gpu is None and made.version.startswith("1.")
     assert [(t.name, t.shape, t.dtype) for t in made.inputs] == [("image", (-1, 3, 16, 16), "float")]
