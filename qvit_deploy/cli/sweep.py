@@ -154,12 +154,14 @@ def _tables(rows: Sequence[SweepRow]) -> Iterator[Table]:
     ]
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
-        table = Table(box=None, pad_edge=False, collapse_padding=True, title=escape(model), title_justify="left")
-        for title, cell in columns:
+        beside = "" if mine[0].float_top1 is None else f", float top-1 {mine[0].float_top1:.1%}"
+        title = escape(f"{model}{beside}")
+        table = Table(box=None, pad_edge=False, collapse_padding=True, title=title, title_justify="left")
+        for name, cell in columns:
             if any(cell(row) for row in mine):
-                table.add_column(title, justify="left" if title in ("score", "budget") else "right", no_wrap=True)
+                table.add_column(name, justify="left" if name in ("score", "budget") else "right", no_wrap=True)
         for row in mine:
-            cells = [cell(row) for title, cell in columns if any(cell(r) for r in mine)]
+            cells = [cell(row) for _, cell in columns if any(cell(r) for r in mine)]
             table.add_row(*cells)
         yield table
 
@@ -170,4 +172,4 @@ def _legend(row: SweepRow) -> str:
         return f"{front}, measured with --measure"
     whose = "held-out calibration images" if row.held_out else "calibration images (none were left over)"
     said = f"{front}\nSQNR in dB and agreement with float on {row.images} {whose}"
-    return said if row.float_top1 is None else f"{said}; top-1 on n={row.test_images}, float {row.float_top1:.1%}"
+    return said if row.float_top1 is None else f"{said}; top-1 on n={row.test_images}"

@@ -91,6 +91,12 @@ def test_the_table_and_its_files(qvit: Command, inputs: Inputs, tmp_path: Path) 
     assert len(json.loads((out / "sweep.json").read_text())["rows"]) == 1
 
 
+def test_every_model_has_its_float_top1_beside_it(qvit: Command, inputs: Inputs) -> None:
+    asked = arguments(inputs, "--uniform", "w8a8", "--data", inputs.calib)
+    rows = json.loads(qvit(*asked, "--json").out)["rows"]
+    assert f"{rows[0]['model']}, float top-1 {rows[0]['float_top1']:.1%}" in qvit(*asked).out
+
+
 def test_without_images_to_spare_it_says_so(qvit: Command, inputs: Inputs) -> None:
     done = qvit(*arguments(inputs, "--images", 12, "--mean-bits", 5, "--measure", "--json"))
     [row] = json.loads(done.out)["rows"]
