@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from qvit_deploy.cli import options
@@ -103,7 +102,9 @@ def command(
     if json:
         print_json(as_tree(rows))
     else:
-        for table in _tables(rows):
+        for title, table in _tables(rows):
+            # A long path that is broken into lines can be neither copied nor searched for.
+            stdout.print(title, style="italic", markup=False, soft_wrap=True)
             stdout.print(table)
         stdout.print(_legend(rows[0]), soft_wrap=True)
         if out is not None:
@@ -137,8 +138,8 @@ def _write(out: Path, rows: Sequence[SweepRow]) -> None:
         raise InputError(f"{out} cannot be written: {error}") from error
 
 
-def _tables(rows: Sequence[SweepRow]) -> Iterator[Table]:
-    """One table per model, with the columns its rows have values for."""
+def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:
+    """A title and a table per model, with the columns its rows have values for."""
     columns: list[tuple[str, Callable[[SweepRow], str]]] = [
         ("", lambda r: "*" if r.pareto else ""),
         ("score", lambda r: r.score),
@@ -155,15 +156,14 @@ def _tables(rows: Sequence[SweepRow]) -> Iterator[Table]:
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
         beside = "" if mine[0].float_top1 is None else f", float top-1 {mine[0].float_top1:.1%}"
-        title = escape(f"{model}{beside}")
-        table = Table(box=None, pad_edge=False, collapse_padding=True, title=title, title_justify="left")
+        table = Table(box=None, pad_edge=False, collapse_padding=True)
         for name, cell in columns:
             if any(cell(row) for row in mine):
                 table.add_column(name, justify="left" if name in ("score", "budget") else "right", no_wrap=True)
         for row in mine:
             cells = [cell(row) for _, cell in columns if any(cell(r) for r in mine)]
             table.add_row(*cells)
-        yield table
+        yield f"{model}{beside}", table
 
 
 def _legend(row: SweepRow) -> str:
