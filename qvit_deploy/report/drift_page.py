@@ -9,9 +9,8 @@ import numpy as np
 
 from qvit_deploy.report.drift_plots import by_block, drift_figures, true_drift
 from qvit_deploy.report.labels import printable
-from qvit_deploy.report.numbers import digits, percent
+from qvit_deploy.report.numbers import digits, percent, signed
 from qvit_deploy.report.page import render
-from qvit_deploy.report.relp_plots import signed
 
 DESCRIPTIONS = {
     "agreement": "Sum of the sites' effects against the true drift, per image",
@@ -51,8 +50,9 @@ def _summary(tree: Mapping[str, Any]) -> str:
     changed = int(tree["changed_predictions"])
     metric, size = printable(str(tree["metric"])), _rms(np.asarray(tree["before"], float))
     return (
-        f"On {images:,} images quantization moves the metric ({metric}) by {digits(_rms(drift))} rms, on average by "
-        f"{signed(float(drift.mean()))}, while the metric itself is {digits(size)} rms. "
+        f"On {images:,} images quantization moves the metric ({metric}) by {digits(_rms(drift))} rms "
+        f"(root mean square over the images), on average by {signed(float(drift.mean()))}, while the metric itself is "
+        f"{digits(size)} rms. "
         f"{'No prediction changes' if not changed else f'{changed:,} of {images:,} predictions change'}."
     )
 
