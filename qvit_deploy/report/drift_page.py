@@ -37,6 +37,7 @@ def drift_page(tree: Mapping[str, Any]) -> bytes:
         model=printable(str(tree["model"])),
         summary=_summary(tree),
         agreement=_agreement_words(tree),
+        beyond=beyond_words(tree),
         worst=_worst(tree),
         blocks=_worst_block(tree),
         plots={name: plots.get(name) for name in DESCRIPTIONS},
@@ -54,6 +55,19 @@ def _summary(tree: Mapping[str, Any]) -> str:
         f"(root mean square over the images), on average by {signed(float(drift.mean()))}, while the metric itself is "
         f"{digits(size)} rms. "
         f"{'No prediction changes' if not changed else f'{changed:,} of {images:,} predictions change'}."
+    )
+
+
+def beyond_words(tree: Mapping[str, Any]) -> str:
+    """One sentence when the sum of the sites' effects misses the true drift, else nothing."""
+    if not tree["beyond"]:
+        return ""
+    found = tree["agreement"]
+    other = "" if tree["rules"] == "gradient" else " Use --rules gradient, which fits small errors."
+    return (
+        f"Do not trust sizes here: the effects add up to {found['slope']:.2f} times the true drift and miss "
+        f"{percent(found['normalized_error'])} of it.{other} "
+        "qvit-deploy compile --score exact measures sites one at a time."
     )
 
 

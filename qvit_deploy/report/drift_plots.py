@@ -79,13 +79,16 @@ def _blocks(tree: Tree) -> Figure:
     rms = [float(np.sqrt(np.mean(v**2))) for v in sums.values()]
     row, left, width = 26, 150, 600
     figure, panel = canvas(width, 34 + row * len(sums) + 44)
-    axes = panel(left, 34, width - left - 70, row * len(sums))
+    axes = panel(left, 34, width - left - 100, row * len(sums))
     axes.barh(range(len(sums)), rms, 0.62, color=COLOURS["relevance"], zorder=2)
     axes.set(ylim=(len(sums) - 0.5, -0.5), yticks=range(len(sums)))
     axes.set_yticklabels([_short(name, 22) for name in sums], color=COLOURS["ink"], parse_math=False)
-    for index, value in enumerate(rms):
-        axes.annotate(digits(value), (value, index), (5, 0), textcoords="offset points", va="center", fontsize=10.5,
-                      color=COLOURS["muted"])  # fmt: skip
+    true = true_drift(tree)
+    power = float(true @ true)
+    for index, (value, effects) in enumerate(zip(rms, sums.values(), strict=True)):
+        share = f", {100 * float(effects @ true) / power:.0f} %".replace("-", "−") if power else ""
+        axes.annotate(digits(value) + share, (value, index), (5, 0), textcoords="offset points", va="center",
+                      fontsize=10.5, color=COLOURS["muted"])  # fmt: skip
     axes.locator_params(axis="x", nbins=5)
     grid_lines(axes, "x")
     for spine in axes.spines.values():
@@ -94,7 +97,7 @@ def _blocks(tree: Tree) -> Figure:
         axes,
         -left,
         14,
-        "effect of whole blocks on the metric (rms)",
+        "effect of whole blocks on the metric (rms), share of the drift",
         color=COLOURS["ink"],
         fontsize=12,
         fontweight="bold",
