@@ -163,8 +163,12 @@ def _measured(mean: Mapping[str, Any]) -> tuple[str, str]:
     if mean["mean"] is None:
         return "–", "undefined"
     if mean["low"] is None:
-        return f"{mean['mean']:.2f}", "one pair"
-    return f"{mean['mean']:.2f}", f"{mean['low']:.2f} to {mean['high']:.2f}"
+        return _minus(mean["mean"]), "one pair"
+    return _minus(mean["mean"]), f"{_minus(mean['low'])} to {_minus(mean['high'])}"
+
+
+def _minus(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def circuit_rows(tree: Tree) -> list[tuple[str, bool, str, str]]:
