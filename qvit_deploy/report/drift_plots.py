@@ -77,7 +77,7 @@ def _blocks(tree: Tree) -> Figure:
     """Root mean square over the images of what all sites of a block add up to."""
     sums = by_block(tree)
     rms = [float(np.sqrt(np.mean(v**2))) for v in sums.values()]
-    row, left, width = 26, 150, 600
+    row, left, width = 26, 150, 430
     figure, panel = canvas(width, 34 + row * len(sums) + 44)
     axes = panel(left, 34, width - left - 100, row * len(sums))
     axes.barh(range(len(sums)), rms, 0.62, color=COLOURS["relevance"], zorder=2)
@@ -97,7 +97,7 @@ def _blocks(tree: Tree) -> Figure:
         axes,
         -left,
         14,
-        "effect of whole blocks on the metric (rms), share of the drift",
+        "effect of whole blocks (rms), share of the drift",
         color=COLOURS["ink"],
         fontsize=12,
         fontweight="bold",
@@ -164,14 +164,18 @@ def _errors(tree: Tree) -> Figure:
         axes.set_ylim(min(y) / 1.6, max(y) * 1.6)
         harm = np.asarray(y) / np.asarray(x)
         named = {*np.argsort(y)[-3:].tolist(), *np.argsort(harm)[-2:].tolist(), int(np.argmin(harm))}
-        taken: list[tuple[float, float]] = []
+        taken: list[tuple[float, float, float]] = []
         for index in sorted(named, key=lambda i: -points[i]["rms_effect"]):
             spot = axes.transData.transform((x[index], y[index]))
-            if any(abs(spot[0] - u) < 150 and abs(spot[1] - v) < 14 for u, v in taken):
-                continue  # its name would cover another
-            taken.append((spot[0], spot[1]))
             near_end = spot[0] > 0.75 * width
-            axes.annotate(_short(points[index]["name"], 26), (x[index], y[index]), (-7 if near_end else 7, 5),
+            name = _short(points[index]["name"], 26)
+            start, end = (
+                (spot[0] - 7 - 6.2 * len(name), spot[0]) if near_end else (spot[0], spot[0] + 7 + 6.2 * len(name))
+            )
+            if any(start < v and u < end and abs(spot[1] - at) < 14 for u, v, at in taken):
+                continue  # its name would cover another
+            taken.append((start, end, spot[1]))
+            axes.annotate(name, (x[index], y[index]), (-7 if near_end else 7, 5),
                           textcoords="offset points", ha="right" if near_end else "left", fontsize=10,
                           color=COLOURS["ink"], parse_math=False, zorder=4)  # fmt: skip
     axes.xaxis.set_major_formatter(lambda value, _: percent(value))
