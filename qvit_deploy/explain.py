@@ -16,6 +16,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.model_files import ModelFile
 from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.components import KINDS, Component, Kind, find_components
+from qvit_deploy.relevance.differentiable import check_differentiable
 from qvit_deploy.relevance.faithfulness import FaithfulnessCurve, cmd, cpr
 from qvit_deploy.relevance.metrics import Agreement, Summary, compare, random_map, summarise
 from qvit_deploy.relevance.objective import parse_metric
@@ -100,10 +101,12 @@ def explain(
         exact: computes the exact maps; they are left out when None.
 
     Raises:
-        InputError: no such metric or rule set, a graph without attention, identical images.
+        InputError: no such metric or rule set, a graph without attention or with an operator that has no backward
+            pass, identical images.
         CheckError: ONNX Runtime does not agree with the executor on a patched float graph.
     """
     rule_set = rule_set_called(rules, secant_quantizers)
+    check_differentiable(model.graph)
     measured, components = parse_metric(metric), find_components(model.graph)
     ruled = _Ruled(model, rule_set)
     plain = _Ruled(model, RULE_SETS["gradient"]) if exact is not None and rules != "gradient" else None

@@ -11,14 +11,17 @@ import numpy as np
 from qvit_deploy.explain import Explanation, PairMaps
 from qvit_deploy.explain_drift import DriftExplanation
 from qvit_deploy.relevance.cells import token_grid
+from qvit_deploy.relevance.completeness import completeness, is_beyond, misses
 from qvit_deploy.relevance.components import Component
 from qvit_deploy.relevance.metrics import Summary
+from qvit_deploy.relevance.relp import Direction
 
 SCHEMA = "qvit-deploy/relp/1"
 
 
 def relp_tree(model: str, found: Explanation, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """An `Explanation`; maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map."""
+    """An `Explanation`; maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map,
+    `completeness` the sum of the estimates over the true difference, `beyond` whether it cannot be right."""
     return {
         "schema": SCHEMA,
         "model": model,
@@ -38,7 +41,8 @@ def relp_tree(model: str, found: Explanation, image_shape: tuple[int, int, int])
 
 
 def drift_tree(model: str, found: DriftExplanation, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """A `DriftExplanation`: per site its share of the drift, and the sum against the true drift."""
+    """A `DriftExplanation`: per site its share of the drift, and the sum against the true drift; `beyond`
+    is whether the sum misses it."""
     true = found.after - found.before
     return {
         "schema": SCHEMA,
@@ -52,6 +56,7 @@ def drift_tree(model: str, found: DriftExplanation, image_shape: tuple[int, int,
         "after": found.after.tolist(),
         "estimated": found.estimated.tolist(),
         "agreement": asdict(found.agreement),
+        "beyond": misses(found.agreement.slope, found.agreement.normalized_error),
         "sites": [
             {
                 "name": s.name,
@@ -88,19 +93,25 @@ def _pair(found: Explanation, pair: PairMaps, image_shape: tuple[int, int, int])
         "corrupt_class": pair.corrupt_class,
         "clean": pair.clean,
         "corrupt": pair.corrupt,
-        "components": [_component(c, pair, image_shape) for c in found.components],
+        "components": [_component(c, pair, found.direction, image_shape) for c in found.components],
     }
 
 
-def _component(component: Component, pair: PairMaps, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def _component(
+    component: Component, pair: PairMaps, direction: Direction, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
     effects = pair.effects[component]
     reached: Mapping[Component, np.ndarray] = pair.reached
+    whole = pair.clean - pair.corrupt if direction == "denoising" else pair.corrupt - pair.clean
+    added_up = completeness(effects, whole)
     return {
         "kind": component.kind,
         "block": component.block,
         "label": component.label,
         "tensor": component.tensor,
         "effects": effects.tolist(),
+        "completeness": added_up,
+        "beyond": added_up is not None and is_beyond(component.kind, added_up),
         "reached": reached[component].tolist(),
         "exact": None if pair.exact is None else pair.exact[component].tolist(),
         "grid": None if component.kind == "head" else token_grid(len(effects), *image_shape[1:]),

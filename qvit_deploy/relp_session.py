@@ -25,6 +25,7 @@ from qvit_deploy.model_files import FLOAT, ModelFile, read_model
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.relevance import cells
 from qvit_deploy.relevance.components import find_components
+from qvit_deploy.relevance.differentiable import check_differentiable
 from qvit_deploy.relevance.objective import parse_metric
 from qvit_deploy.relevance.relp import Direction
 from qvit_deploy.report.drift_page import drift_page
@@ -117,6 +118,7 @@ def relp(
     way = _direction(direction)
     with watch.stage("read"):
         model = read_model(path, profile, preprocess)
+        check_differentiable(model.graph)  # before exact maps, which may take hours
         pairs = source.open(model)
     truth = None
     if exact:

@@ -45,7 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs_here(
     monkeypatch: pytest.MonkeyPatch, model: Path, change: Callable[[np.ndarray], np.ndarray]
 ) -> list[StandIn]:
-    """Lets a GPU for SM86 appear on which engines compute what `change` makes of the right outputs."""
+    """Lets a GPU for SM86 appear on which engines compute what `change` makes of the right outputs: what a machine
+    without that GPU cannot run, and a wrong engine that no GPU gives."""
     made: list[StandIn] = []
 
     def load(engine: Path, plugins: tuple[Path, ...]) -> StandIn:
@@ -89,7 +90,8 @@ def test_engines_for_another_gpu_are_not_run(model: Path, tmp_path: Path, monkey
 
 
 def built_by_tensorrt(monkeypatch: pytest.MonkeyPatch, layers: Callable[[list[str]], list[dict[str, Any]]]) -> None:
-    """TensorRT's build replaced: an engine appears with layers made of the names of the quantized products."""
+    """TensorRT's build replaced, which needs a GPU: an engine appears with layers made of the names of the quantized
+    products."""
 
     def build_engine(request: BuildRequest, **_: Any) -> EngineRecord:
         nodes = list(module.products(request.onnx).quantized.values())

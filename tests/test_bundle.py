@@ -48,6 +48,7 @@ def test_same_input_same_bytes(tmp_path):
 
 
 def test_everything_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    # Watches the real fsync: whether it was called shows in no file, only after a loss of power.
     synced, real = [], os.fsync
 
     def fsync(handle):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,22 @@ class Interrupted(BaseException):
     """Stands for Ctrl-C, which is no Exception either."""
 
 
+@pytest.mark.parametrize("replacing", [False, True])
+def test_a_file_that_the_system_refuses_leaves_everything_as_it_was(tmp_path, replacing):
+    """A real failure in the middle of a file: the system allows no file of more than 4 kB."""
+    if replacing:
+        write(tmp_path / "out")
+    before, limits = tree(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written: .*File too large"):
+            write(tmp_path / "out", files={"first": b"x", "other": b"x" * 10_000}, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tree(tmp_path) == before
+
+
+# The steps below are replaced because Ctrl-C or a full disk cannot be made to come at a chosen step.
 @pytest.mark.parametrize("step", ["_write", "_sync", "validate"])
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("error", [Interrupted, OSError(28, "No space left on device")])
@@ -132,6 +149,7 @@ def test_an_interrupted_write_leaves_everything_as_it_was(tmp_path, monkeypatch,
 def test_a_failed_rename_brings_the_old_bundle_back(tmp_path, monkeypatch, renames_that_work):
     write(tmp_path / "out")
     before = tree(tmp_path)
+    # Replaced: the rename stays inside one folder, where no file system in reach refuses it.
     real, calls = bundle_module.Path.rename, []
 
     def rename(self, target):
@@ -147,6 +165,7 @@ def test_a_failed_rename_brings_the_old_bundle_back(tmp_path, monkeypatch, renam
 
 
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
+    # The other writer is put into a step: a second process would have to win a race of microseconds.
     out, real = tmp_path / "out", bundle_module._sync
 
     def someone_else_is_faster(folder):

@@ -101,13 +101,17 @@ def command(
 
 
 def _relp_lines(tree: dict[str, Any]) -> list[str]:
+    from qvit_deploy.report import completeness_words
+
     lines = [f"{tree['model']}: {tree['metric']}, {tree['rules']}, {tree['direction']}"]
     for pair in tree["pairs"]:
         lines.append(
             f"{pair['name']} ({pair['kind']}): class {pair['clean_class']} at {pair['clean']:+.2f} clean, "
             f"class {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
         )
-        lines += [f"  note: {warning}" for warning in pair["warnings"]]
+        lines += [
+            f"  note: {warning}" for warning in [*pair["warnings"], completeness_words.warning(tree, pair)] if warning
+        ]
         for kind in ("attention", "mlp", "head"):
             mine = [c for c in pair["components"] if c["kind"] == kind]
             if mine:
@@ -137,6 +141,8 @@ def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
 
 
 def _drift_lines(tree: dict[str, Any]) -> list[str]:
+    from qvit_deploy.report.drift_page import beyond_words
+
     found = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
     lines = [
@@ -148,6 +154,8 @@ def _drift_lines(tree: dict[str, Any]) -> list[str]:
             f"the sum over sites gives it with Pearson {found['pearson']:.3f}, slope {found['slope']:.2f}, "
             f"error {found['normalized_error']:.1%}"
         )
+    if warning := beyond_words(tree):
+        lines.append(f"note: {warning}")
     worst = sorted(tree["sites"], key=lambda s: -s["rms_effect"])
     width = max(len(s["name"]) for s in worst)
     lines.append(f"{'site':<{width}}  bits   effect  error   share of the drift")

@@ -37,6 +37,9 @@ def patch_effects(
         clean, corrupt: one pair, float32 [1, C, H, W] each.
         at_once: most patches to run side by side; a graph with a static batch runs that many.
         progress: called with the number of patches done.
+
+    Raises:
+        InputError: the metric names a class that the model lacks.
     """
     static = executor.graph.static_batch
     base, source = ordered(clean, corrupt, direction)
@@ -48,6 +51,7 @@ def patch_effects(
         counts = {c: cells.count(c, from_source[c], 1) for c in components}
         rows = static or rows_at_once(list(counts.values()), at_once)
         source_logits = source_values[output][:1]
+        objective_of(metric, source_logits, source_logits, direction)  # a class out of range shows before the patches
         by_tensor: dict[str, list[Component]] = {}
         for component in components:
             by_tensor.setdefault(component.tensor, []).append(component)

@@ -9,9 +9,8 @@ import numpy as np
 
 from qvit_deploy.report.drift_plots import by_block, drift_figures, true_drift
 from qvit_deploy.report.labels import printable
-from qvit_deploy.report.numbers import digits, percent
+from qvit_deploy.report.numbers import digits, percent, signed
 from qvit_deploy.report.page import render
-from qvit_deploy.report.relp_plots import signed
 
 DESCRIPTIONS = {
     "agreement": "Sum of the sites' effects against the true drift, per image",
@@ -38,6 +37,7 @@ def drift_page(tree: Mapping[str, Any]) -> bytes:
         model=printable(str(tree["model"])),
         summary=_summary(tree),
         agreement=_agreement_words(tree),
+        beyond=beyond_words(tree),
         worst=_worst(tree),
         blocks=_worst_block(tree),
         plots={name: plots.get(name) for name in DESCRIPTIONS},
@@ -51,9 +51,23 @@ def _summary(tree: Mapping[str, Any]) -> str:
     changed = int(tree["changed_predictions"])
     metric, size = printable(str(tree["metric"])), _rms(np.asarray(tree["before"], float))
     return (
-        f"On {images:,} images quantization moves the metric ({metric}) by {digits(_rms(drift))} rms, on average by "
-        f"{signed(float(drift.mean()))}, while the metric itself is {digits(size)} rms. "
+        f"On {images:,} images quantization moves the metric ({metric}) by {digits(_rms(drift))} rms "
+        f"(root mean square over the images), on average by {signed(float(drift.mean()))}, while the metric itself is "
+        f"{digits(size)} rms. "
         f"{'No prediction changes' if not changed else f'{changed:,} of {images:,} predictions change'}."
+    )
+
+
+def beyond_words(tree: Mapping[str, Any]) -> str:
+    """One sentence when the sum of the sites' effects misses the true drift, else nothing."""
+    if not tree["beyond"]:
+        return ""
+    found = tree["agreement"]
+    other = "" if tree["rules"] == "gradient" else " Use --rules gradient, which fits small errors."
+    return (
+        f"Do not trust sizes here: the effects add up to {found['slope']:.2f} times the true drift and miss "
+        f"{percent(found['normalized_error'])} of it.{other} "
+        "qvit-deploy compile --score exact measures sites one at a time."
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from qvit_deploy.report.heat import Floats, Tree, front_names, is_image, on_image, split, warmth
 from qvit_deploy.report.labels import printable, runs, site_labels
 from qvit_deploy.report.numbers import digits, percent
-from qvit_deploy.report.panels import canvas, diagonal, grid_lines, head, picture, write
+from qvit_deploy.report.panels import canvas, colour_bar, diagonal, grid_lines, head, picture, write
 from qvit_deploy.report.svg import COLOURS, bit_colour, own_style
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def by_block(tree: Tree) -> dict[str, Floats]:
     for site in tree["sites"]:
         effects = np.asarray(site["effects"], float)
         sums[site["block"]] = sums[site["block"]] + effects if site["block"] in sums else effects
-    return sums
+    # Layers outside the blocks come before, between and behind them; their sum has no place in the order.
+    return {name: sums[name] for name in sorted(sums, key=lambda n: n == "outside blocks")}
 
 
 def _agreement(tree: Tree) -> Figure:
@@ -67,7 +68,7 @@ def _agreement(tree: Tree) -> Figure:
         fontsize=12,
         fontweight="bold",
     )
-    write(axes, side / 2, -side - 34, "true: quantized minus float", ha="center")
+    write(axes, side / 2, -side - 34, "true change, quantized minus float", ha="center")
     write(axes, -left + 4, -side / 2, "sum of the sites' effects", rotation=90, va="center", ha="left")
     return figure
 
@@ -76,15 +77,18 @@ def _blocks(tree: Tree) -> Figure:
     """Root mean square over the images of what all sites of a block add up to."""
     sums = by_block(tree)
     rms = [float(np.sqrt(np.mean(v**2))) for v in sums.values()]
-    row, left, width = 26, 150, 600
+    row, left, width = 26, 150, 430
     figure, panel = canvas(width, 34 + row * len(sums) + 44)
-    axes = panel(left, 34, width - left - 70, row * len(sums))
+    axes = panel(left, 34, width - left - 100, row * len(sums))
     axes.barh(range(len(sums)), rms, 0.62, color=COLOURS["relevance"], zorder=2)
     axes.set(ylim=(len(sums) - 0.5, -0.5), yticks=range(len(sums)))
     axes.set_yticklabels([_short(name, 22) for name in sums], color=COLOURS["ink"], parse_math=False)
-    for index, value in enumerate(rms):
-        axes.annotate(digits(value), (value, index), (5, 0), textcoords="offset points", va="center", fontsize=10.5,
-                      color=COLOURS["muted"])  # fmt: skip
+    true = true_drift(tree)
+    power = float(true @ true)
+    for index, (value, effects) in enumerate(zip(rms, sums.values(), strict=True)):
+        share = f", {100 * float(effects @ true) / power:.0f} %".replace("-", "−") if power else ""
+        axes.annotate(digits(value) + share, (value, index), (5, 0), textcoords="offset points", va="center",
+                      fontsize=10.5, color=COLOURS["muted"])  # fmt: skip
     axes.locator_params(axis="x", nbins=5)
     grid_lines(axes, "x")
     for spine in axes.spines.values():
@@ -93,7 +97,7 @@ def _blocks(tree: Tree) -> Figure:
         axes,
         -left,
         14,
-        "rms effect of whole blocks on the metric",
+        "effect of whole blocks (rms), share of the drift",
         color=COLOURS["ink"],
         fontsize=12,
         fontweight="bold",
@@ -138,7 +142,9 @@ def _sites(tree: Tree) -> Figure:
     for label, first, last in runs(labels):
         if label.block and (last - first + 1) * pitch >= 6.5 * len(label.number):
             write(below, (((first + last) / 2) + 0.5) * pitch, -2 * strip - inner - 8, label.number, ha="center")
-    head(axes, -left, 20, "rms effect of every site on the metric, coloured by the width of its input")
+    if any(label.block for label in labels):
+        write(below, -8, -2 * strip - inner - 8, "block", ha="right")
+    head(axes, -left, 20, "effect of every site on the metric (rms), coloured by the width of its input")
     return figure
 
 
@@ -148,6 +154,8 @@ def _errors(tree: Tree) -> Figure:
     figure, panel = canvas(width, height + 84)
     axes = panel(left, 34, width - left - 10, height)
     points = [s for s in tree["sites"] if s["error"] > 0 and s["rms_effect"] > 0]
+    from matplotlib.ticker import LogLocator
+
     axes.set(xscale="log", yscale="log")
     if points:
         x, y = ([s[key] for s in points] for key in ("error", "rms_effect"))
@@ -156,20 +164,31 @@ def _errors(tree: Tree) -> Figure:
         axes.set_ylim(min(y) / 1.6, max(y) * 1.6)
         harm = np.asarray(y) / np.asarray(x)
         named = {*np.argsort(y)[-3:].tolist(), *np.argsort(harm)[-2:].tolist(), int(np.argmin(harm))}
-        taken: list[tuple[float, float]] = []
+        taken: list[tuple[float, float, float]] = []
         for index in sorted(named, key=lambda i: -points[i]["rms_effect"]):
             spot = axes.transData.transform((x[index], y[index]))
-            if any(abs(spot[0] - u) < 150 and abs(spot[1] - v) < 14 for u, v in taken):
-                continue  # its name would cover another
-            taken.append((spot[0], spot[1]))
             near_end = spot[0] > 0.75 * width
-            axes.annotate(_short(points[index]["name"], 26), (x[index], y[index]), (-7 if near_end else 7, 5),
+            name = _short(points[index]["name"], 26)
+            start, end = (
+                (spot[0] - 7 - 6.2 * len(name), spot[0]) if near_end else (spot[0], spot[0] + 7 + 6.2 * len(name))
+            )
+            if any(start < v and u < end and abs(spot[1] - at) < 14 for u, v, at in taken):
+                continue  # its name would cover another
+            taken.append((start, end, spot[1]))
+            axes.annotate(name, (x[index], y[index]), (-7 if near_end else 7, 5),
                           textcoords="offset points", ha="right" if near_end else "left", fontsize=10,
                           color=COLOURS["ink"], parse_math=False, zorder=4)  # fmt: skip
     axes.xaxis.set_major_formatter(lambda value, _: percent(value))
     axes.yaxis.set_major_formatter(lambda value, _: digits(value))
-    axes.xaxis.set_minor_formatter(lambda *_: "")
-    axes.yaxis.set_minor_formatter(lambda *_: "")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes.xaxis.set_minor_formatter(lambda value, _: percent(value))
+    axes.yaxis.set_minor_formatter(lambda value, _: digits(value))
+    axes.tick_params(which="minor", length=0, labelsize=10.5, colors=COLOURS["muted"])
+    widths = sorted({s["a_bits"] for s in points}, key=lambda b: (b is None, b))
+    for index, bits in enumerate(widths):
+        name = "float" if bits is None else f"{bits} bits"
+        write(axes, width - left - 66 - 62 * (len(widths) - 1 - index), 16, f"● {name}", color=bit_colour(bits))
     grid_lines(axes, "both")
     write(
         axes,
@@ -181,7 +200,7 @@ def _errors(tree: Tree) -> Figure:
         fontweight="bold",
     )
     write(axes, (width - left) / 2, -height - 38, "error of the site's output, relative", ha="center")
-    write(axes, -left, -height / 2, "rms effect on the metric", rotation=90, va="center", ha="left")
+    write(axes, -left, -height / 2, "effect on the metric (rms)", rotation=90, va="center", ha="left")
     return figure
 
 
@@ -196,6 +215,9 @@ def _tokens(tree: Tree) -> Figure | None:
     stretches = [[sites[i] for i in part] for part in np.array_split(np.arange(len(sites)), min(PARTS, len(sites)))]
     groups = [*stretches, sites]
     maps = [on_image([(np.asarray(s["tokens"], float), s["grid"]) for s in part], finest) for part in groups]
+    labels = site_labels([s["name"] for s in sites])
+    names = {s["name"]: f"block {found.number} {found.leaf}" if found.number else found.leaf
+             for s, found in zip(sites, labels, strict=True)}  # fmt: skip
     gap, side = 16, 192.0
     limits = [max(float(m.max()) for m in maps[:-1]) or 1.0] * len(stretches) + [float(maps[-1].max()) or 1.0]
     figure, panel = canvas(len(groups) * (side + gap) - gap, side + 78)
@@ -203,14 +225,14 @@ def _tokens(tree: Tree) -> Figure | None:
         axes = panel(column * (side + gap), 40, side, side)
         picture(axes, warmth(cells, limit), extent=(0, 1, 1, 0))
         axes.set(xticks=[], yticks=[])
-        first, last = (_short(s["name"], 24) for s in (part[0], part[-1]))
+        first, last = (names[s["name"]] for s in (part[0], part[-1]))
         title = "all sites" if part is sites else first
         write(axes, 0, 24, title, color=COLOURS["ink"], fontsize=11, fontweight="bold" if part is sites else "normal")
         write(axes, 0, 9, f"{len(part)} with tokens in order" if part is sites else f"to {last}", fontsize=10.5)
         fronts = np.sum([split(np.asarray(s["tokens"], float), s["grid"])[0].sum() for s in part])
         tail = f", {front_names(1)[0]} {digits(float(fronts))}" if any(s["grid"][0] for s in part) else ""
         write(axes, 0, -side - 15, f"patches {digits(float(cells.sum()))}{tail}", fontsize=10.5)
-        write(axes, 0, -side - 30, f"full colour {digits(limit)}", fontsize=10.5)
+        colour_bar(panel, column * (side + gap), 40 + side + 24, limit, signed=False)
     return figure
 
 

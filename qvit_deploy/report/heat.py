@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvit_deploy.report.numbers import digits
 from qvit_deploy.report.svg import COLOURS
 
 Floats = NDArray[np.float64]
@@ -20,6 +21,10 @@ KINDS = {"residual": "residual stream", "attention": "attention output", "mlp": 
 
 WHOLE = 0.98
 """The share of cells whose magnitudes stay on a scale; at most the rest is clipped."""
+
+STRONG = 0.8
+"""Share of full colour from which a number on a cell is written in the colour of the page: below it the ink has more
+contrast, on light pages and on dark ones."""
 
 DWARFS = 1.5
 """A scale is cut only when its largest magnitude is this many times the largest that stays on it."""
@@ -95,6 +100,19 @@ def is_image(grid: Sequence[int] | None) -> bool:
 def front_names(count: int) -> list[str]:
     """What the tokens in front of the patches are called: a class token first, registers or others behind."""
     return ["CLS", *(f"+{i}" for i in range(1, count))][:count]
+
+
+def in_cell(value: float, limit: float) -> str:
+    """A value of a map inside its cell: two digits of what the scale ends at, never an exponent."""
+    text = f"{abs(value):.{max(0, 1 - math.floor(math.log10(limit)))}f}"
+    return f"{'+' if value > 0 else '−'}{text}" if text.strip("0.") else "0"
+
+
+def beyond(scale: Scale) -> str:
+    """beyond the scale: 6 of 301 cells, up to 8.3; nothing when all of them are on it."""
+    if not scale.clipped:
+        return ""
+    return f"beyond the scale: {scale.clipped} of {scale.cells} cells, up to {digits(scale.largest)}"
 
 
 def on_image(maps: Sequence[tuple[Floats, Sequence[int]]], like: tuple[int, int] | None = None) -> Floats:

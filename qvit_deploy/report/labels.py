@@ -52,6 +52,12 @@ def site_labels(names: Sequence[str]) -> list[Label]:
     return labels
 
 
+def block_names(labels: Sequence[str]) -> list[str]:
+    """Blocks by their numbers: `blocks.3` -> 3, `layers.0.blocks.1` -> 0.1; other labels as they are."""
+    shown = site_labels([f"{label}.x" for label in labels])  # a block is what numbers something
+    return [found.number or printable(label) for found, label in zip(shown, labels, strict=True)]
+
+
 def runs(labels: Sequence[Label]) -> list[tuple[Label, int, int]]:
     """Neighbours of one block as (label, first index, last index)."""
     found = []

@@ -19,6 +19,11 @@ def digits(value: float) -> str:
     return f"{value:,.{places}f}"
 
 
+def signed(value: float) -> str:
+    """+0.552, −12.2"""
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{digits(abs(value))}"
+
+
 def amount(value: float, unit: str = "", like: float | None = None) -> str:
     """`value` with a metric prefix (1 MB = 1e6 bytes): 13.5 MB. `like` chooses the prefix, so that two compare."""
     size = _rounded(abs(value if like is None else like))

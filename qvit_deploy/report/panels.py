@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from qvit_deploy.report.heat import heat, warmth
 from qvit_deploy.report.labels import printable
+from qvit_deploy.report.numbers import digits
 from qvit_deploy.report.svg import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+BAR_WIDTH, BAR_ROOM = 148, 44
+"""Pixels of a colour bar, and of the number at each of its ends."""
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Callable[[float, float, float, float], Axes]]:
@@ -50,6 +58,19 @@ def head(axes: Axes, x: float, y: float, words: str) -> None:
 def picture(axes: Axes, rgba: Any, **how: Any) -> None:
     """An image of cells, kept as it is: no smoothing between them."""
     axes.imshow(rgba, interpolation="none", aspect="auto", **how)
+
+
+def colour_bar(
+    panel: Callable[[float, float, float, float], Axes], x: float, y: float, limit: float, *, signed: bool = True
+) -> None:
+    """What the colours of a map mean: −limit to limit, or 0 to limit, `BAR_WIDTH` x 10 pixels at (x, y)."""
+    low, high = (f"−{digits(limit)}", f"+{digits(limit)}") if signed else ("0", digits(limit))
+    steps = np.linspace(-limit if signed else 0.0, limit, 41)
+    axes = panel(x + BAR_ROOM, y, BAR_WIDTH - 2 * BAR_ROOM, 10)
+    picture(axes, (heat if signed else warmth)(steps, limit)[None])
+    axes.set(xticks=[], yticks=[])
+    write(axes, -5, -9, low, ha="right", fontsize=10.5)
+    write(axes, BAR_WIDTH - 2 * BAR_ROOM + 5, -9, high, fontsize=10.5)
 
 
 def grid_lines(axes: Axes, axis: Any = "y") -> None:

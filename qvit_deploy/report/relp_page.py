@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qvit_deploy.report.completeness_words import sums, warning
 from qvit_deploy.report.labels import printable
 from qvit_deploy.report.page import render
 from qvit_deploy.report.relp_words import (
@@ -58,6 +59,8 @@ def relp_page(tree: Mapping[str, Any], clean: NDArray[np.float32], corrupt: NDAr
             "metric": metric_of(tree, pair),
             "carriers": carriers(tree, pair),
             "excluded": excluded(pair),
+            "incomplete": warning(tree, pair),
+            "sums": sums(pair),
             "plots": {k: plots.get(f"pair-{index}-{k}") for k in ("pictures", "image", "blocks", "tokens", "heads")},
         }
         for index, pair in enumerate(tree["pairs"])

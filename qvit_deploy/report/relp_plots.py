@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qvit_deploy.report.block_plots import blocks_figure, heads_figure
 from qvit_deploy.report.exact_plots import agreement_figure, exact_figure
 from qvit_deploy.report.heat import (
     KINDS,
+    STRONG,
     Scale,
     Tree,
+    beyond,
     dead,
     effects,
     front_names,
     heat,
+    in_cell,
     is_image,
     of_kind,
     on_image,
@@ -25,9 +28,9 @@ from qvit_deploy.report.heat import (
     scale_of,
     split,
 )  # fmt: skip
-from qvit_deploy.report.labels import printable, site_labels
-from qvit_deploy.report.numbers import digits
-from qvit_deploy.report.panels import canvas, grid_lines, head, picture, write
+from qvit_deploy.report.labels import block_names
+from qvit_deploy.report.numbers import signed
+from qvit_deploy.report.panels import BAR_WIDTH, canvas, colour_bar, head, picture, write
 from qvit_deploy.report.svg import COLOURS, own_style
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ DEPTHS = 4
 """Places along the residual stream that are shown over the image."""
 FAINT = 0.28
 """Opacity of the picture below a heatmap."""
+TITLE = 138
+"""Pixels of the name of a kind, before its colour bar."""
 FRONT = 46
 """Pixels of a token in front of the patches: room for its number, which the colours cannot tell."""
 
@@ -60,10 +65,10 @@ def relp_figures(tree: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.flo
             figures[f"{name}-pictures"] = _pictures(pair, clean[index], corrupt[index])
             if (figure := _over_image(pair, clean[index], corrupt[index])) is not None:
                 figures[f"{name}-image"] = figure
-            figures[f"{name}-blocks"] = _blocks(pair)
+            figures[f"{name}-blocks"] = blocks_figure(pair)
             figures[f"{name}-tokens"] = _tokens(pair)
             if of_kind(pair, "head"):
-                figures[f"{name}-heads"] = _heads(pair)
+                figures[f"{name}-heads"] = heads_figure(pair)
         if any(c["exact"] is not None for p in tree["pairs"] for c in p["components"]):
             figures["exact"] = exact_figure(tree)
         if tree["agreement"]:
@@ -71,25 +76,8 @@ def relp_figures(tree: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.flo
     return figures
 
 
-def block_names(components: Sequence[Tree]) -> list[str]:
-    """`blocks.3` -> 3, `layers.0.blocks.1` -> 0.1; other labels as they are."""
-    shown = site_labels([f"{c['label']}.x" for c in components])  # a block is what numbers something
-    return [label.number or printable(str(c["label"])) for label, c in zip(shown, components, strict=True)]
-
-
-def signed(value: float) -> str:
-    """+0.552, −12.2"""
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{digits(abs(value))}"
-
-
-def in_cell(value: float, limit: float) -> str:
-    """A value of a map inside its cell: as many places as the scale deserves, never an exponent."""
-    text = f"{abs(value):.{max(0, 2 - math.floor(math.log10(limit)) - (limit >= 1))}f}"
-    return f"{'+' if value > 0 else '−'}{text}" if text.strip("0.") else "0"
-
-
 def _pictures(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.float32]) -> Figure:
-    side, gap = 168, 26
+    side, gap = 140, 20
     figure, panel = canvas(2 * side + gap, side + 46)
     for column, (word, image, other) in enumerate((("clean", clean, corrupt), ("corrupt", corrupt, clean))):
         axes = panel(column * (side + gap), 22, side, side)
@@ -115,8 +103,8 @@ def _over_image(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.floa
         return None
     stream = [c for c in placed["residual"] if not dead(c)[c["grid"][0] :].all()]
     chosen = [stream[i] for i in sorted({round(i) for i in np.linspace(0, len(stream) - 1, DEPTHS)})] if stream else []
-    groups = [("residual", [c], f"residual, block {name}" if name != "output" else "residual, behind all")
-              for c, name in zip(chosen, block_names(chosen), strict=True)]  # fmt: skip
+    groups = [("residual", [c], f"stream into block {name}" if name != "output" else "stream after the last")
+              for c, name in zip(chosen, block_names([str(c["label"]) for c in chosen]), strict=True)]  # fmt: skip
     groups += [
         (kind, placed[kind], f"sum of all {word}")
         for kind, word in (("attention", "attention"), ("mlp", "MLPs"))
@@ -129,7 +117,8 @@ def _over_image(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.floa
     stream_scale = scale_of([m for m, (kind, _, _) in zip(maps, groups, strict=True) if kind == "residual"])
     for column, ((kind, found, title), cells) in enumerate(zip(groups, maps, strict=True)):
         scale = stream_scale if kind == "residual" else scale_of([cells])
-        axes = panel(column * (side + gap), 24, side, side)
+        x = column * (side + gap)
+        axes = panel(x, 24, side, side)
         extent = (0, 1, 1, 0)
         axes.imshow(
             photo(clean, corrupt).mean(-1),
@@ -149,7 +138,7 @@ def _over_image(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.floa
         inside = float(sum(split(effects(c), c["grid"])[1].sum() for c in found))
         tail = f", CLS {signed(front)}" if any(c["grid"][0] for c in found) else ""
         write(axes, 0, -side - 15, f"patches {signed(inside)}{tail}", fontsize=10.5)
-        write(axes, 0, -side - 30, f"full colour ±{digits(scale.limit)}", fontsize=10.5)
+        colour_bar(panel, x, 24 + side + 24, scale.limit)
     return figure
 
 
@@ -160,7 +149,7 @@ def _tokens(pair: Tree) -> Figure:
     front = max((c["grid"][0] for k in kinds for c in of_kind(pair, k) if c["grid"]), default=0)
     start = left + front * FRONT + (10 if front else 0)
     heights = [row * len(of_kind(pair, kind)) for kind in kinds]
-    figure, panel = canvas(WIDTH, top + sum(heights) + gap * len(kinds))
+    figure, panel = canvas(WIDTH, top + sum(heights) + gap * (len(kinds) - 1) + 24)
     y = float(top)
     for kind, height in zip(kinds, heights, strict=True):
         found = of_kind(pair, kind)
@@ -169,7 +158,7 @@ def _tokens(pair: Tree) -> Figure:
         axes.set(xlim=(0, 1), ylim=(len(found), 0), xticks=[])
         labelled = panel(left, y, front * FRONT, height) if front else axes
         labelled.set(ylim=(len(found), 0), yticks=np.arange(len(found)) + 0.5)
-        labelled.set_yticklabels(block_names(found), parse_math=False)
+        labelled.set_yticklabels(block_names([str(c["label"]) for c in found]), parse_math=False)
         if front:
             labelled.set(xlim=(0, front), xticks=np.arange(front) + 0.5)
             labelled.set_xticklabels(front_names(front), fontsize=10)
@@ -177,27 +166,19 @@ def _tokens(pair: Tree) -> Figure:
         for index, component in enumerate(found):
             _token_row(axes, labelled, index, component, scale, front)
         head(axes, left - start, 10, KINDS[kind])
-        write(axes, WIDTH - start - 2, 10, scale_words(scale), ha="right", fontsize=10.5)
-        write(axes, 0, -height - 14, _order_words(found), fontsize=10.5)
+        write(axes, left - start - 6, 10, "block", ha="right", fontsize=10.5)
+        colour_bar(panel, left + TITLE, y - 19, scale.limit)
+        write(axes, left - start + TITLE + BAR_WIDTH + 10, 10, beyond(scale), fontsize=10.5)
+        write(axes, 0, -height - 14, _order_words(kind, found), fontsize=10.5)
         y += height + gap
     return figure
 
 
-def scale_words(scale: Scale) -> str:
-    """full colour ±0.5; 6 of 301 cells beyond, up to 8.3"""
-    words = f"full colour ±{digits(scale.limit)}"
-    return (
-        f"{words}; {scale.clipped} of {scale.cells} cells beyond, up to {digits(scale.largest)}"
-        if scale.clipped
-        else words
-    )
-
-
-def _order_words(found: Sequence[Tree]) -> str:
+def _order_words(kind: str, found: Sequence[Tree]) -> str:
     grids = list(dict.fromkeys(f"{c['grid'][1]} × {c['grid'][2]}" for c in found if c["grid"]))
-    if not grids:
-        return "tokens in the order of memory"
-    return f"patches, row by row of the image ({', then '.join(grids)}); lines part the rows"
+    words = f"patches, row by row of the image ({', then '.join(grids)}); lines part the rows"
+    rows = "; the stream that enters each block" if kind == "residual" else ""
+    return (words if grids else "tokens in the order of memory") + rows
 
 
 def _token_row(axes: Axes, fronts: Axes, index: int, component: Tree, scale: Scale, front: int) -> None:
@@ -219,67 +200,8 @@ def _token_row(axes: Axes, fronts: Axes, index: int, component: Tree, scale: Sca
     axes.axhline(index, color=COLOURS["line"], lw=0.5)
     for column, value in enumerate(before):
         picture(fronts, heat(np.array([[value]]), scale.limit), extent=(column, column + 1, index + 0.96, index + 0.04))
-        strong = abs(value) > 0.55 * scale.limit
+        strong = abs(value) > STRONG * scale.limit
         fronts.text(column + 0.5, index + 0.5, in_cell(value, scale.limit), ha="center", va="center", fontsize=9.5,
                     color=COLOURS["on-bits" if strong else "ink"])  # fmt: skip
     if front:
         fronts.set(xlim=(0, front), ylim=axes.get_ylim())
-
-
-def _heads(pair: Tree) -> Figure:
-    found = of_kind(pair, "head")
-    most = max(len(c["effects"]) for c in found)
-    cell, row, left = min(64.0, 480 / most), 24, 62
-    scale = scale_of([effects(c) for c in found])
-    figure, panel = canvas(max(left + most * cell + 2, 260), 34 + row * len(found) + 24)
-    axes = panel(left, 34, most * cell, row * len(found))
-    axes.set(xlim=(0, most), ylim=(len(found), 0), xticks=np.arange(most) + 0.5, yticks=np.arange(len(found)) + 0.5)
-    axes.set_xticklabels([str(i) for i in range(most)])
-    axes.set_yticklabels(block_names(found), parse_math=False)
-    for index, component in enumerate(found):
-        values = effects(component)
-        extent = (0, len(values), index + 0.97, index + 0.03)
-        picture(axes, heat(values, scale.limit)[None], extent=extent)
-        axes.set(xlim=(0, most), ylim=(len(found), 0))
-        for column, value in enumerate(values if cell > 34 else []):
-            strong = abs(value) > 0.55 * scale.limit
-            axes.text(column + 0.5, index + 0.5, in_cell(value, scale.limit), ha="center", va="center", fontsize=10,
-                      color=COLOURS["on-bits" if strong else "ink"])  # fmt: skip
-    head(axes, -left, 20, "heads")
-    write(axes, -left, 6, scale_words(scale), fontsize=10.5)
-    return figure
-
-
-def _blocks(pair: Tree) -> Figure:
-    """What the estimates of attention and MLP of every block add up to over tokens."""
-    kinds = [k for k in ("attention", "mlp") if of_kind(pair, k)]
-    names = list(dict.fromkeys((c["block"], str(c["label"])) for k in kinds for c in of_kind(pair, k)))
-    width, height, left = 400, 250, 44
-    figure, panel = canvas(width, height)
-    axes = panel(left, 34, width - left - 4, height - 34 - 40)
-    for side, kind in enumerate(kinds):
-        found = of_kind(pair, kind)
-        x = np.array([names.index((c["block"], str(c["label"]))) for c in found]) + (side - 0.5) * 0.38
-        colour = COLOURS["b6" if kind == "attention" else "relevance"]
-        axes.bar(x, [effects(c).sum() for c in found], 0.34, color=colour, zorder=2)
-    axes.axhline(0, color=COLOURS["muted"], lw=1, zorder=3)
-    grid_lines(axes)
-    axes.set_xticks(range(len(names)))
-    shown = block_names([{"label": label} for _, label in names])
-    axes.set_xticklabels(shown, rotation=90 if len(names) > 12 else 0, parse_math=False)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    write(
-        axes,
-        -left,
-        18,
-        "attention and MLP by block, summed over tokens",
-        color=COLOURS["ink"],
-        fontsize=12,
-        fontweight="bold",
-    )
-    write(axes, -left, 3, "■ attention", color=COLOURS["b6"], fontsize=10.5)
-    write(axes, -left + 74, 3, "■ MLP", color=COLOURS["relevance"], fontsize=10.5)
-    write(axes, (width - left) / 2, -(height - 74) - 34, "block", ha="center")
-    return figure

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qvit_deploy.report.heat import KINDS, Tree, dead, effects, front_names, of_kind
-from qvit_deploy.report.labels import printable
+from qvit_deploy.report.labels import block_names, printable
 from qvit_deploy.report.numbers import NARROW, digits, percent
-from qvit_deploy.report.relp_plots import block_names
 
 METRIC_WORDS = {
     "logit-diff": "the logit of one class minus that of another",
@@ -72,7 +71,7 @@ def carriers(tree: Tree, pair: Tree) -> str:
     sums = [
         (float(effects(c).sum()), f"{word} of block {name}")
         for kind, word in (("attention", "attention"), ("mlp", "the MLP"))
-        for c, name in zip(of_kind(pair, kind), block_names(of_kind(pair, kind)), strict=True)
+        for c, name in zip(of_kind(pair, kind), _names(of_kind(pair, kind)), strict=True)
     ]
     ranked = sorted(sums, key=lambda s: -s[0] * np.sign(whole))
     best = [(value, name) for value, name in ranked[:3] if value * whole > 0]
@@ -86,7 +85,7 @@ def carriers(tree: Tree, pair: Tree) -> str:
     against = [(v, n) for v, n in ranked[::-1][:1] if v * whole < -0.05 * whole**2]
     parts += [f"{n[0].upper()}{n[1:]} works against it ({_share(v, whole)})." for v, n in against]
     heads = of_kind(pair, "head")
-    cells = [(float(v), f"head {i} of block {name}") for c, name in zip(heads, block_names(heads), strict=True)
+    cells = [(float(v), f"head {i} of block {name}") for c, name in zip(heads, _names(heads), strict=True)
              for i, v in enumerate(effects(c))]  # fmt: skip
     if cells:
         value, name = max(cells, key=lambda cell: abs(cell[0]))
@@ -107,6 +106,10 @@ def _token(pair: Tree, whole: float) -> str | None:
     index = int(np.abs(totals).argmax())
     name = f"the {front_names(front)[index]} token" if index < front else _place(index - front, columns)
     return f"Of all tokens most goes through {name} ({_share(float(totals[index]), whole)}, all blocks together)."
+
+
+def _names(components: Sequence[Tree]) -> list[str]:
+    return block_names([str(c["label"]) for c in components])
 
 
 def _place(patch: int, columns: int) -> str:
@@ -160,8 +163,12 @@ def _measured(mean: Mapping[str, Any]) -> tuple[str, str]:
     if mean["mean"] is None:
         return "–", "undefined"
     if mean["low"] is None:
-        return f"{mean['mean']:.2f}", "one pair"
-    return f"{mean['mean']:.2f}", f"{mean['low']:.2f} to {mean['high']:.2f}"
+        return _minus(mean["mean"]), "one pair"
+    return _minus(mean["mean"]), f"{_minus(mean['low'])} to {_minus(mean['high'])}"
+
+
+def _minus(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def circuit_rows(tree: Tree) -> list[tuple[str, bool, str, str]]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from command_line import Command, Inputs
 from PIL import Image
+from quantizable_graphs import canonical
+from relevance_graphs import Builder
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +109,9 @@ def test_a_file_of_another_quantizer(
         (("--clean", "PAIR0", "--corrupt", "nowhere.png"), "nowhere.png"),
         (("--clean", "PAIR0", "--corrupt", "PAIR1", "--metric", "entropy"), "no metric 'entropy'; choose from"),
         (("--clean", "PAIR0", "--corrupt", "PAIR1", "--metric", "logit:77"), "class 77 is out of range"),
+        (("--clean", "PAIR0", "--corrupt", "PAIR1", "--metric", "logit:77", "--exact"), "class 77 is out of range"),
+        (("--quantization", "--data", "CALIB", "--metric", "logit:77"), "class 77 is out of range"),
+        (("--clean", "PAIR0", "--corrupt", "LARGER"), "the clean image is 16x16 pixels, the corrupt one 24x24"),
         (("--clean", "PAIR0", "--corrupt", "PAIR1", "--rules", "magic"), "no rule set 'magic'"),
         (("--clean", "PAIR0", "--corrupt", "PAIR1", "--direction", "up"), "no direction 'up'"),
         (("--clean", "PAIR0", "--corrupt", "PAIR1", "--quantizers", "none"), "straight-through or secant"),
@@ -117,23 +122,51 @@ def test_a_file_of_another_quantizer(
     ],
 )
 def test_bad_input_is_one_line(
-    qvit: Command, bundle: Path, inputs: Inputs, pair: tuple[Path, Path], arguments: tuple[str, ...], message: str
+    qvit: Command,
+    bundle: Path,
+    inputs: Inputs,
+    pair: tuple[Path, Path],
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
-    known = {"PAIR0": pair[0], "PAIR1": pair[1], "CALIB": inputs.calib}
-    done = qvit("relp", bundle, *(known.get(a, a) for a in arguments))
+    larger = tmp_path / "larger.png"
+    Image.new("RGB", (24, 24)).save(larger)
+    known = {"LARGER": larger, "PAIR0": pair[0], "PAIR1": pair[1], "CALIB": inputs.calib}
+    done = qvit("relp", bundle, *(known.get(a, a) for a in arguments), "-o", tmp_path / "out")
+    assert not (tmp_path / "out" / "relp.html").exists()
     assert done.code == 2 and len(done.errors) == 1 and message in done.errors[0], done.err
 
 
+@pytest.mark.parametrize(
+    ("op_type", "message"),
+    [("Elu", "operator Elu (node"), ("Round", "operator Round (node"), ("Sign", "no backward pass")],
+)
 def test_an_operator_without_a_backward_pass_is_named(
-    qvit: Command, inputs: Inputs, bundle: Path, pair: tuple[Path, Path], tmp_path: Path
+    qvit: Command, inputs: Inputs, bundle: Path, pair: tuple[Path, Path], tmp_path: Path, op_type: str, message: str
 ) -> None:
+    """One that the executor does not know, and some that it runs but whose slope is zero."""
     import onnx
 
     model = onnx.load(bundle / "model.float.onnx")
     gelu = next(n for n in model.graph.node if n.op_type == "Gelu")
-    gelu.op_type = "Elu"
+    gelu.op_type = op_type
+    del gelu.attribute[:]
     strange = tmp_path / "strange.onnx"
     onnx.save(model, strange)
-    asked = ("relp", strange, "--clean", pair[0], "--corrupt", pair[1], "--preprocess", inputs.preprocess)
+    asked = ("relp", strange, "--clean", pair[0], "--corrupt", pair[1], "--preprocess", inputs.preprocess, "--exact")
     done = qvit(*asked)
-    assert done.code == 2 and "Elu" in done.errors[0] and gelu.name in done.errors[0]
+    assert done.code == 2 and len(done.errors) == 1
+    assert message in done.errors[0] and gelu.name in done.errors[0]
+
+
+def test_a_graph_without_attention_is_named(
+    qvit: Command, inputs: Inputs, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    b = Builder()
+    pooled = b.op("ReduceMean", b.op("Gelu", "image"), b.constant([2, 3]), keepdims=0, name="logits")
+    plain = tmp_path / "plain.onnx"
+    plain.write_bytes(canonical(b, pooled, (3, 16, 16)).serialize())
+    done = qvit("relp", plain, "--clean", pair[0], "--corrupt", pair[1], "--preprocess", inputs.preprocess)
+    assert done.code == 2 and len(done.errors) == 1
+    assert "has no attention with a skip connection around it" in done.errors[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qvit_deploy.relevance.completeness import completeness, is_beyond
 from qvit_deploy.relevance.metrics import compare, random_map, summarise
 
 HOSTILE = "</svg><script>alert(1)</script>\n\u202e$x_"
@@ -19,9 +20,12 @@ def relp(pairs: int = 2, exact: bool = True, heads: bool = True, grid: tuple[int
     def component(kind: str, block: int, cells: int, dead: int = 0) -> dict[str, Any]:
         values = draw.normal(size=cells)
         values[cells - dead :] = 0
+        whole = completeness(values, 4.0)
+        assert whole is not None
         return {
             "kind": kind, "block": block, "label": f"blocks.{block}" if block < 2 else "output", "tensor": "t",
             "effects": values.tolist(), "reached": [i < cells - dead for i in range(cells)],
+            "completeness": whole, "beyond": is_beyond(kind, whole),
             "exact": (values * 1.1).tolist() if exact else None, "grid": None if kind == "head" else grid,
         }  # fmt: skip
 
@@ -64,7 +68,7 @@ def drift() -> Any:
     return {
         "schema": "qvit-deploy/relp/1", "model": "a model", "rules": "gradient", "metric": "logit-diff", "images": 6,
         "changed_predictions": 1, "unexplained": 0.0, "before": [1.0] * 6, "after": (1 + true).tolist(),
-        "estimated": effects.sum(0).tolist(), "agreement": asdict(compare(effects.sum(0), true)),
+        "estimated": effects.sum(0).tolist(), "agreement": asdict(compare(effects.sum(0), true)), "beyond": False,
         "sites": [
             {
                 "name": name, "block": "blocks.0" if "blocks" in name else "outside blocks", "w_bits": 4, "a_bits": 6,

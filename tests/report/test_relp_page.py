@@ -102,3 +102,27 @@ def test_four_pairs_stay_small() -> None:
     tree, (clean, corrupt) = relp(4), pictures(4)
     assert len(relp_page(tree, clean, corrupt)) < 1e6
     assert np.isfinite(clean).all()
+
+
+def test_sums_that_cannot_be_right_are_said_with_what_to_do() -> None:
+    tree = relp(1, exact=False)
+    for component in tree["pairs"][0]["components"]:
+        component.update(completeness=1.0, beyond=False)
+    assert "Do not trust" not in Page(html(tree).encode()).text
+    stream, *_, mlp = (c for c in tree["pairs"][0]["components"] if c["kind"] in ("residual", "mlp"))
+    stream.update(completeness=-0.25, beyond=True)
+    mlp.update(completeness=3.5, beyond=True)
+    text = Page(html(tree).encode()).text
+    assert "at 1 of 3 places of the residual stream the estimates add up to −0.25 times the true difference" in text
+    assert "those of the MLP output of block 1 to 3.50 times. Measure with --exact, or try --rules attnlrp." in text
+    assert "−0.25 !" in text and "3.50 !" in text
+    measured = relp(1)
+    measured["pairs"][0]["components"][0].update(completeness=9.0, beyond=True)
+    assert "The exact effects are compared below; go by them." in Page(html(measured).encode()).text
+
+
+def test_a_drift_that_the_sum_misses_is_said() -> None:
+    assert "Do not trust" not in Page(drift_page(drift())).text
+    tree = changed(changed(drift(), "beyond", to=True), "rules", to="relp")
+    text = Page(drift_page(tree)).text
+    assert "Do not trust sizes here" in text and "Use --rules gradient" in text

@@ -44,7 +44,7 @@ def test_every_relp_figure_is_drawn_from_its_data(path, to, moves) -> None:
 @pytest.mark.parametrize(
     ("path", "to", "moves"),
     [
-        (("after", 2), 9.0, {"agreement"}),
+        (("after", 2), 9.0, {"agreement", "blocks"}),
         (("sites", 1, "effects", 2), 9.0, {"blocks"}),
         (("sites", 1, "rms_effect"), 9.0, {"sites", "errors"}),
         (("sites", 1, "error"), 0.5, {"errors"}),

@@ -87,7 +87,7 @@ def test_a_scale_rounded_in_the_file_alone_is_found(wide: Calibrated, plan: Plan
 
 
 def test_codes_that_differ_are_counted_and_named(wide: Calibrated, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The structure check switched off: the numbers alone find a wrong scale."""
+    """The structure check, which comes first and finds it too, switched off: the numbers alone find a wrong scale."""
     monkeypatch.setattr(half_verification, "_as_planned", lambda *_: None)
     name = plan.sites["fc1"].site.input
     with pytest.raises(CheckError, match=rf"codes of '{name}.q6' differ"):
