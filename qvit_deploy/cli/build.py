@@ -13,6 +13,7 @@ from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import HALF_PROFILES
 from qvit_deploy.targets.engine import Batch, Hardware, Target, check_target
 
 # ruff: noqa: UP045
@@ -21,6 +22,9 @@ from qvit_deploy.targets.engine import Batch, Hardware, Target, check_target
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     target: Annotated[str, typer.Option(help=", ".join(get_args(Target)))],
+    profile: Annotated[
+        Optional[str], typer.Option(help=f"which file of a bundle: {', '.join(HALF_PROFILES)}; default: the target's")
+    ] = None,
     sm: Annotated[
         Optional[list[int]], typer.Option(help="tensorrt-rtx: compute capability, e.g. 86; repeatable")
     ] = None,
@@ -53,7 +57,7 @@ def command(
         if chosen != "tensorrt" or sm:
             raise InputError("--trtexec goes with --target tensorrt, without --sm")
         commands = trtexec_lines(
-            path, trt_version, out=out, batch=sizes, plugins=plugins, hardware=hardware,  # type: ignore[arg-type]
+            path, trt_version, profile=profile, out=out, batch=sizes, plugins=plugins, hardware=hardware,  # type: ignore[arg-type]
             timing_cache=timing_cache, workspace_mb=workspace,
         )  # fmt: skip
         if json:
@@ -67,6 +71,7 @@ def command(
         built = build(
             path,
             chosen,
+            profile=profile,  # type: ignore[arg-type]
             sms=tuple(dict.fromkeys(sm or ())),
             out=out,
             batch=sizes,
