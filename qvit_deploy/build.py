@@ -86,7 +86,8 @@ def build(
     """Builds an engine of the bundle or .onnx file at `path` for every one of `sms`.
 
     Args:
-        profile: which of a bundle's files; by default that of the target, or `tensorrt-plugin` where there is no other.
+        profile: which of a bundle's files; by default that of the target, but `tensorrt-plugin` where there are plugins
+            or no other.
         out: the engine of a lone ONNX file; a bundle keeps its own in `engines/`.
         plugins: libraries of the plugins that the file calls.
         timeout: seconds each engine may take.
@@ -99,15 +100,13 @@ def build(
         BundleError: the bundle is damaged, or was not compiled for this target.
         CheckError: a build died or took too long, or the engine does not do what the model does.
     """
-    if profile is not None and profile not in HALF_PROFILES:
-        raise InputError(f"--profile {profile!r} is not one of {', '.join(HALF_PROFILES)}")
     if target == "tensorrt" and sms:
         raise InputError("--sm is for tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on")
     if target == "tensorrt-rtx" and not sms:
         raise InputError("--target tensorrt-rtx needs --sm, e.g. --sm 86 --sm 120")
     if target == "tensorrt-rtx" and (hardware != "none" or timing_cache is not None):
         raise InputError("--hardware and --timing-cache are for --target tensorrt")
-    onnx, engines = _files(path, target, profile, sms, out, batch)
+    onnx, engines = _files(path, target, _profiles(profile, target, plugins), sms, out, batch)
     _require_plugins(onnx, target, plugins)
     built = []
     for sm, engine in zip(sms or (None,), engines, strict=True):
@@ -232,7 +231,7 @@ def trtexec(
     if version is None:
         raise InputError("--trtexec needs --trt-version, e.g. 10.3 for JetPack 6: its flags differ between versions")
     known = check_version(version)
-    onnx, (engine,) = _files(path, "tensorrt", profile, (), out, batch)
+    onnx, (engine,) = _files(path, "tensorrt", _profiles(profile, "tensorrt", plugins), (), out, batch)
     _require_plugins(onnx, "tensorrt", plugins)
     if known < PLUGIN_WINS:
         onnx = _bare(onnx, engine.with_suffix(".onnx"))
@@ -283,10 +282,19 @@ def _bare(onnx: Path, to: Path) -> Path:
     return to
 
 
+def _profiles(profile: Profile | None, target: Target, plugins: tuple[Path, ...]) -> tuple[Profile, ...]:
+    """The profiles whose file is built, the first that a bundle has. Raises InputError."""
+    if profile is not None and profile not in HALF_PROFILES:
+        raise InputError(f"--profile {profile!r} is not one of {', '.join(HALF_PROFILES)}")
+    if profile is not None:
+        return (profile,)
+    return (PACKED_PROFILE, target) if plugins else (target, PACKED_PROFILE)
+
+
 def _files(
     path: Path,
     target: Target,
-    profile: Profile | None,
+    profiles: tuple[Profile, ...],
     sms: tuple[int, ...],
     out: Path | None,
     batch: Batch | None,
@@ -296,10 +304,9 @@ def _files(
         if out is not None:
             raise InputError(f"-o is for a lone ONNX file; engines of the bundle {path} go to {path / ENGINES}")
         bundle = read_bundle(path)
-        choices = [profile] if profile is not None else [target, PACKED_PROFILE]
-        found = [c for c in choices if f"model.{c}.onnx" in bundle.manifest.files]
+        found = [p for p in profiles if f"model.{p}.onnx" in bundle.manifest.files]
         if not found:
-            wanted = choices[0]
+            wanted = target if target in profiles else profiles[0]
             raise InputError(f"bundle {path} was not compiled for {wanted}: compile it again with --target {wanted}")
         name = f"model.{found[0]}.onnx"
         stem = f"{found[0]}{{}}.b{batch or Batch()}.engine"
@@ -307,7 +314,7 @@ def _files(
         return bundle.path_of(name), [path / ENGINES / stem.format(place) for place in places]
     if not path.is_file():
         raise InputError(f"no bundle or .onnx file at {path}")
-    if profile is not None:
+    if len(profiles) == 1:
         raise InputError(f"--profile is for bundles: {path} is a lone ONNX file")
     if out is None:
         raise InputError(f"{path} is a lone ONNX file: pass -o ENGINE")

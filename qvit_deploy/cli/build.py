@@ -23,7 +23,8 @@ def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     target: Annotated[str, typer.Option(help=", ".join(get_args(Target)))],
     profile: Annotated[
-        Optional[str], typer.Option(help=f"which file of a bundle: {', '.join(HALF_PROFILES)}; default: the target's")
+        Optional[str],
+        typer.Option(help=f"which file of it ({', '.join(HALF_PROFILES)}); else the target's; with --plugin the last"),
     ] = None,
     sm: Annotated[
         Optional[list[int]], typer.Option(help="tensorrt-rtx: compute capability, e.g. 86; repeatable")
