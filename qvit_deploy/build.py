@@ -34,6 +34,7 @@ from qvit_deploy.targets.engine_build import build_engine
 from qvit_deploy.targets.engine_check import EngineCheck, check_logits, first_difference, probed, products
 from qvit_deploy.targets.engine_runtime import EngineRunner, load
 from qvit_deploy.targets.layer_info import EngineLayers, engine_layers, read_layers
+from qvit_deploy.targets.plugin_build import LIBRARY
 from qvit_deploy.targets.tensorrt_library import PLUGIN_WINS
 from qvit_deploy.targets.trtexec import check_version, trtexec_commands
 
@@ -43,7 +44,6 @@ ENGINES = "engines"
 """The folder of a bundle that engines go to; the manifest, written by the compile, does not list it."""
 
 
-LIBRARY = "libqvit_plugins.so"
 CHECKED_IMAGES = 32
 
 
@@ -257,8 +257,8 @@ def _require_plugins(onnx: Path, target: Target, plugins: tuple[Path, ...]) -> N
     """Raises InputError if the file calls our plugins and no library was given; the building process checks which."""
     if target == "tensorrt" and not plugins and any(o.startswith(f"{DOMAIN}::") for o in _operators(onnx)):
         raise InputError(
-            f"{onnx} runs in the plugins of {LIBRARY}: compile it on this machine (qvit-deploy build-plugin) and pass "
-            f"--plugin PATH/{LIBRARY}"
+            f"{onnx} runs in the plugins of {LIBRARY}: pass --compile-plugin, or --plugin PATH/{LIBRARY} "
+            "(qvit-deploy build-plugin compiles it)"
         )
 
 

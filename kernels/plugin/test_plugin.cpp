@@ -122,6 +122,12 @@ int main() {
     inputs[0] = x.data() + 1;
     check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == QVIT_MISALIGNED, "misaligned");
     check(logger.last.find("not aligned") != std::string::npos, "the logger hears of it");
+    inputs[0] = x.data();
+    emulated_fail(209);
+    check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == QVIT_NO_KERNEL_FOR_DEVICE,
+          "a GPU the library holds no code for");
+    check(logger.last.find("holds no kernel for this GPU") != std::string::npos, "the logger hears of that");
+    emulated_fail(0);
     check_clean("plugin");
     delete built, delete read, delete attached;
   }

@@ -15,6 +15,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import HALF_PROFILES
 from qvit_deploy.targets.engine import Batch, Hardware, Target, check_target
+from qvit_deploy.targets.plugin_build import build_plugin
 
 # ruff: noqa: UP045
 
@@ -32,6 +33,9 @@ def command(
     out: Annotated[Optional[Path], typer.Option("-o", "--out", help="the engine of a lone ONNX file")] = None,
     batch: Annotated[Optional[str], typer.Option(help="images per run, MIN:OPT:MAX or one number")] = None,
     plugin: Annotated[Optional[list[Path]], typer.Option(help="plugin library (.so), repeatable")] = None,
+    compile_plugin: Annotated[
+        bool, typer.Option("--compile-plugin", help="compile the plugin library first (build-plugin) and use it")
+    ] = False,
     hardware: Annotated[
         str, typer.Option(help=f"GPUs to stay compatible with: {', '.join(get_args(Hardware))}")
     ] = "none",
@@ -54,6 +58,10 @@ def command(
         raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
     sizes = None if batch is None else Batch.parse(batch)
     plugins = tuple(plugin or ())
+    if compile_plugin and (chosen != "tensorrt" or trtexec):
+        raise InputError(
+            "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
+        )
     if trtexec:
         if chosen != "tensorrt" or sm:
             raise InputError("--trtexec goes with --target tensorrt, without --sm")
@@ -69,6 +77,8 @@ def command(
     if trt_version is not None:
         raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
     with Bars() as bars:
+        if compile_plugin:
+            plugins += (build_plugin(progress=bars).path,)
         built = build(
             path,
             chosen,

@@ -27,6 +27,9 @@ _LEVELS: dict[Hardware, str] = {
     "none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY",
 }  # fmt: skip
 
+_LOADED: dict[tuple[Any, Path], list[str]] = {}
+"""Operators by module and plugin library: the registry of a process takes each library once."""
+
 
 @dataclass(frozen=True)
 class Library:
@@ -107,12 +110,16 @@ class Library:
         for library in libraries:
             if not library.is_file():
                 raise InputError(f"no plugin library at {library}")
+            if known := _LOADED.get((self.module, library.resolve())):
+                brought += known
+                continue
             before = set(self.operators())
             if registry.load_library(str(library.resolve())) is None:
                 raise InputError(f"{library}: TensorRT {self.version_text} does not load it as a plugin library")
             new = sorted(set(self.operators()) - before)
             if not new:
                 raise InputError(f"{library} brings no plugin that TensorRT {self.version_text} did not have already")
+            _LOADED[self.module, library.resolve()] = new
             brought += new
         return tuple(brought)
 

@@ -114,6 +114,8 @@ def test_plugins_are_loaded_and_listed(release: str, tmp_path: Path) -> None:
     api = building(release)
     api.given["get_plugin_registry"].all_creators = property(lambda self: [new] if api.called("load_library") else [])
     assert library_of("tensorrt", api).load_plugins((library,)) == ("qvit::W4A4Linear:1",)
+    assert library_of("tensorrt", api).load_plugins((library,)) == ("qvit::W4A4Linear:1",)  # a second engine's
+    assert len(api.called("load_library")) == 1
     with pytest.raises(InputError, match="brings no plugin"):
         library_of("tensorrt", building(release)).load_plugins((library,))
 
