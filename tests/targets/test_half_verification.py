@@ -7,7 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from half_graphs import half, types, wide_vit
-from quantizable_graphs import Calibrated, calibrate, mixed_vit
+from quantizable_graphs import Calibrated, calibrate, canonical, mixed_vit
+from relevance_graphs import Builder
 
 from qvit_deploy.emit.carrier import FUNCTION_CODES, FUNCTION_INPUT, pack_linears
 from qvit_deploy.emit.precision import HalfGraph
@@ -99,6 +100,31 @@ def test_packed_rows_of_an_island_stay_float32() -> None:
     assert "stream_out" in found.float32 and found.code_mismatches == 0
     for name, expected in types(pack_linears(half(calibrated, plan)).graph).items():
         assert expected in ("FLOAT", "FLOAT16", "INT8", "INT64"), name
+
+
+def narrow_layers() -> Graph:
+    """Linears whose 20 and 18 input channels fill no whole number of 16-byte words in float16."""
+    b = Builder(0)
+    x = b.linear(b.op("Reshape", "image", b.constant([0, 16, 32])), 32, 20, "first")
+    x = b.linear(b.layer_norm(x, 20, "norm"), 20, 18, "twenty")
+    x = b.linear(b.layer_norm(x, 18, "norm2"), 18, 32, "eighteen")
+    return canonical(
+        b, b.linear(b.op("Gather", x, b.constant(np.int64(0)), axis=1), 32, 16, "head", "logits"), (4, 16, 8)
+    )
+
+
+def test_rows_are_aligned_or_left_alone() -> None:
+    calibrated = calibrate(narrow_layers(), (6,))
+    plan = half_scales(calibrated.plan((6, 6)))
+    emitted = pack_linears(half(calibrated, plan))
+    assert emitted.packed == ("first", "twenty", "head") and len(plan.sites) == 4
+    calls = {n.name: n for n in emitted.graph.nodes() if n.domain == "qvit"}
+    kinds = {name: call.inputs[0].dtype for name, call in calls.items() if call.inputs[0] is not None}
+    assert kinds["twenty.QLinear"] == ir.DataType.FLOAT and kinds["head.QLinear"] == ir.DataType.FLOAT16
+    (wide,) = calls["twenty.QLinear"].outputs
+    assert wide.dtype == ir.DataType.FLOAT
+    assert [(n.op_type, n.outputs[0].dtype) for n in wide.consumers()] == [("Cast", ir.DataType.FLOAT16)]
+    assert verified(calibrated, plan, packed=True).code_mismatches == 0
 
 
 @pytest.mark.parametrize("attribute", ["x_scale", "x_shift", "k", "x_bits"])
