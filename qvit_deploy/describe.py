@@ -11,15 +11,18 @@ from typing import Any, get_args
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy import recipe
 from qvit_deploy.bundle import read_bundle
+from qvit_deploy.emit.local_functions import DOMAIN
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.graph import constant
 from qvit_deploy.targets.engine import read_engine
 from qvit_deploy.targets.lint import OLDEST_TENSORRT, SEVERITIES, Profile, findings, view_of
-from qvit_deploy.targets.lint.view import Operand, Product, View
+from qvit_deploy.targets.lint.view import Operand, Product, View, integer
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 PROFILES: tuple[Profile, ...] = get_args(Profile)
-_OWN_NAME = re.compile(rf"model\.({'|'.join(PROFILES)})\.onnx")
+_OWN_NAME = re.compile(rf"model\.({'|'.join(get_args(recipe.Profile))})\.onnx")
 
 
 def describe(path: Path, profile: Profile | None = None, version: tuple[int, int] = OLDEST_TENSORRT) -> dict[str, Any]:
@@ -55,11 +58,15 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as ONNX: {reason}") from error
     graph = model.graph
+    own = _OWN_NAME.fullmatch(path.name)
+    if own is not None and own[1] == recipe.PACKED_PROFILE:
+        model.functions.clear()  # TensorRT runs plugins in their place
     if not len(graph):
         raise InputError(f"{path} cannot be read as ONNX: it holds no operators")
     view = view_of(model, profile or profile_of(path.name, model), version)
     operators = Counter(_op(node) for node in view.nodes)
     products = [_product(view, p) for p in view.products]
+    products += [_packed(view, n) for n in view.custom() if n.domain == DOMAIN]
     found = findings(view)
     return {
         "bytes": path.stat().st_size,
@@ -87,7 +94,7 @@ def profile_of(name: str, model: ir.Model) -> Profile:
     pairs, ONNX Runtime for the rest."""
     own = _OWN_NAME.fullmatch(name)
     if own is not None:
-        return next(p for p in PROFILES if p == own[1])
+        return "tensorrt" if own[1] == recipe.PACKED_PROFILE else next(p for p in PROFILES if p == own[1])
     return "tensorrt" if any(node.op_type in _QDQ for node in model.graph.all_nodes()) else "onnxruntime"
 
 
@@ -109,6 +116,18 @@ def _product(view: View, product: Product) -> dict[str, Any]:
         "operands": operands,
         "quantized": len(operands) > 1 and all(o["bits"] is not None for o in operands),
     }
+
+
+def _packed(view: View, node: ir.Node) -> dict[str, Any]:
+    """A linear with packed weights (`emit.carrier`), as `_product` describes others."""
+    bits, weight = node.op_type.removeprefix("QLinearW")[:1], constant(node.inputs[1])
+    stored = 0 if weight is None else weight.size
+    size = {"stored_bytes": 0, "packed_bytes": 0}
+    x, w = (v.name if v is not None else "" for v in node.inputs[:2])
+    activation = {"tensor": x, "bits": integer(node, "x_bits", 8), "weight": False, **size}
+    held = {"stored_bytes": stored, "packed_bytes": stored}
+    operands = [activation, {"tensor": w, "bits": int(bits) if bits.isdigit() else 8, "weight": True, **held}]
+    return {"name": node.name or "", "op": _op(node), "operands": operands, "quantized": True}
 
 
 def _operand(view: View, operand: Operand) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe, site_tensors
 from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.tensorrt import emit_tensorrt
@@ -46,7 +47,7 @@ from qvit_deploy.quantize.heads import fold_heads
 from qvit_deploy.quantize.plan import Plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
 from qvit_deploy.quantize.rounding import build_plan
-from qvit_deploy.recipe import HALF_PROFILES, Recipe, narrowest
+from qvit_deploy.recipe import HALF_PROFILES, PACKED_PROFILE, Profile, Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
@@ -113,8 +114,7 @@ def compile(
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
     plan, emitted = build(inputs, analysis, allocation, recipe, watch)
-    profiles = [p for p in recipe.targets if p in HALF_PROFILES]
-    half = emit_half(inputs, analysis, plan, watch) if profiles else None
+    half = emit_half(inputs, analysis, plan, recipe, watch)
     facts, folded = _facts(inputs, analysis, allocation, recipe), analysis.folded
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
@@ -123,12 +123,12 @@ def compile(
         checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
         checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
         files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
-        if half is not None:
-            same = verify_half(inputs.source.graph, emitted, half, seen).as_dict()
-            checked["profiles"] = {profile: same for profile in profiles}
-            files |= {f"model.{profile}.onnx": half.graph.serialize() for profile in profiles}
-        graphs = {profile: half.graph for profile in profiles} if half is not None else {}
-        checked["lint"] = {p: lint_emitted(g, p) for p, g in {"onnxruntime": emitted, **graphs}.items()}
+        lints, profiles = {"onnxruntime": lint_emitted(emitted, "onnxruntime")}, dict[str, Any]()
+        for written, names in half:
+            profiles |= dict.fromkeys(names, verify_half(inputs.source.graph, emitted, written, seen).as_dict())
+            lints |= {str(name): lint_emitted(written.graph, name) for name in names}
+            files |= {f"model.{name}.onnx": written.graph.serialize() for name in names}
+        checked |= {"lint": lints, "profiles": profiles} if profiles else {"lint": lints}
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": checked, "files": records}, "the manifest")
@@ -199,13 +199,21 @@ def build(
         return plan, emit_qdq(known.graph, plan)
 
 
-def emit_half(inputs: Inputs, analysis: Analysis, plan: Plan, watch: Stopwatch) -> HalfGraph:
-    """Writes the graph of the half-precision profiles; what float16 cannot hold is measured on the calibration
-    images."""
+def emit_half(
+    inputs: Inputs, analysis: Analysis, plan: Plan, recipe: Recipe, watch: Stopwatch
+) -> list[tuple[HalfGraph, list[Profile]]]:
+    """Writes the graphs of the half-precision profiles, each with the profiles it serves; what float16 cannot hold is
+    measured on the calibration images."""
+    chosen = [p for p in recipe.targets if p in HALF_PROFILES]
+    if not chosen:
+        return []
     emitted = emit_tensorrt(analysis.calibration.graph, plan)
     with watch.stage("half", len(inputs.batches.images)) as advance:
         largest = tensor_extremes(Executor(emitted.graph), inputs.batches, advance)
-    return to_half(emitted, largest)
+    half = to_half(emitted, largest)
+    plain = [p for p in chosen if p != PACKED_PROFILE]
+    written = [(half, plain)] if plain else []
+    return [*written, (pack_linears(half), [PACKED_PROFILE])] if PACKED_PROFILE in chosen else written
 
 
 def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, Graph, dict[str, Tensor]]:

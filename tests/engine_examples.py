@@ -9,6 +9,7 @@ import numpy as np
 from half_graphs import half
 from quantizable_graphs import calibrate, mixed_vit
 
+from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.manifest import FileRecord
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.engine import Batch, BuildResult, EngineRecord, record_path
@@ -35,6 +36,14 @@ def small_onnx(folder: Path) -> Path:
     calibrated = calibrate(mixed_vit(), (8,))
     path = folder / "small.onnx"
     path.write_bytes(half(calibrated, half_scales(calibrated.plan((8, 8)))).graph.serialize())
+    return path
+
+
+def packed_onnx(folder: Path) -> Path:
+    """The same with its linears as plugin operators."""
+    calibrated = calibrate(mixed_vit(), (8,))
+    path = folder / "packed.onnx"
+    path.write_bytes(pack_linears(half(calibrated, half_scales(calibrated.plan((8, 8))))).graph.serialize())
     return path
 
 

@@ -77,7 +77,7 @@ def test_an_engine_that_does_not_is_removed_and_the_first_difference_named(
     """The engine that probes the codes is built for real."""
     pytest.importorskip("tensorrt_rtx")
     made = runs_here(monkeypatch, model, lambda o: -o)
-    with pytest.raises(CheckError, match=r"dB from ONNX Runtime's.*; the first codes that differ are image\.q8"):
+    with pytest.raises(CheckError, match=r"dB from ONNX Runtime's.*; what differs first is image\.q8"):
         build(model, "tensorrt-rtx", sms=(86,), out=tmp_path / "m.engine")
     assert list(tmp_path.iterdir()) == [] and all(m.closed for m in made) and len(made) == 2
 

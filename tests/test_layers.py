@@ -91,7 +91,7 @@ def test_nothing_imports_upward(path: Path) -> None:
         "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate", "qvit_deploy.build",
         "qvit_deploy.targets.engine_builder", "qvit_deploy.targets.engine_runtime", "qvit_deploy.allocate.latency",
         "qvit_deploy.benchmark", "qvit_deploy.site_models", "qvit_deploy.bench.worker", "qvit_deploy.emit.packed",
-        "qvit_deploy.targets.libqvit",
+        "qvit_deploy.targets.libqvit", "qvit_deploy.targets.plugin_build", "qvit_deploy.emit.local_functions",
     ],
 )  # fmt: skip
 def test_the_light_half_does_without_torch(module: str) -> None:

@@ -12,7 +12,7 @@ nvinfer1::ILoggerFinder* logger_finder = nullptr;
 // Attributes of an ONNX node arrive as float32 and int32, or, serialized, as they were written: the same.
 class QLinearCreator final : public nvinfer1::IPluginCreatorV3One {
  public:
-  explicit QLinearCreator(int32_t bits) : bits_(bits), name_("QLinearW" + std::to_string(bits)) {}
+  QLinearCreator(int32_t bits, bool gelu) : bits_(bits), gelu_(gelu), name_(operator_name(bits, gelu)) {}
 
   const char* getPluginName() const noexcept override { return name_.c_str(); }
   const char* getPluginVersion() const noexcept override { return "1"; }
@@ -21,22 +21,24 @@ class QLinearCreator final : public nvinfer1::IPluginCreatorV3One {
   const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override {
     using nvinfer1::PluginFieldType;
     fields_[0] = {"x_scale", nullptr, PluginFieldType::kFLOAT32, 1};
-    fields_[1] = {"x_bits", nullptr, PluginFieldType::kINT32, 1};
-    fields_[2] = {"n", nullptr, PluginFieldType::kINT32, 1};
-    fields_[3] = {"k", nullptr, PluginFieldType::kINT32, 1};
-    collection_ = {4, fields_};
+    fields_[1] = {"x_shift", nullptr, PluginFieldType::kFLOAT32, 1};
+    fields_[2] = {"x_bits", nullptr, PluginFieldType::kINT32, 1};
+    fields_[3] = {"n", nullptr, PluginFieldType::kINT32, 1};
+    fields_[4] = {"k", nullptr, PluginFieldType::kINT32, 1};
+    collection_ = {5, fields_};
     return &collection_;
   }
 
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* given,
                                     nvinfer1::TensorRTPhase) noexcept override {
-    LinearAttributes attributes{bits_, 0, 0, {0, 0, 0}};
+    LinearAttributes attributes{bits_, 0, 0, {0, 0, 0}, gelu_};
     const bool complete = read(given, "x_scale", nvinfer1::PluginFieldType::kFLOAT32, &attributes.x_grid.scale) &&
+                          read(given, "x_shift", nvinfer1::PluginFieldType::kFLOAT32, &attributes.x_grid.shift) &&
                           read(given, "x_bits", nvinfer1::PluginFieldType::kINT32, &attributes.x_grid.bits) &&
                           read(given, "n", nvinfer1::PluginFieldType::kINT32, &attributes.n) &&
                           read(given, "k", nvinfer1::PluginFieldType::kINT32, &attributes.k);
     if (!complete || qvit_packed_bytes(attributes.n, attributes.k, bits_) < 0) {
-      log_error(name_ + " " + (name != nullptr ? name : "") + ": needs x_scale, x_bits and positive n and k");
+      log_error(name_ + " " + (name != nullptr ? name : "") + ": needs x_scale, x_shift, x_bits and positive n and k");
       return nullptr;
     }
     return new (std::nothrow) QLinearPlugin(attributes);
@@ -56,8 +58,9 @@ class QLinearCreator final : public nvinfer1::IPluginCreatorV3One {
   }
 
   int32_t bits_;
+  bool gelu_;
   std::string name_;
-  nvinfer1::PluginField fields_[4];
+  nvinfer1::PluginField fields_[5];
   nvinfer1::PluginFieldCollection collection_{};
 };
 
@@ -73,9 +76,10 @@ void log_error(const std::string& message) noexcept {
 #define QVIT_EXPORT extern "C" __attribute__((visibility("default")))
 
 QVIT_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-  static qvit::QLinearCreator four(4), six(6), eight(8);
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&four, &six, &eight};
-  count = 3;
+  static qvit::QLinearCreator four(4, false), six(6, false), eight(8, false);
+  static qvit::QLinearCreator four_gelu(4, true), six_gelu(6, true), eight_gelu(8, true);
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&four, &six, &eight, &four_gelu, &six_gelu, &eight_gelu};
+  count = 6;
   return creators;
 }
 

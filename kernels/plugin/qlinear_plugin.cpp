@@ -19,9 +19,13 @@ constexpr int32_t kFirstTactic = 1;
 
 }  // namespace
 
+std::string operator_name(int32_t weight_bits, bool gelu) {
+  return "QLinearW" + std::to_string(weight_bits) + (gelu ? "Gelu" : "");
+}
+
 QLinearPlugin::QLinearPlugin(const LinearAttributes& attributes)
     : attributes_(attributes),
-      name_("QLinearW" + std::to_string(attributes.weight_bits)),
+      name_(operator_name(attributes.weight_bits, attributes.gelu)),
       timing_id_(name_ + "A" + std::to_string(attributes.x_grid.bits) + "_" + std::to_string(attributes.n) + "x" +
                  std::to_string(attributes.k)) {}
 
@@ -105,6 +109,7 @@ QvitLinear QLinearPlugin::linear(const nvinfer1::Dims& x, DataType type) const {
   l.x_type = l.y_type = type_of(type);
   l.weight_bits = attributes_.weight_bits;
   l.x_grid = l.y_grid = attributes_.x_grid;
+  l.gelu = attributes_.gelu;
   return l;
 }
 
@@ -164,10 +169,11 @@ nvinfer1::IPluginV3* QLinearPlugin::attachToContext(nvinfer1::IPluginResourceCon
 const nvinfer1::PluginFieldCollection* QLinearPlugin::getFieldsToSerialize() noexcept {
   using nvinfer1::PluginFieldType;
   fields_[0] = {"x_scale", &attributes_.x_grid.scale, PluginFieldType::kFLOAT32, 1};
-  fields_[1] = {"x_bits", &attributes_.x_grid.bits, PluginFieldType::kINT32, 1};
-  fields_[2] = {"n", &attributes_.n, PluginFieldType::kINT32, 1};
-  fields_[3] = {"k", &attributes_.k, PluginFieldType::kINT32, 1};
-  collection_ = {4, fields_};
+  fields_[1] = {"x_shift", &attributes_.x_grid.shift, PluginFieldType::kFLOAT32, 1};
+  fields_[2] = {"x_bits", &attributes_.x_grid.bits, PluginFieldType::kINT32, 1};
+  fields_[3] = {"n", &attributes_.n, PluginFieldType::kINT32, 1};
+  fields_[4] = {"k", &attributes_.k, PluginFieldType::kINT32, 1};
+  collection_ = {5, fields_};
   return &collection_;
 }
 

@@ -1,8 +1,9 @@
-// The TensorRT plugins QLinearW4, QLinearW6 and QLinearW8: qvit_linear as an IPluginV3 (TensorRT 10.3 and later).
+// The TensorRT plugins QLinearW4, QLinearW6, QLinearW8 and, with the GELU behind the layer, QLinearW4Gelu and so on:
+// qvit_linear as an IPluginV3 (TensorRT 10.3 and later).
 //
 //   inputs      x [.., k] float16 or float32; packed int8 (packing.h); weight scales float32 [n]; bias float32 [n]
 //   output      y [.., n], the type of x
-//   attributes  x_scale float, x_bits int, n int, k int
+//   attributes  x_scale float, x_shift float, x_bits int, n int, k int
 //
 // TensorRT times every tactic of tiles.cuh and keeps the fastest.
 #pragma once
@@ -18,7 +19,10 @@ namespace qvit {
 struct LinearAttributes {
   int32_t weight_bits, n, k;
   QvitGrid x_grid;
+  bool gelu;
 };
+
+std::string operator_name(int32_t weight_bits, bool gelu);
 
 class QLinearPlugin final : public nvinfer1::IPluginV3,
                             public nvinfer1::IPluginV3OneCore,
@@ -65,7 +69,7 @@ class QLinearPlugin final : public nvinfer1::IPluginV3,
   LinearAttributes attributes_;
   std::string name_, timing_id_;
   int32_t tactic_ = 3;  // 64 x 64 x 64: a middling tile, until TensorRT has chosen
-  nvinfer1::PluginField fields_[4];
+  nvinfer1::PluginField fields_[5];
   nvinfer1::PluginFieldCollection collection_{};
 };
 

@@ -1,4 +1,5 @@
 // The plugin library through TensorRT's interfaces, in the order TensorRT calls them, on the emulated GPU.
+#include <cmath>
 #include <cstring>
 
 #include "check.h"
@@ -36,26 +37,28 @@ int main() {
   setLoggerFinder(&logger);
   int32_t count = 0;
   IPluginCreatorInterface* const* creators = getCreators(count);
-  check(count == 3, "three creators");
+  check(count == 6, "six creators");
   Random random{9};
   for (int which = 0; which < count; ++which) {
     auto* creator = static_cast<IPluginCreatorV3One*>(creators[which]);
-    const int bits = 4 + 2 * which, n = 40, k = 100, batch = 2, tokens = 17;
-    check(creator->getPluginName() == "QLinearW" + std::to_string(bits), "name");
-    check(std::string(creator->getPluginNamespace()) == "qvit" && creator->getFieldNames()->nbFields == 4, "namespace");
+    const int bits = 4 + 2 * (which % 3), n = 40, k = 100, batch = 2, tokens = 17;
+    const bool gelu = which >= 3;
+    check(creator->getPluginName() == "QLinearW" + std::to_string(bits) + (gelu ? "Gelu" : ""), "name");
+    check(std::string(creator->getPluginNamespace()) == "qvit" && creator->getFieldNames()->nbFields == 5, "namespace");
 
-    const float scale = 0.25f;
+    const float scale = 0.25f, shift = 0.5f * which;
     const int32_t a_bits = bits, n_field = n, k_field = k, bad = -1;
     PluginField fields[] = {{"x_scale", &scale, PluginFieldType::kFLOAT32, 1},
+                            {"x_shift", &shift, PluginFieldType::kFLOAT32, 1},
                             {"x_bits", &a_bits, PluginFieldType::kINT32, 1},
                             {"n", &n_field, PluginFieldType::kINT32, 1},
                             {"k", &k_field, PluginFieldType::kINT32, 1}};
-    PluginFieldCollection incomplete{3, fields}, complete{4, fields};
+    PluginFieldCollection incomplete{4, fields}, complete{5, fields};
     check(creator->createPlugin("fc1", &incomplete, TensorRTPhase::kBUILD) == nullptr, "no k");
     check(logger.last.find("needs x_scale") != std::string::npos, "the logger hears why");
-    fields[2].data = &bad;
+    fields[3].data = &bad;
     check(creator->createPlugin("fc1", &complete, TensorRTPhase::kBUILD) == nullptr, "n < 0");
-    fields[2].data = &n_field;
+    fields[3].data = &n_field;
 
     IPluginV3* built = creator->createPlugin("fc1", &complete, TensorRTPhase::kBUILD);
     if (!check(built != nullptr, "createPlugin")) return 1;
@@ -90,7 +93,7 @@ int main() {
     const int rows = batch * tokens, half = 1 << (bits - 1);
     Array<float> x(rows * k), weight_scale(n), bias(n), y(rows * n);
     std::vector<int> codes(rows * k);
-    for (int i = 0; i < rows * k; ++i) codes[i] = random.between(-half, half - 1), x[i] = codes[i] * scale;
+    for (int i = 0; i < rows * k; ++i) codes[i] = random.between(-half, half - 1), x[i] = codes[i] * scale - shift;
     std::vector<int8_t> weight(n * k);
     for (auto& w : weight) w = static_cast<int8_t>(random.between(-half, half - 1));
     for (int i = 0; i < n; ++i) weight_scale[i] = 0.5f, bias[i] = static_cast<float>(i);
@@ -110,13 +113,21 @@ int main() {
         for (int j = 0; j < n; ++j) {
           int sum = 0;
           for (int i = 0; i < k; ++i) sum += codes[m * k + i] * weight[j * k + i];
-          wrong += y[m * n + j] != static_cast<float>(sum) * 0.125f + bias[j];
+          const float linear = static_cast<float>(sum) * 0.125f + bias[j];
+          const double wanted = gelu ? 0.5 * linear * (1 + std::erf(linear / std::sqrt(2.0))) : linear;
+          wrong += gelu ? std::fabs(y[m * n + j] - wanted) > 2e-6 * std::fabs(wanted) + 2e-7 : y[m * n + j] != linear;
         }
       check(wrong == 0, "w" + std::to_string(bits) + " tactic " + std::to_string(tactic) + ": " + std::to_string(wrong));
     }
     inputs[0] = x.data() + 1;
     check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == QVIT_MISALIGNED, "misaligned");
     check(logger.last.find("not aligned") != std::string::npos, "the logger hears of it");
+    inputs[0] = x.data();
+    emulated_fail(209);
+    check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == QVIT_NO_KERNEL_FOR_DEVICE,
+          "a GPU the library holds no code for");
+    check(logger.last.find("holds no kernel for this GPU") != std::string::npos, "the logger hears of that");
+    emulated_fail(0);
     check_clean("plugin");
     delete built, delete read, delete attached;
   }

@@ -1,6 +1,8 @@
 // Every bad argument gets its status and writes nothing.
 #include "qvit/qvit.h"
 
+#include <utility>
+
 #include "check.h"
 #include "findings.h"
 
@@ -102,6 +104,22 @@ int main() {
   odd.type = QVIT_CODES8, attention_refused("type", QVIT_BAD_TYPE, odd), odd = attention;
   odd.keys = 0, attention_refused("keys", QVIT_BAD_SHAPE, odd), odd = attention;
   odd.out = nullptr, attention_refused("out", QVIT_MISALIGNED, odd);
+
+  // No code for the GPU, or a launch that fails: no kernel takes another way.
+  for (const auto [error, expected] : {std::pair{209, QVIT_NO_KERNEL_FOR_DEVICE}, {98, QVIT_NO_KERNEL_FOR_DEVICE},
+                                       {719, QVIT_CUDA_ERROR}}) {
+    emulated_fail(error);
+    for (int tactic = 0; tactic < qvit_linear_tactics(); ++tactic) refused("launch", expected, tactic, sound);
+    Array<uint8_t> out(M * N * 4);
+    norm.y = attention.out = out.data();
+    check(qvit_layernorm_quantize(&norm, nullptr) == expected, "launch of layernorm"), ++cases;
+    check(qvit_softmax_log2_av(&attention, nullptr) == expected, "launch of attention"), ++cases;
+    check(qvit_last_cuda_error() == error, "which error");
+    bool untouched = true;
+    for (size_t i = 0; i < out.count; ++i) untouched = untouched && out.poisoned(i);
+    check(untouched, "a failed launch wrote something");
+    emulated_fail(0);
+  }
 
   uint8_t bytes[1024];
   const int8_t code[1] = {8};

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from qvit_deploy.cli import bench, build, check, compile, evaluate, inspect, relp, sweep
+from qvit_deploy.cli import bench, build, build_plugin, check, compile, evaluate, inspect, relp, sweep
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("compile")(compile.command)
 app.command("eval")(evaluate.command)
 app.command("build")(build.command)
+app.command("build-plugin")(build_plugin.command)
 app.command("inspect")(inspect.command)
 app.command("bench")(bench.command)
 app.command("check")(check.command)

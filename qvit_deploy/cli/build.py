@@ -13,7 +13,9 @@ from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import HALF_PROFILES
 from qvit_deploy.targets.engine import Batch, Hardware, Target, check_target
+from qvit_deploy.targets.plugin_build import build_plugin
 
 # ruff: noqa: UP045
 
@@ -21,12 +23,19 @@ from qvit_deploy.targets.engine import Batch, Hardware, Target, check_target
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     target: Annotated[str, typer.Option(help=", ".join(get_args(Target)))],
+    profile: Annotated[
+        Optional[str],
+        typer.Option(help=f"which file of it ({', '.join(HALF_PROFILES)}); else the target's; with --plugin the last"),
+    ] = None,
     sm: Annotated[
         Optional[list[int]], typer.Option(help="tensorrt-rtx: compute capability, e.g. 86; repeatable")
     ] = None,
     out: Annotated[Optional[Path], typer.Option("-o", "--out", help="the engine of a lone ONNX file")] = None,
     batch: Annotated[Optional[str], typer.Option(help="images per run, MIN:OPT:MAX or one number")] = None,
     plugin: Annotated[Optional[list[Path]], typer.Option(help="plugin library (.so), repeatable")] = None,
+    compile_plugin: Annotated[
+        bool, typer.Option("--compile-plugin", help="compile the plugin library first (build-plugin) and use it")
+    ] = False,
     hardware: Annotated[
         str, typer.Option(help=f"GPUs to stay compatible with: {', '.join(get_args(Hardware))}")
     ] = "none",
@@ -49,11 +58,15 @@ def command(
         raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
     sizes = None if batch is None else Batch.parse(batch)
     plugins = tuple(plugin or ())
+    if compile_plugin and (chosen != "tensorrt" or trtexec):
+        raise InputError(
+            "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
+        )
     if trtexec:
         if chosen != "tensorrt" or sm:
             raise InputError("--trtexec goes with --target tensorrt, without --sm")
         commands = trtexec_lines(
-            path, trt_version, out=out, batch=sizes, plugins=plugins, hardware=hardware,  # type: ignore[arg-type]
+            path, trt_version, profile=profile, out=out, batch=sizes, plugins=plugins, hardware=hardware,  # type: ignore[arg-type]
             timing_cache=timing_cache, workspace_mb=workspace,
         )  # fmt: skip
         if json:
@@ -64,9 +77,12 @@ def command(
     if trt_version is not None:
         raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
     with Bars() as bars:
+        if compile_plugin:
+            plugins += (build_plugin(progress=bars).path,)
         built = build(
             path,
             chosen,
+            profile=profile,  # type: ignore[arg-type]
             sms=tuple(dict.fromkeys(sm or ())),
             out=out,
             batch=sizes,

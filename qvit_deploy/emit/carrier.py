@@ -1,42 +1,53 @@
 """The packed profile: linears of a Q/DQ graph as `qvit` operators whose weights take as many bytes as their bits.
 
-`qvit::QLinearW4`, `W6` and `W8` are ONNX functions: packed codes (`emit.packed`) as an int8 initializer, and a body of
-standard operators that unpacks them and computes with the integers of the Q/DQ graph. So the file runs in ONNX Runtime,
-and a runtime that has a plugin of the same name and namespace (TensorRT from 10.7 on) runs its kernel instead. One name
-per width, because a function's body cannot depend on an attribute.
+`qvit::QLinearW4`, `W6` and `W8`, and `QLinearW4Gelu` and so on with the GELU behind the layer, are ONNX functions:
+packed codes (`emit.packed`) as an int8 initializer, and a body of standard operators that unpacks them and computes
+with the integers of the Q/DQ graph. So the file runs in ONNX Runtime, and a runtime that has a plugin of the same name
+and namespace (TensorRT from 10.7 on) runs its kernel instead. One name per width, because a function's body cannot
+depend on an attribute.
 
-    y = QLinearW4 <x_scale, x_low, x_high, x_bits, n, k, plugin_namespace, plugin_version> (x, packed, w_scale, bias)
+    y = QLinearW4 <x_scale, x_shift, x_low, x_high, x_bits, n, k, plugin_namespace, plugin_version>
+                  (x, packed, w_scale, bias)
 
-x [.., k] is clipped to [x_low, x_high] (the ends of the x_bits grid times x_scale) and quantized; `packed` is int8
-[panels, blocks, chunks, 8, 16]; w_scale and bias are float32 [n]; y [.., n] has the type of x. The unpacking halves and
-subtracts small integers in float32, which is exact, and keeps to operators that every runtime has.
+x [.., k] float16 or float32 plus x_shift is clipped to [x_low, x_high] (the ends of the x_bits grid times x_scale) and
+quantized, in float32; `packed` is int8 [panels, blocks, chunks, 8, 16]; w_scale and bias are float32 [n]; y [.., n] has
+the type of x. The unpacking halves and subtracts small integers in float32, which is exact, and keeps to operators that
+every runtime has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN
 from qvit_deploy.emit.packed import PACKED_BITS, pack, packed_shape
+from qvit_deploy.emit.precision import WIDE, HalfGraph
 from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.plan import Plan, SitePlan
 
-DOMAIN = "qvit"
-"""Operator domain and plugin namespace: TensorRT looks a plugin up under either."""
-
 PLUGIN_VERSION = "1"
 
-FUNCTION_CODES = "x_codes"
-"""The activation's codes inside the functions' bodies."""
+FUNCTION_INPUT, FUNCTION_CODES = "x_wide", "x_codes"
+"""The activation in float32 and its codes inside the functions' bodies."""
 
-ATTRIBUTES = ("x_scale", "x_low", "x_high", "x_bits", "n", "k", "plugin_namespace", "plugin_version")
+RESULT = "packed"
+"""What ends the name of an operator's float32 result that is cast to float16 under the plain name."""
+
+ATTRIBUTES = ("x_scale", "x_shift", "x_low", "x_high", "x_bits", "n", "k", "plugin_namespace", "plugin_version")
+
+ROW_BYTES = 16
+"""What the kernels need the rows of x to be a multiple of: 8 columns of float16 or 4 of float32."""
+
+FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 class _Body:
@@ -95,8 +106,13 @@ class _Body:
         return self.op("Add", self.op("Mul", upper, self.number(4)), lower)
 
 
-def linear_function(bits: int) -> onnx.FunctionProto:
-    """`qvit::QLinearW{bits}`; bits 4, 6 or 8."""
+def operator(bits: int, gelu: bool) -> str:
+    """Name of the operator: `QLinearW4`, `QLinearW4Gelu`, ..."""
+    return f"QLinearW{bits}{'Gelu' if gelu else ''}"
+
+
+def linear_function(bits: int, gelu: bool = False) -> onnx.FunctionProto:
+    """`qvit::QLinearW{bits}`, with `gelu` `qvit::QLinearW{bits}Gelu`; bits 4, 6 or 8."""
     body = _Body()
     op, zero = body.op, body.ints(0)
     # TensorRT lets an int8 constant go into a DequantizeLinear or a plugin and nowhere else.
@@ -106,16 +122,18 @@ def linear_function(bits: int) -> onnx.FunctionProto:
         end = op("Unsqueeze", body.attribute(name, "value_int", "INT"), zero)
         matrix = op("Slice", matrix, zero, end, body.ints(axis))
     weight = op("DequantizeLinear", op("Cast", matrix, to=onnx.TensorProto.INT8), "w_scale", axis=0)
-    scale, low, high = (body.attribute(f"x_{name}", "value_float", "FLOAT") for name in ("scale", "low", "high"))
+    names = ("scale", "shift", "low", "high")
+    scale, shift, low, high = (body.attribute(f"x_{name}", "value_float", "FLOAT") for name in names)
     no_shift = op("Constant", value=onnx.numpy_helper.from_array(np.array(0, np.int8)))
-    clipped = op("Clip", op("Cast", "x", to=onnx.TensorProto.FLOAT), low, high)
+    wide = op("Cast", "x", output=FUNCTION_INPUT, to=onnx.TensorProto.FLOAT)
+    clipped = op("Clip", op("Add", wide, shift), low, high)
     codes = op("QuantizeLinear", clipped, scale, no_shift, output=FUNCTION_CODES)
     x = op("DequantizeLinear", codes, scale, no_shift)
     y = op("Add", op("MatMul", x, op("Transpose", weight, perm=[1, 0])), "bias")
-    op("CastLike", y, "x", output="y")
+    op("CastLike", op("Gelu", y) if gelu else y, "x", output="y")
     return onnx.helper.make_function(
         DOMAIN,
-        f"QLinearW{bits}",
+        operator(bits, gelu),
         ["x", "packed", "w_scale", "bias"],
         ["y"],
         body.nodes,
@@ -125,69 +143,83 @@ def linear_function(bits: int) -> onnx.FunctionProto:
 
 
 def carriable(plan: SitePlan) -> bool:
-    """Whether the kernels can run this site: a linear of 4, 6 or 8 bits on a plain grid."""
-    linear = plan.site.kind == "linear" and plan.codes is not None
-    plain = isinstance(plan.grid, ActivationGrid) and plan.grid.shift == 0
-    return linear and plain and plan.w_bits in PACKED_BITS and plan.a_bits in PACKED_BITS
+    """Whether the kernels can run this site: a linear of 4, 6 or 8 bits on one grid, whose rows can be aligned."""
+    if plan.site.kind != "linear" or plan.codes is None or not isinstance(plan.grid, ActivationGrid):
+        return False
+    aligned = plan.codes.shape[0] * 4 % ROW_BYTES == 0
+    return aligned and plan.w_bits in PACKED_BITS and plan.a_bits in PACKED_BITS
 
 
-def emit_packed(
-    emitted: Graph, plan: Plan, sites: Iterable[str] | None = None, functions: bool = True
-) -> onnx.ModelProto:
-    """`emitted` (of `emit_qdq`, which stays as it is) with linears as packed operators.
+def emit_packed(emitted: Graph, plan: Plan, sites: Iterable[str] | None = None) -> Graph:
+    """`emitted` (of `emit_qdq` or `to_half`, which stays as it is) with linears, and the GELUs that alone read them, as
+    packed operators.
 
     Args:
         sites: names of the sites to pack, by default every `carriable` one.
-        functions: False leaves the bodies out. TensorRT before 10.7 would run them in place of its plugin.
 
     Raises:
         ValueError: a site that is not in the plan or not `carriable`.
     """
     chosen = [name for name, site in plan.sites.items() if carriable(site)] if sites is None else list(sites)
     packed = emitted.clone()
-    by_output = {node.outputs[0].name: node for node in packed.nodes()}
-    widths = set()
+    weights = {v.name: v for node in packed.nodes() if node.op_type == "DequantizeLinear" for v in node.outputs}
+    functions = set()
     for name in chosen:
         site = plan.sites.get(name)
         if site is None or not carriable(site):
             raise ValueError(f"site {name!r} cannot be packed")
-        _replace(packed, by_output[f"{name}.weight.value"], site)
-        widths.add(site.w_bits)
+        weight = weights.get(f"{name}.weight.value") or weights[f"{name}.weight.value.{WIDE}"]
+        functions.add(_replace(packed, weight, site))
     remove_unused(packed.model)
-    if widths:
-        packed.model.graph.opset_imports[DOMAIN] = 1
-    proto = packed.to_proto()
     if functions:
-        proto.functions.extend(linear_function(bits) for bits in sorted(widths))
-    return proto
+        packed.model.opset_imports[DOMAIN] = 1
+    for bits, gelu in sorted(functions):
+        function = ir.serde.deserialize_function(linear_function(bits, gelu))
+        packed.model.functions[function.identifier()] = function
+    return packed
 
 
-def _replace(graph: Graph, dequantize: ir.Node, plan: SitePlan) -> None:
-    """Puts the operator in place of the product that reads the weight which `dequantize` makes, and of its bias."""
-    (product,) = dequantize.outputs[0].consumers()
+def pack_linears(half: HalfGraph) -> HalfGraph:
+    """`half` with every `carriable` site of its plan packed."""
+    packed = tuple(name for name, site in half.plan.sites.items() if carriable(site))
+    return replace(half, graph=emit_packed(half.graph, half.plan, packed), packed=packed)
+
+
+def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]:
+    """Puts the operator in place of the product that reads `weight`, of its bias and of a GELU that alone reads that.
+
+    Returns (weight bits, whether there was a GELU)."""
+    (product,) = weight.consumers()
     assert product.op_type == "MatMul" and plan.codes is not None and plan.weight_scale is not None
+    assert isinstance(plan.grid, ActivationGrid)
     onnx_graph, name = graph.model.graph, plan.site.name
     k, n = plan.codes.shape
     last, bias = product, np.zeros(n, np.float32)
-    readers = product.outputs[0].consumers()
-    if len(readers) == 1 and readers[0].op_type == "Add" and not product.outputs[0].is_graph_output():
-        added = next((constant(v) for v in readers[0].inputs if v is not product.outputs[0]), None)
-        if added is not None and added.size == n:
-            last, bias = readers[0], added.reshape(n)
+    added = _only_reader(product, "Add")
+    constants = [constant(v) for v in added.inputs if v is not product.outputs[0]] if added is not None else []
+    if added is not None and constants[0] is not None and constants[0].size == n:
+        last, bias = added, constants[0].reshape(n)
+    bias = (bias if plan.bias is None else plan.bias).astype(np.float32)
+    gelu = _only_reader(last, "Gelu")
+    if gelu is not None and gelu.attributes.get_string("approximate", "none") == "none":
+        last = gelu
     layout = packed_shape((n, k), plan.w_bits)
     codes = pack(np.ascontiguousarray(plan.codes.T), plan.w_bits).view(np.int8).reshape(layout)
-    scale = np.float32(plan.grid.scale)  # type: ignore[attr-defined]
+    scale = np.float32(plan.grid.scale)
     low, high = code_range(plan.a_bits)
+    wanted = last.outputs[0].dtype or FULL
+    x = _operand(onnx_graph, product, plan.grid, k, wanted)
     node = ir.node(
-        f"QLinearW{plan.w_bits}",
+        operator(plan.w_bits, last is gelu),
         [
-            _source(product),
+            x,
             add_constant(onnx_graph, f"{name}.weight.packed{plan.w_bits}", codes),
             add_constant(onnx_graph, f"{name}.weight.scales", plan.weight_scale.astype(np.float32)),
-            add_constant(onnx_graph, f"{name}.bias.packed", bias.astype(np.float32)),
+            add_constant(onnx_graph, f"{name}.bias.packed", bias),
         ],
         {
             "x_scale": float(scale),
+            "x_shift": float(np.float32(plan.grid.shift)),
             "x_low": float(np.float32(low) * scale),
             "x_high": float(np.float32(high) * scale),
             "x_bits": plan.a_bits,
@@ -197,23 +229,69 @@ def _replace(graph: Graph, dequantize: ir.Node, plan: SitePlan) -> None:
             "plugin_version": PLUGIN_VERSION,
         },
         domain=DOMAIN,
-        name=f"{name}.QLinear",
+        name=f"{name}{CALL_SUFFIX}",
     )
     old, new = last.outputs[0], node.outputs[0]
-    new.shape, new.type = old.shape, old.type
+    new.shape, new.type = old.shape, ir.TensorType(x.dtype or FULL)
     onnx_graph.insert_before(last, node)
+    if new.dtype != wanted:
+        new.name = f"{old.name}.{RESULT}"
+        new = _cast(onnx_graph, new, wanted, f"{old.name}.narrowed")
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     new.name, old.name = old.name, f"{old.name}.qdq"
+    return plan.w_bits, last is gelu
 
 
-def _source(product: ir.Node) -> ir.Value:
-    """The tensor in front of the quantizer of the product's first operand, and of its Clip."""
+def _only_reader(node: ir.Node, op_type: str) -> ir.Node | None:
+    """The one node that reads `node`, when it is an `op_type`."""
+    value = node.outputs[0]
+    readers = value.consumers()
+    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type and not value.is_graph_output() else None
+
+
+def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wanted: ir.DataType) -> ir.Value:
+    """The tensor that is quantized for the product's first operand, as the operator takes it: float32 where the result
+    has to be (float16 might overflow) or where float16 rows would not be aligned."""
     value = product.inputs[0]
-    for op_type in ("DequantizeLinear", "QuantizeLinear", "Clip"):
-        node = value.producer() if value is not None else None
-        if node is None or node.op_type != op_type:
-            assert op_type == "Clip", f"{product.name}: expected {op_type} in front of the product"
+    for op_type in ("DequantizeLinear", "QuantizeLinear", "Clip", "Add"):
+        value = _before_widening(value)
+        node = value.producer()
+        if op_type == "Clip" and (node is None or node.op_type != "Clip"):
+            assert grid.bits == 8, f"{product.name}: no Clip in front of {grid.bits}-bit codes"
+            continue
+        if op_type == "Add" and not grid.shift:
             break
+        assert node is not None and node.op_type == op_type, f"{product.name}: expected {op_type} in front of it"
         value = node.inputs[0]
+    value = _before_widening(value)
+    if value.dtype != HALF or (wanted == HALF and k * 2 % ROW_BYTES == 0):
+        return value
+    wide = next((n.outputs[0] for n in value.consumers() if _widens(n)), None)
+    return wide if wide is not None else _cast(graph, value, FULL, f"{value.name}.{WIDE}")
+
+
+def _before_widening(value: ir.Value | None) -> ir.Value:
     assert value is not None
-    return value
+    node = value.producer()
+    if node is None or not _widens(node):
+        return value
+    assert node.inputs[0] is not None
+    return node.inputs[0]
+
+
+def _widens(node: ir.Node) -> bool:
+    """Whether the node is a Cast of float16 to float32, which changes no value."""
+    x = node.inputs[0] if node.op_type == "Cast" else None
+    return x is not None and x.dtype == HALF and node.outputs[0].dtype == FULL
+
+
+def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
+    node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
+    made = node.outputs[0]
+    made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return made

@@ -40,9 +40,10 @@ SCALE_ERROR = 2.0**-10
 """Largest relative error of a scale rounded to float16; it is below 2^-11 except among subnormal numbers."""
 
 FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-WIDE = "float32"
-"""What ends the name of a tensor that was cast for a reader in float32."""
-_SUFFIX = {FULL: WIDE, HALF: "float16"}
+WIDE, NARROW = "float32", "float16"
+"""What ends the name of a tensor that was cast for a reader of that type, or to which another of the plain name is
+cast."""
+_SUFFIX = {FULL: WIDE, HALF: NARROW}
 _SUMS = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"})
 _KEEP_TYPE = MOVES | {"QuantizeLinear", "Clip", "Identity"}
 
@@ -56,12 +57,14 @@ class HalfGraph:
         plan: the sites that are quantized in it.
         in_float: other sites of the plan -> why they are not.
         float32: what stayed in float32 by rules 1 to 3, name of a node's output -> the reason.
+        packed: the sites that are operators of our own (`emit.carrier`).
     """
 
     graph: Graph
     plan: Plan
     in_float: dict[str, str]
     float32: dict[str, str]
+    packed: tuple[str, ...] = ()
 
 
 def to_half(emitted: TensorrtGraph, largest: Mapping[str, float]) -> HalfGraph:

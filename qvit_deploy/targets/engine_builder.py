@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qvit_deploy.emit.local_functions import inlined, plugin_operators, without_plugin_bodies
 from qvit_deploy.errors import InputError, QvitError
 from qvit_deploy.targets.cuda_driver import find_gpu, require_gpu
 from qvit_deploy.targets.engine import BuildRequest, BuildResult, Tensor
-from qvit_deploy.targets.tensorrt_library import Library, load_library
+from qvit_deploy.targets.tensorrt_library import PLUGIN_WINS, Library, load_library
 
 Send = Callable[[Mapping[str, Any]], None]
 
@@ -43,11 +44,12 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     if library.target == "tensorrt":
         trt.init_libnvinfer_plugins(logger, "")
     operators = library.load_plugins(request.plugins)
+    model = _model(library, request)
     builder = trt.Builder(logger)
     network = library.network(builder)
     parser = trt.OnnxParser(network, logger)
     start = time.perf_counter()
-    if not parser.parse(request.onnx.read_bytes()):
+    if not parser.parse(model):
         errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
         raise InputError(
             f"{request.onnx}: {library.target} cannot parse it: {'; '.join(errors[:3]) or 'no reason given'}"
@@ -85,6 +87,18 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
         build_seconds=built - parsed,
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def _model(library: Library, request: BuildRequest) -> bytes:
+    """The file as this library takes it. Raises InputError if it calls plugins that are not loaded."""
+    model = request.onnx.read_bytes()
+    if library.target == "tensorrt-rtx":
+        return inlined(model)
+    missing = sorted(set(plugin_operators(model)) - set(library.operators()))
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{request.onnx} needs the plugin {missing[0]}{more}, which no --plugin library brings")
+    return without_plugin_bodies(model) if library.version < PLUGIN_WINS else model
 
 
 def _logger(trt: Any) -> Any:

@@ -14,10 +14,12 @@ from typing import Protocol
 import numpy as np
 import onnx
 
+from qvit_deploy.emit.local_functions import CALL_SUFFIX
 from qvit_deploy.errors import CheckError
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 
+_STANDARD = ("", "ai.onnx")
 LEAST_DB = 15.0
 """Least SQNR of the engine's logits against ONNX Runtime's. Rounded codes that fall the other way cost a few decibels
 of the thirty or so that the two float types leave; a kernel that is wrong leaves none."""
@@ -76,9 +78,10 @@ def check_logits(runner: Runner, model: bytes, images: np.ndarray, at_once: int)
 
 
 def probed(model: bytes) -> tuple[bytes, list[str]]:
-    """(the file with the codes of every quantizer as outputs too, their names in the order they are computed)."""
+    """(the file with the codes of every quantizer as outputs too, and what operators of our own make, which quantize
+    inside; their names in the order they are computed)."""
     proto = onnx.load_from_string(model)
-    codes = [node.output[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"]
+    codes = [n.output[0] for n in proto.graph.node if n.op_type == "QuantizeLinear" or n.domain not in _STANDARD]
     known = {v.name: v for v in proto.graph.value_info}
     proto.graph.output.extend(known.get(name, onnx.ValueInfoProto(name=name)) for name in codes)
     return proto.SerializeToString(), codes
@@ -102,9 +105,10 @@ def products(path: Path) -> Products:
     pairs = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear"}
     quantized, attention, plugins = {}, [], []
     for node in graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            quantized[node.name] = node.name
-            plugins.append(node.name)
+        if node.domain not in _STANDARD:
+            site = node.name.removesuffix(CALL_SUFFIX)
+            quantized[site] = node.name
+            plugins.append(site)
         elif node.op_type in ("MatMul", "Conv") and all(name in pairs for name in node.input[:2]):
             codes = pairs[node.input[1]]
             site = codes.rpartition(".weight.q")[0] if codes in constants else node.name

@@ -10,21 +10,30 @@ Both run in ONNX Runtime on the CPU. What is proved, and what is only measured:
 3. **Checked**: logits are finite, and against the float model the file is at most `LOST_DB` worse than the
    `onnxruntime` file.
 
+Packed sites (`emit.carrier`) are looked into through the function bodies that ONNX Runtime runs for them: their codes
+must be those of the `onnxruntime` file too, and their initializers must hold the plan's.
+
 What an engine built from the file computes is not covered here: that takes a device (`targets.engine_check`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.precision import SCALE_ERROR, WIDE, HalfGraph
+from qvit_deploy.emit.carrier import FUNCTION_INPUT, RESULT, operator
+from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, inline
+from qvit_deploy.emit.packed import packed_shape, unpack
+from qvit_deploy.emit.precision import NARROW, SCALE_ERROR, WIDE, HalfGraph
+from qvit_deploy.emit.quantizers import codes_name
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.canonicalize.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.quantize.activations import ActivationGrid
+from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.verification import PROBE_IMAGES, probe
@@ -34,6 +43,9 @@ OUTPUT_TOLERANCE = 1e-2
 the sum itself are each rounded to float16 (2^-11 = 5e-4), and terms may cancel (CaiT's class token: 6e-3)."""
 LOST_DB = 3.0
 """What half precision may cost: noise as large as that of quantization itself."""
+
+_CALL = "qvit.call"
+"""Metadata of the nodes of a body that was inlined: the name of the operator in whose place they stand."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,7 @@ class HalfVerification:
         free_codes_equal: share of equal codes when both files run freely.
         reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's.
         float_sqnr_db, float_agreement: logits against the float model's.
-        sites: how many sites are quantized in the file.
+        sites: how many sites are quantized in the file, `packed` of them as operators of our own.
         in_float: site -> why it is not.
         float32: tensor -> why it stays in float32.
     """
@@ -64,6 +76,7 @@ class HalfVerification:
     float_sqnr_db: float
     float_agreement: float
     sites: int
+    packed: int
     in_float: dict[str, str]
     float32: dict[str, str]
 
@@ -83,7 +96,7 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
             usable; names the site.
     """
     half, plan = emitted.graph, emitted.plan
-    _as_planned(half, plan)
+    _as_planned(half, plan, emitted.packed)
     batch = half.static_batch
     logits, expected, exact = (
         target.run(target.session(g.serialize()), images, batch)[0] for g in (half, reference, float_graph)
@@ -96,7 +109,7 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
             f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB"
         )
     probed = images[: min(len(images), batch or PROBE_IMAGES)]
-    codes, equal, worst_site, worst_error = _compare(reference, half, plan, probed)
+    codes, equal, worst_site, worst_error = _compare(reference, emitted, probed)
     if worst_error > OUTPUT_TOLERANCE:
         raise CheckError(
             f"verification: in half precision site {worst_site!r} gives an output off by {worst_error:.1e} of its range"
@@ -114,34 +127,63 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
         float_sqnr_db=found,
         float_agreement=agreement(exact, logits),
         sites=len(plan.sites),
+        packed=len(emitted.packed),
         in_float=emitted.in_float,
         float32=emitted.float32,
     )
 
 
-def _compare(reference: Graph, half: Graph, plan: Plan, images: np.ndarray) -> tuple[int, float, str, float]:
+@dataclass(frozen=True)
+class _Codes:
+    """A quantizer: the name of its codes in the half-precision file, and what it reads there; both names in the
+    `onnxruntime` file."""
+
+    name: str
+    source: str
+    reference: str
+    reference_source: str
+
+
+def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[int, float, str, float]:
     """(codes compared, share equal when running freely, worst site, its output error). Raises CheckError."""
-    quantizers = {n.outputs[0].name or "": n for n in half.nodes() if n.op_type == "QuantizeLinear"}
-    codes = sorted(quantizers)
-    sources = {_unsuffixed(name): name for name in (_source(quantizers[c]) for c in codes)}
-    outputs = {s.site.output: s.site.name for s in plan.sites.values()}
+    opened, packed = _opened(emitted)
+    inside = {c.name for c in packed}
+    plain = [
+        _Codes(name, source := _source(node), name, _unsuffixed(source))
+        for node in opened.nodes()
+        if node.op_type == "QuantizeLinear" and (name := node.outputs[0].name or "") not in inside
+    ]
+    outputs = _outputs(emitted)
     # What a quantizer reads is fetched even where it is a mere Cast: ONNX Runtime would else merge it with the one
     # that narrows its producer's float32 result, and quantize that.
-    fetch = list(dict.fromkeys([*codes, *sources.values(), *outputs]))
-    got = dict(zip(fetch, probe(half, images, fetch), strict=True))
-    fed = _fed(reference, {n: got[source].astype(np.float32) for n, source in sources.items()}, [*codes, *outputs])
-    free = dict(zip(codes, probe(reference, images, codes), strict=True))
+    codes = sorted([*plain, *packed], key=lambda c: c.name)
+    fetch = list(dict.fromkeys([*(c.name for c in codes), *(c.source for c in codes), *outputs]))
+    got = dict(zip(fetch, probe(opened, images, fetch), strict=True))
+    fed: dict[str, np.ndarray] = {}
+    # One after the other: a shift is added in front of what a plain quantizer reads, and inside of a packed operator.
+    own = set(emitted.packed)
+    for group, sites in ((plain, set(emitted.plan.sites) - own), (packed, own)):
+        feeds = {c.reference_source: got[c.source].astype(np.float32) for c in group}
+        wanted = [
+            *dict.fromkeys(c.reference for c in group),
+            *(name for name, site in outputs.items() if site in sites),
+        ]
+        found = _fed(reference, feeds, wanted) if wanted else {}
+        fed |= {c.name: found[c.reference] for c in group} | {n: found[n] for n in wanted if n in outputs}
+    names = list(dict.fromkeys(c.reference for c in codes))
+    free = dict(zip(names, probe(reference, images, names), strict=True))
     equal = total = 0
-    for name in codes:
+    for code in codes:
         # In the other file a row may have an axis more.
-        different = int((got[name].reshape(fed[name].shape) != fed[name]).sum())
+        ours, theirs = got[code.name], fed[code.name]
+        different = int((ours.reshape(theirs.shape) != theirs).sum())
         if different:
             raise CheckError(
-                f"verification: {different} of {got[name].size} codes of {name!r} differ between the half-precision "
-                "and the onnxruntime file"
+                f"verification: {different} of {ours.size} codes of {code.reference!r} differ between the "
+                "half-precision and the onnxruntime file"
             )
-        total += got[name].size
-        equal += int((got[name].reshape(free[name].shape) == free[name]).sum())
+        total += ours.size
+        equal += int((ours.reshape(free[code.reference].shape) == free[code.reference]).sum())
     worst_site, worst_error = "", 0.0
     for name, site in outputs.items():
         wide = got[name].astype(np.float32).reshape(fed[name].shape)
@@ -149,6 +191,42 @@ def _compare(reference: Graph, half: Graph, plan: Plan, images: np.ndarray) -> t
         if not error < worst_error:  # a NaN is the worst
             worst_site, worst_error = site, error if error == error else float("inf")
     return total, equal / max(total, 1), worst_site, worst_error
+
+
+def _opened(emitted: HalfGraph) -> tuple[Graph, list[_Codes]]:
+    """(the graph with the packed operators' bodies in their place, the codes inside of them)."""
+    if not emitted.packed:
+        return emitted.graph, []
+    opened = emitted.graph.clone()
+    for node in opened.nodes():
+        if node.domain == DOMAIN:
+            node.metadata_props[_CALL] = node.name or ""
+    inline(opened.model)
+    codes, sources = dict[str, str](), dict[str, str]()
+    for node in opened.nodes():
+        call, made = node.metadata_props.get(_CALL), node.outputs[0].name or ""
+        if call is not None and node.op_type == "QuantizeLinear":
+            codes[call] = made
+        elif call is not None and node.op_type == "Cast" and made.startswith(FUNCTION_INPUT):
+            sources[call] = made
+    found = []
+    for name in emitted.packed:
+        site, call = emitted.plan.sites[name], f"{name}{CALL_SUFFIX}"
+        reference = codes_name(site.site.input, site.a_bits)
+        found.append(_Codes(codes[call], sources[call], reference, site.site.input))
+    return opened, found
+
+
+def _outputs(emitted: HalfGraph) -> dict[str, str]:
+    """Tensor -> the site that makes it; behind the GELU where that is part of a packed operator."""
+    calls = {node.name: node.outputs[0] for node in emitted.graph.nodes() if node.domain == DOMAIN}
+    found = {}
+    for name, site in emitted.plan.sites.items():
+        made = calls.get(f"{name}{CALL_SUFFIX}")
+        # The tensor of the plain name is always there, and may be a Cast of what the operator makes.
+        tensor = site.site.output if made is None else (made.name or "")
+        found[tensor.removesuffix(f".{RESULT}").removesuffix(f".{NARROW}")] = name
+    return found
 
 
 def _source(quantize: ir.Node) -> str:
@@ -192,22 +270,52 @@ def _fed(graph: Graph, feeds: dict[str, np.ndarray], fetch: list[str]) -> dict[s
     return dict(zip(fetch, (np.asarray(a) for a in got), strict=True))
 
 
-def _as_planned(half: Graph, plan: Plan) -> None:
-    """The graph holds the plan's weight codes and scales: of activations exactly, of weights as float16 holds them."""
+def _as_planned(half: Graph, plan: Plan, packed: Collection[str]) -> None:
+    """The graph holds the plan's weight codes and scales: of activations exactly, of weights as float16 holds them, and
+    exactly where they are packed."""
     products = {v.name: n for n in half.nodes() if n.op_type in ("MatMul", "Conv") for v in n.outputs}
-    for site in plan.sites.values():
-        names = [site.site.product, f"{site.site.output}.raw"]
-        product = next((products[n] for n in names if n in products), None)
-        good = product is not None and _is_grid(product, 0, site.grid)
-        if site.second_grid is not None:
-            good = good and product is not None and _is_grid(product, 1, site.second_grid)
-        elif site.codes is not None and site.weight_scale is not None:
-            pair = _pair(product, 1)
-            codes, scale = (None, None) if pair is None else (constant(pair.inputs[0]), constant(pair.inputs[1]))
-            good = good and codes is not None and np.array_equal(codes, site.codes)
-            good = good and scale is not None and _close(scale, site.weight_scale, site.codes)
+    calls = {n.name: n for n in half.nodes() if n.domain == DOMAIN}
+    for name, site in plan.sites.items():
+        if name in packed:
+            call = calls.get(f"{name}{CALL_SUFFIX}")
+            good = call is not None and _is_packed(call, site)
+        else:
+            names = [site.site.product, f"{site.site.output}.raw"]
+            product = next((products[n] for n in names if n in products), None)
+            good = product is not None and _is_pair(product, site)
         if not good:
-            raise CheckError(f"verification: site {site.site.name!r} was not emitted as planned in half precision")
+            raise CheckError(f"verification: site {name!r} was not emitted as planned in half precision")
+
+
+def _is_pair(product: ir.Node, site: SitePlan) -> bool:
+    good = _is_grid(product, 0, site.grid)
+    if site.second_grid is not None:
+        return good and _is_grid(product, 1, site.second_grid)
+    if site.codes is None or site.weight_scale is None:
+        return good
+    pair = _pair(product, 1)
+    codes, scale = (None, None) if pair is None else (constant(pair.inputs[0]), constant(pair.inputs[1]))
+    good = good and codes is not None and np.array_equal(codes, site.codes)
+    return good and scale is not None and _close(scale, site.weight_scale, site.codes)
+
+
+def _is_packed(call: ir.Node, site: SitePlan) -> bool:
+    """Whether the operator is the site's, number for number. Its range is not looked at: codes outside would differ."""
+    assert site.codes is not None and site.weight_scale is not None and isinstance(site.grid, ActivationGrid)
+    (k, n), (packed, scale, bias) = site.codes.shape, (constant(v) for v in call.inputs[1:])
+    numbers = {"x_scale": np.float32(site.grid.scale), "x_shift": np.float32(site.grid.shift)}
+    good = all(np.float32(call.attributes.get_float(name, 0.0)) == number for name, number in numbers.items())
+    sizes = {"x_bits": site.a_bits, "n": n, "k": k}
+    good = good and all(call.attributes.get_int(name, 0) == size for name, size in sizes.items())
+    good = good and call.op_type in (operator(site.w_bits, gelu) for gelu in (False, True))
+    good = good and packed is not None and packed.size == np.prod(packed_shape((n, k), site.w_bits))
+    good = (
+        good
+        and packed is not None
+        and np.array_equal(unpack(packed.reshape(-1).view(np.uint8), site.w_bits, (n, k)), site.codes.T)
+    )
+    good = good and scale is not None and np.array_equal(scale, site.weight_scale.astype(np.float32))
+    return good and bias is not None and (site.bias is None or np.array_equal(bias, site.bias.astype(np.float32)))
 
 
 def _is_grid(product: ir.Node, operand: int, grid: object) -> bool:

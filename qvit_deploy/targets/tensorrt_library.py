@@ -20,10 +20,15 @@ from qvit_deploy.targets.engine import BuildRequest, Hardware, Target
 
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST: dict[Target, tuple[int, ...]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 7)}
+PLUGIN_WINS = (10, 7)
+"""From this TensorRT on a plugin goes before a function body of the same name."""
 """10.3 is what JetPack 6 has; of RTX, 1.7 is the oldest that was tried."""
 _LEVELS: dict[Hardware, str] = {
     "none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY",
 }  # fmt: skip
+
+_LOADED: dict[tuple[Any, Path], list[str]] = {}
+"""Operators by module and plugin library: the registry of a process takes each library once."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,16 @@ class Library:
         for library in libraries:
             if not library.is_file():
                 raise InputError(f"no plugin library at {library}")
-            before = set(self._creators(registry))
+            if known := _LOADED.get((self.module, library.resolve())):
+                brought += known
+                continue
+            before = set(self.operators())
             if registry.load_library(str(library.resolve())) is None:
                 raise InputError(f"{library}: TensorRT {self.version_text} does not load it as a plugin library")
-            new = sorted(set(self._creators(registry)) - before)
+            new = sorted(set(self.operators()) - before)
             if not new:
                 raise InputError(f"{library} brings no plugin that TensorRT {self.version_text} did not have already")
+            _LOADED[self.module, library.resolve()] = new
             brought += new
         return tuple(brought)
 
@@ -124,9 +133,10 @@ class Library:
             temp.write_bytes(memoryview(cache.serialize()))
             temp.replace(request.timing_cache)
 
-    @staticmethod
-    def _creators(registry: Any) -> list[str]:
-        return [f"{c.plugin_namespace}::{c.name}:{c.plugin_version}" for c in registry.all_creators]
+    def operators(self) -> list[str]:
+        """What the registered plugins run, as namespace::name:version."""
+        creators = self.module.get_plugin_registry().all_creators
+        return [f"{c.plugin_namespace}::{c.name}:{c.plugin_version}" for c in creators]
 
 
 def load_library(target: Target) -> Library:

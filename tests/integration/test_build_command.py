@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 from bundle_example import tree
 from command_line import Command, Inputs
@@ -22,6 +23,16 @@ RTX = ("--target", "tensorrt-rtx")
 def compiled(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compiled") / "b"
     recipe = Recipe(uniform="w8a8", targets=("tensorrt-rtx",), compensate="none", row_importance="none")
+    preprocess = Preprocess.from_file(inputs.preprocess)
+    compile(str(inputs.model), out, calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
+    return out
+
+
+@pytest.fixture(scope="module")
+def packed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with the plugin profile alone."""
+    out = tmp_path_factory.mktemp("packed") / "b"
+    recipe = Recipe(uniform="w6a6", targets=("tensorrt-plugin",), compensate="none", row_importance="none")
     preprocess = Preprocess.from_file(inputs.preprocess)
     compile(str(inputs.model), out, calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
     return out
@@ -58,6 +69,53 @@ def test_a_lone_file_is_built_to_where_it_is_told(qvit: Command, bundle: Path, t
     done = qvit("build", model, *RTX, "--sm", 89, "-o", engine)
     assert done.code == 0 and "SM89" in done.out and "batch 1," in done.out
     assert {p.name for p in engine.parent.iterdir()} == {"m.engine", "m.json"}
+
+
+def test_rtx_builds_the_plugin_file_without_plugins(qvit: Command, packed: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    before = tree(packed)
+    done = qvit("build", packed, *RTX, "--sm", 86, "--sm", 120, "--batch", "1:2:4", "--json")
+    assert done.code == 0, done.err
+    engines = json.loads(done.out)["engines"]
+    digest = read_bundle(packed).manifest.files["model.tensorrt-plugin.onnx"].model_dump()
+    assert [e["onnx"] for e in engines] == [digest] * 2 and all(e["build"]["layers"] > 100 for e in engines)
+    assert [Path(e["path"]).name for e in engines] == [f"tensorrt-plugin.sm{sm}.b1-2-4.engine" for sm in (86, 120)]
+    assert all(content == before[name] for name, content in tree(packed).items() if name in before)
+
+
+def test_a_file_with_plugins_is_not_built_without_them(qvit: Command, packed: Path) -> None:
+    for extra in ((), ("--profile", "tensorrt-plugin"), ("--trtexec", "--trt-version", "10.3")):
+        refused = qvit("build", packed, "--target", "tensorrt", *extra)
+        assert refused.code == 2 and len(refused.errors) == 1
+        assert "libqvit_plugins.so" in refused.errors[0] and "build-plugin" in refused.errors[0]
+
+
+@pytest.mark.parametrize(("version", "bare"), [("10.3", True), ("10.6", True), ("10.7", False), ("11.4", False)])
+def test_trtexec_reads_no_bodies_before_10_7(qvit: Command, packed: Path, version: str, bare: bool) -> None:
+    arguments = (
+        "--plugin",
+        "libqvit_plugins.so",
+        "--trtexec",
+        "--trt-version",
+        version,
+        "--batch",
+        version.split(".")[1],
+    )
+    done = qvit("build", packed, "--target", "tensorrt", *arguments)
+    assert done.code == 0, done.err
+    (named,) = [word.removeprefix("--onnx=") for word in done.out.split() if word.startswith("--onnx=")]
+    assert ("engines" in Path(named).parts) == bare and "--staticPlugins=libqvit_plugins.so" in done.out
+    model, source = onnx.load(named), onnx.load(str(packed / "model.tensorrt-plugin.onnx"))
+    assert bool(model.functions) != bare and model.graph == source.graph and len(source.functions) == 2
+
+
+def test_a_profile_is_chosen_by_name(qvit: Command, bundle: Path, packed: Path) -> None:
+    refused = qvit("build", packed, *RTX, "--sm", 86, "--profile", "tensorrt-rtx")
+    assert refused.code == 2 and "was not compiled for tensorrt-rtx" in refused.errors[0]
+    refused = qvit("build", bundle, *RTX, "--sm", 86, "--profile", "onnxruntime")
+    assert refused.code == 2 and "is not one of tensorrt, tensorrt-rtx, tensorrt-plugin" in refused.errors[0]
+    refused = qvit("build", bundle / "model.tensorrt-rtx.onnx", *RTX, "--sm", 86, "--profile", "tensorrt-rtx")
+    assert refused.code == 2 and "--profile is for bundles" in refused.errors[0]
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ SECONDS = 60.0
 @pytest.mark.parametrize("name", ["vit", "deit", "swin"])
 def test_demo_engines(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    recipe = Recipe.load(None, effort="fast", mean_bits=5, targets=("tensorrt", "tensorrt-rtx"))
+    recipe = Recipe.load(None, effort="fast", mean_bits=5, targets=("tensorrt", "tensorrt-rtx", "tensorrt-plugin"))
     compile(f"demo:{name}", tmp_path / "b", recipe=recipe)
     built = build(tmp_path / "b", "tensorrt-rtx", sms=(86, 120), batch=Batch.parse("1:4:8"))
-    assert [one.record.build.sm for one in built] == [86, 120]
-    for one in built:
+    packed = build(tmp_path / "b", "tensorrt-rtx", profile="tensorrt-plugin", sms=(86,), batch=Batch.parse("1:4:8"))
+    assert [one.record.build.sm for one in (*built, *packed)] == [86, 120, 86]
+    for one in (*built, *packed):
         assert one.record.seconds < SECONDS and one.record.build.messages == ()
         assert read_engine(one.path) == one.record

@@ -38,6 +38,34 @@ def test_every_profile_is_written_verified_and_listed(qvit: Command, inputs: Inp
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
 
 
+def packed_bytes(path: Path) -> int:
+    """Bytes of the packed weights in a file."""
+    graph = onnx.load(str(path)).graph
+    names = {node.input[1] for node in graph.node if node.domain == "qvit"}
+    return sum(len(t.raw_data) for t in graph.initializer if t.name in names)
+
+
+def test_the_plugin_profile_is_as_small_as_its_bits(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    sizes = {}
+    for bits in (4, 8):
+        out = tmp_path / str(bits)
+        done = qvit(*inputs.arguments(out, "--uniform", f"w{bits}a8", "--target", "tensorrt-plugin", "--json"))
+        assert done.code == 0, done.err
+        manifest = json.loads(done.out)
+        assert manifest["recipe"]["targets"] == ["onnxruntime", "tensorrt-plugin"]
+        checked = manifest["verification"]["profiles"]["tensorrt-plugin"]
+        assert checked["code_mismatches"] == 0 and checked["packed"] == 7 and checked["sites"] == 8
+        assert manifest["verification"]["lint"]["tensorrt-plugin"]["TRT610"] == 7
+        bundle = read_bundle(out)
+        sizes[bits] = packed_bytes(bundle.path_of("model.tensorrt-plugin.onnx"))
+        found = json.loads(qvit("inspect", out, "--json").out)["models"]["model.tensorrt-plugin.onnx"]
+        widths = [[o["bits"] for o in p["operands"]] for p in found["products"] if "QLinear" in p["op"]]
+        assert widths == [[8, bits]] * 7 and found["lint"]["counts"] == {"error": 0, "warning": 0, "note": 7}
+    assert sizes[4] * 2 == sizes[8] > 0
+    evaluated = qvit("eval", tmp_path / "8", "--data", inputs.calib, "--profile", "tensorrt-plugin", "--json")
+    assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
+
+
 def test_the_summary_names_each_profile(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     done = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "tensorrt"))
     assert done.code == 0, done.err

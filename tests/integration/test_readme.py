@@ -59,7 +59,7 @@ FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]+)")
 @pytest.fixture(scope="module")
 def flags() -> dict[str, set[str]]:
     """Command -> the flags its help names."""
-    commands = ("compile", "eval", "inspect", "build", "bench", "check", "relp", "sweep")
+    commands = ("compile", "eval", "inspect", "build", "build-plugin", "bench", "check", "relp", "sweep")
     return {command: set(FLAG.findall(_run([command, "--help"], ROOT))) for command in commands}
 
 
@@ -71,7 +71,7 @@ def test_readme_names_only_flags_that_exist(flags: dict[str, set[str]]) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands_have_the_flags_they_are_shown_with(document: Path, flags: dict[str, set[str]]) -> None:
     text = document.read_text(encoding="utf-8").replace("\\\n", " ")
-    shown = re.findall(r"qvit-deploy (\w+)((?:[^`\n#]|\n {4,})*)", text)
+    shown = re.findall(r"qvit-deploy ([\w-]+)((?:[^`\n#]|\n {4,})*)", text)
     for command, rest in shown:
         if command in flags:
             assert set(FLAG.findall(rest)) <= flags[command], f"{document.name}: qvit-deploy {command}{rest}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,21 @@ def test_statuses_become_exceptions(gpu: EmulatedGpu) -> None:
     linear.weight_bits = 3
     with pytest.raises(KernelError, match="not 4, 6 or 8 bits"):
         gpu.library.linear(linear, 0)
+
+
+def test_a_gpu_without_code_raises_and_writes_nothing(gpu: EmulatedGpu) -> None:
+    x, weight = np.ones((3, 64), np.float32), np.ones((8, 64), np.int8)
+    run = partial(gpu.linear, x, pack(weight, 8), np.ones(8), np.zeros(8), 8, (1.0, 0.0, 8), 0)
+    gpu.library.c.emulated_fail(209)
+    try:
+        with pytest.raises(KernelError, match=r"holds no kernel for this GPU.* \(status 9\)"):
+            run()
+        gpu.library.c.emulated_fail(999)
+        with pytest.raises(KernelError, match=r"CUDA reported an error.* \(status 10\)"):
+            run()
+    finally:
+        gpu.library.c.emulated_fail(0)
+    np.testing.assert_array_equal(run(), np.full((3, 8), 64))
 
 
 def test_machine_code_of_every_architecture() -> None:

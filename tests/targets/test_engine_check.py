@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from engine_examples import small_onnx
+from engine_examples import packed_onnx, small_onnx
 from half_graphs import half, wide_vit
 from quantizable_graphs import calibrate
 
@@ -74,6 +74,19 @@ def test_products_are_named_after_their_sites(model: Path, tmp_path: Path) -> No
     assert len(found.attention) == 2 and set(found.attention) < set(found.quantized)
     nodes = {n.name for n in onnx.load(str(tmp_path / "m.onnx")).graph.node}
     assert set(found.quantized.values()) <= nodes
+
+
+def test_a_packed_file_is_probed_where_its_operators_end(images: np.ndarray, tmp_path: Path) -> None:
+    path = packed_onnx(tmp_path)
+    content, names = probed(path.read_bytes())
+    session = onnxruntime.session(content, 1)
+    outputs = dict(zip(names, onnxruntime.run(session, images[:2], None, names), strict=True))
+    made = [n.output[0] for n in onnx.load(str(path)).graph.node if n.domain == "qvit"]
+    assert len(made) == 7 and set(made) < set(names)
+    late = {**outputs, made[2]: -outputs[made[2]], made[4]: 0 * outputs[made[4]]}
+    assert first_difference(names, outputs, late) == made[2]
+    found = products(path)
+    assert {"patch", "attn.q", "fc1", "fc2"} <= set(found.plugins) < set(found.quantized)
 
 
 def test_operators_of_our_own_are_plugins(model: Path, tmp_path: Path) -> None:

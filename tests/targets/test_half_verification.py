@@ -6,21 +6,28 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import pytest
-from half_graphs import half, wide_vit
-from quantizable_graphs import Calibrated, calibrate, mixed_vit
+from half_graphs import half, types, wide_vit
+from quantizable_graphs import Calibrated, calibrate, canonical, mixed_vit
+from relevance_graphs import Builder
 
+from qvit_deploy.emit.carrier import FUNCTION_CODES, FUNCTION_INPUT, pack_linears
 from qvit_deploy.emit.precision import HalfGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets import half_verification
 from qvit_deploy.targets.half_verification import HalfVerification, verify_half
 
 
-def verified(calibrated: Calibrated, plan: Plan, changed: Callable[[Graph], None] | None = None) -> HalfVerification:
+def verified(
+    calibrated: Calibrated, plan: Plan, changed: Callable[[Graph], None] | None = None, packed: bool = False
+) -> HalfVerification:
     emitted = half(calibrated, plan)
+    if packed:
+        emitted = pack_linears(emitted)
     if changed is not None:
         emitted = replace(emitted, graph=emitted.graph.clone())
         changed(emitted.graph)
@@ -61,6 +68,95 @@ def test_codes_are_equal_at_every_site_given_equal_inputs(wide: Calibrated, bits
     attention = 3 * norm + tokens if bits < 8 else 0
     assert found.codes == 4 * (per_image + attention)
     assert 0.8 < found.free_codes_equal < 1 and found.reference_sqnr_db > 20
+
+
+@pytest.mark.parametrize("widths", [(4, 4), (6, 8), (8, 6)])
+def test_packed_operators_have_the_same_codes(wide: Calibrated, widths: tuple[int, int]) -> None:
+    plan = half_scales(wide.plan(widths))
+    found, plain = verified(wide, plan, packed=True), verified(wide, plan)
+    assert found.packed == sum(s.codes is not None for s in plan.sites.values()) == 8 and plain.packed == 0
+    assert found.code_mismatches == 0 and found.worst_site_error < half_verification.OUTPUT_TOLERANCE
+    # q, k and v read one quantizer there, and have one each here.
+    assert found.codes == plain.codes + 2 * 4 * 16 * 32 and found.reference_sqnr_db > plain.reference_sqnr_db - 3
+
+
+def test_a_shift_is_part_of_the_packed_operator(wide: Calibrated) -> None:
+    sites = dict(wide.plan((6, 6)).sites)
+    sites["fc2"] = replace(sites["fc2"], grid=ActivationGrid(6, 0.0371, 0.613))
+    plan = half_scales(Plan(sites))
+    assert verified(wide, plan, packed=True).code_mismatches == 0
+    graph = pack_linears(half(wide, plan)).graph
+    (call,) = [n for n in graph.nodes() if n.name == "fc2.QLinear"]
+    assert call.attributes.get_float("x_shift") == np.float32(0.613)
+    producer = call.inputs[0].producer() if call.inputs[0] is not None else None
+    assert producer is not None and producer.op_type == "QLinearW6Gelu"
+
+
+def test_packed_rows_of_an_island_stay_float32() -> None:
+    """Only what the operators make is narrowed again, where the graph has it in float16."""
+    calibrated = calibrate(wide_vit(gain=3e4), (8,))
+    plan = half_scales(calibrated.plan((8, 8)))
+    found = verified(calibrated, plan, packed=True)
+    assert "stream_out" in found.float32 and found.code_mismatches == 0
+    for name, expected in types(pack_linears(half(calibrated, plan)).graph).items():
+        assert expected in ("FLOAT", "FLOAT16", "INT8", "INT64"), name
+
+
+def narrow_layers() -> Graph:
+    """Linears whose 20 and 18 input channels fill no whole number of 16-byte words in float16."""
+    b = Builder(0)
+    x = b.linear(b.op("Reshape", "image", b.constant([0, 16, 32])), 32, 20, "first")
+    x = b.linear(b.layer_norm(x, 20, "norm"), 20, 18, "twenty")
+    x = b.linear(b.layer_norm(x, 18, "norm2"), 18, 32, "eighteen")
+    return canonical(
+        b, b.linear(b.op("Gather", x, b.constant(np.int64(0)), axis=1), 32, 16, "head", "logits"), (4, 16, 8)
+    )
+
+
+def test_rows_are_aligned_or_left_alone() -> None:
+    calibrated = calibrate(narrow_layers(), (6,))
+    plan = half_scales(calibrated.plan((6, 6)))
+    emitted = pack_linears(half(calibrated, plan))
+    assert emitted.packed == ("first", "twenty", "head") and len(plan.sites) == 4
+    calls = {n.name: n for n in emitted.graph.nodes() if n.domain == "qvit"}
+    kinds = {name: call.inputs[0].dtype for name, call in calls.items() if call.inputs[0] is not None}
+    assert kinds["twenty.QLinear"] == ir.DataType.FLOAT and kinds["head.QLinear"] == ir.DataType.FLOAT16
+    (wide,) = calls["twenty.QLinear"].outputs
+    assert wide.dtype == ir.DataType.FLOAT
+    assert [(n.op_type, n.outputs[0].dtype) for n in wide.consumers()] == [("Cast", ir.DataType.FLOAT16)]
+    assert verified(calibrated, plan, packed=True).code_mismatches == 0
+
+
+@pytest.mark.parametrize("attribute", ["x_scale", "x_shift", "k", "x_bits"])
+def test_a_wrong_number_of_a_packed_operator_is_found(wide: Calibrated, plan: Plan, attribute: str) -> None:
+    def change(graph: Graph) -> None:
+        (call,) = [n for n in graph.nodes() if n.name == "fc1.QLinear"]
+        old = call.attributes[attribute]
+        call.attributes[attribute] = ir.Attr(attribute, old.type, old.value + 1)
+
+    with pytest.raises(CheckError, match=r"'fc1' was not emitted as planned"):
+        verified(wide, plan, change, packed=True)
+
+
+def test_wrong_codes_of_a_packed_operator_are_found(
+    wide: Calibrated, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The structure check switched off: the body alone, with one quantizer that rounds other numbers."""
+
+    def change(graph: Graph) -> None:
+        for function in graph.model.functions.values():
+            for node in function:
+                if node.outputs[0].name == FUNCTION_CODES:
+                    node.replace_input_with(0, next(v for n in function for v in n.outputs if v.name == FUNCTION_INPUT))
+
+    monkeypatch.setattr(half_verification, "_as_planned", lambda *_: None)
+    with pytest.raises(CheckError, match=r"codes of '.*' differ"):
+        verified(wide, plan, change, packed=True)
+
+
+def test_a_wrong_packed_weight_is_found(wide: Calibrated, plan: Plan) -> None:
+    with pytest.raises(CheckError, match=r"'fc2' was not emitted as planned"):
+        verified(wide, plan, scaled("fc2.weight.packed6", 0), packed=True)
 
 
 def test_convolutions_rows_and_sites_left_in_float(wide: Calibrated) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
+from engine_examples import packed_onnx
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded_tensorrt import RecordedApi, building
+from recorded_tensorrt import RecordedApi, RecordedObject, building
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets import engine_builder
@@ -49,6 +51,43 @@ def test_a_build_touches_only_names_the_release_has(
     assert api.called("IBuilderConfig.set_memory_pool_limit")[0][1] == 64 << 20
 
 
+def plugins(release: str, folder: Path, names: tuple[str, ...]) -> tuple[RecordedApi, list[bytes]]:
+    """A release whose registry gets qvit plugins of these names, and what its parser is handed."""
+    parsed: list[bytes] = []
+    creators = [SimpleNamespace(name=n, plugin_version="1", plugin_namespace="qvit") for n in names]
+    api = building(release, creators=lambda: creators if api.called("load_library") else [])
+
+    def parser(network: Any, logger: Any) -> Any:
+        return RecordedObject(api, "OnnxParser", parse=lambda data: not parsed.append(data), num_errors=0)
+
+    api.given["OnnxParser"] = parser
+    (folder / "libqvit_plugins.so").write_bytes(b"")
+    return api, parsed
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_bodies_are_taken_out_where_they_would_win(
+    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+    onnx_path = packed_onnx(tmp_path)
+    api, parsed = plugins(release, tmp_path, ("QLinearW8", "QLinearW8Gelu"))
+    wanted = request(tmp_path, onnx=onnx_path, plugins=(tmp_path / "libqvit_plugins.so",))
+    result = engine_builder.build(library_of("tensorrt", api), wanted, lambda _: None)
+    assert result.operators == ("qvit::QLinearW8:1", "qvit::QLinearW8Gelu:1")
+    given = onnx.load_from_string(parsed[0])
+    assert bool(given.functions) == (release == "11.4.0") and given.graph == onnx.load(str(onnx_path)).graph
+
+
+def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+    api, parsed = plugins("11.4.0", tmp_path, ("QLinearW8",))
+    wanted = request(tmp_path, onnx=packed_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
+    with pytest.raises(InputError, match=r"needs the plugin qvit::QLinearW8Gelu:1, which no --plugin library brings"):
+        engine_builder.build(library_of("tensorrt", api), wanted, lambda _: None)
+    assert parsed == [] and not wanted.engine.exists()
+
+
 def test_strong_typing_is_a_flag_in_10_and_given_in_11() -> None:
     flags = {}
     for release in RELEASES:
@@ -75,6 +114,8 @@ def test_plugins_are_loaded_and_listed(release: str, tmp_path: Path) -> None:
     api = building(release)
     api.given["get_plugin_registry"].all_creators = property(lambda self: [new] if api.called("load_library") else [])
     assert library_of("tensorrt", api).load_plugins((library,)) == ("qvit::W4A4Linear:1",)
+    assert library_of("tensorrt", api).load_plugins((library,)) == ("qvit::W4A4Linear:1",)  # a second engine's
+    assert len(api.called("load_library")) == 1
     with pytest.raises(InputError, match="brings no plugin"):
         library_of("tensorrt", building(release)).load_plugins((library,))
 

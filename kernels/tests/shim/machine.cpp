@@ -14,6 +14,7 @@
 namespace machine {
 
 Fiber* current = nullptr;
+int launch_error = 0;
 Index block_index{};
 
 namespace {

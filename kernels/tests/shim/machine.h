@@ -47,6 +47,8 @@ void allow_global(const void* p, size_t bytes);
 void forget_global();
 
 void violation(const std::string& what);
+extern int launch_error;  // what launches end with instead of running; 0 for none
+
 struct Findings {
   int64_t violations, bank_conflicts, shared_accesses;
   std::string first;

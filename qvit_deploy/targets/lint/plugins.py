@@ -10,6 +10,7 @@ import onnx_ir as ir
 from qvit_deploy.targets.lint.finding import ONNXRUNTIME, TENSORRT, Hit, Rule
 from qvit_deploy.targets.lint.structure import INTEGER_OPERATORS, NOT_PARSED
 from qvit_deploy.targets.lint.view import View, text
+from qvit_deploy.targets.tensorrt_library import PLUGIN_WINS
 
 _QONNX = ("qonnx", "onnx.brevitas", "finn")
 _RUNTIME_DOMAINS = frozenset(
@@ -19,7 +20,6 @@ _RUNTIME_DOMAINS = frozenset(
     }
 )  # fmt: skip
 _SHAPE_INPUTS = "tensorrt_plugin_shape_input_indices"
-_PLUGIN_WINS = (10, 7)
 _DOMAIN_IS_NAMESPACE = (10, 10)
 _SHAPE_INPUTS_SINCE = (10, 1)
 
@@ -88,7 +88,7 @@ def _needs_library(view: View) -> Iterator[Hit]:
 
 def _body_wins(view: View) -> Iterator[Hit]:
     for node in _own(view):
-        if _declares_plugin(node) and view.body(node) is not None and view.version < _PLUGIN_WINS:
+        if _declares_plugin(node) and view.body(node) is not None and view.version < PLUGIN_WINS:
             yield node, f"TensorRT {view.version[0]}.{view.version[1]} runs the function, not the plugin"
 
 

@@ -14,6 +14,7 @@ inline constexpr int kSharedLimit = QVIT_EMULATED_SM < 80 ? 64 * 1024 : 99 * 102
 
 template <class Params>
 QvitStatus launch(void (*kernel)(Params), dim3 grid, int threads, int shared_bytes, cudaStream_t, Params params) {
+  if (machine::launch_error != 0) return cuda_status(static_cast<cudaError_t>(machine::launch_error));
   if (shared_bytes > kSharedLimit) machine::violation("more shared memory than the GPU has");
   machine::run_grid({grid.x, grid.y, grid.z}, threads, shared_bytes, [&] { kernel(params); });
   return QVIT_OK;
