@@ -50,8 +50,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     rows = []
-    models = [] if arguments.reference and not arguments.model else list(arguments.model or DEMOS)
-    for model in [*models, *([MODEL] if arguments.reference else [])]:
+    for model in asked_models(arguments.model, arguments.reference):
         for graph in arguments.graph or GRAPHS:
             file, data = compiled(model, graph, arguments.work, arguments.reference)
             pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, arguments.processes)
@@ -60,6 +59,12 @@ def main() -> None:
             for row in rows[-4:]:
                 print(json.dumps(row), flush=True)
     Console(width=120).print(_table(rows))
+
+
+def asked_models(names: Sequence[str] | None, reference: Path | None) -> tuple[str, ...]:
+    """The demo models named, and the reference if its folder is given; all demo models if neither is."""
+    demos = () if reference and not names else tuple(names or DEMOS)
+    return (*demos, *((MODEL,) if reference else ()))
 
 
 def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:

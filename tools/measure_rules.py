@@ -1,9 +1,9 @@
-"""What each rule does to the agreement with exact patching: rules alone and together, on the float demo models.
+"""What each rule does to the agreement with exact patching: rules alone and together, on float models.
 
 Pearson correlation and slope (1 is the right size), means over the pairs of `tools/measure_relp.py`, whose work folder
 this shares.
 
-    python tools/measure_rules.py WORK_FOLDER [--model demo:vit ...] [--pairs 20]
+    python tools/measure_rules.py WORK_FOLDER [--model demo:vit ...] [--reference FOLDER] [--pairs 20]
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure_relp import DEMOS, compiled, patched_pairs
+from measure_reference import MODEL
+from measure_relp import DEMOS, asked_models, compiled, patched_pairs
 from rich.console import Console
 from rich.table import Table
 
@@ -40,13 +41,14 @@ SETS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("work", type=Path)
+    parser.add_argument("--reference", type=Path, help="folder of the DINOv2 reference; it is left out without")
     parser.add_argument("--model", action="append", choices=DEMOS, help="only these")
     parser.add_argument("--pairs", type=int, default=20)
     arguments = parser.parse_args()
     table = Table("model", "rules", *(f"{kind}: r, slope" for kind in KINDS))
     metric = parse_metric("logit-diff")
-    for model in arguments.model or DEMOS:
-        file, data = compiled(model, "float", arguments.work, None)
+    for model in asked_models(arguments.model, arguments.reference):
+        file, data = compiled(model, "float", arguments.work, arguments.reference)
         pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, processes=1)
         components = find_components(file.graph)
         for rule_set in SETS:
@@ -64,7 +66,7 @@ def main() -> None:
                     found[kind].append(compare(ours, theirs, reached))
             means = {kind: summarise(agreements).metrics for kind, agreements in found.items()}
             cells = [" ".join(_digits(means[k][m].mean) for m in ("pearson", "slope")) for k in KINDS]
-            table.add_row(model, rule_set.name, *cells)
+            table.add_row("DINOv2" if model == MODEL else model, rule_set.name, *cells)
     Console(width=120).print(table)
 
 
