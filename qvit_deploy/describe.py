@@ -19,7 +19,7 @@ from qvit_deploy.targets.lint.view import Operand, Product, View
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 PROFILES: tuple[Profile, ...] = get_args(Profile)
-_OWN_NAME = re.compile(rf"model\.({'|'.join(PROFILES)})\.onnx")
+_OWN_NAME = re.compile(rf"model\.({'|'.join(PROFILES)})(?:-fused)?\.onnx")
 
 
 def describe(path: Path, profile: Profile | None = None, version: tuple[int, int] = OLDEST_TENSORRT) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe, site_tensors
 from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.tensorrt import emit_tensorrt
@@ -46,10 +47,11 @@ from qvit_deploy.quantize.heads import fold_heads
 from qvit_deploy.quantize.plan import Plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
 from qvit_deploy.quantize.rounding import build_plan
-from qvit_deploy.recipe import HALF_PROFILES, Recipe, narrowest
+from qvit_deploy.recipe import FUSED, HALF_PROFILES, Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
+from qvit_deploy.targets.fused_verification import verify_fused
 from qvit_deploy.targets.half_verification import verify_half
 from qvit_deploy.targets.lint.emitted import lint_emitted
 from qvit_deploy.targets.verification import fold_error, verify
@@ -113,7 +115,7 @@ def compile(
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
     plan, emitted = build(inputs, analysis, allocation, recipe, watch)
-    profiles = [p for p in recipe.targets if p in HALF_PROFILES]
+    profiles = [p for p in HALF_PROFILES if p in recipe.targets]
     half = emit_half(inputs, analysis, plan, watch) if profiles else None
     facts, folded = _facts(inputs, analysis, allocation, recipe), analysis.folded
     del analysis  # half of the memory, and verification loads the models again
@@ -123,12 +125,20 @@ def compile(
         checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
         checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
         files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
+        lints: dict[str, dict[str, int]] = {"onnxruntime": lint_emitted(emitted, "onnxruntime")}
+        verified: dict[str, dict[str, object]] = {}
+        if FUSED in recipe.targets:
+            fused = emit_fused(emitted)
+            verified[FUSED] = verify_fused(emitted, fused, plan, seen).as_dict()
+            files[f"model.{FUSED}.onnx"] = fused.serialize()
         if half is not None:
             same = verify_half(inputs.source.graph, emitted, half, seen).as_dict()
-            checked["profiles"] = {profile: same for profile in profiles}
+            verified |= {profile: same for profile in profiles}
+            lints |= {profile: lint_emitted(half.graph, profile) for profile in profiles}
             files |= {f"model.{profile}.onnx": half.graph.serialize() for profile in profiles}
-        graphs = {profile: half.graph for profile in profiles} if half is not None else {}
-        checked["lint"] = {p: lint_emitted(g, p) for p, g in {"onnxruntime": emitted, **graphs}.items()}
+        if verified:
+            checked["profiles"] = verified
+        checked["lint"] = lints
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": checked, "files": records}, "the manifest")
@@ -193,7 +203,7 @@ def build(
     if recipe.distill_epochs:
         with watch.stage("distill", recipe.distill_epochs) as advance:
             plan = distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
-    if any(p in HALF_PROFILES for p in recipe.targets):
+    if any(p in recipe.targets for p in HALF_PROFILES):
         plan = half_scales(plan)
     with watch.stage("emit"):
         return plan, emit_qdq(known.graph, plan)

@@ -20,7 +20,7 @@ else:
 
 Score = Literal["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
-Profile = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+Profile = Literal["onnxruntime", "onnxruntime-fused", "tensorrt", "tensorrt-rtx"]
 RowImportance = Literal["none", "gradient", "relp"]
 Compensation = Literal["none", "bias", "gptq"]
 Effort = Literal["fast", "default", "high"]
@@ -34,8 +34,10 @@ EFFORTS: dict[Effort, dict[str, Any]] = {
 }
 """What `--effort` sets; choices made explicitly win."""
 
-HALF_PROFILES: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx")
+HALF_PROFILES: tuple[Literal["tensorrt", "tensorrt-rtx"], ...] = ("tensorrt", "tensorrt-rtx")
 """Profiles whose files are float16 between the quantizers."""
+FUSED: Profile = "onnxruntime-fused"
+"""The profile in operators that only ONNX Runtime has."""
 
 BUDGETS = ("mean_bits", "max_size_mb", "max_bitops_g", "max_latency_ms")
 """The fields of a recipe that bound what its allocation may cost."""

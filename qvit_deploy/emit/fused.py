@@ -24,7 +24,7 @@ import onnx_ir as ir
 from qvit_deploy.emit.heads import fuse_attention
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
-from qvit_deploy.graph.canonicalize.match import producer, sole_consumer
+from qvit_deploy.graph.canonicalize.match import producer, scalar, sole_consumer
 from qvit_deploy.graph.graph import Graph, constant
 
 OPSET = 23
@@ -110,10 +110,10 @@ def _unsigned(graph: ir.Graph, quantize: ir.Node, zero: ir.Value, codes: dict[st
     """The uint8 codes of what `quantize` makes int8 codes of; one quantizer for all readers on the same grid."""
     source, signed = quantize.inputs[0], quantize.outputs[0]
     assert source is not None and signed.name is not None
-    scale = constant(quantize.inputs[1])
+    scale = scalar(quantize.inputs[1])
     for reader, _ in source.uses():
         known = reader.op_type == "QuantizeLinear" and reader.inputs[2] is zero
-        if known and np.array_equal(constant(reader.inputs[1]), scale):
+        if known and scale is not None and scalar(reader.inputs[1]) == scale:
             codes[signed.name] = str(reader.outputs[0].name)
             return reader.outputs[0]
     node = ir.node("QuantizeLinear", [source, quantize.inputs[1], zero], name=f"{quantize.name}.unsigned")

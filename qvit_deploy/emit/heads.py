@@ -6,7 +6,7 @@ Query, key and value are found as [batch, heads, tokens, depth] made from [batch
 2. one Reshape and Transpose of [batch, tokens, 3 * heads * depth], and a Gather for each; a Split takes their place.
 
 Left alone: anything between the first product and the Softmax (a mask, a position bias), between heads and product
-other than the scalar factor on the query, and readers of what is in between.
+other than a positive scalar factor on the query, and readers of what is in between.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
     query, scale = factor if factor is not None else (query, 1.0)
     found = [_heads(query), _keys(key), _heads(value)]
     split = [h for h in found if h is not None]
-    if len(split) < 3 or len({h.heads for h in split}) > 1:
+    if len(split) < 3 or len({h.heads for h in split}) > 1 or not scale > 0:  # ONNX Runtime takes no other scale
         return False
     count = split[0].heads
     node = ir.node(

@@ -13,7 +13,8 @@ from qvit_deploy.graph.canonicalize.edit import add_ints
 from qvit_deploy.graph.canonicalize.match import dims, scalar
 from qvit_deploy.graph.graph import constant
 
-ONE_OPERAND = ("LayerNormalization", "Gelu", "Relu", "Clip", "QuantizeLinear", "DequantizeLinear", "MatMul", "Attention")
+ELEMENTWISE = ("LayerNormalization", "Gelu", "Relu", "Clip", "QuantizeLinear", "DequantizeLinear")
+ONE_OPERAND = (*ELEMENTWISE, "MatMul", "Attention")
 """Rows of the result are made of rows of the first operand."""
 TWO_OPERANDS = ("Add", "Sub", "Mul", "Div")
 TOKENS = 1
@@ -115,5 +116,5 @@ def _rank(value: ir.Value | None) -> int | None:
     """Of elementwise results without a shape: the rank of what they were made from."""
     while value is not None and value.shape is None:
         node = value.producer()
-        value = node.inputs[0] if node is not None and node.op_type in (*ONE_OPERAND[:-2], *TWO_OPERANDS) else None
+        value = node.inputs[0] if node is not None and node.op_type in (*ELEMENTWISE, *TWO_OPERANDS) else None
     return None if value is None or value.shape is None else len(value.shape)
