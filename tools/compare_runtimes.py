@@ -40,7 +40,6 @@ from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.recipe import FUSED
 
-
 FUSED_FILE = f"model.{FUSED}.onnx"
 
 
