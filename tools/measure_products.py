@@ -1,8 +1,8 @@
 """The floor under a bundle's integer file in ONNX Runtime: its matrix products alone, in float32 and on integers.
 
 Every linear of the bundle, at the shape it has at that batch, as a model of one operator: MatMul, and
-MatMulIntegerToFloat on uint8 x int8 as in the emitted files. All are run in turn in one process on one thread; the sum
-over the linears is what a file would take in which everything else cost nothing.
+MatMulIntegerToFloat on uint8 x int8 as in the emitted files, in turn in one process on one thread. The sum over the
+linears is what a file would take in which everything else cost nothing and every weight were in the caches already.
 
     python tools/measure_products.py BUNDLE [--batch 1] [--repeats 200]
 """
