@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +17,12 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.targets.engine import read_engine
 from qvit_deploy.targets.lint import OLDEST_TENSORRT, SEVERITIES, Profile, findings, view_of
+from qvit_deploy.targets.lint.emitted import LINTED_FOR
 from qvit_deploy.targets.lint.view import Operand, Product, View, integer
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 PROFILES: tuple[Profile, ...] = get_args(Profile)
-_OWN_NAME = re.compile(rf"model\.({'|'.join(get_args(recipe.Profile))})\.onnx")
+_OWN_FILES = {f"model.{name}.onnx": name for name in LINTED_FOR}
 
 
 def describe(path: Path, profile: Profile | None = None, version: tuple[int, int] = OLDEST_TENSORRT) -> dict[str, Any]:
@@ -58,8 +58,7 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as ONNX: {reason}") from error
     graph = model.graph
-    own = _OWN_NAME.fullmatch(path.name)
-    if own is not None and own[1] == recipe.PACKED_PROFILE:
+    if _OWN_FILES.get(path.name) == recipe.PACKED_PROFILE:
         model.functions.clear()  # TensorRT runs plugins in their place
     if not len(graph):
         raise InputError(f"{path} cannot be read as ONNX: it holds no operators")
@@ -92,9 +91,8 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
 def profile_of(name: str, model: ir.Model) -> Profile:
     """What to lint a file for when nobody says: what its name in a bundle says; TensorRT for any other file with Q/DQ
     pairs, ONNX Runtime for the rest."""
-    own = _OWN_NAME.fullmatch(name)
-    if own is not None:
-        return "tensorrt" if own[1] == recipe.PACKED_PROFILE else next(p for p in PROFILES if p == own[1])
+    if name in _OWN_FILES:
+        return LINTED_FOR[_OWN_FILES[name]]
     return "tensorrt" if any(node.op_type in _QDQ for node in model.graph.all_nodes()) else "onnxruntime"
 
 

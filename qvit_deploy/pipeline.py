@@ -22,6 +22,7 @@ from qvit_deploy.calibrate.observe import observe, site_tensors
 from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.carrier import pack_linears
+from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.tensorrt import emit_tensorrt
@@ -47,10 +48,11 @@ from qvit_deploy.quantize.heads import fold_heads
 from qvit_deploy.quantize.plan import Plan, site_weights
 from qvit_deploy.quantize.rank import rank_sites
 from qvit_deploy.quantize.rounding import build_plan
-from qvit_deploy.recipe import HALF_PROFILES, PACKED_PROFILE, Profile, Recipe, narrowest
+from qvit_deploy.recipe import FUSED_PROFILE, HALF_PROFILES, PACKED_PROFILE, Profile, Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.html import render_report
+from qvit_deploy.targets.fused_verification import verify_fused
 from qvit_deploy.targets.half_verification import verify_half
 from qvit_deploy.targets.lint.emitted import lint_emitted
 from qvit_deploy.targets.verification import fold_error, verify
@@ -123,10 +125,16 @@ def compile(
         checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
         checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
         files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
-        lints, profiles = {"onnxruntime": lint_emitted(emitted, "onnxruntime")}, dict[str, Any]()
+        lints = {"onnxruntime": lint_emitted(emitted.model, "onnxruntime")}
+        profiles: dict[str, dict[str, Any]] = {}
+        if FUSED_PROFILE in recipe.targets:
+            fused = emit_fused(emitted)
+            profiles[FUSED_PROFILE] = verify_fused(emitted, fused, plan, seen).as_dict()
+            lints[FUSED_PROFILE] = lint_emitted(fused.model, FUSED_PROFILE)
+            files[f"model.{FUSED_PROFILE}.onnx"] = fused.serialize()
         for written, names in half:
             profiles |= dict.fromkeys(names, verify_half(inputs.source.graph, emitted, written, seen).as_dict())
-            lints |= {str(name): lint_emitted(written.graph, name) for name in names}
+            lints |= {str(name): lint_emitted(written.graph.model, name) for name in names}
             files |= {f"model.{name}.onnx": written.graph.serialize() for name in names}
         checked |= {"lint": lints, "profiles": profiles} if profiles else {"lint": lints}
     with watch.stage("write"):
@@ -193,7 +201,7 @@ def build(
     if recipe.distill_epochs:
         with watch.stage("distill", recipe.distill_epochs) as advance:
             plan = distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
-    if any(p in HALF_PROFILES for p in recipe.targets):
+    if any(p in recipe.targets for p in HALF_PROFILES):
         plan = half_scales(plan)
     with watch.stage("emit"):
         return plan, emit_qdq(known.graph, plan)

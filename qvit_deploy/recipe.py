@@ -20,7 +20,7 @@ else:
 
 Score = Literal["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
-Profile = Literal["onnxruntime", "tensorrt", "tensorrt-rtx", "tensorrt-plugin"]
+Profile = Literal["onnxruntime", "onnxruntime-fused", "tensorrt", "tensorrt-rtx", "tensorrt-plugin"]
 RowImportance = Literal["none", "gradient", "relp"]
 Compensation = Literal["none", "bias", "gptq"]
 Effort = Literal["fast", "default", "high"]
@@ -36,6 +36,9 @@ EFFORTS: dict[Effort, dict[str, Any]] = {
 
 HALF_PROFILES: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx", "tensorrt-plugin")
 """Profiles whose files are float16 between the quantizers."""
+
+FUSED_PROFILE: Profile = "onnxruntime-fused"
+"""The profile in operators that only ONNX Runtime has."""
 
 PACKED_PROFILE: Profile = "tensorrt-plugin"
 """The one whose linears are operators of our own with packed weights."""

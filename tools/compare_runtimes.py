@@ -38,6 +38,9 @@ from qvit_deploy.bundle import read_bundle
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.recipe import FUSED_PROFILE
+
+FUSED_FILE = f"model.{FUSED_PROFILE}.onnx"
 
 
 @dataclass(frozen=True)
@@ -232,8 +235,10 @@ def main() -> None:
             advance(1)
             found = [
                 Made("float, ONNX Runtime", model, None, None),
-                Made("qvit-deploy, ONNX Runtime", bundle.path_of("model.onnxruntime.onnx").absolute(), *cost),
+                Made("qvit-deploy, onnxruntime", bundle.path_of("model.onnxruntime.onnx").absolute(), *cost),
             ]
+            if FUSED_FILE in bundle.manifest.files:
+                found.append(Made("qvit-deploy, onnxruntime-fused", bundle.path_of(FUSED_FILE).absolute(), None, None))
             for name in MAKERS:
                 made = make(name, model, folder / "images.npy", folder)
                 found += [] if made is None else [made]

@@ -15,7 +15,7 @@ from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
-from qvit_deploy.recipe import Profile, Recipe, Score
+from qvit_deploy.recipe import FUSED_PROFILE, Profile, Recipe, Score
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -132,9 +132,12 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
 
 
 def _profiles(checked: Any) -> list[tuple[str, str]]:
-    """One row for every half-precision file."""
+    """One row for every file beside the `onnxruntime` one."""
     rows = []
     for profile, found in checked.items() if isinstance(checked, dict) else ():
+        if profile == FUSED_PROFILE:
+            rows.append((profile, f"{found['codes']:,} codes equal given equal inputs"))
+            continue
         count = len(found["in_float"])
         kept = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""
         rows.append((

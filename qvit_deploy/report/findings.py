@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvit_deploy.manifest import Manifest
+from qvit_deploy.recipe import FUSED_PROFILE
 from qvit_deploy.report.labels import printable
 from qvit_deploy.report.numbers import digits, interval, percent
 
@@ -89,7 +90,7 @@ def _free_running(v: Mapping[str, Any]) -> Finding | None:
 
 
 def _half(profile: str, v: object) -> Finding | None:
-    """One file in half precision, against the file for ONNX Runtime."""
+    """One file in half precision, or in ONNX Runtime's own operators, against the file for ONNX Runtime."""
     if not isinstance(v, Mapping):
         return None
     codes, differ, free = number(v, "codes"), number(v, "code_mismatches"), number(v, "free_codes_equal")
@@ -102,6 +103,9 @@ def _half(profile: str, v: object) -> Finding | None:
     if isinstance(kept, Mapping) and kept:
         named = ", ".join(printable(str(s)) for s in list(kept)[:3]) + (", ..." if len(kept) > 3 else "")
         result += f"; {len(kept)} in floating point: {named}"
+    if profile == FUSED_PROFILE:
+        meaning = "The file in ONNX Runtime's own operators, with the same tensors in front of every quantizer."
+        return Finding(f"File for {printable(profile)}", result, meaning, not differ)
     meaning = (
         "The file in half precision and the one for ONNX Runtime, both run by ONNX Runtime with the same tensors in "
         "front of every quantizer. What an engine computes is checked when it is built on its device."

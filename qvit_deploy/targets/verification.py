@@ -13,6 +13,7 @@ Three questions, each answered with numbers:
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -206,27 +207,62 @@ def _executor_logits(executor: Executor, images: np.ndarray, static_batch: int |
 
 def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> tuple[int, int, str, float]:
     """(codes compared, codes that differ, worst site, its relative output error), quantizer inputs forced."""
+    fetch = compared(emitted, plan)
+    measured = dict(zip(fetch, probe(emitted, images, fetch), strict=True))
+    return compare_forced(executor, emitted, plan, images, measured, {})
+
+
+def compared(emitted: Graph, plan: Plan) -> list[str]:
+    """Tensors that `compare_forced` takes: inputs of sites, codes, outputs of sites."""
+    inputs, codes, outputs = _inputs(emitted, plan), _codes(emitted), {p.site.output for p in plan.sites.values()}
+    return [*inputs, *codes, *sorted(outputs - set(inputs))]
+
+
+def _inputs(emitted: Graph, plan: Plan) -> list[str]:
     quantized = {p.site.input for p in plan.sites.values()}
     quantized |= {p.site.second for p in plan.sites.values() if p.second_grid and p.site.second}
-    codes = sorted(n.outputs[0].name or "" for n in emitted.nodes() if n.op_type == "QuantizeLinear")
-    outputs = {p.site.output: p.site.name for p in plan.sites.values()}
-    inputs = sorted(quantized - {emitted.input.name})
-    fetch = [*inputs, *codes, *[o for o in outputs if o not in inputs]]
-    measured = dict(zip(fetch, probe(emitted, images, fetch), strict=True))
+    return sorted(quantized - {emitted.input.name})
 
-    def force(name: str) -> Tap:
-        forced = torch.from_numpy(measured[name])
-        return lambda _: forced.to(executor.device)
+
+def _codes(emitted: Graph) -> list[str]:
+    return sorted(n.outputs[0].name or "" for n in emitted.nodes() if n.op_type == "QuantizeLinear")
+
+
+def compare_forced(
+    executor: Executor,
+    emitted: Graph,
+    plan: Plan,
+    images: np.ndarray,
+    measured: Mapping[str, np.ndarray],
+    rows: Mapping[str, int],
+) -> tuple[int, int, str, float]:
+    """(codes compared, codes that differ, worst site, its relative output error), quantizer inputs forced.
+
+    Args:
+        measured: tensors of `compared` as a runtime has them. Those of site inputs replace the executor's.
+        rows: tensors of which the runtime has one row of axis 1 only -> that row.
+
+    Raises:
+        CheckError: codes differ; names them.
+    """
+    inputs, codes = _inputs(emitted, plan), _codes(emitted)
+    outputs = {p.site.output: p.site.name for p in plan.sites.values()}
+
+    def force(name: str, x: torch.Tensor) -> torch.Tensor:
+        forced = torch.from_numpy(measured[name]).to(executor.device)
+        if name not in rows:
+            return forced
+        whole = x.clone()
+        whole[:, rows[name]] = forced[:, 0]
+        return whole
 
     # A site's own output may feed the next quantizer directly: read it before it is forced.
     seen: dict[str, np.ndarray] = {}
 
     def read_then_force(name: str) -> Tap:
-        forcing = force(name) if name in inputs else None
-
         def tap(x: torch.Tensor) -> torch.Tensor | None:
-            seen[name] = x.cpu().numpy()
-            return forcing(x) if forcing is not None else None
+            seen[name] = x.cpu().numpy() if name not in rows else x[:, [rows[name]]].cpu().numpy()
+            return force(name, x) if name in inputs else None
 
         return tap
 
@@ -235,6 +271,8 @@ def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) 
         executor.run(torch.from_numpy(images), taps=taps)
     mismatches = 0
     for name in codes:
+        if seen[name].shape != measured[name].shape:
+            raise CheckError(f"verification: {name!r} is {measured[name].shape}, not {seen[name].shape}")
         different = int((seen[name] != measured[name]).sum())
         if different:
             raise CheckError(
@@ -252,8 +290,11 @@ def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) 
 
 def probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:
     """Intermediate tensors of the emitted graph as ONNX Runtime computes them: each made a graph output."""
-    proto = emitted.to_proto()
+    return fetched(emitted.to_proto(), images, emitted.static_batch, fetch)
+
+
+def fetched(proto: onnx.ModelProto, images: np.ndarray, static_batch: int | None, fetch: list[str]) -> list[np.ndarray]:
+    """The tensors `fetch` of `proto` (which gets them as outputs), as ONNX Runtime computes them."""
     known = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetch if name not in known)
-    runner = target.session(proto.SerializeToString())
-    return target.run(runner, images, emitted.static_batch, fetch)
+    return target.run(target.session(proto.SerializeToString()), images, static_batch, fetch)

@@ -81,3 +81,19 @@ def test_a_profile_that_fails_verification_writes_nothing(
     failed = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "tensorrt"))
     assert failed.code == 1 and len(failed.errors) == 1 and "half precision" in failed.errors[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fused_file_is_verified_and_runs(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    done = qvit(*inputs.arguments(out, "--uniform", "w8a8", "--target", "onnxruntime-fused"))
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("onnxruntime-fused")]
+    assert "codes equal given equal inputs" in line
+    bundle = read_bundle(out)
+    assert bundle.manifest.verification["profiles"]["onnxruntime-fused"]["code_mismatches"] == 0
+    domains = {n.domain for n in onnx.load(str(bundle.path_of("model.onnxruntime-fused.onnx"))).graph.node}
+    assert domains == {"", "com.microsoft"}
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "onnxruntime-fused", "--json")
+    assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
+    inspected = qvit("inspect", out, "--json")
+    assert inspected.code == 0, inspected.err

@@ -13,7 +13,7 @@ from qvit_deploy.targets.lint.emitted import lint_emitted
 
 
 def test_a_clean_graph_counts_nothing_that_stops_it(tiny_vit: Graph) -> None:
-    assert "TRT101" not in lint_emitted(tiny_vit, "onnxruntime")
+    assert "TRT101" not in lint_emitted(tiny_vit.model, "onnxruntime")
 
 
 def test_an_error_stops_and_names_the_place() -> None:
@@ -23,4 +23,4 @@ def test_an_error_stops_and_names_the_place() -> None:
     value = builder.op("DequantizeLinear", codes, scale, zero)
     graph = builder.graph(builder.op("Flatten", value, name="y"), (2, 3, 4))
     with pytest.raises(CheckError, match=r"lint: the tensorrt model breaks TRT101 at 'codes': .*, and 1 more error"):
-        lint_emitted(Graph(ir.from_proto(graph.to_proto()), "odd"), "tensorrt")
+        lint_emitted(ir.from_proto(graph.to_proto()), "tensorrt")

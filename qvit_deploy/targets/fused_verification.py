@@ -1,0 +1,125 @@
+"""Verification of the `onnxruntime-fused` profile: its file against the executor and the `onnxruntime` file.
+
+1. **Proved**: the executor runs the Q/DQ graph on the fused file's own inputs of every site; the integer codes of both
+   must be equal, every one, and every site's output agree to `OUTPUT_TOLERANCE` of its largest value. Where the file
+   computes one token only, that token is compared.
+2. **Checked**: every quantized linear became one integer product; the logits, both files running freely from the image
+   on, have at least `LOST_DB` of signal to noise. (Attention adds its terms in another order, so last bits differ.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import onnx
+
+from qvit_deploy.emit.fused import CODE_SHIFT, FusedModel
+from qvit_deploy.errors import CheckError
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.metrics import agreement, sqnr_db
+from qvit_deploy.targets.verification import OUTPUT_TOLERANCE, PROBE_IMAGES, compare_forced, compared, fetched
+
+LOST_DB = 20.0
+"""Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
+a rounding boundary because of one last bit change some logits a little; a wrong graph changes all of them."""
+
+
+@dataclass(frozen=True)
+class FusedVerification:
+    """What was compared and how it came out; written into the manifest.
+
+    Attributes:
+        images: images of the comparison of logits; codes are compared on the first `probe_images`.
+        codes, code_mismatches: codes compared given equal inputs, and how many differed (0).
+        worst_site, worst_site_error: the site whose output differs most then.
+        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
+        integer_products: products that run on integers in the graph ONNX Runtime optimized.
+        attentions: attentions that became one operator.
+        rows: tensors of which one token only is computed.
+    """
+
+    images: int
+    probe_images: int
+    codes: int
+    code_mismatches: int
+    worst_site: str
+    worst_site_error: float
+    reference_sqnr_db: float
+    reference_agreement: float
+    integer_products: int
+    attentions: int
+    rows: int
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def verify_fused(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarray) -> FusedVerification:
+    """Verifies `fused`, made from `emitted`, on `images` float32 [n, C, H, W].
+
+    Raises:
+        CheckError: codes differ, a site's output is off, a linear is not one integer product, or the logits are not
+            the `onnxruntime` file's; names the site.
+    """
+    batch = emitted.static_batch
+    probe = images[: min(len(images), batch or PROBE_IMAGES)]
+    measured = _tensors(emitted, fused, plan, probe)
+    codes, mismatches, worst_site, worst_error = compare_forced(
+        Executor(emitted), emitted, plan, probe, measured, fused.rows
+    )
+    reference, logits = (
+        target.run(target.session(model), images, batch)[0] for model in (emitted.serialize(), fused.serialize())
+    )
+    found = target.fusion(fused.serialize())
+    result = FusedVerification(
+        images=len(images),
+        probe_images=len(probe),
+        codes=codes,
+        code_mismatches=mismatches,
+        worst_site=worst_site,
+        worst_site_error=worst_error,
+        reference_sqnr_db=sqnr_db(reference, logits),
+        reference_agreement=agreement(reference, logits),
+        integer_products=found.integer_products,
+        attentions=fused.attentions,
+        rows=len(fused.rows),
+    )
+    if worst_error > OUTPUT_TOLERANCE:
+        raise CheckError(
+            f"verification of onnxruntime-fused: output of site {worst_site!r} differs from the executor's by "
+            f"{worst_error:.1e} of its range"
+        )
+    linears = sum(p.site.kind == "linear" for p in plan.sites.values())
+    if fused.products != linears:
+        raise CheckError(f"verification of onnxruntime-fused: {fused.products} of {linears} linears were fused")
+    expected = target.fusion(emitted.serialize()).integer_products
+    if found.integer_products < expected:
+        raise CheckError(
+            f"verification of onnxruntime-fused: {found.integer_products} products run on integers, {expected} in the "
+            "onnxruntime file"
+        )
+    if result.reference_sqnr_db < LOST_DB or not np.isfinite(logits).all():
+        raise CheckError(
+            f"verification of onnxruntime-fused: its logits are {result.reference_sqnr_db:.1f} dB from the onnxruntime "
+            f"file's (limit {LOST_DB:g} dB)"
+        )
+    return result
+
+
+def _tensors(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Tensors of the Q/DQ graph, by its names, as the fused file computes them: its codes as int8."""
+    wanted = compared(emitted, plan)
+    fetch = list(dict.fromkeys(fused.codes.get(name, name) for name in wanted))
+    proto = onnx.ModelProto()
+    proto.CopyFrom(fused.proto)
+    found = dict(zip(fetch, fetched(proto, images, emitted.static_batch, fetch), strict=True))
+    return {
+        name: (found[fused.codes[name]].astype(np.int16) - CODE_SHIFT).astype(np.int8)
+        if name in fused.codes
+        else found[name]
+        for name in wanted
+    }
