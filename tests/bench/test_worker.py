@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from quantizable_graphs import mixed_vit
+from recorded_device import appear
 
 from qvit_deploy.bench import worker
 
@@ -49,3 +52,19 @@ def test_files_take_turns() -> None:
 def test_peak_memory_is_this_process() -> None:
     peak = worker.peak_memory()
     assert peak is None or peak > 10_000_000
+
+
+def test_an_engine_takes_turns_with_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same measurement for both, the engine's times those of the events."""
+    engine, memory = appear(tmp_path, monkeypatch)
+    model = tmp_path / "m.onnx"
+    model.write_bytes(mixed_vit().serialize())
+    job = worker.Job((str(engine), str(model)), 2, 1, None, blocks=3, runs=12, warm_up=False)
+    steps: list[int] = []
+    found = worker.measure(job, steps.append)
+    ours, theirs = found["files"]
+    assert sum(steps) == 6 and ours["batch"] == theirs["batch"] == 2
+    assert ours["blocks_ms"] == pytest.approx([1.25] * 3, rel=1e-3) and min(theirs["blocks_ms"]) > 0
+    assert ours["device_memory_bytes"] == 48 and theirs["device_memory_bytes"] is None
+    # Once before there is a graph, once to have images there, once to know how long it takes, then 3 blocks of 4.
+    assert memory.order.count("run") == 1 + 1 + 1 + 12 and memory.order[-1] == "pop"
