@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from bundle_example import tree
 from command_line import Command, Inputs, Result
 from driver_stand_in import compiled_driver
+from engine_examples import written
+from recorded_device import built as stand_in_build
 
 from qvit_deploy.build import build
 from qvit_deploy.data.preprocess import Preprocess
@@ -98,17 +101,70 @@ def test_requests_the_engine_was_not_built_for(qvit: Command, bundle: Path) -> N
 
 def test_a_gpu_of_another_kind_and_what_is_missing_beside_one(bundle: Path, tmp_path: Path) -> None:
     """A driver's stand-in lets a GPU appear to a real process, in which the real TensorRT-RTX is imported."""
-    driver = compiled_driver(tmp_path)
-
-    def bench(capability: int, *arguments: object) -> Result:
-        paths = {"LD_LIBRARY_PATH": str(driver.parent), "PYTHONPATH": str(REPOSITORY)}
-        done = subprocess.run(
-            [sys.executable, "-m", "qvit_deploy", "bench", *map(str, arguments), *QUICK], capture_output=True,
-            text=True, env={**os.environ, **paths, "GPU_SM": str(capability)}, check=False,
-        )  # fmt: skip
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    engine = engine_of(bundle)
-    refused(bench(87, engine), f"{engine} was built for SM86; this GPU (Test GPU 7) is SM87: build it again")
+    driver, engine = compiled_driver(tmp_path), engine_of(bundle)
+    other = program(driver, 87, "bench", engine, *QUICK)
+    refused(other, f"{engine} was built for SM86; this GPU (Test GPU 7) is SM87: build it again")
     if find_spec("pycuda") is None:
-        refused(bench(86, bundle, *RTX), "needs pycuda")
+        refused(program(driver, 86, "bench", bundle, *RTX, *QUICK), "needs pycuda")
+
+
+def program(driver: Path, capability: int, *arguments: object) -> Result:
+    """The program in a process of its own that finds this driver, and stand-ins of modules beside it."""
+    folders = (REPOSITORY, driver.parent, REPOSITORY / "tests" / "targets")
+    paths = {"LD_LIBRARY_PATH": str(driver.parent), "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    done = subprocess.run(
+        [sys.executable, "-m", "qvit_deploy", *map(str, arguments)], capture_output=True, text=True, check=False,
+        env={**os.environ, **paths, "GPU_SM": str(capability)},
+    )  # fmt: skip
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+TENSORRT = """
+import sys
+from types import ModuleType
+from recorded_device import Memory, doubling
+memory = Memory()
+sys.modules["pycuda"], sys.modules["pycuda.driver"] = ModuleType("pycuda"), memory.module()
+__version__, api = "10.3.0", doubling("10.3.0", memory)
+def __getattr__(name):
+    return getattr(api, name)
+"""
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    """The driver of a GPU that is not there, with modules that have TensorRT's and pycuda's names."""
+    (tmp_path / "tensorrt.py").write_text(TENSORRT)
+    return compiled_driver(tmp_path)
+
+
+def test_an_engine_against_an_onnx_file_on_a_device_that_is_not_there(
+    device: Path, qvit: Command, inputs: Inputs, tmp_path: Path
+) -> None:
+    """The whole command in real processes; what a real device answers is not tested."""
+    engine, _ = written(tmp_path, batch=Batch.parse("1:2:4"), build=stand_in_build("Test GPU 7"))
+    out = tmp_path / "out.json"
+    done = program(device, 87, "bench", engine, "--against", inputs.model, "--batch", 2, "-o", out, "--json", *QUICK)
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert found["settings"]["runtime"] == "tensorrt" and found["settings"]["flags"] == {"cuda_graph": "on"}
+    assert found["against"]["runtime"] == "onnxruntime" and found["settings"]["threads"] == 1
+    assert (
+        found["environment"]["gpu"] == "Test GPU 7, SM87" and found["environment"]["versions"]["tensorrt"] == "10.3.0"
+    )
+    assert found["latency_ms"]["p50"] == pytest.approx(1.25, rel=1e-3) and found["throughput"] == pytest.approx(1600)
+    assert found["device_memory_bytes"] == 48 and "device_memory_bytes" not in found["against"]
+    assert found["profile"]["outside_ms"] == {"layer": 0.5, "kgen": 0.25, "Reformat": 0.125}
+    assert found["against"]["profile"]["sites"] and found["ratio"]["p50"] > 0
+    assert qvit("check", out, "--max-slowdown", "9000%").code == 0
+
+
+def test_an_engine_alone_has_no_yardstick(device: Path, qvit: Command, tmp_path: Path) -> None:
+    engine, _ = written(tmp_path, batch=Batch.parse("1:2:4"), build=stand_in_build("Test GPU 7"))
+    out = tmp_path / "out.json"
+    done = program(device, 87, "bench", engine, "-o", out, "--no-profile", *QUICK)
+    assert done.code == 0 and "GPU memory" in done.out and "batch 2; tensorrt 10.3.0; Test GPU 7" in done.out, done.err
+    found = json.loads(out.read_text())
+    assert "threads" not in found["settings"] and all("yardstick_ms" not in p for p in found["processes"])
+    checked = qvit("check", out, out, "--max-memory-growth", "1%")
+    assert checked.code == 0 and "measured apart" in checked.out and "0.00 -> 0.00 MB" in checked.out

@@ -11,11 +11,9 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
-from engine_examples import written
 from recorded_tensorrt import RecordedApi, RecordedObject
 
 from qvit_deploy.targets import engine_runtime
@@ -23,9 +21,14 @@ from qvit_deploy.targets.cuda_driver import Gpu
 from qvit_deploy.targets.engine import Batch, BuildResult, Tensor
 from qvit_deploy.targets.tensorrt_library import library_of
 
+if TYPE_CHECKING:
+    import pytest
+
 ORIN = Gpu("Orin", 87)
 LAYERS = {"fc1/MatMul": 0.5, "__myl_fused": 0.25, "Reformat": 0.125}
 """What the engine's profiler reports, milliseconds."""
+STREAM = 0x500000000
+"""The handle that `driver_stand_in` knows."""
 
 
 class Memory:
@@ -64,7 +67,7 @@ class Memory:
         context = SimpleNamespace(push=lambda: self.order.append("push"), pop=lambda: self.order.append("pop"))
         found.__dict__.update(
             init=lambda: None, Device=lambda i: SimpleNamespace(retain_primary_context=lambda: context),
-            Stream=lambda: SimpleNamespace(handle=5, synchronize=lambda: self.order.append("wait")), Event=Event,
+            Stream=lambda: SimpleNamespace(handle=STREAM, synchronize=lambda: self.order.append("wait")), Event=Event,
             mem_get_info=lambda: (10_000 - sum(b.nbytes for b in self.buffers.values()), 10_000),
             mem_alloc=mem_alloc, memcpy_htod_async=to_device, memcpy_dtoh_async=to_host, pagelocked_empty=np.empty,
         )  # fmt: skip
@@ -113,7 +116,7 @@ class Graph:
     """A CUDA graph that calls its work."""
 
     def __init__(self, stream: int, work: Any) -> None:
-        assert stream == 5
+        assert stream == STREAM
         self.work = work
 
     def launch(self) -> None:
@@ -123,17 +126,19 @@ class Graph:
         self.work = None
 
 
-def built() -> BuildResult:
-    """What a build on an Orin says of an engine for images [3]."""
+def built(gpu: str = ORIN.name) -> BuildResult:
+    """What a build on a GPU of SM87 says of an engine for images [3]."""
     image = Tensor(name="image", shape=(-1, 3), dtype="float")
     return BuildResult(
-        version="10.3.0", sm=87, gpu="Orin", inputs=(image,), outputs=(), operators=(), messages=(), layers=3,
+        version="10.3.0", sm=87, gpu=gpu, inputs=(image,), outputs=(), operators=(), messages=(), layers=3,
         parse_seconds=0.1, build_seconds=1.0, peak_memory_bytes=1,
     )  # fmt: skip
 
 
 def appear(folder: Path, monkeypatch: pytest.MonkeyPatch, release: str = "10.3.0") -> tuple[Path, Memory]:
     """(an engine for 1 to 4 images [3] with its record, the memory of an Orin that has TensorRT and pycuda)."""
+    from engine_examples import written  # imports torch, which a worker does without
+
     path, _ = written(folder, batch=Batch(least=1, best=2, most=4), build=built())
     memory = Memory()
     monkeypatch.setattr(engine_runtime, "require_gpu", lambda what: ORIN)
