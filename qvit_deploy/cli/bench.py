@@ -172,10 +172,11 @@ def _report(found: Measurement) -> None:
     how, where = found.settings, found.environment
     pinned = "" if how.cpus is None else f", CPU {','.join(map(str, how.cpus))}"
     version = where.versions.get(how.runtime, "")
+    device = (where.gpu if how.runtime.startswith("tensorrt") else None) or where.board or where.cpu
     load = "" if where.load_average is None else f", load average {where.load_average:.1f}"
     stdout.print(
         f"batch {how.batch}" + (f", threads {how.threads}{pinned}" if how.threads else "")
-        + f"; {how.runtime} {version}; {escape(where.gpu or where.board or where.cpu)}{load}",
+        + f"; {how.runtime} {version}; {escape(device)}{load}",
         soft_wrap=True,
     )  # fmt: skip
 
