@@ -12,7 +12,7 @@ from qvit_deploy.bench import worker
 
 
 def clocked(times: itertools.cycle[int] | itertools.chain[int], monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """A run that moves the worker's clock by its own time."""
+    """A run that moves the worker's clock by its own time: on a busy machine no real run takes the same time twice."""
     now = [0.0]
 
     def run() -> int:

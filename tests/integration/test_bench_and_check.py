@@ -15,7 +15,7 @@ from measurements import noisy, subject, tree, write
 
 from qvit_deploy.bench.schema import read_measurement
 
-QUICK = ("--processes", 2, "--iterations", 20)
+QUICK = ("--processes", 2, "--iterations", 24)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def test_a_bundle_is_measured_and_keeps_the_result(qvit: Command, bundle: Path, 
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert {"p50", "p90", "p99", "mean", "samples"} <= set(found["latency_ms"])
-    assert found["latency_ms"]["samples"] == 40 and len(found["processes"]) == 2
-    assert all(len(p["yardstick_ms"]) == len(p["blocks_ms"]) == 20 for p in found["processes"])
+    assert found["latency_ms"]["samples"] == 48 and len(found["processes"]) == 2
+    assert all(len(p["yardstick_ms"]) == len(p["blocks_ms"]) == 12 for p in found["processes"])
     assert found["throughput"] > 0 and found["environment"]["versions"]["onnxruntime"]
     assert found["file"]["sha256"] == read_manifest(bundle)["files"]["model.onnxruntime.onnx"]["sha256"]
     assert {s["name"] for s in read_manifest(bundle)["sites"]} <= {s["name"] for s in found["profile"]["sites"]}

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_examples import small_onnx, written
-from recorded_device import LAYERS, ORIN, Memory, appear
-from recorded_tensorrt import RecordedApi
+from recorded_device import LAYERS, Memory, appear
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets import engine_runtime
@@ -20,7 +19,6 @@ from qvit_deploy.targets.cuda_driver import Gpu, find_gpu
 from qvit_deploy.targets.engine import BuildRequest
 from qvit_deploy.targets.engine_build import build_engine
 from qvit_deploy.targets.layer_info import read_layers
-from qvit_deploy.targets.tensorrt_library import library_of
 
 
 def loaded(folder: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> tuple[Any, Memory]:
@@ -109,14 +107,4 @@ def test_damage_is_found_before_a_gpu_is_looked_for(tmp_path: Path) -> None:
     path, _ = written(tmp_path)
     path.write_bytes(b"short")
     with pytest.raises(InputError, match="truncated"):
-        engine_runtime.load(path)
-
-
-def test_pycuda_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, _ = written(tmp_path)
-    monkeypatch.setattr(engine_runtime, "require_gpu", lambda what: ORIN)
-    api = RecordedApi("10.3.0")
-    monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))
-    monkeypatch.setitem(sys.modules, "pycuda", None)
-    with pytest.raises(InputError, match=r'needs pycuda: pip install "qvit-deploy\[tensorrt\]"'):
         engine_runtime.load(path)
