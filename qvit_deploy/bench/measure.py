@@ -129,9 +129,6 @@ def measure(
         _subject(f.path, [a["files"][i] for a in answers], answers[0]["meter"], memory[i], profiles[i])
         for i, f in enumerate(files)
     ]
-    batches = {a["batch"] for a in answers[0]["files"]}
-    if len(batches) > 1:
-        raise InputError(f"{file.path} and {files[1].path} take different batches ({', '.join(map(str, batches))})")
     ratio = None
     if len(subjects) == 2:
         # The baseline is the other file: a ratio above 1 says that this one is slower.
@@ -152,7 +149,7 @@ def measure(
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         settings=Settings(
             runtime=runtimes[0].name,
-            batch=batches.pop(),
+            batch=answers[0]["files"][0]["batch"],
             threads=None if all(engines) else plan.threads,
             cpus=job.cpus,
             flags=graphs,

@@ -63,6 +63,7 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
     from qvit_deploy.bench.energy import open_meter
     from qvit_deploy.bench.runner import opener
     from qvit_deploy.bench.sketch import Sketch
+    from qvit_deploy.errors import InputError
 
     loaded = []
     facts: dict[int, dict[str, Any]] = {}
@@ -74,6 +75,10 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
         loaded.append((i, load()))
         facts[i] = {"load_ms": (time.perf_counter_ns() - start) / 1e6}
     runners = dict(loaded)
+    batches = [runners[i].batch for i in range(len(job.files) - job.yardstick)]
+    if len(set(batches)) > 1:
+        sides = ", ".join(f"{name} {count}" for name, count in zip(job.files, batches, strict=False))
+        raise InputError(f"the files take different batches ({sides}); give both the same with --batch")
     typical = {}
     for i, runner in runners.items():
         typical[i], facts[i]["stable"] = _warm_up(runner.run_ns) if job.warm_up else (runner.run_ns(), False)
