@@ -39,7 +39,7 @@ from qvit_deploy.targets.engine_runtime import launches_graph
 
 PROCESSES, BLOCKS = 20, 12
 """Defaults; docs/bench.md has the error rates of `check` with them (tools/measure_check.py). Half the processes with
-almost twice the blocks take little less time and miss twice as many slowdowns on a loaded machine."""
+almost twice the blocks miss four times as many slowdowns on a loaded machine when the sides are measured apart."""
 
 TABLE_PROCESSES, TABLE_BLOCKS = 5, 8
 """Defaults for many small models in turn."""
