@@ -8,23 +8,29 @@ import tempfile
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import get_args
 
 import onnx_ir as ir
 from pydantic import BaseModel
 
 from qvit_deploy.allocate.latency import LatencyTable
 from qvit_deploy.bench.measure import File, Plan, measure
-from qvit_deploy.bench.runner import require_runnable
+from qvit_deploy.bench.runner import ENGINES as ENGINE_FILES
 from qvit_deploy.bench.schema import Measurement, Quality
 from qvit_deploy.bench.trtexec import Recording, read_trtexec
+from qvit_deploy.build import ENGINES
 from qvit_deploy.bundle import Bundle, read_bundle
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.evaluate import evaluate
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
+from qvit_deploy.manifest import MANIFEST
 from qvit_deploy.progress import Progress
+from qvit_deploy.recipe import HALF_PROFILES
 from qvit_deploy.site_models import INDEX, latency_table, write_site_models
+from qvit_deploy.targets.cuda_driver import require_gpu
+from qvit_deploy.targets.engine import Target, engines_in, runs_on
 
 FOLDER = "measurements"
 DEFAULT_TARGET = "onnxruntime"
@@ -44,7 +50,7 @@ def benchmark(
     """Measures the bundle, .onnx file or engine at `path`.
 
     Args:
-        target: which of a bundle's models, for both sides.
+        target: which of a bundle's models, for both sides; of a TensorRT target the engine built from it.
         against: another bundle or file to take in turn with it.
         data: DATA for top-1 and agreement, of both sides.
 
@@ -53,7 +59,11 @@ def benchmark(
         BundleError: a bundle is damaged.
     """
     sides = [path] if against is None else [path, against]
-    files = [_file(side, target) for side in sides]
+    files = [_file(side, target, plan.batch) for side in sides]
+    if data is not None and any(f.path.suffix in ENGINE_FILES for f in files):
+        raise InputError(
+            "--data: bench takes top-1 of ONNX files only; build --data compares an engine with its ONNX file"
+        )
     found = measure(files[0], files[1] if against else None, plan, profiled, progress)
     if data is None:
         return found
@@ -69,11 +79,7 @@ def from_trtexec(recording: Recording, path: Path, plan: Plan) -> Measurement:
     """trtexec's recording of the engine `path`. An engine inside a bundle has the bundle's sites. Raises InputError."""
     if not path.is_file():
         raise InputError(f"no engine at {path}: name the file that trtexec ran")
-    root = path.absolute().parent.parent
-    sites = (
-        [s.name for s in read_bundle(root, verify=False).manifest.sites] if (root / "manifest.json").exists() else []
-    )
-    return read_trtexec(recording, path, plan.batch or 1, sites)
+    return read_trtexec(recording, path, plan.batch or 1, _sites(path))
 
 
 def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
@@ -85,7 +91,8 @@ def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
     if out is None and not path.is_dir():
         return None
     how = measurement.settings
-    kept = f"{measurement.file.name.removesuffix('.onnx')}.batch{how.batch}.threads{how.threads}.{_stamp()}.json"
+    threads = "" if how.threads is None else f".threads{how.threads}"
+    kept = f"{Path(measurement.file.name).stem}.batch{how.batch}{threads}.{_stamp()}.json"
     return _write(out or path / FOLDER / kept, measurement)
 
 
@@ -143,12 +150,46 @@ def require_writable(out: Path) -> Path:
     return out
 
 
-def _file(path: Path, target: str) -> File:
+def _file(path: Path, target: str, batch: int | None) -> File:
     if not path.is_dir():
-        require_runnable(path)
-        return File(path, {})
+        return File(path, sites=_sites(path) if path.suffix in ENGINE_FILES else ())
     bundle = read_bundle(path)
+    for each in get_args(Target):
+        if target == each:
+            return File(_engine(bundle, each, batch), sites=tuple(s.name for s in bundle.manifest.sites))
     return File(bundle.path_of(f"model.{target}.onnx"), _attention(bundle))
+
+
+def _engine(bundle: Bundle, target: Target, batch: int | None) -> Path:
+    """The one engine of the bundle for this target and batch, and for the GPU where there is one."""
+    build = f"qvit-deploy build {bundle.root} --target {target}"
+    found = engines_in(bundle.root / ENGINES, target)
+    if not found:
+        raise InputError(f"{bundle.root} has no engine for {target}; build one where it will run: {build}")
+    held = bundle.manifest.files
+    buildable = [held[name] for name in (f"model.{p}.onnx" for p in HALF_PROFILES) if name in held]
+    stale = [path for path, record in found if record.onnx not in buildable]
+    if stale:
+        raise InputError(f"{stale[0]} was built from a file that the bundle does not hold; build it again: {build}")
+    gpu = require_gpu(f"bench --target {target}")
+    fitting = [
+        path
+        for path, record in found
+        if (batch is None or record.batch.least <= batch <= record.batch.most) and runs_on(record, gpu.sm)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(path.name for path in fitting or [path for path, _ in found])
+    which = "several engines" if fitting else "no engine for this GPU and --batch"
+    raise InputError(f"{bundle.root} has {which} for {target}: name one of {bundle.root / ENGINES}: {names}")
+
+
+def _sites(engine: Path) -> tuple[str, ...]:
+    """The sites of the bundle that the engine lies in, if it does."""
+    root = engine.absolute().parent.parent
+    if not (root / MANIFEST).exists():
+        return ()
+    return tuple(s.name for s in read_bundle(root, verify=False).manifest.sites)
 
 
 def _attention(bundle: Bundle) -> dict[str, str]:

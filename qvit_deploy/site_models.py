@@ -105,7 +105,7 @@ def latency_table(folder: Path, plan: Plan, progress: Progress | None = None) ->
     # A site cannot take no time, but may take less than what a run's own cost varies by.
     taken = {name: max(t - overhead, overhead / 100) for name, t in zip(names, own, strict=True)}
     where = environment()
-    device = where.gpu or where.board or where.cpu
+    device = where.board or where.cpu
     how = f"{index.target} {where.versions.get(index.target, 'unknown')}; {plan.threads} threads"
     return LatencyTable(
         schema=LATENCY_SCHEMA,

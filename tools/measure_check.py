@@ -81,8 +81,30 @@ def fails(found: Ratio) -> bool:
     return found.interval[0] > 1 and found.value - 1 > MAX_SLOWDOWN
 
 
-def simulate(trials: int, table: Table) -> None:
+def spread(blocks: np.ndarray) -> tuple[float, float]:
+    """How far apart block times [processes, blocks] lie: (processes, blocks of one process), relative.
+
+    Standard deviations as the median absolute deviation tells them: a few interrupted blocks do not count.
+    """
+    medians = np.median(blocks, axis=1)
+
+    def deviation(values: np.ndarray) -> float:
+        return float(1.4826 * np.median(np.abs(values / np.median(values) - 1)))
+
+    return deviation(medians), deviation(blocks / medians[:, None])
+
+
+def add_spread(name: str, apart: np.ndarray, in_turn: np.ndarray, spreads: Table) -> None:
+    """One row: of times relative to the yardstick, and of one file's relative to another's."""
+    spreads.add_row(name, *(f"{share:.2%}" for blocks in (apart, in_turn) for share in spread(blocks)))
+
+
+def simulate(trials: int, table: Table, spreads: Table) -> None:
     for noise in NOISES:
+        random = np.random.default_rng(0)
+        many = [simulated(random, noise, (0.0, 0.0)) for _ in range(20)]
+        ratios = np.concatenate([one / other for one, other in many])
+        add_spread(f"simulated, {noise.name}", ratios, ratios, spreads)
         verdicts: dict[str, list[float]] = {"interleaved": [], "apart, yardstick": [], "apart, without": []}
         for slowdown in (0.0, SLOWDOWN):
             failed = np.zeros(len(verdicts))
@@ -111,7 +133,7 @@ def blocks_of(subject: Subject) -> np.ndarray:
     return np.array(rows)
 
 
-def real(pool: int, count: int, table: Table) -> None:
+def real(pool: int, count: int, table: Table, spreads: Table) -> None:
     with tempfile.TemporaryDirectory() as folder, Bars() as bars:
         files = {}
         for name, layers in {"base": 40, "same": 40, "slow": 42}.items():
@@ -123,6 +145,7 @@ def real(pool: int, count: int, table: Table) -> None:
             assert found.against is not None
             turns.append((blocks_of(found.against), blocks_of(found)))
             apart.append(blocks_of(_measured(files[name], None, pool, bars)))
+    add_spread("real, this machine", apart[0], turns[0][1] / turns[0][0], spreads)
     random = np.random.default_rng(0)
     chosen = [[random.permutation(pool)[:PROCESSES] for _ in range(2)] for _ in range(count)]
     paired = [[fails(paired_ratio([(old[i].tolist(), new[i].tolist())])) for i, _ in chosen] for old, new in turns]
@@ -144,16 +167,19 @@ def _measured(file: File, against: File | None, pool: int, bars: Bars) -> Measur
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--trials", type=int, default=400, help="simulated runs of each kind; 0: none")
-    parser.add_argument("--pool", type=int, default=40, help="real processes of each kind")
+    parser.add_argument("--pool", type=int, default=40, help="real processes of each kind; 0: none")
     parser.add_argument("--draws", type=int, default=1000, help="experiments drawn from them")
     arguments = parser.parse_args()
     title = f"{PROCESSES} processes x {BLOCKS} blocks, threshold {MAX_SLOWDOWN:.0%}"
     table = Table("noise", "measured", "false alarms", f"{SLOWDOWN:.0%} caught", "experiments", title=title)
+    columns = ("processes, apart", "blocks, apart", "processes, in turn", "blocks, in turn")
+    spreads = Table("noise", *columns, title="how far times lie apart")
     if arguments.trials:
-        simulate(arguments.trials, table)
-        Console(width=120).print(table)
-    real(arguments.pool, arguments.draws, table)
-    Console(width=120).print(table)
+        simulate(arguments.trials, table, spreads)
+    if arguments.pool:
+        real(arguments.pool, arguments.draws, table, spreads)
+    for each in (spreads, table):
+        Console(width=120).print(each)
 
 
 if __name__ == "__main__":

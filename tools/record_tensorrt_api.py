@@ -30,7 +30,7 @@ FUNCTIONS = (
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig",
     "ICudaEngine", "IExecutionContext", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginRegistry",
-    "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType",
+    "IProfiler", "IProgressMonitor", "ITensor", "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType",
     "NetworkDefinitionCreationFlag", "OnnxParser", "OnnxParserFlag", "ParserError", "ProfilingVerbosity",
     "Runtime", "TensorIOMode",
 )  # fmt: skip

@@ -28,7 +28,7 @@ from qvit_deploy.errors import InputError
 SCHEMA: Literal["qvit-deploy/latency/1"] = "qvit-deploy/latency/1"
 
 Width = Annotated[str, Field(pattern="^w[2-8]a[2-8]$")]
-Milliseconds = Annotated[FiniteFloat, Field(ge=0, strict=True)]
+Milliseconds = Annotated[FiniteFloat, Field(gt=0, strict=True)]
 
 
 class LatencyTable(BaseModel):
@@ -47,11 +47,14 @@ class LatencyTable(BaseModel):
 def read_latency(path: Path) -> LatencyTable:
     """The table in `path`. Raises InputError naming the file and the first thing wrong in it, with its site."""
     try:
-        tree = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        if not content.strip():
+            raise InputError(f"latency table {path}: is empty")
+        tree = json.loads(content)
     except OSError as error:
         raise InputError(f"latency table {path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"latency table {path}: not valid JSON: {error}") from error
+        raise InputError(f"latency table {path}: not valid JSON, or cut off: {error}") from error
     try:
         return LatencyTable.model_validate(tree)
     except ValidationError as error:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from qvit_deploy.bench.schema import Environment, Measurement, Settings
 from qvit_deploy.bench.telemetry import power_mode, tegra_release
+from qvit_deploy.targets.cuda_driver import find_gpu
 
 COMPARED = ("machine", "cpu", "logical_cpus", "governor", "max_mhz", "board", "power_mode", "gpu", "gpu_clocks")
 """Fields of `Environment` that must agree; memory, kernel and load do not decide how fast a file runs."""
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "openvino")
+RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx", "openvino")
 VERSIONS = ("qvit-deploy", *RUNTIMES, "numpy")
 _TIMEOUT = 10
 
@@ -103,11 +104,13 @@ def _memory(meminfo: str | None) -> int | None:
 
 
 def _gpu() -> tuple[str | None, str | None]:
-    """(name and driver, applied clocks) of the NVIDIA GPUs; (None, None) without any."""
+    """(name and driver, applied clocks) of the NVIDIA GPUs; what the driver says on a Jetson without nvidia-smi; (None,
+    None) without any."""
     query = "name,driver_version,clocks.applications.graphics,clocks.applications.memory,power.limit"
     said = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
     if not said:
-        return None, None
+        found = find_gpu()
+        return None if found is None else f"{found.name}, SM{found.sm}", None
     cards = [[field.strip() for field in line.split(",")] for line in said.splitlines() if line.count(",") == 4]
     names = "; ".join(f"{c[0]}, driver {c[1]}" for c in cards)
     return names or None, "; ".join(f"{c[2]}/{c[3]} MHz, {c[4]} W" for c in cards) or None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,11 @@ from qvit_deploy.bench.yardstick import yardstick
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import FileRecord
 from qvit_deploy.progress import Progress, Stopwatch
+from qvit_deploy.targets.engine_runtime import launches_graph
 
-PROCESSES, BLOCKS = 10, 20
-"""Defaults; docs/bench.md has the error rates of `check` with them (tools/measure_check.py)."""
+PROCESSES, BLOCKS = 20, 12
+"""Defaults; docs/bench.md has the error rates of `check` with them (tools/measure_check.py). Half the processes with
+almost twice the blocks miss four times as many slowdowns on a loaded machine when the sides are measured apart."""
 
 TABLE_PROCESSES, TABLE_BLOCKS = 5, 8
 """Defaults for many small models in turn."""
@@ -56,6 +58,7 @@ class Plan:
         processes: fresh ones, one after the other.
         runs: timed runs of each file in each process; None for as many as fill `BLOCKS` blocks of 50 ms.
         pin: to CPUs, where the system allows it.
+        plugins: libraries that engines call.
     """
 
     batch: int | None = None
@@ -63,6 +66,7 @@ class Plan:
     processes: int = PROCESSES
     runs: int | None = None
     pin: bool = True
+    plugins: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch", "threads", "processes", "runs"):
@@ -75,10 +79,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class File:
-    """A file to measure; `attention` names its attention products (output tensor -> site) for the profile."""
+    """A file to measure. For the profile: `attention`, the attention products of an .onnx file (output tensor -> site),
+    and `sites`, names that the layers of an engine are given back to."""
 
     path: Path
-    attention: Mapping[str, str]
+    attention: Mapping[str, str] = field(default_factory=dict)
+    sites: tuple[str, ...] = ()
 
 
 def measure(
@@ -86,40 +92,43 @@ def measure(
 ) -> Measurement:
     """Measures `file` in turn, block by block, with `against`, or with the yardstick when there is none.
 
+    An engine has no yardstick: the fixed model runs on the CPU, which knows nothing of the GPU's clock.
+
     Raises:
         InputError: a file cannot be loaded or run here.
     """
     watch = Stopwatch(progress)
     files = [file] if against is None else [file, against]
-    runtimes = [runtime_of(f.path) for f in files]
+    runtimes = [runtime_of(f.path, plan.batch) for f in files]
+    engines = [r.engine is not None for r in runtimes]
+    yardsticked = against is None and not engines[0]
     with tempfile.TemporaryDirectory() as folder:
         fixed = Path(folder) / "yardstick.onnx"
         fixed.write_bytes(yardstick())
-        job = replace(_job([f.path for f in [*files, File(fixed, {})][:2]], plan, BLOCKS), yardstick=against is None)
+        paths = [f.path for f in files] + [fixed] * yardsticked
+        job = replace(_job(paths, plan, BLOCKS), yardstick=yardsticked)
         answers = _answers(job, plan, watch)
     once = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False, yardstick=False)
     alone = [replace(once, files=(name,)) for name in job.files[: len(files)]]
     with watch.stage("memory", len(alone)) as advance:
         # With two files in a process nobody can tell whose memory it is.
-        memory = [_run({"task": "measure", "job": asdict(a)}, advance)["peak_memory_bytes"] for a in alone]
+        memory = [_run({"task": "measure", "job": asdict(a)}, advance) for a in alone]
     profiles: list[Profile | None] = [None] * len(files)
     if profiled:
         with watch.stage("profile", len(files)) as advance:
             for i, (each, lone) in enumerate(zip(files, alone, strict=True)):
-                if runtimes[i] == "onnxruntime":
-                    task = {"task": "profile", "job": asdict(lone), "attention": dict(each.attention)}
+                if runtimes[i].name != "openvino":
+                    names = {"attention": dict(each.attention), "sites": each.sites}
+                    task = {"task": "profile", "job": asdict(lone), **names}
                     profiles[i] = Profile.model_validate(_run(task, lambda _: None))
                 advance(1)
-    if against is None:
+    if yardsticked:
         for answer in answers:
             answer["files"][0]["yardstick_ms"] = answer["files"].pop()["blocks_ms"]
     subjects = [
         _subject(f.path, [a["files"][i] for a in answers], answers[0]["meter"], memory[i], profiles[i])
         for i, f in enumerate(files)
     ]
-    batches = {a["batch"] for a in answers[0]["files"]}
-    if len(batches) > 1:
-        raise InputError(f"{file.path} and {files[1].path} take different batches ({', '.join(map(str, batches))})")
     ratio = None
     if len(subjects) == 2:
         # The baseline is the other file: a ratio above 1 says that this one is slower.
@@ -127,13 +136,25 @@ def measure(
             [([p.blocks_ms for p in subjects[1].processes], [p.blocks_ms for p in subjects[0].processes])]
         )
         ratio = RatioRecord(p50=found.value, interval95=found.interval)
+        if runtimes[1].name != runtimes[0].name:
+            subjects[1] = subjects[1].model_copy(update={"runtime": runtimes[1].name})
+    around = environment()
+    # A library runs engines of its own version only, so the engine knows it.
+    built = {r.name: r.engine.build.version for r in runtimes if r.engine is not None}
+    graphs = {"cuda_graph": "on"} if runtimes[0].engine is not None and launches_graph(runtimes[0].engine) else {}
     return Measurement(
         **dict(subjects[0]),
         schema="qvit-deploy/measurement/1",
         source="qvit-deploy",
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        settings=Settings(runtime=runtimes[0], batch=batches.pop(), threads=plan.threads, cpus=job.cpus),
-        environment=environment(),
+        settings=Settings(
+            runtime=runtimes[0].name,
+            batch=answers[0]["files"][0]["batch"],
+            threads=None if all(engines) else plan.threads,
+            cpus=job.cpus,
+            flags=graphs,
+        ),
+        environment=around.model_copy(update={"versions": {**around.versions, **built}}),
         against=subjects[1] if len(subjects) == 2 else None,
         ratio=ratio,
     )
@@ -168,6 +189,7 @@ def _job(paths: Sequence[Path], plan: Plan, blocks: int) -> Job:
         cpus=fastest_cpus(plan.threads) if plan.pin else None,
         blocks=blocks if plan.runs is None else min(blocks, plan.runs),
         runs=plan.runs,
+        plugins=tuple(str(p.absolute()) for p in plan.plugins),
     )
 
 
@@ -179,7 +201,11 @@ def _answers(job: Job, plan: Plan, watch: Stopwatch) -> list[dict[str, Any]]:
 
 
 def _subject(
-    path: Path, answers: Sequence[dict[str, Any]], meter: str | None, memory: int | None, profile: Profile | None
+    path: Path,
+    answers: Sequence[dict[str, Any]],
+    meter: str | None,
+    alone: Mapping[str, Any],
+    profile: Profile | None,
 ) -> Subject:
     sketches = [Sketch.from_dict(a["sketch"]) for a in answers]
     runs = [s.count for s in sketches]
@@ -197,7 +223,8 @@ def _subject(
         latency_ms=latency,
         throughput=answers[0]["batch"] / latency.mean * 1e3,
         load_ms=statistics.median(a["load_ms"] for a in answers),
-        peak_memory_bytes=memory,
+        peak_memory_bytes=alone["peak_memory_bytes"],
+        device_memory_bytes=alone["files"][0]["device_memory_bytes"],
         processes=tuple(processes),
         profile=profile,
         energy=energy,

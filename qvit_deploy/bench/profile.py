@@ -90,7 +90,7 @@ def attribute(recorded: Recorded, attention: Mapping[str, str]) -> Profile:
 
 
 def _milliseconds(path: Path, events: Iterable[Mapping[str, object]]) -> dict[str, float]:
-    """Node name -> mean over the runs after the warm-up, the slowest fifth left out: those were interrupted."""
+    """Node name -> milliseconds per run."""
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         name = str(event.get("name", ""))
@@ -99,10 +99,12 @@ def _milliseconds(path: Path, events: Iterable[Mapping[str, object]]) -> dict[st
     if not times:
         raise InputError(f"{path}: ONNX Runtime's profiler recorded no operators")
     # A node that a subgraph runs several times has several events in each run.
-    return {name: _per_run(found[len(found) * WARM_UP // (WARM_UP + RUNS) :]) for name, found in times.items()}
+    return {name: per_run(found) for name, found in times.items()}
 
 
-def _per_run(found: list[float]) -> float:
+def per_run(times: list[float]) -> float:
+    """Mean of one run of `WARM_UP + RUNS`: without the warm-up and the slowest fifth, which other work interrupted."""
+    found = times[len(times) * WARM_UP // (WARM_UP + RUNS) :]
     # Times are whole microseconds, so a median of short ones would be far off.
     kept = sorted(found)[: max(1, len(found) * 4 // 5)]
     return statistics.fmean(kept) * len(found) / RUNS

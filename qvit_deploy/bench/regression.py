@@ -105,7 +105,7 @@ def check(
     findings = [_latency(latency, thresholds.max_slowdown)]
     for name, limit, values in (
         ("size", thresholds.max_size_growth, [(p, s.file.bytes) for p, s in (olds[0], news[0])]),
-        ("memory", thresholds.max_memory_growth, [(p, s.peak_memory_bytes) for p, s in (olds[0], news[0])]),
+        ("memory", thresholds.max_memory_growth, _memory(olds[0], news[0])),
     ):
         if limit is not None:
             before, after = (_measured(f"peak {name}", p, v) for p, v in values)
@@ -174,6 +174,13 @@ def _latency(found: Ratio, limit: float) -> Finding:
     failed = low > 1 and slower > limit
     said = f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}, 95 % interval {low - 1:+.1%} to {high - 1:+.1%}"
     return Finding("latency", failed, f"{said}; allowed {limit:+.1%}")
+
+
+def _memory(*sides: tuple[Path, Subject]) -> list[tuple[Path, int | None]]:
+    """The GPU's, where both sides ran on one; else that of the processes."""
+    if all(s.device_memory_bytes for _, s in sides):
+        return [(p, s.device_memory_bytes) for p, s in sides]
+    return [(p, s.peak_memory_bytes) for p, s in sides]
 
 
 def _growth(name: str, before: float, after: float, limit: float) -> Finding:

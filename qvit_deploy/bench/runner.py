@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets import engine_runtime
 from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.engine import EngineRecord, read_engine
+from qvit_deploy.targets.engine_runtime import EngineRunner
 
 ENGINES = (".engine", ".plan", ".trt")
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
-class Runner(Protocol):
-    """A loaded file with inputs prepared. Loading happens when it is made."""
+class Runner(ABC):
+    """A loaded file with inputs prepared. Loading happens when it is made.
 
-    @property
-    def batch(self) -> int:
-        """Images per run."""
+    Attributes:
+        batch: images per run.
+        device_memory_bytes: of a GPU's memory that loading it took; None on a CPU.
+    """
 
+    batch: int
+    device_memory_bytes: int | None = None
+
+    @abstractmethod
     def run_ns(self) -> int:
         """Runs once and returns nanoseconds by the clock of the device: a monotonic one on a CPU, events on a GPU."""
 
+    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
+        """Gives back what the end of the process does not."""
 
-class OnnxRuntimeRunner:
+
+class OnnxRuntimeRunner(Runner):
     """An .onnx file in ONNX Runtime on the CPU, on normally distributed inputs."""
 
     def __init__(
@@ -57,7 +70,7 @@ class OnnxRuntimeRunner:
         return Path(self._session.end_profiling())
 
 
-class OpenVinoRunner:
+class OpenVinoRunner(Runner):
     """An OpenVINO model (.xml) on the CPU, for comparisons. Loading includes compiling, as for the others."""
 
     def __init__(self, path: Path, batch: int | None, threads: int) -> None:
@@ -86,32 +99,88 @@ class OpenVinoRunner:
         return time.perf_counter_ns() - start
 
 
-def open_runner(path: Path, batch: int | None, threads: int) -> Runner:
-    """Loads `path` for `batch` images a run (None: the file's own, or 1).
+class EngineFileRunner(Runner):
+    """An engine of either TensorRT on the GPU, on normally distributed images that lie there; times by CUDA events.
+
+    Attributes:
+        engine: what runs it.
+    """
+
+    def __init__(self, path: Path, batch: int | None, load: Callable[[], EngineRunner]) -> None:
+        self.engine = load()
+        try:
+            shape = engine_shape(path, self.engine.record, batch)
+            self.batch = shape[0]
+            self.engine.run(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+            self.device_memory_bytes = self.engine.device_memory()
+        except InputError:
+            self.engine.close()
+            raise
+
+    def run_ns(self) -> int:
+        return max(1, round(1e6 * self.engine.repeat()))
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def opener(path: Path, batch: int | None, threads: int, plugins: tuple[Path, ...] = ()) -> Callable[[], Runner]:
+    """What loads `path` for `batch` images a run (None: the file's own, or 1), so that loading can be timed.
+
+    What an engine needs is checked and imported here, before.
+
+    Args:
+        plugins: libraries that an engine calls.
 
     Raises:
-        InputError: the file cannot be loaded, or takes another batch.
+        InputError: the file cannot be run here; what is returned raises it when it cannot be loaded, or takes another
+            batch.
     """
-    if runtime_of(path) == "openvino":
-        return OpenVinoRunner(path, batch, threads)
-    return OnnxRuntimeRunner(path, batch, threads)
+    if path.suffix in ENGINES:
+        load = engine_runtime.opener(path, plugins)
+        return lambda: EngineFileRunner(path, batch, load)
+    if path.suffix == ".xml":
+        return lambda: OpenVinoRunner(path, batch, threads)
+    return lambda: OnnxRuntimeRunner(path, batch, threads)
 
 
-def runtime_of(path: Path) -> str:
-    """Name of the runtime that `open_runner` uses for `path`. Raises InputError."""
-    require_runnable(path)
-    return "openvino" if path.suffix == ".xml" else "onnxruntime"
+@dataclass(frozen=True)
+class Runtime:
+    """What `opener` runs a file with: `name`, and the record of an engine, None of other files."""
+
+    name: str
+    engine: EngineRecord | None = None
 
 
-def require_runnable(path: Path) -> None:
-    """Raises InputError unless there is a runtime here for the file."""
+def runtime_of(path: Path, batch: int | None = None) -> Runtime:
+    """The runtime of `path` for `batch` images, as far as can be known before it is loaded.
+
+    Raises:
+        InputError: there is no file; an engine is damaged, for other batches, for another GPU, or there is none.
+    """
     if not path.is_file():
         raise InputError(f"no bundle, .onnx file or engine at {path}")
     if path.suffix in ENGINES:
-        raise InputError(
-            f"{path}: running an engine needs the TensorRT runtime, which bench does not have here; measure it with "
-            "trtexec --exportTimes and read that with --trtexec-times"
-        )
+        record = read_engine(path)
+        engine_shape(path, record, batch)
+        engine_runtime.require_runnable(path, record)
+        return Runtime(record.target, record)
+    return Runtime("openvino" if path.suffix == ".xml" else "onnxruntime")
+
+
+def engine_shape(path: Path, record: EngineRecord, batch: int | None) -> tuple[int, ...]:
+    """Shape of the images that an engine is measured on; None takes the batch its kernels were chosen for.
+
+    Raises:
+        InputError: it was not built for this batch, or for other inputs than images.
+    """
+    sizes, inputs = record.batch, record.build.inputs
+    if len(inputs) != 1 or len(inputs[0].shape) < 2:
+        raise InputError(f"{path}: has {len(inputs)} inputs, or none of images; bench feeds batches of images only")
+    batch = sizes.best if batch is None else batch
+    if not sizes.least <= batch <= sizes.most:
+        raise InputError(f"{path}: takes {sizes.least} to {sizes.most} images at a time; --batch {batch} does not fit")
+    return (batch, *inputs[0].shape[1:])
 
 
 def _shape(path: Path, name: str, declared: list[int | str | None], batch: int | None) -> tuple[int, ...]:

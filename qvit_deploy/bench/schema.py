@@ -113,13 +113,17 @@ class Subject(_Record):
         load_ms: median over processes.
         peak_memory_bytes: largest resident memory of a process that loads and runs this file alone, interpreter
             included; None where the system does not tell.
+        device_memory_bytes: of the GPU's memory taken by loading and running this file alone; None on a CPU.
+        runtime: what ran it, where that is not the settings' runtime: an engine measured against an ONNX file.
     """
 
     file: ModelFile
+    runtime: str | None = None
     latency_ms: Latency
     throughput: Annotated[FiniteFloat, Field(gt=0)]
     load_ms: Milliseconds | None = None
     peak_memory_bytes: PositiveInt | None = None
+    device_memory_bytes: NonNegativeInt | None = None
     processes: Annotated[tuple[Process, ...], Field(min_length=1)]
     profile: Profile | None = None
     energy: Energy | None = None
@@ -130,7 +134,7 @@ class Settings(_Record):
     """How it was run. Equal settings, or times cannot be compared.
 
     Attributes:
-        threads: of the runtime on the CPU; None for a GPU.
+        threads: of the runtime on the CPU; None when everything ran on a GPU.
         cpus: what processes were pinned to, None when the system does not allow it.
         flags: whatever else changes times, such as trtexec's transfers and CUDA graphs.
     """

@@ -109,7 +109,9 @@ def _files(path: Path) -> dict[str, bytes]:
                 content = tar.extractfile(member)
                 found[Path(member.name).name] = b"" if content is None else content.read()
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise InputError(f"{path}: cannot be read as a session's tarball, or was cut off: {error}") from error
+        # tarfile lists a reason for every kind of compression on lines of their own.
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as a session's tarball, or was cut off: {reason}") from error
     return found
 
 

@@ -7,23 +7,22 @@ whose defaults changed between TensorRT 10 and 11.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from qvit_deploy.bench.environment import environment
+from qvit_deploy.bench.layer_profile import attribute_layers
 from qvit_deploy.bench.measure import BLOCKS, latency_of
-from qvit_deploy.bench.schema import Measurement, ModelFile, Process, Profile, Settings, SiteTime, read_json
+from qvit_deploy.bench.schema import Measurement, ModelFile, Process, Profile, Settings, read_json
 from qvit_deploy.bench.sketch import Sketch
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import FileRecord
+from qvit_deploy.targets.layer_info import Layer, layers_of
 
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _VERSION = re.compile(r"\[TensorRT v(\d+)\]")
 _COMMAND = re.compile(r"&&&& RUNNING .*?# (.*)")
 QUIET = ("loadEngine", "saveEngine", "onnx", "export", "profilingVerbosity", "verbose", "iterations", "duration")
@@ -91,41 +90,21 @@ def _profile(path: Path, layers: Path | None, sites: Sequence[str]) -> Profile:
     rows = [r for r in rows if isinstance(r, dict) and "name" in r] if isinstance(rows, list) else []
     if not rows or not all(isinstance(r.get("averageMs"), (int, float)) for r in rows):
         raise InputError(f"{path}: is not what trtexec --exportProfile writes (a list of layers with averageMs)")
-    known = {} if layers is None else _layers(layers)
-    product: dict[str, float] = {}
-    outside: dict[str, float] = defaultdict(float)
+    times: dict[str, float] = {}
     for row in rows:
-        layer = known.get(row["name"], {})
-        owners = _owners(str(row["name"]), str(layer.get("Metadata") or ""), sites)
-        if owners:
-            product[owners] = product.get(owners, 0.0) + row["averageMs"]
-        else:
-            outside[str(layer.get("LayerType") or "layer")] += row["averageMs"]
-    return Profile(
-        sites=tuple(SiteTime(name=name, product_ms=taken) for name, taken in product.items()),
-        outside_ms=dict(outside),
-        total_ms=sum(row["averageMs"] for row in rows),
-    )
+        times[str(row["name"])] = times.get(str(row["name"]), 0.0) + row["averageMs"]
+    if not all(taken >= 0 for taken in times.values()) or not 0 < sum(times.values()) < float("inf"):
+        raise InputError(f"{path}: layers with negative times, or none above 0")
+    return attribute_layers(times, () if layers is None else _layers(layers), sites)
 
 
-def _layers(path: Path) -> dict[str, Mapping[str, Any]]:
+def _layers(path: Path) -> tuple[Layer, ...]:
     tree = read_json(path)
     rows = tree.get("Layers") if isinstance(tree, dict) else None
     if not isinstance(rows, list):
         raise InputError(f"{path}: is not what trtexec --exportLayerInfo writes (an object with Layers)")
     # Without --profilingVerbosity=detailed a layer is its name alone.
-    return {r["Name"]: r for r in rows if isinstance(r, dict) and "Name" in r}
-
-
-def _owners(name: str, metadata: str, sites: Sequence[str]) -> str:
-    """The sites whose ONNX nodes are part of the layer, joined: TensorRT fuses across sites."""
-    nodes = _ONNX_LAYER.findall(metadata) or re.split(r" \+ |,|\{|\}", name)
-    found: dict[str, None] = {}
-    for node in nodes:
-        mine = [s for s in sites if node.strip() == s or node.strip().startswith((f"{s}/", f"{s}."))]
-        if mine:
-            found[max(mine, key=len)] = None
-    return " + ".join(found)
+    return layers_of({"Layers": [row for row in rows if isinstance(row, dict)]})
 
 
 def _log(path: Path) -> tuple[str, dict[str, str]]:

@@ -8,10 +8,13 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qvit_deploy.bench.schema import Profile
 
 BLOCK_SECONDS = 0.05
 WARMUP_SECONDS = (0.2, 2.0)
@@ -35,6 +38,7 @@ class Job:
         first: index of the file that starts; it changes from block to block.
         warm_up: False to skip it, where times do not matter.
         yardstick: the last file is the yardstick, whose batch is its own.
+        plugins: libraries that engines call.
     """
 
     files: tuple[str, ...]
@@ -46,6 +50,7 @@ class Job:
     first: int = 0
     warm_up: bool = True
     yardstick: bool = False
+    plugins: tuple[str, ...] = ()
 
 
 def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
@@ -56,21 +61,29 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
     """
     # ONNX Runtime is imported here, after pinning: the threads that it starts inherit the CPUs.
     from qvit_deploy.bench.energy import open_meter
-    from qvit_deploy.bench.runner import open_runner
+    from qvit_deploy.bench.runner import opener
     from qvit_deploy.bench.sketch import Sketch
+    from qvit_deploy.errors import InputError
 
     loaded = []
     facts: dict[int, dict[str, Any]] = {}
+    plugins = tuple(Path(p) for p in job.plugins)
     for i in _in_turn(len(job.files), job.first):
-        start = time.perf_counter_ns()
         batch = None if job.yardstick and i == len(job.files) - 1 else job.batch
-        loaded.append((i, open_runner(Path(job.files[i]), batch, job.threads)))
+        load = opener(Path(job.files[i]), batch, job.threads, plugins)
+        start = time.perf_counter_ns()
+        loaded.append((i, load()))
         facts[i] = {"load_ms": (time.perf_counter_ns() - start) / 1e6}
     runners = dict(loaded)
+    batches = [runners[i].batch for i in range(len(job.files) - job.yardstick)]
+    if len(set(batches)) > 1:
+        sides = ", ".join(f"{name} {count}" for name, count in zip(job.files, batches, strict=False))
+        raise InputError(f"the files take different batches ({sides}); give both the same with --batch")
     typical = {}
     for i, runner in runners.items():
         typical[i], facts[i]["stable"] = _warm_up(runner.run_ns) if job.warm_up else (runner.run_ns(), False)
         facts[i] |= {"batch": runner.batch, "blocks_ms": [], "joules": 0.0, "seconds": 0.0}
+        facts[i]["device_memory_bytes"] = runner.device_memory_bytes
     # As many runs of the yardstick as take the file's time count as one: other load interrupts long runs more often
     # than short ones, which moves their medians apart.
     last = len(job.files) - 1
@@ -98,6 +111,8 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
             advance(1)
     for i, sketch in whole.items():
         facts[i]["sketch"] = sketch.as_dict()
+    for runner in reversed(runners.values()):  # contexts on a GPU are a stack
+        runner.close()
     return {
         "files": [facts[i] for i in range(len(job.files))],
         "meter": None if meter is None else meter.name,
@@ -138,6 +153,17 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
             return medians[-1], steady
 
 
+def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
+    from qvit_deploy.bench.layer_profile import profile_engine
+    from qvit_deploy.bench.profile import profile
+    from qvit_deploy.bench.runner import ENGINES
+
+    path = Path(job.files[0])
+    if path.suffix in ENGINES:
+        return profile_engine(path, job.batch, tuple(Path(p) for p in job.plugins), request["sites"])
+    return profile(path, job.batch, job.threads, request["attention"])
+
+
 def main() -> None:
     # Nothing that a runtime prints may end up between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -154,10 +180,7 @@ def main() -> None:
 
     try:
         if request["task"] == "profile":
-            from qvit_deploy.bench.profile import profile
-
-            found = profile(Path(job.files[0]), job.batch, job.threads, request["attention"])
-            result = found.model_dump()
+            result = _profile(job, request).model_dump()
         else:
             result = measure(job, lambda n: answer({"advance": n}))
     except QvitError as error:

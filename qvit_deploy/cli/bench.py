@@ -37,7 +37,9 @@ SHOWN = 8
 
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle, an .onnx file or an engine")],
-    target: Annotated[str, typer.Option(help="which of the bundle's models")] = DEFAULT_TARGET,
+    target: Annotated[
+        str, typer.Option(help="which of the bundle's models; tensorrt, tensorrt-rtx: the engine built from it")
+    ] = DEFAULT_TARGET,
     against: Annotated[
         Optional[Path], typer.Option(help="another bundle or file, measured in turn in the same processes")
     ] = None,
@@ -50,6 +52,7 @@ def command(
         Optional[int], typer.Option(help="timed runs in each process; default: about a second of them")
     ] = None,
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="keep the process on as many CPUs as threads")] = True,
+    plugin: Annotated[Optional[list[Path]], typer.Option(help="plugin library of an engine (.so), repeatable")] = None,
     profile: Annotated[bool, typer.Option("--profile/--no-profile", help="also time every site")] = True,
     data: Annotated[Optional[str], typer.Option(help="labelled images: adds top-1 and agreement")] = None,
     preprocess: options.PreprocessFile = None,
@@ -87,7 +90,8 @@ def command(
         stderr.print(f"written to {written}", markup=False, soft_wrap=True)
         return
     several = PROCESSES if processes is None else processes
-    plan = Plan(batch=batch, threads=threads, processes=several, runs=iterations, pin=pin)
+    plugins = tuple(plugin or ())
+    plan = Plan(batch=batch, threads=threads, processes=several, runs=iterations, pin=pin, plugins=plugins)
     if trtexec_times is not None:
         recording = Recording(trtexec_times, trtexec_profile, trtexec_layers, trtexec_log)
         found = from_trtexec(recording, path, plan)
@@ -127,6 +131,7 @@ _ROWS: list[tuple[str, Callable[[Subject], str]]] = [
     ("throughput", lambda s: f"{s.throughput:.1f} images/s"),
     ("load", lambda s: "" if s.load_ms is None else f"{s.load_ms:.0f} ms"),
     ("peak memory", lambda s: "" if s.peak_memory_bytes is None else mega(s.peak_memory_bytes)),
+    ("GPU memory", lambda s: "" if s.device_memory_bytes is None else mega(s.device_memory_bytes)),
     ("file", lambda s: mega(s.file.bytes)),
     ("runs", lambda s: f"{s.latency_ms.samples} in {len(s.processes)} processes"),
 ]
@@ -167,10 +172,11 @@ def _report(found: Measurement) -> None:
     how, where = found.settings, found.environment
     pinned = "" if how.cpus is None else f", CPU {','.join(map(str, how.cpus))}"
     version = where.versions.get(how.runtime, "")
+    device = (where.gpu if how.runtime.startswith("tensorrt") else None) or where.board or where.cpu
     load = "" if where.load_average is None else f", load average {where.load_average:.1f}"
     stdout.print(
         f"batch {how.batch}" + (f", threads {how.threads}{pinned}" if how.threads else "")
-        + f"; {how.runtime} {version}; {escape(where.gpu or where.board or where.cpu)}{load}",
+        + f"; {how.runtime} {version}; {escape(device)}{load}",
         soft_wrap=True,
     )  # fmt: skip
 

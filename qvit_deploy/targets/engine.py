@@ -127,6 +127,12 @@ class EngineRecord(_Record):
     build: BuildResult
 
 
+def engines_in(folder: Path, target: Target) -> list[tuple[Path, EngineRecord]]:
+    """The engines of `target` in a folder by name, each whole and with its record. Raises InputError."""
+    found = [(path, read_engine(path)) for path in sorted(folder.glob("*.engine"))]
+    return [(path, record) for path, record in found if record.target == target]
+
+
 def record_path(engine: Path) -> Path:
     return engine.with_suffix(".json")
 
@@ -158,29 +164,38 @@ def read_engine(path: Path) -> EngineRecord:
     return found
 
 
-def require_runnable(
-    path: Path, record: EngineRecord, version: tuple[int, ...], sm: int, gpu: str, plugins: tuple[Path, ...]
-) -> None:
-    """Raises InputError if the engine cannot run with this library on this GPU, with what to do about it.
+def runs_on(record: EngineRecord, sm: int) -> bool:
+    """Whether the engine was built for GPUs of this compute capability."""
+    return sm >= 80 if record.hardware == "ampere-plus" else sm == record.build.sm
+
+
+def require_device(path: Path, record: EngineRecord, sm: int, gpu: str) -> None:
+    """Raises InputError if the engine is for another GPU than the one at hand, with what to do about it.
 
     Args:
-        version: of the installed library.
         sm, gpu: compute capability and name of the GPU at hand.
-        plugins: libraries handed in.
     """
-    built = record.build
-    again = f"build it again on this machine (qvit-deploy build --target {record.target})"
-    if tuple(int(n) for n in built.version.split(".")[:3]) != version[:3]:
-        here = ".".join(map(str, version))
-        raise InputError(
-            f"{path} was built by {record.target} {built.version} and runs on no other; here is {here}: {again}"
-        )
-    fits = sm >= 80 if record.hardware == "ampere-plus" else sm == built.sm
-    if not fits:
+    built, again = record.build, _again(record)
+    if not runs_on(record, sm):
         raise InputError(f"{path} was built for SM{built.sm}; this GPU ({gpu}) is SM{sm}: {again}")
     if record.hardware == "none" and built.gpu not in (None, gpu):
         raise InputError(
             f"{path} was built on {built.gpu}; this GPU is {gpu}: {again}, or with --hardware same-capability"
+        )
+
+
+def require_library(path: Path, record: EngineRecord, version: tuple[int, ...], plugins: tuple[Path, ...]) -> None:
+    """Raises InputError if the engine cannot run with this library, or with these plugins, with what to do about it.
+
+    Args:
+        version: of the installed library.
+        plugins: libraries handed in.
+    """
+    built, again = record.build, _again(record)
+    if tuple(int(n) for n in built.version.split(".")[:3]) != version[:3]:
+        here = ".".join(map(str, version))
+        raise InputError(
+            f"{path} was built by {record.target} {built.version} and runs on no other; here is {here}: {again}"
         )
     given = {p.name: p for p in plugins}
     for plugin in record.plugins:
@@ -192,6 +207,10 @@ def require_runnable(
             raise InputError(
                 f"{given[plugin.name]} is not the library {path} was built with (its SHA-256 differs): {again}"
             )
+
+
+def _again(record: EngineRecord) -> str:
+    return f"build it again on this machine (qvit-deploy build --target {record.target})"
 
 
 def check_target(target: str) -> Target:

@@ -40,7 +40,7 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     gpu = require_gpu("--target tensorrt") if library.target == "tensorrt" else find_gpu()
     if library.target == "tensorrt-rtx":
         library.require_capability(request.sm)
-    logger = _logger(trt)
+    logger = library.logger()
     if library.target == "tensorrt":
         trt.init_libnvinfer_plugins(logger, "")
     operators = library.load_plugins(request.plugins)
@@ -71,7 +71,7 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
         os.fsync(file.fileno())
     library.save_timing_cache(config, request)
     if request.layer_info is not None and gpu is not None:
-        request.layer_info.write_text(_layer_info(trt, logger, engine), encoding="utf-8")
+        request.layer_info.write_text(_layer_info(library, logger, engine), encoding="utf-8")
     capability = request.sm if library.target == "tensorrt-rtx" else (gpu.sm if gpu is not None else None)
     assert capability is not None
     return BuildResult(
@@ -99,27 +99,6 @@ def _model(library: Library, request: BuildRequest) -> bytes:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{request.onnx} needs the plugin {missing[0]}{more}, which no --plugin library brings")
     return without_plugin_bodies(model) if library.version < PLUGIN_WINS else model
-
-
-def _logger(trt: Any) -> Any:
-    class Log(trt.ILogger):
-        """Keeps warnings and errors; everything goes to standard error too, for the tail shown after a crash."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.warnings: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(message)
-            elif severity == trt.ILogger.WARNING:
-                self.warnings.append(message)
-            elif severity != trt.ILogger.INFO:
-                return
-            print(message, file=sys.stderr, flush=True)
-
-    return Log()
 
 
 def _monitor(trt: Any, send: Send) -> Any:
@@ -160,13 +139,13 @@ def _profile(builder: Any, network: Any, request: BuildRequest) -> Any:
     return profile if varies else None
 
 
-def _layer_info(trt: Any, logger: Any, engine: Any) -> str:
+def _layer_info(library: Library, logger: Any, engine: Any) -> str:
     """The inspector's description of every layer of a built engine, JSON. Needs a GPU."""
-    runtime = trt.Runtime(logger)
+    runtime = library.module.Runtime(logger)
     loaded = runtime.deserialize_cuda_engine(memoryview(engine))
     if loaded is None:
         raise InputError(f"the engine that was just built does not load: {'; '.join(logger.errors[-3:])}")
-    return str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+    return library.layer_info(loaded)
 
 
 def _peak_memory() -> int:

@@ -6,6 +6,8 @@ Nothing here has run on a GPU yet (docs/tensorrt.md says what was exercised and 
 from __future__ import annotations
 
 import importlib
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,30 +15,55 @@ import numpy as np
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.cuda_driver import CudaGraph, require_gpu
-from qvit_deploy.targets.engine import EngineRecord, read_engine, require_runnable
+from qvit_deploy.targets.engine import EngineRecord, read_engine, require_device, require_library
 from qvit_deploy.targets.tensorrt_library import Library, load_library
 
+_loaded: set[Path] = set()
+"""Plugin libraries: TensorRT registers each once for the whole process, whichever engine asked first."""
 
-def load(path: Path, plugins: tuple[Path, ...] = (), use_graph: bool = True) -> EngineRunner:
+
+def require_runnable(path: Path, record: EngineRecord) -> None:
+    """Raises InputError if there is no GPU or the engine is for another one. Imports nothing of TensorRT."""
+    gpu = require_gpu(f"running {path}")
+    require_device(path, record, gpu.sm, gpu.name)
+
+
+def load(path: Path, plugins: tuple[Path, ...] = ()) -> EngineRunner:
     """The engine at `path`, ready to run.
 
     Args:
         plugins: the libraries it was built with.
-        use_graph: launch through a CUDA graph; engines of RTX, which compile kernels while they run, never do.
+
+    Raises:
+        InputError: as `opener`, or TensorRT does not load the engine.
+    """
+    return opener(path, plugins)()
+
+
+def opener(path: Path, plugins: tuple[Path, ...] = ()) -> Callable[[], EngineRunner]:
+    """What loads the engine at `path`: everything is checked and imported before, so that it can be timed.
+
+    Args:
+        plugins: the libraries it was built with.
 
     Raises:
         InputError: there is no GPU, a module is missing, or the engine is damaged, for another GPU or version, or lacks
             a plugin library.
     """
     record = read_engine(path)
-    gpu = require_gpu(f"running {path}")
+    require_runnable(path, record)
     library = load_library(record.target)
-    require_runnable(path, record, library.version, gpu.sm, gpu.name, plugins)
+    require_library(path, record, library.version, plugins)
     try:
         cuda = importlib.import_module("pycuda.driver")
     except ImportError as error:
         raise InputError('running engines needs pycuda: pip install "qvit-deploy[tensorrt]"') from error
-    return EngineRunner(path, record, library, cuda, plugins, use_graph and record.target == "tensorrt")
+    return lambda: EngineRunner(path, record, library, cuda, plugins)
+
+
+def launches_graph(record: EngineRecord) -> bool:
+    """Whether runs go through a CUDA graph. Those of RTX, which compiles kernels while they run, do not."""
+    return record.target == "tensorrt"
 
 
 class EngineRunner:
@@ -47,22 +74,29 @@ class EngineRunner:
     """
 
     def __init__(
-        self, path: Path, record: EngineRecord, library: Library, cuda: Any, plugins: tuple[Path, ...], use_graph: bool
+        self, path: Path, record: EngineRecord, library: Library, cuda: Any, plugins: tuple[Path, ...]
     ) -> None:
         self.record = record
-        self._cuda, self._trt, self._use_graph = cuda, library.module, use_graph
+        self._cuda, self._trt, self._library = cuda, library.module, library
         cuda.init()
         self._device_context = cuda.Device(0).retain_primary_context()
         self._device_context.push()
-        logger = self._trt.Logger(self._trt.Logger.ERROR)
+        self._free = cuda.mem_get_info()[0]
+        logger = library.logger()
         if record.target == "tensorrt":
             self._trt.init_libnvinfer_plugins(logger, "")
-        library.load_plugins(plugins)
+        needed = {p.name for p in record.plugins}
+        new = tuple(p for p in plugins if p.name in needed and p.resolve() not in _loaded)
+        library.load_plugins(new)
+        _loaded.update(p.resolve() for p in new)
         self._runtime = self._trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             self._device_context.pop()
-            raise InputError(f"{path}: {record.target} {library.version_text} does not load it; build it again here")
+            reason = " ".join("; ".join(logger.errors[-3:]).split()) or "no reason given"
+            raise InputError(
+                f"{path}: {record.target} {library.version_text} does not load it ({reason}); build it again here"
+            )
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [n for n in names if self._engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
@@ -72,6 +106,7 @@ class EngineRunner:
         self._host: dict[str, np.ndarray] = {}
         self._device: dict[str, Any] = {}
         self._graph: CudaGraph | None = None
+        self._profiler: Any = None
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """The outputs for `images` float32 [n, C, H, W], in the engine's order.
@@ -86,12 +121,7 @@ class EngineRunner:
             self._prepare(images.shape)
         np.copyto(self._host[self._input], images)
         self._cuda.memcpy_htod_async(self._device[self._input], self._host[self._input], self._stream)
-        self._start.record(self._stream)
-        if self._graph is not None:
-            self._graph.launch()
-        else:
-            self._enqueue()
-        self._end.record(self._stream)
+        self._launch()
         for name in self._outputs:
             self._cuda.memcpy_dtoh_async(self._host[name], self._device[name], self._stream)
         self._stream.synchronize()
@@ -100,6 +130,48 @@ class EngineRunner:
     def time(self) -> float:
         """Milliseconds between the events before and after the last run's kernels: no transfers, no host time."""
         return float(self._start.time_till(self._end))
+
+    def repeat(self) -> float:
+        """Runs once more on the images of the last `run`, nothing copied. Returns milliseconds, as `time`."""
+        self._launch()
+        self._stream.synchronize()
+        return self.time()
+
+    def device_memory(self) -> int:
+        """Bytes of the device's memory taken since before the engine was loaded; other programs on it disturb that."""
+        return max(0, self._free - self._cuda.mem_get_info()[0])
+
+    def layer_info(self) -> str:
+        """The inspector's description of every layer, JSON."""
+        return self._library.layer_info(self._engine)
+
+    def layer_times(self, runs: int) -> dict[str, list[float]]:
+        """Layer -> milliseconds in each of `runs` runs on the images of the last `run`, by TensorRT's IProfiler.
+
+        The profiler waits for the device after every run and stays with the engine: times of whole runs after this are
+        longer.
+
+        Raises:
+            InputError: it reported no layer.
+        """
+        times: dict[str, list[float]] = defaultdict(list)
+        trt = self._trt
+
+        class Profiler(trt.IProfiler):  # type: ignore[name-defined]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                times[layer_name].append(ms)
+
+        self._profiler = Profiler()  # kept here, since TensorRT need not keep it
+        self._context.profiler = self._profiler
+        for _ in range(runs):
+            self._enqueue()
+            self._stream.synchronize()
+        if not times:
+            raise InputError("TensorRT's profiler reported no layer")
+        return dict(times)
 
     def close(self) -> None:
         """Gives back buffers, graph and context."""
@@ -123,9 +195,18 @@ class EngineRunner:
             self._context.set_tensor_address(name, int(self._device[name]))
         self._enqueue()
         self._stream.synchronize()
-        if self._use_graph:
+        if launches_graph(self.record):
             self._graph = CudaGraph(self._stream.handle, self._enqueue)
         self._shape = shape
+
+    def _launch(self) -> None:
+        """Enqueues one run between the two events."""
+        self._start.record(self._stream)
+        if self._graph is not None:
+            self._graph.launch()
+        else:
+            self._enqueue()
+        self._end.record(self._stream)
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.handle):

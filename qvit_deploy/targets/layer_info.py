@@ -110,6 +110,11 @@ def read_layers(text: str) -> tuple[Layer, ...]:
         tree = json.loads(text)
     except ValueError as error:
         raise InputError(f"the layer information is not JSON: {error}") from None
+    return layers_of(tree)
+
+
+def layers_of(tree: Any) -> tuple[Layer, ...]:
+    """The same of the parsed JSON. Raises InputError."""
     entries = tree.get("Layers") if isinstance(tree, dict) else None
     if not isinstance(entries, list):
         raise InputError("the layer information has no list of Layers: it is not what TensorRT's inspector writes")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,34 @@ class Library:
             _LOADED[self.module, library.resolve()] = new
             brought += new
         return tuple(brought)
+
+    def logger(self) -> Any:
+        """A logger that keeps `errors` and `warnings`."""
+        trt = self.module
+
+        class Log(trt.ILogger):  # type: ignore[name-defined]
+            """Everything goes to standard error too, for the tail shown after a crash."""
+
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+                self.warnings: list[str] = []
+                self.errors: list[str] = []
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                    self.errors.append(message)
+                elif severity == trt.ILogger.WARNING:
+                    self.warnings.append(message)
+                elif severity != trt.ILogger.INFO:
+                    return
+                print(message, file=sys.stderr, flush=True)
+
+        return Log()
+
+    def layer_info(self, engine: Any) -> str:
+        """The inspector's description of every layer of a loaded engine, JSON."""
+        inspector = engine.create_engine_inspector()
+        return str(inspector.get_engine_information(self.module.LayerInformationFormat.JSON))
 
     def save_timing_cache(self, config: Any, request: BuildRequest) -> None:
         """Writes the cache back whole: a reader never sees half of it."""

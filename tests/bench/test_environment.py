@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,10 +47,23 @@ def test_arm_cores_have_no_model_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin")
-def test_the_fastest_cpus_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    assert fastest_cpus(1, tmp_path) == (3,) and fastest_cpus(2, tmp_path) == (2, 3)
-    assert fastest_cpus(5, tmp_path) is None
-    for cpu, clock in enumerate((3000, 3000, 1000, 1000)):
-        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq", str(clock))
-    assert fastest_cpus(1, tmp_path) == (1,) and fastest_cpus(3, tmp_path) == (0, 1, 3)
+def test_the_fastest_cpus_are_taken(tmp_path: Path) -> None:
+    """Of this machine's own, whose clocks are read from a folder."""
+    allowed = sorted(os.sched_getaffinity(0))
+    assert fastest_cpus(1, tmp_path) == (allowed[-1],) and fastest_cpus(len(allowed), tmp_path) == tuple(allowed)
+    assert fastest_cpus(len(allowed) + 1, tmp_path) is None
+    if len(allowed) < 2:
+        pytest.skip("one CPU")
+    for cpu in allowed:
+        write(tmp_path, f"sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq", str(1000 - cpu))
+    assert fastest_cpus(1, tmp_path) == (allowed[0],) and fastest_cpus(2, tmp_path) == tuple(allowed[:2])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin")
+def test_only_allowed_cpus_are_taken() -> None:
+    """In a process that may use one."""
+    last = max(os.sched_getaffinity(0))
+    code = "import os; from qvit_deploy.bench.environment import fastest_cpus as f; print(f(1), f(2))"
+    pinned = f"import os; os.sched_setaffinity(0, [{last}]); {code}"
+    done = subprocess.run([sys.executable, "-c", pinned], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"({last},) None"

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from quantizable_graphs import mixed_vit
 
 from qvit_deploy.bench import measure as measuring
 from qvit_deploy.bench.measure import File, Plan, in_turn, measure
+from qvit_deploy.bench.worker import Job
 from qvit_deploy.bench.yardstick import LAYERS, products, yardstick
 from qvit_deploy.errors import InputError
 
@@ -50,12 +54,38 @@ def test_the_file_that_ran_is_the_one_described(model: Path) -> None:
     assert found.peak_memory_bytes is None or found.peak_memory_bytes > 1e7
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin")
-def test_a_process_that_dies_is_one_line(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "fastest_cpus", lambda _: (4095,))
-    with pytest.raises(InputError, match=r"model\.onnx: the process that ran it died: .*Error") as caught:
-        measure(File(model, {}), None, Plan(processes=1, runs=5), profiled=False)
+class Killing:
+    """Progress that kills the processes this one started as soon as one says that it got on."""
+
+    def stage(self, name: str, total: int | None = None) -> Killing:
+        return self
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self.kill
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def kill(self, _: int) -> None:
+        for children in Path("/proc/self/task").glob("*/children"):
+            for worker in map(int, children.read_text().split()):
+                if b"qvit_deploy.bench.worker" in Path(f"/proc/{worker}/cmdline").read_bytes():
+                    os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds its children in /proc")
+def test_a_process_that_dies_is_one_line(model: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.onnx: the process that ran it died: .+") as caught:
+        measure(File(model), None, Plan(processes=1, runs=400), profiled=False, progress=Killing())  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin")
+def test_a_process_that_cannot_be_pinned_says_why(model: Path) -> None:
+    """What a worker meets when its CPU went offline after it was chosen."""
+    request = {"task": "measure", "job": asdict(Job((str(model),), None, 1, (4095,), 1, 2))}
+    with pytest.raises(InputError, match=r"model\.onnx: the process that ran it died: OSError"):
+        measuring._run(request, lambda _: None)
 
 
 @pytest.mark.parametrize("field", ["batch", "threads", "processes", "runs"])

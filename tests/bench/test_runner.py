@@ -1,15 +1,19 @@
 from __future__ import annotations
 
-import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnx
 import pytest
+from engine_examples import written
 from onnx import TensorProto, helper
 from quantizable_graphs import mixed_vit
+from recorded_device import appear, built
 
-from qvit_deploy.bench.runner import open_runner, runtime_of
+from qvit_deploy.bench.runner import opener, runtime_of
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.cuda_driver import find_gpu
+from qvit_deploy.targets.engine import record_path
 
 
 @pytest.fixture
@@ -21,8 +25,9 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("batch", "images"), [(None, 1), (3, 3)])
 def test_a_run_takes_time(model: Path, batch: int | None, images: int) -> None:
-    runner = open_runner(model, batch, 1)
-    assert runner.batch == images and runner.run_ns() > 0 and runtime_of(model) == "onnxruntime"
+    runner = opener(model, batch, 1)()
+    assert runner.batch == images and runner.run_ns() > 0 and runtime_of(model).name == "onnxruntime"
+    assert runner.device_memory_bytes is None
 
 
 def test_inputs_that_are_no_images(tmp_path: Path) -> None:
@@ -35,20 +40,55 @@ def test_inputs_that_are_no_images(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
         with pytest.raises(InputError, match=words):
-            open_runner(path, None, 1)
+            opener(path, None, 1)()
+
+
+def test_an_engine_is_timed_by_events_on_images_that_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, memory = appear(tmp_path, monkeypatch)
+    for batch, images in ((None, 2), (4, 4)):
+        runner = opener(path, batch, 1)()
+        assert runner.batch == images and runner.device_memory_bytes == 2 * 12 * images
+        del memory.order[:]
+        assert runner.run_ns() == 1_250_000 and memory.order == ["event", "run", "event", "wait"]
+        runner.close()
+        memory.buffers.clear()
+    found = runtime_of(path, 4)
+    assert found.name == "tensorrt" and found.engine is not None and found.engine.build.sm == 87
 
 
 @pytest.mark.parametrize("name", ["m.engine", "m.plan", "m.trt"])
-def test_engines_are_refused(tmp_path: Path, name: str) -> None:
+def test_engines_without_a_record_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"engine")
-    with pytest.raises(InputError, match="needs the TensorRT runtime"):
-        open_runner(tmp_path / name, None, 1)
+    for take in (runtime_of, lambda path: opener(path, None, 1)):
+        with pytest.raises(InputError, match=r"has no record m\.json beside it"):
+            take(tmp_path / name)
 
 
-def test_openvino_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
+def test_other_batches_and_inputs_than_the_engine_was_built_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, memory = appear(tmp_path, monkeypatch)
+    for take in (lambda: runtime_of(path, 5), lambda: opener(path, 5, 1)()):
+        with pytest.raises(InputError, match=r"m\.engine: takes 1 to 4 images at a time; --batch 5 does not fit"):
+            take()
+    assert memory.order[-1] == "pop"  # what was loaded was given back
+    record_path(path).write_text(record_path(path).read_text().replace('"shape":[-1,3]', '"shape":[-1]'))
+    with pytest.raises(InputError, match="none of images"):
+        runtime_of(path)
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
+def test_an_engine_needs_a_gpu(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, build=built())
+    for take in (runtime_of, lambda path: opener(path, None, 1)):
+        with pytest.raises(InputError, match=r"running .*m\.engine needs an NVIDIA GPU and its driver"):
+            take(path)
+
+
+@pytest.mark.skipif(find_spec("openvino") is not None, reason="OpenVINO is installed")
+def test_openvino_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "m.xml"
     path.write_text("<net/>")
-    assert runtime_of(path) == "openvino"
+    assert runtime_of(path).name == "openvino"
     with pytest.raises(InputError, match="pip install openvino"):
-        open_runner(path, None, 1)
+        opener(path, None, 1)()

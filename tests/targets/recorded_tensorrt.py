@@ -61,7 +61,7 @@ class RecordedApi:
             raise AttributeError(f"TensorRT {self.version} has no {name}")
         if name in self.given:
             return self.given[name]
-        if name in ("ILogger", "IProgressMonitor"):
+        if name in ("ILogger", "IProfiler", "IProgressMonitor"):
             return type(name, (), {n: n for n in self.classes[name] if n.isupper()})
         if name in self.classes:
             # Enumerations: their members are distinct numbers.

@@ -14,13 +14,15 @@ from qvit_deploy.targets.engine import (
     Plugin,
     read_engine,
     record_path,
-    require_runnable,
+    require_device,
+    require_library,
 )
 
 
 def runnable(path: Path, record: EngineRecord, **here: Any) -> None:
     given = {"version": (10, 3, 0), "sm": 87, "gpu": "Orin", "plugins": (), **here}
-    require_runnable(path, record, **given)
+    require_device(path, record, given["sm"], given["gpu"])
+    require_library(path, record, given["version"], given["plugins"])
 
 
 @pytest.mark.parametrize(

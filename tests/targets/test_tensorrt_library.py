@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,12 +17,13 @@ from recorded_tensorrt import RecordedApi, RecordedObject, building
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets import engine_builder
-from qvit_deploy.targets.cuda_driver import Gpu
+from qvit_deploy.targets.cuda_driver import Gpu, find_gpu
 from qvit_deploy.targets.engine import Batch, BuildRequest
 from qvit_deploy.targets.tensorrt_library import Library, library_of, load_library, parse_version
 
 RELEASES = ["10.3.0", "11.4.0"]
 ORIN = Gpu("Orin", 87)
+"""`--target tensorrt` asks the driver for a GPU before it builds, and there is none here."""
 
 
 def request(folder: Path, **changes: Any) -> BuildRequest:
@@ -129,8 +131,8 @@ def test_no_engine_and_no_file_left_when_the_builder_gives_none(
     assert not (tmp_path / "m.engine").exists()
 
 
-def test_a_tensorrt_build_without_a_gpu_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvit_deploy.targets.cuda_driver.find_gpu", lambda: None)
+@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
+def test_a_tensorrt_build_without_a_gpu_is_refused_first(tmp_path: Path) -> None:
     api = building("11.4.0")
     with pytest.raises(InputError, match=r"--target tensorrt needs an NVIDIA GPU and its driver"):
         engine_builder.build(library_of("tensorrt", api), request(tmp_path), lambda _: None)
@@ -146,13 +148,14 @@ def test_old_versions_are_refused(target: Any, version: str, needed: str) -> Non
         library_of(target, SimpleNamespace(__version__=version))
 
 
-def test_a_missing_module_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+@pytest.mark.skipif(find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_a_missing_module_names_the_extra() -> None:
     with pytest.raises(InputError, match=r'needs the Python module tensorrt: pip install "qvit-deploy\[tensorrt\]"'):
         load_library("tensorrt")
 
 
 def test_a_module_without_its_libraries_says_which(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # NVIDIA's own libraries cannot be had here, so what their absence raises is written down.
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)

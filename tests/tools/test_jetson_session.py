@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -42,18 +43,18 @@ def board(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
-def run(script: str, *arguments: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: object, env: dict[str, str], where: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "jetson" / script), *map(str, arguments)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=env, cwd=where, capture_output=True, text=True, check=False)
 
 
 def test_a_session_is_recorded_and_read(board: dict[str, str], tmp_path: Path) -> None:
     model, out = tmp_path / "model.onnx", tmp_path / "session.tar.gz"
     model.write_bytes(mixed_vit().serialize())
-    done = run("session.py", model, "-o", out, "--", "--processes", 1, "--iterations", 40, "--no-profile", env=board)
+    done = run("session.py", model, "-o", out, "--", "--processes", 1, "--iterations", 36, "--no-profile", env=board)
     assert done.returncode == 0, done.stderr
     session = read_session(out)
-    assert session.measurement is not None and session.measurement.latency_ms.samples == 40
+    assert session.measurement is not None and session.measurement.latency_ms.samples == 36
     assert session.mode == "MAXN" and session.clocks["GPU"].locked
     assert len(session.samples) > 3 and session.unread <= 1 and session.watts == pytest.approx(9.913)
     assert session.joules_per_run == pytest.approx(9.913 * session.measurement.latency_ms.mean / 1e3)
@@ -76,6 +77,28 @@ def test_a_session_whose_bench_fails_is_kept_and_says_so(board: dict[str, str], 
     assert session.measurement is None and session.facts.exit_code == 2
     read = run("read_session.py", out, "--json", env=board)
     assert "exit code 2" in json.loads(read.stdout)["latency p50, ms"]
+
+
+@pytest.mark.parametrize(
+    ("build", "bench", "target"),
+    [(None, [], None), ("tensorrt", [], "tensorrt"), ("tensorrt", ["--target", "onnxruntime"], "onnxruntime")],
+)
+def test_what_was_built_is_measured(
+    board: dict[str, str], tmp_path: Path, build: str, bench: list[str], target: str
+) -> None:
+    """The program replaced by one that writes down how it was called: there is no board to build on."""
+    package = tmp_path / "stand-in" / "qvit_deploy"
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text("import sys; print(sys.argv[1:])")
+    env = {**board, "PYTHONPATH": str(package.parent)}
+    builds = [] if build is None else ["--build", build]
+    done = run("session.py", "b", "-o", tmp_path / "s.tar.gz", *builds, "--", *bench, env=env, where=package.parent)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / "s.tar.gz") as tar:
+        texts = {Path(m.name).name: tar.extractfile(m).read().decode() for m in tar if m.isfile()}  # type: ignore[union-attr]
+    called = ast.literal_eval(texts["bench.out.txt"])
+    assert called[:2] == ["bench", "b"] and ("build.out.txt" in texts) == (build is not None)
+    assert (called[called.index("--target") + 1] if "--target" in called else None) == target
 
 
 def tarball(path: Path, files: dict[str, bytes]) -> Path:

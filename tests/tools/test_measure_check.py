@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from measure_check import NOISES, blocks_of, fails, simulated
+from measure_check import NOISES, blocks_of, fails, simulated, spread
 from measurements import noisy, subject
 
 from qvit_deploy.bench.measure import BLOCKS, PROCESSES
@@ -32,3 +32,11 @@ def test_blocks_are_relative_to_the_yardstick() -> None:
     for process in tree["processes"]:
         process["yardstick_ms"] = [p / 10 for p in process["blocks_ms"]]
     np.testing.assert_allclose(blocks_of(Subject.model_validate(tree)), np.full((2, 3), 10.0))
+
+
+def test_spread_tells_processes_from_blocks() -> None:
+    random = np.random.default_rng(0)
+    blocks = random.lognormal(0, 0.02, (400, 1)) * random.lognormal(0, 0.05, (400, 400))
+    blocks[:, :20] *= 3  # interrupted
+    between, within = spread(blocks)
+    assert between == pytest.approx(0.02, rel=0.25) and within == pytest.approx(0.05, rel=0.25)

@@ -7,7 +7,7 @@ Needs Python and the light install only (no torch). Lock the clocks first; they 
     python tools/jetson/read_session.py session.tar.gz
 
 Root is asked for by `jetson_clocks --show` alone; without it the session has no clocks and says so. What comes after
-`--` goes to `qvit-deploy bench`. `--build tensorrt` builds the engine on the board first.
+`--` goes to `qvit-deploy bench`. `--build tensorrt` builds the bundle's engine on the board first and measures that.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def record(folder: Path, bundle: Path, build: str | None, bench: Sequence[str]) 
         if build is not None:
             code = _run([*QVIT, "build", str(bundle), "--target", build, "--json"], folder / "build")
         if code == 0:
-            more = ["-o", str(folder / "measurement.json"), *bench]
+            more = ["-o", str(folder / "measurement.json"), *bench_options(build, bench)]
             code = _run([*QVIT, "bench", str(bundle), *more], folder / "bench")
     finally:
         if watch is not None:
@@ -96,6 +96,12 @@ def record(folder: Path, bundle: Path, build: str | None, bench: Sequence[str]) 
     }
     (folder / "session.json").write_text(json.dumps(session, indent=1))
     return code
+
+
+def bench_options(build: str | None, bench: Sequence[str]) -> list[str]:
+    """What bench is told: without a target of its own it measures what was built."""
+    named = any(option.partition("=")[0] == "--target" for option in bench)
+    return [*([] if build is None or named else ["--target", build]), *bench]
 
 
 def counters() -> dict[str, int]:

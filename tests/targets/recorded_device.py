@@ -1,0 +1,151 @@
+"""A GPU that is not there: recorded names of TensorRT and a pycuda whose device memory is host memory.
+
+Neither TensorRT's runtime nor pycuda works without a device, so this is how the code that runs engines is exercised:
+every name it touches exists in the release, buffers are copied, the engine writes twice its input. What a real device
+does when it is called so is not tested.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from recorded_tensorrt import RecordedApi, RecordedObject
+
+from qvit_deploy.targets import engine_runtime
+from qvit_deploy.targets.cuda_driver import Gpu
+from qvit_deploy.targets.engine import Batch, BuildResult, Tensor
+from qvit_deploy.targets.tensorrt_library import library_of
+
+if TYPE_CHECKING:
+    import pytest
+
+ORIN = Gpu("Orin", 87)
+LAYERS = {"fc1/MatMul": 0.5, "__myl_fused": 0.25, "Reformat": 0.125}
+"""What the engine's profiler reports, milliseconds."""
+STREAM = 0x500000000
+"""The handle that `driver_stand_in` knows."""
+
+
+class Memory:
+    """pycuda.driver, as far as the runner needs it: device memory is host memory with addresses."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, np.ndarray] = {}
+        self.order: list[str] = []
+
+    def module(self) -> ModuleType:
+        found, memory = ModuleType("pycuda.driver"), self
+
+        class Allocation(int):
+            pass
+
+        class Event:
+            def record(self, stream: Any) -> None:
+                memory.order.append("event")
+
+            def time_till(self, end: Any) -> float:
+                return 1.25
+
+        def mem_alloc(size: int) -> Allocation:
+            address = Allocation(0x1000 * (len(memory.buffers) + 1))
+            memory.buffers[address] = np.zeros(size, np.uint8)
+            return address
+
+        def to_device(device: int, host: np.ndarray, stream: Any) -> None:
+            memory.order.append("in")
+            memory.buffers[device][:] = np.ascontiguousarray(host).view(np.uint8).reshape(-1)
+
+        def to_host(host: np.ndarray, device: int, stream: Any) -> None:
+            memory.order.append("out")
+            host.reshape(-1).view(np.uint8)[:] = memory.buffers[device]
+
+        context = SimpleNamespace(push=lambda: self.order.append("push"), pop=lambda: self.order.append("pop"))
+        found.__dict__.update(
+            init=lambda: None, Device=lambda i: SimpleNamespace(retain_primary_context=lambda: context),
+            Stream=lambda: SimpleNamespace(handle=STREAM, synchronize=lambda: self.order.append("wait")), Event=Event,
+            mem_get_info=lambda: (10_000 - sum(b.nbytes for b in self.buffers.values()), 10_000),
+            mem_alloc=mem_alloc, memcpy_htod_async=to_device, memcpy_dtoh_async=to_host, pagelocked_empty=np.empty,
+        )  # fmt: skip
+        return found
+
+
+def doubling(release: str, memory: Memory) -> RecordedApi:
+    """A library whose engine writes twice its input, of any batch, to its output."""
+    api = RecordedApi(release)
+    modes = api.TensorIOMode
+    state: dict[str, Any] = {}
+
+    def execute(stream: int) -> bool:
+        source, target = (memory.buffers[state[n]] for n in ("image", "logits"))
+        target[:] = (2 * source.view(np.float32)).view(np.uint8)
+        memory.order.append("run")
+        for (profiler,) in api.called("IExecutionContext.profiler=")[-1:]:
+            for layer, taken in LAYERS.items():
+                profiler.report_layer_time(layer, taken)
+        return True
+
+    context = RecordedObject(
+        api, "IExecutionContext",
+        set_input_shape=lambda name, shape: state.update(shape=shape) is None and len(shape) == 2,
+        get_tensor_shape=lambda name: state["shape"],
+        set_tensor_address=lambda name, address: state.update({name: address}) is None,
+        execute_async_v3=execute,
+    )  # fmt: skip
+    fused = {"Name": "__myl_fused", "LayerType": "kgen", "Metadata": "[ONNX Layer: fc2/Add]"}
+    described = {"Layers": [fused, {"Name": "Reformat", "LayerType": "Reformat"}]}
+    inspector = RecordedObject(api, "EngineInspector", get_engine_information=lambda f: json.dumps(described))
+    engine = RecordedObject(
+        api, "ICudaEngine", create_engine_inspector=lambda: inspector, num_io_tensors=2,
+        get_tensor_name=lambda i: ("image", "logits")[i],
+        get_tensor_mode=lambda n: modes.INPUT if n == "image" else modes.OUTPUT,
+        get_tensor_dtype=lambda n: "float", create_execution_context=lambda: context,
+    )  # fmt: skip
+    api.given = {
+        "Runtime": lambda logger: RecordedObject(api, "Runtime", deserialize_cuda_engine=lambda b: engine),
+        "TensorIOMode": modes, "nptype": lambda dtype: np.float32,
+    }  # fmt: skip
+    return api
+
+
+class Graph:
+    """A CUDA graph that calls its work."""
+
+    def __init__(self, stream: int, work: Any) -> None:
+        assert stream == STREAM
+        self.work = work
+
+    def launch(self) -> None:
+        self.work()
+
+    def close(self) -> None:
+        self.work = None
+
+
+def built(gpu: str = ORIN.name) -> BuildResult:
+    """What a build on a GPU of SM87 says of an engine for images [3]."""
+    image = Tensor(name="image", shape=(-1, 3), dtype="float")
+    return BuildResult(
+        version="10.3.0", sm=87, gpu=gpu, inputs=(image,), outputs=(), operators=(), messages=(), layers=3,
+        parse_seconds=0.1, build_seconds=1.0, peak_memory_bytes=1,
+    )  # fmt: skip
+
+
+def appear(folder: Path, monkeypatch: pytest.MonkeyPatch, release: str = "10.3.0") -> tuple[Path, Memory]:
+    """(an engine for 1 to 4 images [3] with its record, the memory of an Orin that has TensorRT and pycuda)."""
+    from engine_examples import written  # imports torch, which a worker does without
+
+    path, _ = written(folder, batch=Batch(least=1, best=2, most=4), build=built())
+    memory = Memory()
+    monkeypatch.setattr(engine_runtime, "require_gpu", lambda what: ORIN)
+    monkeypatch.setattr(engine_runtime, "CudaGraph", Graph)
+    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    api = doubling(release, memory)
+    api.__version__ = "10.3.0"  # the record's; the names are those of `release`
+    monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))
+    return path, memory
