@@ -1,7 +1,8 @@
 """What each rule does to the agreement with exact patching: rules alone and together, on float models.
 
 Pearson correlation and slope (1 is the right size), means over the pairs of `tools/measure_relp.py`, whose work folder
-this shares.
+this shares. Then the size of the estimates by block: root mean square over tokens and pairs, divided by that of the
+exact effects.
 
     python tools/measure_rules.py WORK_FOLDER [--model demo:vit ...] [--reference FOLDER] [--pairs 20]
 """
@@ -9,6 +10,7 @@ this shares.
 from __future__ import annotations
 
 import argparse
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20)
     arguments = parser.parse_args()
     table = Table("model", "rules", *(f"{kind}: r, slope" for kind in KINDS))
+    sizes = Table("model", "rules", "size of attention outputs, from the first block to the last")
     metric = parse_metric("logit-diff")
     for model in asked_models(arguments.model, arguments.reference):
         file, data = compiled(model, "float", arguments.work, arguments.reference)
@@ -54,20 +57,27 @@ def main() -> None:
         for rule_set in SETS:
             executor = Executor(file.graph, overrides=rule_set.bind(file.graph, 1).overrides)
             found: dict[str, list[Agreement]] = {kind: [] for kind in KINDS}
+            squares: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
             for pair in pairs:
                 clean, corrupt = torch.tensor(pair.clean)[None], torch.tensor(pair.corrupt)[None]
                 estimate = attribute(executor, rule_set, components, clean, corrupt, metric)
                 exact = truth.of(pair, components)
+                maps = ({c: m[0] for c, m in estimate.effects.items()}, exact)
                 for kind in KINDS:
                     mine = [c for c in components if c.kind == kind]
-                    maps = ({c: m[0] for c, m in estimate.effects.items()}, exact)
                     ours, theirs = (np.concatenate([m[c] for c in mine]) for m in maps)
                     reached = np.concatenate([estimate.reached[c][0] for c in mine])
                     found[kind].append(compare(ours, theirs, reached))
+                for c in (c for c in components if c.kind == "attention"):
+                    size, true_size = (float(np.square(m[c][estimate.reached[c][0]]).sum()) for m in maps)
+                    squares[c.block].append((size, true_size))
             means = {kind: summarise(agreements).metrics for kind, agreements in found.items()}
             cells = [" ".join(_digits(means[k][m].mean) for m in ("pearson", "slope")) for k in KINDS]
-            table.add_row("DINOv2" if model == MODEL else model, rule_set.name, *cells)
-    Console(width=120).print(table)
+            name = "DINOv2" if model == MODEL else model
+            ratios = [np.sqrt(np.divide(*np.sum(squares[block], axis=0))) for block in sorted(squares)]
+            sizes.add_row(name, rule_set.name, " ".join(f"{ratio:.2f}" for ratio in ratios))
+            table.add_row(name, rule_set.name, *cells)
+    Console(width=120).print(table, sizes)
 
 
 def _digits(value: float | None) -> str:
