@@ -136,7 +136,7 @@ def test_bench_refuses_what_it_cannot_run(qvit: Command, bundle: Path, inputs: I
     refused(qvit("bench", garbage, *QUICK), "garbage.onnx: ONNX Runtime cannot load it")
     refused(qvit("bench", engine), "model.engine has no record model.json beside it")
     refused(qvit("bench", inputs.model, "--against", engine), "model.engine has no record model.json beside it")
-    refused(qvit("bench", bundle, "--target", "tensorrt"), "no file 'model.tensorrt.onnx'")
+    refused(qvit("bench", bundle, "--target", "tensorrt"), "has no engine for tensorrt; build one where it will run")
     refused(qvit("bench", inputs.model, "--threads", 0), "--threads must be at least 1")
     refused(qvit("bench", inputs.model, "--processes", 1, "--iterations", 1), "two or more")
     refused(qvit("bench", inputs.model, "--trtexec-log", engine), "--trtexec-times")
