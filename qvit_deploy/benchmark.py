@@ -18,9 +18,9 @@ from qvit_deploy.bench.measure import File, Plan, measure
 from qvit_deploy.bench.runner import ENGINES as ENGINE_FILES
 from qvit_deploy.bench.schema import Measurement, Quality
 from qvit_deploy.bench.trtexec import Recording, read_trtexec
-from qvit_deploy.build import ENGINES
 from qvit_deploy.bundle import Bundle, read_bundle
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.engine_files import ENGINES
 from qvit_deploy.errors import InputError
 from qvit_deploy.evaluate import evaluate
 from qvit_deploy.graph.graph import Graph

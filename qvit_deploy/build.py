@@ -15,17 +15,16 @@ import onnx as onnx_file
 from qvit_deploy.bundle import read_bundle
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.emit.local_functions import DOMAIN, plugin_operators, without_plugin_bodies
+from qvit_deploy.engine_files import bare_file, engine_files
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.progress import Progress
-from qvit_deploy.recipe import HALF_PROFILES, PACKED_PROFILE, Profile
+from qvit_deploy.recipe import Profile
 from qvit_deploy.targets import onnxruntime
 from qvit_deploy.targets.cuda_driver import find_gpu
 from qvit_deploy.targets.engine import (
-    Batch,
+    BuildOptions,
     BuildRequest,
     EngineRecord,
-    Hardware,
     Target,
     read_engine,
     record_path,
@@ -34,15 +33,10 @@ from qvit_deploy.targets.engine_build import build_engine
 from qvit_deploy.targets.engine_check import EngineCheck, check_logits, first_difference, probed, products
 from qvit_deploy.targets.engine_runtime import EngineRunner, load
 from qvit_deploy.targets.layer_info import EngineLayers, engine_layers, read_layers
-from qvit_deploy.targets.plugin_build import LIBRARY
 from qvit_deploy.targets.tensorrt_library import PLUGIN_WINS
 from qvit_deploy.targets.trtexec import check_version, trtexec_commands
 
 Result = TypeVar("Result")
-
-ENGINES = "engines"
-"""The folder of a bundle that engines go to; the manifest, written by the compile, does not list it."""
-
 
 CHECKED_IMAGES = 32
 
@@ -67,15 +61,11 @@ class Built:
 def build(
     path: Path,
     target: Target,
+    options: BuildOptions = BuildOptions(),  # noqa: B008 - it is frozen
     *,
     profile: Profile | None = None,
     sms: tuple[int, ...] = (),
     out: Path | None = None,
-    batch: Batch | None = None,
-    plugins: tuple[Path, ...] = (),
-    hardware: Hardware = "none",
-    timing_cache: Path | None = None,
-    workspace_mb: int | None = None,
     timeout: float = 600.0,
     force: bool = False,
     keep_slow: bool = False,
@@ -86,10 +76,7 @@ def build(
     """Builds an engine of the bundle or .onnx file at `path` for every one of `sms`.
 
     Args:
-        profile: which of a bundle's files; by default that of the target, but `tensorrt-plugin` where there are plugins
-            or no other.
-        out: the engine of a lone ONNX file; a bundle keeps its own in `engines/`.
-        plugins: libraries of the plugins that the file calls.
+        profile, out: see `engine_files`.
         timeout: seconds each engine may take.
         keep_slow: keep an engine some of whose sites do not run as emitted: on int8, fused, or in a plugin.
         data: images the engine is compared with ONNX Runtime on, where it can run; noise when None.
@@ -104,22 +91,17 @@ def build(
         raise InputError("--sm is for tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on")
     if target == "tensorrt-rtx" and not sms:
         raise InputError("--target tensorrt-rtx needs --sm, e.g. --sm 86 --sm 120")
-    if target == "tensorrt-rtx" and (hardware != "none" or timing_cache is not None):
+    if target == "tensorrt-rtx" and (options.hardware != "none" or options.timing_cache is not None):
         raise InputError("--hardware and --timing-cache are for --target tensorrt")
-    onnx, engines = _files(path, target, _profiles(profile, target, plugins), sms, out, batch)
-    _require_plugins(onnx, target, plugins)
+    onnx, engines = engine_files(path, target, options, profile, sms, out)
     built = []
     for sm, engine in zip(sms or (None,), engines, strict=True):
         request = BuildRequest(
+            **dict(options),
             target=target,
             onnx=onnx,
             engine=engine,
             sm=sm,
-            batch=batch or Batch(),
-            plugins=plugins,
-            hardware=hardware,
-            timing_cache=timing_cache,
-            workspace_mb=workspace_mb,
             layer_info=engine.with_suffix(".layers.json") if target == "tensorrt" else None,
         )
         record = build_engine(request, timeout=timeout, force=force, progress=progress)
@@ -207,14 +189,10 @@ def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Prep
 def trtexec(
     path: Path,
     version: str | None,
+    options: BuildOptions = BuildOptions(),  # noqa: B008 - it is frozen
     *,
     profile: Profile | None = None,
     out: Path | None = None,
-    batch: Batch | None = None,
-    plugins: tuple[Path, ...] = (),
-    hardware: Hardware = "none",
-    timing_cache: Path | None = None,
-    workspace_mb: int | None = None,
 ) -> tuple[str, str]:
     """The commands of NVIDIA's tool that build and time what `build` would make; needs no TensorRT.
 
@@ -231,93 +209,13 @@ def trtexec(
     if version is None:
         raise InputError("--trtexec needs --trt-version, e.g. 10.3 for JetPack 6: its flags differ between versions")
     known = check_version(version)
-    onnx, (engine,) = _files(path, "tensorrt", _profiles(profile, "tensorrt", plugins), (), out, batch)
-    _require_plugins(onnx, "tensorrt", plugins)
+    onnx, (engine,) = engine_files(path, "tensorrt", options, profile, (), out)
     if known < PLUGIN_WINS:
-        onnx = _bare(onnx, engine.with_suffix(".onnx"))
+        onnx = bare_file(onnx, engine.with_suffix(".onnx"))
     try:
         graph = onnx_file.load(str(onnx), load_external_data=False).graph
     except Exception as error:  # protobuf raises its own types
         raise InputError(f"{onnx} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input}
-    return trtexec_commands(
-        onnx,
-        engine,
-        known,
-        {name: tuple(shape[1:]) for name, shape in shapes.items() if shape and shape[0] == 0},
-        batch=batch or Batch(),
-        plugins=plugins,
-        hardware=hardware,
-        timing_cache=timing_cache,
-        workspace_mb=workspace_mb,
-    )
-
-
-def _require_plugins(onnx: Path, target: Target, plugins: tuple[Path, ...]) -> None:
-    """Raises InputError if the file calls our plugins and no library was given; the building process checks which."""
-    if target == "tensorrt" and not plugins and any(o.startswith(f"{DOMAIN}::") for o in _operators(onnx)):
-        raise InputError(
-            f"{onnx} runs in the plugins of {LIBRARY}: pass --compile-plugin, or --plugin PATH/{LIBRARY} "
-            "(qvit-deploy build-plugin compiles it)"
-        )
-
-
-def _operators(onnx: Path) -> tuple[str, ...]:
-    return plugin_operators(onnx.read_bytes()) if onnx.is_file() else ()
-
-
-def _bare(onnx: Path, to: Path) -> Path:
-    """`onnx`, or where it has bodies of plugin operators the file `to` without them."""
-    model = onnx.read_bytes()
-    bare = without_plugin_bodies(model)
-    if bare == model:
-        return onnx
-    if to.resolve() == onnx.resolve():
-        raise InputError(f"{onnx}: the file without function bodies would replace it; give -o another name")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(bare)
-    except OSError as error:
-        raise InputError(f"{to} cannot be written: {error.strerror}") from error
-    return to
-
-
-def _profiles(profile: Profile | None, target: Target, plugins: tuple[Path, ...]) -> tuple[Profile, ...]:
-    """The profiles whose file is built, the first that a bundle has. Raises InputError."""
-    if profile is not None and profile not in HALF_PROFILES:
-        raise InputError(f"--profile {profile!r} is not one of {', '.join(HALF_PROFILES)}")
-    if profile is not None:
-        return (profile,)
-    return (PACKED_PROFILE, target) if plugins else (target, PACKED_PROFILE)
-
-
-def _files(
-    path: Path,
-    target: Target,
-    profiles: tuple[Profile, ...],
-    sms: tuple[int, ...],
-    out: Path | None,
-    batch: Batch | None,
-) -> tuple[Path, list[Path]]:
-    """(the ONNX file, where each engine goes)."""
-    if path.is_dir():
-        if out is not None:
-            raise InputError(f"-o is for a lone ONNX file; engines of the bundle {path} go to {path / ENGINES}")
-        bundle = read_bundle(path)
-        found = [p for p in profiles if f"model.{p}.onnx" in bundle.manifest.files]
-        if not found:
-            wanted = target if target in profiles else profiles[0]
-            raise InputError(f"bundle {path} was not compiled for {wanted}: compile it again with --target {wanted}")
-        name = f"model.{found[0]}.onnx"
-        stem = f"{found[0]}{{}}.b{batch or Batch()}.engine"
-        places = [f".sm{sm}" for sm in sms] or [""]
-        return bundle.path_of(name), [path / ENGINES / stem.format(place) for place in places]
-    if not path.is_file():
-        raise InputError(f"no bundle or .onnx file at {path}")
-    if len(profiles) == 1:
-        raise InputError(f"--profile is for bundles: {path} is a lone ONNX file")
-    if out is None:
-        raise InputError(f"{path} is a lone ONNX file: pass -o ENGINE")
-    if len(sms) > 1:
-        raise InputError("-o names one engine: give one --sm")
-    return path, [out]
+    varying = {name: tuple(shape[1:]) for name, shape in shapes.items() if shape and shape[0] == 0}
+    return trtexec_commands(onnx, engine, known, varying, options)

@@ -20,7 +20,7 @@ from qvit_deploy.build import build, trtexec
 from qvit_deploy.errors import BundleError, CheckError, InputError
 from qvit_deploy.targets import onnxruntime
 from qvit_deploy.targets.cuda_driver import Gpu
-from qvit_deploy.targets.engine import Batch, BuildRequest, EngineRecord, Tensor, read_engine
+from qvit_deploy.targets.engine import Batch, BuildOptions, BuildRequest, EngineRecord, Tensor, read_engine
 
 
 class StandIn:
@@ -66,7 +66,8 @@ def test_an_engine_that_computes_the_right_thing_stays(
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     made = runs_here(monkeypatch, model, lambda o: o)
-    (built,) = build(model, "tensorrt-rtx", sms=(86,), out=tmp_path / "m.engine", batch=Batch.parse("2"))
+    pairs = BuildOptions(batch=Batch.parse("2"))
+    (built,) = build(model, "tensorrt-rtx", pairs, sms=(86,), out=tmp_path / "m.engine")
     assert built.check is not None and built.check.agreement == 1 and built.check.images == 32
     assert read_engine(tmp_path / "m.engine") == built.record and made[0].closed
 
@@ -137,8 +138,8 @@ def test_a_site_left_in_float_fails_the_build(model: Path, tmp_path: Path, monke
     [
         ("tensorrt-rtx", {}, "needs --sm"),
         ("tensorrt", {"sms": (86,)}, "--sm is for tensorrt-rtx"),
-        ("tensorrt-rtx", {"sms": (86,), "hardware": "ampere-plus"}, "are for --target tensorrt"),
-        ("tensorrt-rtx", {"sms": (86,), "timing_cache": Path("t")}, "are for --target tensorrt"),
+        ("tensorrt-rtx", {"sms": (86,), "options": BuildOptions(hardware="ampere-plus")}, "are for --target tensorrt"),
+        ("tensorrt-rtx", {"sms": (86,), "options": BuildOptions(timing_cache=Path("t"))}, "are for --target tensorrt"),
         ("tensorrt-rtx", {"sms": (86,)}, "pass -o"),
         ("tensorrt-rtx", {"sms": (86, 120), "out": Path("m.engine")}, "give one --sm"),
     ],
@@ -159,7 +160,7 @@ def test_missing_and_foreign_paths(tmp_path: Path) -> None:
 
 
 def test_trtexec_lines_name_the_input(model: Path, tmp_path: Path) -> None:
-    line, _ = trtexec(model, "10.3", out=tmp_path / "m.engine", batch=Batch.parse("1:2:4"))
+    line, _ = trtexec(model, "10.3", out=tmp_path / "m.engine", options=BuildOptions(batch=Batch.parse("1:2:4")))
     assert "--optShapes=image:2x3x16x16" in line
     fixed = onnx.load(str(model))
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4

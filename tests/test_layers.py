@@ -29,6 +29,7 @@ LAYERS = (
         "evaluate",
         "describe",
         "model_files",
+        "engine_files",
         "build",
         "benchmark",
         "site_models",
@@ -89,6 +90,7 @@ def test_nothing_imports_upward(path: Path) -> None:
     "module",
     [
         "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate", "qvit_deploy.build",
+        "qvit_deploy.engine_files",
         "qvit_deploy.targets.engine_builder", "qvit_deploy.targets.engine_runtime", "qvit_deploy.allocate.latency",
         "qvit_deploy.benchmark", "qvit_deploy.site_models", "qvit_deploy.bench.worker", "qvit_deploy.emit.packed",
         "qvit_deploy.targets.libqvit", "qvit_deploy.targets.plugin_build", "qvit_deploy.emit.local_functions",

@@ -20,7 +20,7 @@ from qvit_deploy.build import Built, build
 from qvit_deploy.bundle import read_bundle
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import MANIFEST
-from qvit_deploy.targets.engine import Batch, Target
+from qvit_deploy.targets.engine import Batch, BuildOptions, Target
 
 PROFILE: Target = "tensorrt-rtx"
 COLUMNS = (
@@ -64,7 +64,7 @@ def rows(paths: Iterable[Path], sms: tuple[int, ...], batch: Batch) -> Iterator[
         profiles: Any = bundle.manifest.verification["profiles"]
         for sm in sms:
             with tempfile.TemporaryDirectory() as folder:
-                (built,) = build(onnx, PROFILE, sms=(sm,), out=Path(folder) / "m.engine", batch=batch)
+                (built,) = build(onnx, PROFILE, BuildOptions(batch=batch), sms=(sm,), out=Path(folder) / "m.engine")
             yield (path.name, *_verified(profiles[PROFILE]), *_measured(built))
 
 

@@ -14,7 +14,7 @@ from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import HALF_PROFILES
-from qvit_deploy.targets.engine import Batch, Hardware, Target, check_target
+from qvit_deploy.targets.engine import Batch, BuildOptions, Hardware, Target, check_target
 from qvit_deploy.targets.plugin_build import build_plugin
 
 # ruff: noqa: UP045
@@ -56,8 +56,13 @@ def command(
     chosen = check_target(target)
     if hardware not in get_args(Hardware):
         raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
-    sizes = None if batch is None else Batch.parse(batch)
-    plugins = tuple(plugin or ())
+    how = BuildOptions(
+        batch=Batch() if batch is None else Batch.parse(batch),
+        plugins=tuple(plugin or ()),
+        hardware=hardware,  # type: ignore[arg-type]
+        timing_cache=timing_cache,
+        workspace_mb=workspace,
+    )
     if compile_plugin and (chosen != "tensorrt" or trtexec):
         raise InputError(
             "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
@@ -65,10 +70,7 @@ def command(
     if trtexec:
         if chosen != "tensorrt" or sm:
             raise InputError("--trtexec goes with --target tensorrt, without --sm")
-        commands = trtexec_lines(
-            path, trt_version, profile=profile, out=out, batch=sizes, plugins=plugins, hardware=hardware,  # type: ignore[arg-type]
-            timing_cache=timing_cache, workspace_mb=workspace,
-        )  # fmt: skip
+        commands = trtexec_lines(path, trt_version, how, profile=profile, out=out)  # type: ignore[arg-type]
         if json:
             print_json({"build": commands[0], "time": commands[1]})
         else:
@@ -78,18 +80,15 @@ def command(
         raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
     with Bars() as bars:
         if compile_plugin:
-            plugins += (build_plugin(progress=bars).path,)
+            made = build_plugin(progress=bars).path
+            how = how.model_copy(update={"plugins": (*how.plugins, made)})
         built = build(
             path,
             chosen,
+            how,
             profile=profile,  # type: ignore[arg-type]
             sms=tuple(dict.fromkeys(sm or ())),
             out=out,
-            batch=sizes,
-            plugins=plugins,
-            hardware=hardware,  # type: ignore[arg-type]
-            timing_cache=timing_cache,
-            workspace_mb=workspace,
             timeout=timeout,
             force=force,
             keep_slow=keep_slow,

@@ -64,16 +64,30 @@ class Tensor(_Record):
     dtype: str
 
 
-class BuildRequest(_Record):
+class BuildOptions(_Record):
+    """How an engine is built, whoever builds it.
+
+    Attributes:
+        plugins: libraries of the plugins that the file calls, loaded before it is parsed.
+        hardware: other GPUs the engine is to run on.
+        timing_cache: kept between builds; made when it is missing.
+        workspace_mb: most device memory a kernel may use beside its operands; None: all of it.
+    """
+
+    batch: Batch = Batch()
+    plugins: tuple[Path, ...] = ()
+    hardware: Hardware = "none"
+    timing_cache: Path | None = None
+    workspace_mb: int | None = None
+
+
+class BuildRequest(BuildOptions):
     """What the building process is told.
 
     Attributes:
         onnx: the file to build from.
         engine: where the engine is written.
         sm: compute capability, 86 for 8.6; None builds for the GPU at hand.
-        plugins: libraries to load before the file is parsed.
-        timing_cache: kept between builds; made when it is missing.
-        workspace_mb: most device memory a kernel may use beside its operands; None: all of it.
         layer_info: where the layers of the built engine are described; needs a GPU.
     """
 
@@ -81,11 +95,6 @@ class BuildRequest(_Record):
     onnx: Path
     engine: Path
     sm: int | None = None
-    batch: Batch = Batch()
-    plugins: tuple[Path, ...] = ()
-    hardware: Hardware = "none"
-    timing_cache: Path | None = None
-    workspace_mb: int | None = None
     layer_info: Path | None = None
 
 

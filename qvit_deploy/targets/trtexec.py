@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.engine import Batch, Hardware
+from qvit_deploy.targets.engine import BuildOptions
 from qvit_deploy.targets.tensorrt_library import OLDEST, parse_version
 
 _LEVELS = {"ampere-plus": "ampere+", "same-capability": "sameComputeCapability"}
@@ -38,12 +38,7 @@ def trtexec_commands(
     engine: Path,
     version: tuple[int, ...],
     inputs: Mapping[str, tuple[int, ...]],
-    *,
-    batch: Batch,
-    plugins: tuple[Path, ...] = (),
-    hardware: Hardware = "none",
-    timing_cache: Path | None = None,
-    workspace_mb: int | None = None,
+    options: BuildOptions,
 ) -> tuple[str, str]:
     """(the command that builds the engine, the one that times it), each one line for a POSIX shell.
 
@@ -54,26 +49,26 @@ def trtexec_commands(
     Raises:
         InputError: this version has no such hardware compatibility.
     """
-    libraries = [f"--staticPlugins={p}" for p in plugins]
+    libraries = [f"--staticPlugins={p}" for p in options.plugins]
     build = [f"--onnx={onnx}", f"--saveEngine={engine}", "--skipInference", *libraries]
     if version < (11,):
         build.append("--stronglyTyped")
-    for flag, size in (("min", batch.least), ("opt", batch.best), ("max", batch.most)):
+    for flag, size in (("min", options.batch.least), ("opt", options.batch.best), ("max", options.batch.most)):
         if inputs:
             build.append(f"--{flag}Shapes=" + ",".join(_shape(n, size, s) for n, s in inputs.items()))
-    if hardware != "none":
-        if hardware == "same-capability" and version < _SAME_CAPABILITY_SINCE:
+    if options.hardware != "none":
+        if options.hardware == "same-capability" and version < _SAME_CAPABILITY_SINCE:
             raise InputError("--hardware same-capability needs TensorRT 10.9")
-        build.append(f"--hardwareCompatibilityLevel={_LEVELS[hardware]}")
-    if timing_cache is not None:
-        build.append(f"--timingCacheFile={timing_cache}")
-    if workspace_mb is not None:
-        build.append(f"--memPoolSize=workspace:{workspace_mb}")
+        build.append(f"--hardwareCompatibilityLevel={_LEVELS[options.hardware]}")
+    if options.timing_cache is not None:
+        build.append(f"--timingCacheFile={options.timing_cache}")
+    if options.workspace_mb is not None:
+        build.append(f"--memPoolSize=workspace:{options.workspace_mb}")
     build += ["--profilingVerbosity=detailed", f"--exportLayerInfo={engine.with_suffix('.layers.json')}"]
 
     time = [f"--loadEngine={engine}", *libraries]
     if inputs:
-        time.append("--shapes=" + ",".join(_shape(n, batch.best, s) for n, s in inputs.items()))
+        time.append("--shapes=" + ",".join(_shape(n, options.batch.best, s) for n, s in inputs.items()))
     time += ["--warmUp=1000", "--duration=20", f"--exportTimes={engine.with_suffix('.times.json')}"]
     if version < (11,):
         time += ["--noDataTransfers", "--useSpinWait", "--useCudaGraph"]

@@ -22,7 +22,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.pipeline import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.cuda_driver import find_gpu
-from qvit_deploy.targets.engine import Batch, record_path
+from qvit_deploy.targets.engine import Batch, BuildOptions, record_path
 
 REPOSITORY = Path(__file__).parents[2]
 RTX = ("--target", "tensorrt-rtx")
@@ -39,7 +39,7 @@ def built(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = Recipe(uniform="w8a8", targets=("tensorrt-rtx", "tensorrt"), compensate="none", row_importance="none")
     preprocess = Preprocess.from_file(inputs.preprocess)
     compile(str(inputs.model), out, calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
-    build(out, "tensorrt-rtx", sms=(86,), batch=Batch.parse("1:2:4"))
+    build(out, "tensorrt-rtx", sms=(86,), options=BuildOptions(batch=Batch.parse("1:2:4")))
     return out
 
 

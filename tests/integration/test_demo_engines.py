@@ -9,7 +9,7 @@ import pytest
 from qvit_deploy.build import build
 from qvit_deploy.pipeline import compile
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.targets.engine import Batch, read_engine
+from qvit_deploy.targets.engine import Batch, BuildOptions, read_engine
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +21,9 @@ def test_demo_engines(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     recipe = Recipe.load(None, effort="fast", mean_bits=5, targets=("tensorrt", "tensorrt-rtx", "tensorrt-plugin"))
     compile(f"demo:{name}", tmp_path / "b", recipe=recipe)
-    built = build(tmp_path / "b", "tensorrt-rtx", sms=(86, 120), batch=Batch.parse("1:4:8"))
-    packed = build(tmp_path / "b", "tensorrt-rtx", profile="tensorrt-plugin", sms=(86,), batch=Batch.parse("1:4:8"))
+    varying = BuildOptions(batch=Batch.parse("1:4:8"))
+    built = build(tmp_path / "b", "tensorrt-rtx", varying, sms=(86, 120))
+    packed = build(tmp_path / "b", "tensorrt-rtx", varying, profile="tensorrt-plugin", sms=(86,))
     assert [one.record.build.sm for one in (*built, *packed)] == [86, 120, 86]
     for one in (*built, *packed):
         assert one.record.seconds < SECONDS and one.record.build.messages == ()

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded_tensorrt import RECORDINGS
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.engine import Batch
+from qvit_deploy.targets.engine import Batch, BuildOptions
 from qvit_deploy.targets.trtexec import check_version, trtexec_commands
 
 OPTIONS = json.loads((RECORDINGS / "trtexec_options.json").read_text())
@@ -16,13 +17,14 @@ OPTIONS = json.loads((RECORDINGS / "trtexec_options.json").read_text())
 
 
 def commands(version: str, **changes: object) -> tuple[list[str], list[str]]:
-    arguments = {
+    options: dict[str, Any] = {
         "batch": Batch(least=1, best=4, most=8), "plugins": (Path("lib q.so"),), "hardware": "ampere-plus",
         "timing_cache": Path("t.cache"), "workspace_mb": 512, **changes,
     }  # fmt: skip
+    shapes = {"image": (3, 224, 224)}
     build, time = trtexec_commands(
-        Path("m.onnx"), Path("m.engine"), check_version(version), {"image": (3, 224, 224)}, **arguments  # type: ignore[arg-type]
-    )  # fmt: skip
+        Path("m.onnx"), Path("m.engine"), check_version(version), shapes, BuildOptions(**options)
+    )
     return shlex.split(build), shlex.split(time)
 
 
