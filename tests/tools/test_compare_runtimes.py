@@ -68,6 +68,8 @@ def test_the_whole_table(tmp_path: Path) -> None:
             "w8a8",
             "--effort",
             "fast",
+            "--target",
+            "onnxruntime-fused",
         ],
         [sys.executable, SCRIPT, bundle, "--calib", "demo:fashion-mnist", "--processes", "2", "--json"],
     )
@@ -75,5 +77,5 @@ def test_the_whole_table(tmp_path: Path) -> None:
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     rows = {r["file"]: r for r in json.loads(done.stdout)["rows"]}
-    assert rows["float, ONNX Runtime"]["ratio"] == 1 and rows["qvit-deploy, ONNX Runtime"]["seconds"] > 0
-    assert rows["quantize_static, MatMul"]["ms"] > 0
+    assert rows["float, ONNX Runtime"]["ratio"] == 1 and rows["qvit-deploy, onnxruntime"]["seconds"] > 0
+    assert rows["quantize_static, MatMul"]["ms"] > 0 and rows["qvit-deploy, onnxruntime-fused"]["ms"] > 0
