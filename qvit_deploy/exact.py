@@ -128,10 +128,7 @@ _work: _Work | None = None  # of a worker process
 
 def _start(proto: bytes, metric: str, direction: Direction, at_once: int) -> None:
     global _work
-    import onnx
-    import onnx_ir as ir
-
-    _work = _Work(Graph(ir.from_proto(onnx.load_from_string(proto)), "model"), metric, direction, at_once, threads=1)
+    _work = _Work(Graph.deserialize(proto, "model"), metric, direction, at_once, threads=1)
 
 
 def _run(clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,8 +22,11 @@ LAYERS = (
     {"emit"},
     {"targets", "bench"},
     {"bundle", "report"},
+    {"stored"},
+    {"stage_cache"},
     {
         "inputs",
+        "folding",
         "analysis",
         "pipeline",
         "evaluate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -64,6 +65,15 @@ class Graph:
     def serialize(self) -> bytes:
         """The .onnx file's bytes; equal graphs give equal bytes."""
         return self.to_proto().SerializeToString(deterministic=True)
+
+    @classmethod
+    def deserialize(cls, content: bytes, name: str) -> Graph:
+        """The graph that `serialize` wrote."""
+        return cls(ir.from_proto(onnx.load_from_string(content)), name)
+
+    def digest(self) -> str:
+        """SHA-256 of `serialize`."""
+        return hashlib.sha256(self.serialize()).hexdigest()
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:

@@ -1,0 +1,115 @@
+"""Values of frozen dataclasses, tensors and graphs as one safetensors file: nothing in it can run, unlike a pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from qvit_deploy.graph.graph import Graph
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+class DamagedError(Exception):
+    """A file that does not hold what was stored in it."""
+
+
+def store(value: object, path: Path, types: Sequence[type]) -> None:
+    """Writes a value made of graphs, dataclasses, mappings, tuples, tensors, arrays, strings, numbers and None.
+
+    Args:
+        types: the dataclasses that may be in it.
+
+    Raises:
+        TypeError: something else is in it.
+        OSError: the file cannot be written.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    tree = json.dumps(_encoded(value, arrays, tuple(types)))
+    try:
+        # One entry: safetensors writes several in any order, and equal values are to give equal files.
+        save_file(arrays, path, metadata={"tree": f"{_digest(tree, arrays)} {tree}"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def load(path: Path, types: Sequence[type]) -> Any:
+    """The value stored at `path`; mappings come back as dicts.
+
+    Raises:
+        DamagedError: the file was cut short, changed, or is not one of `store`.
+        OSError: it cannot be read.
+    """
+    known = {t.__name__: t for t in types}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        digest, _, tree = metadata["tree"].partition(" ")
+        if digest != _digest(tree, arrays):
+            raise DamagedError(f"{path}: its SHA-256 differs")
+        return _decoded(json.loads(tree), arrays, known)
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{path}: {error}") from error
+
+
+def _encoded(value: object, arrays: dict[str, np.ndarray], types: tuple[type, ...]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return {"torch": _named(value.detach().numpy(), arrays)}
+    if isinstance(value, np.ndarray):
+        return {"numpy": _named(value, arrays)}
+    if isinstance(value, Graph):
+        return {"graph": _named(np.frombuffer(value.serialize(), dtype=np.uint8), arrays), "name": value.name}
+    if type(value) in types:
+        fields = dataclasses.fields(value)  # type: ignore[arg-type]
+        encoded = {f.name: _encoded(getattr(value, f.name), arrays, types) for f in fields}
+        return {"class": type(value).__name__, "fields": encoded}
+    if isinstance(value, Mapping):
+        return {"items": [[_encoded(k, arrays, types), _encoded(v, arrays, types)] for k, v in value.items()]}
+    if isinstance(value, tuple):
+        return [_encoded(v, arrays, types) for v in value]
+    if type(value) in _PLAIN:
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be stored")
+
+
+def _named(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
+    name = str(len(arrays))
+    arrays[name] = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes scalars vectors
+    return name
+
+
+def _decoded(tree: Any, arrays: Mapping[str, np.ndarray], known: Mapping[str, type]) -> Any:
+    if isinstance(tree, list):
+        return tuple(_decoded(v, arrays, known) for v in tree)
+    if not isinstance(tree, dict):
+        return tree
+    if "torch" in tree:
+        return torch.tensor(arrays[tree["torch"]])
+    if "numpy" in tree:
+        return arrays[tree["numpy"]]
+    if "graph" in tree:
+        try:
+            return Graph.deserialize(arrays[tree["graph"]].tobytes(), tree["name"])
+        except Exception as error:  # protobuf's DecodeError is not part of any public API
+            raise ValueError(f"a graph cannot be read: {error}") from error
+    if "items" in tree:
+        return {_decoded(k, arrays, known): _decoded(v, arrays, known) for k, v in tree["items"]}
+    return known[tree["class"]](**{n: _decoded(v, arrays, known) for n, v in tree["fields"].items()})
+
+
+def _digest(tree: str, arrays: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256(tree.encode())
+    for name in sorted(arrays):
+        sha.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        sha.update(arrays[name].data)
+    return sha.hexdigest()
