@@ -34,4 +34,14 @@ class Stopwatch:
                 with self.inner.stage(name, total) as advance:
                     yield advance
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Counts time without showing it."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+
+    def mention(self, name: str, seconds: float = 0.0) -> None:
+        """Shows a stage that is over already."""
+        with self.stage(name):
+            pass
+        self.add(name, seconds)

@@ -41,7 +41,7 @@ def environment(root: Path = Path("/")) -> Environment:
         versions["l4t"] = l4t
     return Environment(
         machine=platform.machine(),
-        cpu=_cpu(_read(root / "proc/cpuinfo")),
+        cpu=cpu_model(root),
         logical_cpus=os.cpu_count() or 1,
         memory_bytes=_memory(_read(root / "proc/meminfo")),
         os=f"{platform.system()} {platform.release()}",
@@ -85,8 +85,9 @@ def _said(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else "unknown" if value is None else str(value)
 
 
-def _cpu(cpuinfo: str | None) -> str:
+def cpu_model(root: Path = Path("/")) -> str:
     """Model and, because virtual machines name many models alike, family and model number."""
+    cpuinfo = _read(root / "proc/cpuinfo")
     keys = ("model name", "cpu family", "model", "CPU implementer", "CPU part")
     fields: dict[str, str] = {}
     for line in (cpuinfo or "").splitlines():
