@@ -4,53 +4,34 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
-from qvit_deploy.allocate.choose import require_feasible
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
-from qvit_deploy.allocate.latency import read_latency, site_latencies
-from qvit_deploy.analysis import Analysis, menu, site_costs, table_key
+from qvit_deploy.analysis import Analysis, analyse
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.extremes import tensor_extremes
-from qvit_deploy.calibrate.heads import head_pairs
-from qvit_deploy.calibrate.observe import observe, site_tensors
-from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.tensorrt import emit_tensorrt
-from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import Source
-from qvit_deploy.graph.channels import norm_groups
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.graph.sites import Site, find_sites
-from qvit_deploy.inputs import Batches, Inputs, open_inputs
+from qvit_deploy.graph.sites import Site
+from qvit_deploy.inputs import Inputs, open_inputs
 from qvit_deploy.manifest import SCHEMA, FileRecord, SiteRecord, Summary, validate
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.quantize.absorb import absorb_scales
-from qvit_deploy.quantize.activations import activation_grids
-from qvit_deploy.quantize.ahead import round_ahead
-from qvit_deploy.quantize.attention import attention_grids
-from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.distill import distill
-from qvit_deploy.quantize.equalize import equalizable, equalize
-from qvit_deploy.quantize.fold import channel_fold, fold_norms
 from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.quantize.heads import fold_heads
-from qvit_deploy.quantize.plan import Plan, site_weights
-from qvit_deploy.quantize.rank import rank_sites
+from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding import build_plan
-from qvit_deploy.recipe import FUSED_PROFILE, HALF_PROFILES, PACKED_PROFILE, Profile, Recipe, narrowest
-from qvit_deploy.relevance.importance import row_importance
-from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.recipe import FUSED_PROFILE, HALF_PROFILES, PACKED_PROFILE, Profile, Recipe
 from qvit_deploy.report.html import render_report
 from qvit_deploy.targets.fused_verification import verify_fused
 from qvit_deploy.targets.half_verification import verify_half
@@ -60,13 +41,7 @@ from qvit_deploy.targets.verification import fold_error, verify
 if TYPE_CHECKING:
     from torch import nn
 
-SCORED_AT_ONCE = 2
-"""A backward pass holds every activation of its batch: 0.4 GB an image for ViT-B at 224."""
 VERIFIED_IMAGES = 32
-SCORED_IMAGES = 32
-"""Images a score is averaged over: relevance costs six forward passes an image, the rest of calibration one."""
-EXACT_IMAGES = 8
-"""Images of the exact sensitivity, which costs hundreds of forward passes an image (`quantize.exact`)."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +65,7 @@ def compile(
     preprocess: Preprocess | None = None,
     force: bool = False,
     skip_bad_images: bool = False,
+    cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compiles `model` into the bundle `out`.
@@ -99,6 +75,7 @@ def compile(
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
+        cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
     Raises:
         InputError: anything handed in cannot be used; nothing is written.
@@ -112,7 +89,7 @@ def compile(
         model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
         skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
-    analysis = analyse(inputs, [recipe], watch)
+    analysis = analyse(inputs, [recipe], watch, cache)
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
     plan, emitted = build(inputs, analysis, allocation, recipe, watch)
@@ -145,62 +122,23 @@ def compile(
     return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
 
 
-def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch) -> Analysis:
-    """Everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
-
-    Raises:
-        InputError: the model has nothing to quantize, or the latency table does not fit it.
-        BudgetError: the budget of one of the recipes cannot be met; found out before the long stages.
-    """
-    recipe, batches = recipes[0], inputs.batches
-    latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
-    folded, graph, importance = _fold(absorb_scales(inputs.source.graph), recipe, batches, watch)
-    sites = _sites(graph, recipe)
-    weights = site_weights(graph, sites)
-    executor = Executor(graph)
-    count = len(batches.images)
-    with watch.stage("observe", count) as advance:
-        observations = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
-    menus = [menu(r, sites) for r in recipes]
-    options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
-    times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
-    costs = site_costs(sites, observations, weights, times)
-    for r, m in zip(recipes, menus, strict=True):
-        require_feasible(r, costs, m)
-    widths = tuple(sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)}))
-    with watch.stage("ranges"):
-        products = observe_products(executor, batches, sites, count, recipe.seed)
-        chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
-        grids = {
-            **activation_grids(sites, observations, weights, widths),
-            **attention_grids(sites, products, widths, *chosen),
-        }
-    free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
-    fitted, judged = batches.halves(recipe.seed)
-    with watch.stage("weights", len(weights)) as advance:
-        feedback = fitted if free and recipe.compensate == "gptq" else None
-        rounded = round_ahead(executor, sites, weights, importance, widths, feedback, advance)
-    calibration = Calibration(executor, sites, observations, weights, rounded, grids, widths, products, importance)
-    tables = {}
-    for r in {table_key(r): r for r in recipes}.values():
-        scored = judged.sample(EXACT_IMAGES if r.score == "exact" else SCORED_IMAGES, r.seed, SCORED_AT_ONCE)
-        with watch.stage("relevance", len(scored.images)) as advance:
-            tables[table_key(r)] = rank_sites(calibration, r, free, scored, advance)
-    gc.collect()  # backward passes leave cycles too
-    return Analysis(replace(calibration, rounded={}), folded, costs, tables, latency)
-
-
 def build(
     inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe, watch: Stopwatch
 ) -> tuple[Plan, Graph]:
     """Rounds the weights to the widths of `allocation` and writes the quantized graph."""
     known, batches = analysis.calibration, inputs.batches
-    with watch.stage("round", len(known.sites)) as advance:
-        bits = {name: (o.w_bits, o.a_bits) for name, o in allocation.items()}
-        plan = build_plan(known, bits, recipe.compensate, batches, recipe.seed, advance)
-    if recipe.distill_epochs:
+    bits = {name: (o.w_bits, o.a_bits) for name, o in allocation.items()}
+
+    def planned() -> Plan:
+        with watch.stage("round", len(known.sites)) as advance:
+            plan = build_plan(known, bits, recipe.compensate, batches, recipe.seed, advance)
+        if not recipe.distill_epochs:
+            return plan
         with watch.stage("distill", recipe.distill_epochs) as advance:
-            plan = distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
+            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
+
+    basis = [*analysis.basis, bits, recipe.compensate, recipe.seed, recipe.distill_epochs]
+    plan = analysis.kept.result("plan", basis, watch, planned)
     if any(p in recipe.targets for p in HALF_PROFILES):
         plan = half_scales(plan)
     with watch.stage("emit"):
@@ -222,47 +160,6 @@ def emit_half(
     plain = [p for p in chosen if p != PACKED_PROFILE]
     written = [(half, plain)] if plain else []
     return [*written, (pack_linears(half), [PACKED_PROFILE])] if PACKED_PROFILE in chosen else written
-
-
-def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, Graph, dict[str, Tensor]]:
-    """(`graph` with its channels brought to ranges that quantize well, the function and the operators the same; that
-    with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear reads)."""
-    sites, count = find_sites(graph), len(batches.images)
-    groups = norm_groups(graph, sites) if recipe.fold else ()
-    scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
-    taken = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
-    bits = narrowest(recipe)
-    readers = equalizable(graph, sites, taken) if recipe.equalize else {}
-    heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
-    # In an order: rows are sampled tensor after tensor, and the order of a set of names changes with every process.
-    tensors = dict.fromkeys([*readers, *(g.norm for g in groups), *(c.tensor for c in heads)])
-    importance: dict[str, Tensor] = {}
-    if recipe.row_importance != "none":
-        names = dict.fromkeys([*tensors, *(s.input for s in sites if s.kind == "linear" and s.role != "image")])
-        scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
-        with watch.stage("importance", len(scored.images)) as advance:
-            importance = row_importance(graph, names, scored, RULE_SETS[recipe.row_importance], advance)
-        gc.collect()  # backward passes leave cycles that hold every activation
-    with watch.stage("fold", count) as advance:
-        seen = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
-        graph = fold_heads(graph, sites, scores, values, seen)
-        folded = fold_norms(
-            graph, sites, groups, {g.norm: channel_fold(seen[g.norm], recipe.fold_clip, bits) for g in groups}
-        )
-        sites = find_sites(folded)  # some have a bias now
-        readers = {name: tuple(s for s in sites if s.input == name) for name in readers}
-        graph, renamed = equalize(folded, readers, seen, bits)
-    return folded, graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}
-
-
-def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:
-    found = find_sites(graph)
-    sites = tuple(s for s in found if s.weight is not None or recipe.attention == "integer")
-    if not any(s.weight is not None for s in sites):
-        raise InputError(
-            f"model {graph.name!r} has nothing to quantize: no linear or convolution with constant weights was found"
-        )
-    return sites
 
 
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:

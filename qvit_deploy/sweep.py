@@ -12,14 +12,14 @@ import numpy as np
 
 from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
 from qvit_deploy.allocate.cost import Allocation, Option, total_cost
-from qvit_deploy.analysis import Analysis
+from qvit_deploy.analysis import Analysis, analyse
 from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.evaluate import logits
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.inputs import Inputs, open_inputs
-from qvit_deploy.pipeline import analyse, build
+from qvit_deploy.pipeline import build
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.report.sweep_table import SweepRow, mark_front
@@ -51,6 +51,7 @@ class Job:
     skip_bad_images: bool = False
     measure: bool = False
     data: str | None = None
+    cache: Path | None = None
 
 
 def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[str, float | str]]) -> list[Recipe]:
@@ -92,7 +93,7 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
     )  # fmt: skip
     bench = _Bench(inputs, job, watch) if job.measure or job.data is not None else None
-    analysis = analyse(inputs, job.recipes, watch)
+    analysis = analyse(inputs, job.recipes, watch, job.cache)
     rows = []
     with watch.stage("points", len(job.recipes)) as advance:
         for recipe in job.recipes:
@@ -189,6 +190,7 @@ def _absolute(job: Job) -> Job:
         calib=here(job.calib),
         data=here(job.data),
         checkpoint=None if job.checkpoint is None else job.checkpoint.absolute(),
+        cache=None if job.cache is None else job.cache.absolute(),
         recipes=tuple(
             r.model_copy(update={"latency_table": r.latency_table and r.latency_table.absolute()}) for r in job.recipes
         ),

@@ -5,12 +5,11 @@ import pytest
 from quantizable_graphs import mixed_vit
 
 from qvit_deploy.allocate.cost import Option, total_cost
-from qvit_deploy.analysis import Analysis
+from qvit_deploy.analysis import Analysis, analyse
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import BudgetError
 from qvit_deploy.frontend import Source
 from qvit_deploy.inputs import Inputs, open_inputs
-from qvit_deploy.pipeline import analyse
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
 

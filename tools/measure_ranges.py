@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from qvit_deploy.analysis import analyse
 from qvit_deploy.inputs import open_inputs
-from qvit_deploy.pipeline import analyse
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.clip import FRACTIONS

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
+from qvit_deploy.analysis import analyse
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.inputs import open_inputs
-from qvit_deploy.pipeline import analyse
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
 

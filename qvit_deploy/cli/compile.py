@@ -44,6 +44,7 @@ def command(
     ] = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
     skip_bad_images: options.SkipBadImages = False,
+    cache: options.Cache = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing bundle")] = False,
     json: options.Json = False,
 ) -> None:
@@ -80,6 +81,7 @@ def command(
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
             force=force,
             skip_bad_images=skip_bad_images,
+            cache=cache,
             progress=bars,
         )
     skipped_lines(compiled.skipped_images)

@@ -26,5 +26,8 @@ SeparateBits = Annotated[
     typer.Option("--separate-bits/--shared-bits", help="may weights and activations of a layer differ in width"),
 ]
 Images = Annotated[Optional[int], typer.Option(help="calibration images to use")]
+Cache = Annotated[
+    Optional[Path], typer.Option(help="folder for results of stages; another budget, or a restart, goes on from them")
+]
 SkipBadImages = Annotated[bool, typer.Option(help="leave out images that cannot be read")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]

@@ -51,6 +51,7 @@ def command(
         Literal["local", "ray"], typer.Option(help="where models run: here in turn, or on a Ray cluster")
     ] = "local",
     skip_bad_images: options.SkipBadImages = False,
+    cache: options.Cache = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing sweep")] = False,
     json: options.Json = False,
 ) -> None:
@@ -92,6 +93,7 @@ def command(
             skip_bad_images=skip_bad_images,
             measure=measure,
             data=data,
+            cache=cache,
         )
         for model in models
     ]
