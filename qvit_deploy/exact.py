@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import multiprocessing
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from qvit_deploy import stored
 from qvit_deploy.data.pairs import ImagePair
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
@@ -26,7 +24,7 @@ from qvit_deploy.relevance.objective import parse_metric
 from qvit_deploy.relevance.patching import patch_effects
 from qvit_deploy.relevance.relp import Direction
 
-VERSION = 1
+VERSION = 2
 """Of the files below; another version is computed again."""
 
 
@@ -145,28 +143,22 @@ def _digest(pair: ImagePair) -> str:
 
 
 def _file(folder: Path, identity: str, pair: str) -> Path:
-    return folder / f"{hashlib.sha256(f'{identity} {pair}'.encode()).hexdigest()[:32]}.npz"
+    return folder / f"{hashlib.sha256(f'{identity} {pair}'.encode()).hexdigest()[:32]}.safetensors"
 
 
 def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] | None:
-    """The maps in a file, or None when it is not there or was cut off."""
+    """The maps in a file, or None when it is not there or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            maps = {str(name): file[f"{i}"] for i, name in enumerate(file["names"])}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        maps: dict[str, np.ndarray] = stored.load(path, types=())
+    except (OSError, stored.DamagedError):
         return None
     whole = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
     return maps if whole else None
 
 
 def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {f"{i}": m for i, m in enumerate(maps.values())}
-    np.savez(buffer, names=np.array(list(maps)), **arrays)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(buffer.getvalue())
-        temporary.replace(path)
+        stored.store(maps, path, types=())
     except OSError as error:
         raise InputError(f"{path.parent} cannot be written: {error}") from error

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -84,20 +83,11 @@ class StageCache:
         made = make()
         start = time.perf_counter()
         try:
-            self._write(path, made)
+            stored.store(made, path, self.types)
         except OSError as error:
             watch.mention(f"{stage} (cannot be cached: {error.strerror or error})")
         watch.add("cache", time.perf_counter() - start)
         return made
-
-    def _write(self, path: Path, value: object) -> None:
-        """Whole or not at all, also when several compiles write the same result."""
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            stored.store(value, temporary, self.types)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def numerics() -> list[str]:

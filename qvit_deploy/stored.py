@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class DamagedError(Exception):
 def store(value: object, path: Path, types: Sequence[type]) -> None:
     """Writes a value made of graphs, dataclasses, mappings, tuples, tensors, arrays, strings, numbers and None.
 
+    The file is there whole or not at all, also when several processes write it at once.
+
     Args:
         types: the dataclasses that may be in it.
 
@@ -35,11 +38,15 @@ def store(value: object, path: Path, types: Sequence[type]) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(_encoded(value, arrays, tuple(types)))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         # One entry: safetensors writes several in any order, and equal values are to give equal files.
-        save_file(arrays, path, metadata={"tree": f"{_digest(tree, arrays)} {tree}"})
+        save_file(arrays, temporary, metadata={"tree": f"{_digest(tree, arrays)} {tree}"})
+        temporary.replace(path)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path, types: Sequence[type]) -> Any:

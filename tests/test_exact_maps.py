@@ -50,7 +50,7 @@ def test_processes_share_the_pairs(tiny_vit: Graph, tmp_path: Path) -> None:
 
 def written(folder: Path) -> dict[str, int]:
     """Files and their inodes: a map that is computed again gets a new file of its name."""
-    return {path.name: path.stat().st_ino for path in folder.glob("*.npz")}
+    return {path.name: path.stat().st_ino for path in folder.glob("*.safetensors")}
 
 
 def test_what_is_kept_is_not_computed_again(tiny_vit: Graph, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_what_is_kept_is_not_computed_again(tiny_vit: Graph, tmp_path: Path) -> 
     for component, effects in first.of(pairs[0], components).items():
         assert np.array_equal(effects, whole.of(pairs[0], components)[component])
 
-    damaged = min(folder.glob("*.npz"))
+    damaged = min(folder.glob("*.safetensors"))
     content = damaged.read_bytes()
     damaged.write_bytes(content[:200])  # cut off
     again = exact_maps(model, pairs, **CHOICES, folder=folder)
@@ -76,7 +76,7 @@ def test_what_is_kept_is_not_computed_again(tiny_vit: Graph, tmp_path: Path) -> 
         np.testing.assert_allclose(effects, whole.of(pairs[0], components)[component], atol=1e-12)
     exact_maps(model, pairs, metric="logit:2", direction="denoising", folder=folder)
     assert len(written(folder)) == 6  # another metric, other files
-    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(".*.tmp"))
 
 
 RUN = """
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on(tiny_vit: Graph, tmp_path: Path) -> None:
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(exact.__file__).parents[1])])
     with subprocess.Popen([sys.executable, "-c", RUN, tmp_path], env=os.environ | {"PYTHONPATH": paths}) as process:
         limit = time.monotonic() + 60
-        while len(list(folder.glob("*.npz"))) < 3 and process.poll() is None and time.monotonic() < limit:
+        while len(list(folder.glob("*.safetensors"))) < 3 and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.005)
         process.kill()
     kept = written(folder)

@@ -49,7 +49,7 @@ def test_a_pair_is_explained(qvit: Command, bundle: Path, pair: tuple[Path, Path
     assert {c["kind"] for c in tree["pairs"][0]["components"]} == {"residual", "head", "attention", "mlp"}
     assert set(tree["agreement"]["mlp"]) == {"relp", "gradient", "|difference|", "random"}
     assert (out / "relp.html").read_text().startswith("<!")
-    assert list(out.glob("*.png")) and list(out.glob("*.svg")) and len(list((out / "exact").glob("*.npz"))) == 1
+    assert list(out.glob("*.png")) and list(out.glob("*.svg")) and len(list((out / "exact").glob("*.safetensors"))) == 1
     again = qvit("relp", bundle, "--clean", pair[0], "--corrupt", pair[1], "--exact", "-o", out)
     assert again.code == 0 and "Pearson with exact patching" in again.out and str(out / "relp.html") in again.out
 
