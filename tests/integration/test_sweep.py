@@ -133,10 +133,13 @@ def test_an_output_that_is_a_file(qvit: Command, inputs: Inputs, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_rows_and_the_same_errors(qvit: Command, inputs: Inputs) -> None:
-    pytest.importorskip("ray")
+def test_ray_gives_the_same_rows_and_the_same_errors(
+    qvit: Command, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags = ["--mean-bits", "4,5", "--measure", "--json"]
-    here, there = (qvit(*arguments(inputs, *flags, "--engine", engine)) for engine in ("local", "ray"))
+    monkeypatch.chdir(tmp_path)  # workers run elsewhere, and must find the cache all the same
+    here, there = (qvit(*arguments(inputs, *flags, "--engine", *e)) for e in (["local"], ["ray", "--cache", "kept"]))
     assert here.code == there.code == 0 and json.loads(here.out) == json.loads(there.out)
+    assert list((tmp_path / "kept").glob("fold-*.safetensors"))
     refused = qvit(*arguments(inputs, "--mean-bits", "3", "--engine", "ray"))
     assert refused.code == 2 and len(refused.errors) == 1 and "smallest possible is 4" in refused.errors[0]
