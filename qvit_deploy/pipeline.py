@@ -21,6 +21,7 @@ from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe, site_tensors
 from qvit_deploy.calibrate.products import observe_products
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.emit.attention_carrier import pack_attention
 from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.precision import HalfGraph, to_half
@@ -221,7 +222,9 @@ def emit_half(
     half = to_half(emitted, largest)
     plain = [p for p in chosen if p != PACKED_PROFILE]
     written = [(half, plain)] if plain else []
-    return [*written, (pack_linears(half), [PACKED_PROFILE])] if PACKED_PROFILE in chosen else written
+    if PACKED_PROFILE in chosen:
+        written.append((pack_attention(pack_linears(half), plan), [PACKED_PROFILE]))
+    return written
 
 
 def _fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, Graph, dict[str, Tensor]]:
