@@ -41,7 +41,7 @@ from qvit_deploy.quantize.softmax import FINE_TOP, LogGrid, log_powers, log_tabl
 OPERATOR = "SoftmaxLog2AV"
 
 FUNCTION_PROBABILITIES, FUNCTION_FINE, FUNCTION_LOG_CODES = "p_wide", "p_fine", "p_codes"
-"""Inside the body: the softmax, its values on the uniform 16-bit grid (which verification compares) and their codes."""
+"""Inside the body: the softmax, its values on the uniform 16-bit grid, and the logarithmic codes of those."""
 
 FUNCTION_VALUES, FUNCTION_VALUE_CODES = "v_wide", "v_codes"
 """Inside the body: the values in float32 and their codes."""

@@ -152,13 +152,13 @@ def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[
             *(name for name, site in made.items() if site in sites),
         ]
         found = _fed(reference, feeds, wanted) if wanted else {}
-        fed |= {c.name: found[c.reference] for c in group} | {n: found[n] for n in wanted if n in made}
+        fed |= {c.name: c.of(found[c.reference]) for c in group} | {n: found[n] for n in wanted if n in made}
     names = list(dict.fromkeys(c.reference for c in codes))
     free = dict(zip(names, probe(reference, images, names), strict=True))
     equal = total = 0
     for code in codes:
         # In the other file a row may have an axis more.
-        ours, theirs = got[code.name], fed[code.name]
+        ours, theirs, alone = got[code.name], fed[code.name], code.of(free[code.reference])
         different = int((ours.reshape(theirs.shape) != theirs).sum())
         if different:
             raise CheckError(
@@ -166,7 +166,7 @@ def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[
                 "half-precision and the onnxruntime file"
             )
         total += ours.size
-        equal += int((ours.reshape(free[code.reference].shape) == free[code.reference]).sum())
+        equal += int((ours.reshape(alone.shape) == alone).sum())
     worst_site, worst_error = "", 0.0
     for name, site in made.items():
         wide = got[name].astype(np.float32).reshape(fed[name].shape)

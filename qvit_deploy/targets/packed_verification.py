@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.emit.attention_carrier import (
-    FUNCTION_FINE,
+    FUNCTION_LOG_CODES,
     FUNCTION_PROBABILITIES,
     FUNCTION_VALUE_CODES,
     FUNCTION_VALUES,
@@ -26,8 +26,9 @@ from qvit_deploy.emit.precision import NARROW, HalfGraph
 from qvit_deploy.emit.quantizers import codes_name
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.activations import ActivationGrid
-from qvit_deploy.quantize.attention import HeadGrid
+from qvit_deploy.quantize.attention import HeadGrid, inner_grid
 from qvit_deploy.quantize.plan import SitePlan
+from qvit_deploy.quantize.softmax import LogGrid, log_table
 
 _CALL = "qvit.call"
 """Metadata of the nodes of a body that was inlined: the name of the operator in whose place they stand."""
@@ -36,12 +37,17 @@ _CALL = "qvit.call"
 @dataclass(frozen=True)
 class Codes:
     """A quantizer: the name of its codes in the half-precision file, and what it reads there; both names in the
-    `onnxruntime` file."""
+    `onnxruntime` file, and where that has u of a `LogGrid` instead of its codes, the code of every u."""
 
     name: str
     source: str
     reference: str
     reference_source: str
+    table: np.ndarray | None = None
+
+    def of(self, reference: np.ndarray) -> np.ndarray:
+        """The codes that belong to those of the `onnxruntime` file."""
+        return reference if self.table is None else self.table[reference]
 
 
 def opened(emitted: HalfGraph) -> tuple[Graph, list[Codes]]:
@@ -75,8 +81,11 @@ def _codes(site: SitePlan, inside: list[str]) -> list[Codes]:
     second = site.site.second or ""
     values = codes_name(second, site.second_grid.bits)
     read = f"{values}.heads" if isinstance(site.second_grid, HeadGrid) else second
+    grid = inner_grid(site.grid)
+    assert isinstance(grid, LogGrid)
+    table = log_table(grid.bits, grid.steps).numpy()
     return [
-        Codes(made(FUNCTION_FINE), made(FUNCTION_PROBABILITIES), reference, site.site.input),
+        Codes(made(FUNCTION_LOG_CODES), made(FUNCTION_PROBABILITIES), reference, site.site.input, table),
         Codes(made(FUNCTION_VALUE_CODES), made(FUNCTION_VALUES), values, read),
     ]
 
