@@ -14,6 +14,7 @@ from half_graphs import half, wide_vit
 from quantizable_graphs import Calibrated, calibrate
 
 from qvit_deploy.build import build
+from qvit_deploy.describe import describe
 from qvit_deploy.emit.attention_carrier import ATTRIBUTES, OPERATOR, pack_attention
 from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.emit.precision import HalfGraph
@@ -164,8 +165,10 @@ def test_codes_that_differ_are_named(logarithmic: Calibrated, plan: Plan, monkey
 
 def test_engines(logarithmic: Calibrated, plan: Plan, tmp_path: Path) -> None:
     """TensorRT-RTX builds the bodies; TensorRT wants the library, and its sites are looked for in plugins."""
-    path = tmp_path / "attention.onnx"
+    path = tmp_path / "model.tensorrt-plugin.onnx"
     path.write_bytes(packed(logarithmic, plan).graph.serialize())
+    (product,) = [p for p in describe(path)["products"] if p["op"] == f"qvit::{OPERATOR}"]
+    assert [o["bits"] for o in product["operands"]] == [4, 4] and not any(o["weight"] for o in product["operands"])
     found = products(path)
     assert "attn.av" in found.plugins and found.quantized["attn.av"] == "attn.av.qvit" and found.attention == ()
     with pytest.raises(InputError, match=r"runs in the plugins of libqvit_plugins.so"):
