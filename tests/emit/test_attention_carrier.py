@@ -11,6 +11,7 @@ import onnx.inliner
 import onnxruntime as ort
 import pytest
 import torch
+from attention_operator import one_attention, planned
 from half_graphs import half, types, wide_vit
 from onnx.reference import ReferenceEvaluator
 from quantizable_graphs import Calibrated, calibrate
@@ -21,44 +22,22 @@ from qvit_deploy.emit.attention_carrier import (
     FUNCTION_PROBABILITIES,
     OPERATOR,
     PARTNER,
-    attention_attributes,
-    attention_function,
     carriable,
     pack_attention,
 )
 from qvit_deploy.emit.carrier import pack_linears
-from qvit_deploy.emit.function_body import PLUGIN
 from qvit_deploy.emit.local_functions import plugin_operators
-from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.attention import HeadGrid, ProbabilityGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.softmax import FINE_TOP, LOG_BITS, LevelGrid, LogGrid, UnsignedGrid, log_codes, log_table
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 from qvit_deploy.targets.metrics import sqnr_db
 from qvit_deploy.targets.onnxruntime import run, session
 
 WIDTHS = [(bits, steps) for steps, widest in LOG_BITS.items() for bits in range(2, widest + 1)]
-SITE = Site("attn.av", "matmul_av", "post_softmax", "p", "v", None, None, "out", "out", 0)
-
-
-def planned(grid: ProbabilityGrid | RowGrid, values: Grid) -> SitePlan:
-    return SitePlan(SITE, values.bits, grid.bits, grid, values, None, None, None)
-
-
-def one_attention(site: SitePlan, dtype: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
-    node = onnx.helper.make_node(
-        OPERATOR, ["scores", "values"], ["out"], domain="qvit", **attention_attributes(site), **PLUGIN
-    )
-    ends = {"scores": ["b", "h", "t", "s"], "values": ["b", "h", "s", "d"], "out": ["b", "h", "t", "d"]}
-    infos = {n: onnx.helper.make_tensor_value_info(n, dtype, shape) for n, shape in ends.items()}
-    graph = onnx.helper.make_graph([node], "g", [infos["scores"], infos["values"]], [infos["out"]])
-    opsets = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("qvit", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10, functions=[attention_function()])
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 def open_body(model: onnx.ModelProto, fetch: list[str], cut: str = "") -> ort.InferenceSession:
