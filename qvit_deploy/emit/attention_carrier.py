@@ -60,7 +60,7 @@ def attention_function() -> onnx.FunctionProto:
     op, number = body.op, body.number
     largest, unit, scale, low, high = body.floats("largest", "unit", "v_scale", "v_low", "v_high")
     bounds, powers = (body.attribute(name, "value_floats", "FLOATS") for name in ("bounds", "powers"))
-    steps, bits, by_row = (body.wide(body.attribute(n, "value_int", "INT")) for n in ("steps", "bits", "by_row"))
+    steps, by_row = (body.wide(body.attribute(name, "value_int", "INT")) for name in ("steps", "by_row"))
     p = op("Softmax", body.wide("scores"), axis=-1, output=FUNCTION_PROBABILITIES)
     peak = op("ReduceMax", p, body.ints(-1), keepdims=1)
     divisor = op("Where", op("Greater", by_row, number(0)), peak, number(1))
@@ -68,8 +68,8 @@ def attention_function() -> onnx.FunctionProto:
     u = op("Clip", fine, number(0), number(FINE_TOP), output=FUNCTION_FINE)
     octaves = op("Log", op("Div", op("Max", u, number(1)), number(FINE_TOP)))
     guess = op("Round", op("Mul", octaves, op("Mul", steps, number(-1 / math.log(2)))))
-    last = op("Sub", op("Pow", number(2), bits), number(2))
-    guess = op("Clip", guess, number(0), last)
+    last = op("Sub", body.wide(op("Shape", bounds)), number(2))  # before the code of 0
+    guess = op("Max", op("Min", guess, last), number(0))
     index = op("Cast", guess, to=onnx.TensorProto.INT32)
     one = op("Constant", value=onnx.numpy_helper.from_array(np.array(1, np.int32)))
     larger = body.wide(op("GreaterOrEqual", u, op("Gather", bounds, index)))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from half_graphs import half, wide_vit
-from quantizable_graphs import Calibrated, calibrate
+from quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 from qvit_deploy.build import build
 from qvit_deploy.describe import describe
@@ -83,6 +83,18 @@ def test_codes_are_those_of_the_onnxruntime_file(softmax: SoftmaxCodes, rows: bo
     assert found.worst_site_error < 1e-3
 
 
+@pytest.mark.parametrize(
+    "graph", [wide_vit(bias_before_softmax=True), wide_vit(tokens=67), mixed_vit()], ids=["bias", "odd", "narrow"]
+)
+def test_other_shapes(graph: Graph) -> None:
+    """Scores with a bias, keys that fill no tile, heads of 8 channels."""
+    calibrated = calibrate(graph, (4,), attention=True, softmax="log2")
+    plan = half_scales(calibrated.plan((4, 4)))
+    found = verified(calibrated, plan)
+    assert found.code_mismatches == 0 and "attn.av" in packed(calibrated, plan).packed
+    assert "attn.qk" in found.in_float and "attn.av" not in found.in_float
+
+
 @pytest.mark.parametrize(("softmax", "rows", "granularity"), GRIDS)
 def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, granularity: Granularity) -> None:
     """The executor runs the planned graph on the file's own probabilities and values."""
@@ -112,7 +124,7 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
 
 
 def test_products_that_pass_float16_stay_float32() -> None:
-    """Values of 1e5: the operator reads and makes float32, and reads scores that are widened for it."""
+    """The operator reads what is widened for it, and makes float32."""
     calibrated = calibrated_for("log2", True, "tensor")
     plan = half_scales(calibrated.plan((4, 4)))
     emitted = pack_linears(half(calibrated, plan))
