@@ -117,14 +117,17 @@ def _product(view: View, product: Product) -> dict[str, Any]:
 
 
 def _packed(view: View, node: ir.Node) -> dict[str, Any]:
-    """A linear with packed weights (`emit.carrier`), as `_product` describes others."""
+    """A node that one of our plugins runs, as `_product` describes others: a linear with packed weights
+    (`emit.carrier`), or the product of values with the probabilities that it makes of scores
+    (`emit.attention_carrier`)."""
     bits, weight = node.op_type.removeprefix("QLinearW")[:1], constant(node.inputs[1])
-    stored = 0 if weight is None else weight.size
-    size = {"stored_bytes": 0, "packed_bytes": 0}
-    x, w = (v.name if v is not None else "" for v in node.inputs[:2])
-    activation = {"tensor": x, "bits": integer(node, "x_bits", 8), "weight": False, **size}
-    held = {"stored_bytes": stored, "packed_bytes": stored}
-    operands = [activation, {"tensor": w, "bits": int(bits) if bits.isdigit() else 8, "weight": True, **held}]
+    linear, stored = bits.isdigit(), 0 if weight is None else weight.size
+    first = integer(node, "x_bits" if linear else "bits", 8), False, 0
+    second = int(bits) if linear else integer(node, "v_bits", 8), linear, stored
+    operands = [
+        {"tensor": v.name if v is not None else "", "bits": b, "weight": w, "stored_bytes": n, "packed_bytes": n}
+        for v, (b, w, n) in zip(node.inputs, (first, second), strict=False)
+    ]
     return {"name": node.name or "", "op": _op(node), "operands": operands, "quantized": True}
 
 

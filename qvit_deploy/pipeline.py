@@ -15,6 +15,7 @@ from qvit_deploy.analysis import Analysis, analyse
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.extremes import tensor_extremes
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.emit.attention_carrier import pack_attention
 from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.precision import HalfGraph, to_half
@@ -159,7 +160,9 @@ def emit_half(
     half = to_half(emitted, largest)
     plain = [p for p in chosen if p != PACKED_PROFILE]
     written = [(half, plain)] if plain else []
-    return [*written, (pack_linears(half), [PACKED_PROFILE])] if PACKED_PROFILE in chosen else written
+    if PACKED_PROFILE in chosen:
+        written.append((pack_attention(pack_linears(half), plan), [PACKED_PROFILE]))
+    return written
 
 
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:

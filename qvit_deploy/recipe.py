@@ -41,7 +41,7 @@ FUSED_PROFILE: Profile = "onnxruntime-fused"
 """The profile in operators that only ONNX Runtime has."""
 
 PACKED_PROFILE: Profile = "tensorrt-plugin"
-"""The one whose linears are operators of our own with packed weights."""
+"""The one whose linears, and attention with logarithmic codes, are operators of our own."""
 
 BUDGETS = ("mean_bits", "max_size_mb", "max_bitops_g", "max_latency_ms")
 """The fields of a recipe that bound what its allocation may cost."""

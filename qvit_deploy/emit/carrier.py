@@ -19,59 +19,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN
+from qvit_deploy.emit.calls import HALF, before_widening, call, declare, only_reader, widened
+from qvit_deploy.emit.function_body import Body
 from qvit_deploy.emit.packed import PACKED_BITS, pack, packed_shape
 from qvit_deploy.emit.precision import WIDE, HalfGraph
 from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
-from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
+from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.plan import Plan, SitePlan
 
-PLUGIN_VERSION = "1"
-
 FUNCTION_INPUT, FUNCTION_CODES = "x_wide", "x_codes"
 """The activation in float32 and its codes inside the functions' bodies."""
 
-RESULT = "packed"
-"""What ends the name of an operator's float32 result that is cast to float16 under the plain name."""
-
-ATTRIBUTES = ("x_scale", "x_shift", "x_low", "x_high", "x_bits", "n", "k", "plugin_namespace", "plugin_version")
+ATTRIBUTES = ("x_scale", "x_shift", "x_low", "x_high", "x_bits", "n", "k")
 
 ROW_BYTES = 16
 """What the kernels need the rows of x to be a multiple of: 8 columns of float16 or 4 of float32."""
 
-FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
-
-class _Body:
-    """The nodes of a function body, each called by its operator and number."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-
-    def op(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"{op_type.lower()}_{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(op_type, inputs, [output], **attributes))
-        return output
-
-    def number(self, value: float) -> str:
-        return self.op("Constant", value_float=float(value))
-
-    def ints(self, *values: int) -> str:
-        return self.op("Constant", value_ints=list(values))
-
-    def attribute(self, name: str, field: str, kind: str) -> str:
-        """The function's own attribute as a scalar tensor."""
-        output = self.op("Constant")
-        self.nodes[-1].attribute.append(onnx.AttributeProto(name=field, type=kind, ref_attr_name=name))
-        return output
+class _Unpacking(Body):
+    """A body that reads packed weights."""
 
     def divide(self, value: str, divisor: int) -> tuple[str, str]:
         """(quotient rounded down, remainder) of float integers by a power of two: exact."""
@@ -113,7 +86,7 @@ def operator(bits: int, gelu: bool) -> str:
 
 def linear_function(bits: int, gelu: bool = False) -> onnx.FunctionProto:
     """`qvit::QLinearW{bits}`, with `gelu` `qvit::QLinearW{bits}Gelu`; bits 4, 6 or 8."""
-    body = _Body()
+    body = _Unpacking()
     op, zero = body.op, body.ints(0)
     # TensorRT lets an int8 constant go into a DequantizeLinear or a plugin and nowhere else.
     chunks = op("Transpose", op("DequantizeLinear", "packed", body.number(1)), perm=[0, 3, 1, 2, 4])
@@ -122,24 +95,12 @@ def linear_function(bits: int, gelu: bool = False) -> onnx.FunctionProto:
         end = op("Unsqueeze", body.attribute(name, "value_int", "INT"), zero)
         matrix = op("Slice", matrix, zero, end, body.ints(axis))
     weight = op("DequantizeLinear", op("Cast", matrix, to=onnx.TensorProto.INT8), "w_scale", axis=0)
-    names = ("scale", "shift", "low", "high")
-    scale, shift, low, high = (body.attribute(f"x_{name}", "value_float", "FLOAT") for name in names)
-    no_shift = op("Constant", value=onnx.numpy_helper.from_array(np.array(0, np.int8)))
-    wide = op("Cast", "x", output=FUNCTION_INPUT, to=onnx.TensorProto.FLOAT)
-    clipped = op("Clip", op("Add", wide, shift), low, high)
-    codes = op("QuantizeLinear", clipped, scale, no_shift, output=FUNCTION_CODES)
-    x = op("DequantizeLinear", codes, scale, no_shift)
+    scale, shift, low, high = body.floats("x_scale", "x_shift", "x_low", "x_high")
+    shifted = op("Add", body.wide("x", FUNCTION_INPUT), shift)
+    x = body.quantized(shifted, scale, low, high, FUNCTION_CODES)
     y = op("Add", op("MatMul", x, op("Transpose", weight, perm=[1, 0])), "bias")
     op("CastLike", op("Gelu", y) if gelu else y, "x", output="y")
-    return onnx.helper.make_function(
-        DOMAIN,
-        operator(bits, gelu),
-        ["x", "packed", "w_scale", "bias"],
-        ["y"],
-        body.nodes,
-        [onnx.helper.make_opsetid("", CANONICAL_OPSET)],
-        list(ATTRIBUTES),
-    )
+    return body.function(operator(bits, gelu), ["x", "packed", "w_scale", "bias"], "y", ATTRIBUTES)
 
 
 def carriable(plan: SitePlan) -> bool:
@@ -171,11 +132,7 @@ def emit_packed(emitted: Graph, plan: Plan, sites: Iterable[str] | None = None) 
         weight = weights.get(f"{name}.weight.value") or weights[f"{name}.weight.value.{WIDE}"]
         functions.add(_replace(packed, weight, site))
     remove_unused(packed.model)
-    if functions:
-        packed.model.opset_imports[DOMAIN] = 1
-    for bits, gelu in sorted(functions):
-        function = ir.serde.deserialize_function(linear_function(bits, gelu))
-        packed.model.functions[function.identifier()] = function
+    declare(packed.model, (linear_function(bits, gelu) for bits, gelu in sorted(functions)))
     return packed
 
 
@@ -195,66 +152,43 @@ def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]
     onnx_graph, name = graph.model.graph, plan.site.name
     k, n = plan.codes.shape
     last, bias = product, np.zeros(n, np.float32)
-    added = _only_reader(product, "Add")
+    added = only_reader(product, "Add")
     constants = [constant(v) for v in added.inputs if v is not product.outputs[0]] if added is not None else []
     if added is not None and constants[0] is not None and constants[0].size == n:
         last, bias = added, constants[0].reshape(n)
     bias = (bias if plan.bias is None else plan.bias).astype(np.float32)
-    gelu = _only_reader(last, "Gelu")
+    gelu = only_reader(last, "Gelu")
     if gelu is not None and gelu.attributes.get_string("approximate", "none") == "none":
         last = gelu
     layout = packed_shape((n, k), plan.w_bits)
     codes = pack(np.ascontiguousarray(plan.codes.T), plan.w_bits).view(np.int8).reshape(layout)
     scale = np.float32(plan.grid.scale)
     low, high = code_range(plan.a_bits)
-    wanted = last.outputs[0].dtype or FULL
-    x = _operand(onnx_graph, product, plan.grid, k, wanted)
-    node = ir.node(
-        operator(plan.w_bits, last is gelu),
-        [
-            x,
-            add_constant(onnx_graph, f"{name}.weight.packed{plan.w_bits}", codes),
-            add_constant(onnx_graph, f"{name}.weight.scales", plan.weight_scale.astype(np.float32)),
-            add_constant(onnx_graph, f"{name}.bias.packed", bias),
-        ],
-        {
-            "x_scale": float(scale),
-            "x_shift": float(np.float32(plan.grid.shift)),
-            "x_low": float(np.float32(low) * scale),
-            "x_high": float(np.float32(high) * scale),
-            "x_bits": plan.a_bits,
-            "n": n,
-            "k": k,
-            "plugin_namespace": DOMAIN,
-            "plugin_version": PLUGIN_VERSION,
-        },
-        domain=DOMAIN,
-        name=f"{name}{CALL_SUFFIX}",
-    )
-    old, new = last.outputs[0], node.outputs[0]
-    new.shape, new.type = old.shape, ir.TensorType(x.dtype or FULL)
-    onnx_graph.insert_before(last, node)
-    if new.dtype != wanted:
-        new.name = f"{old.name}.{RESULT}"
-        new = _cast(onnx_graph, new, wanted, f"{old.name}.narrowed")
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    new.name, old.name = old.name, f"{old.name}.qdq"
+    inputs = [
+        _operand(onnx_graph, product, plan.grid, k, last.outputs[0].dtype),
+        add_constant(onnx_graph, f"{name}.weight.packed{plan.w_bits}", codes),
+        add_constant(onnx_graph, f"{name}.weight.scales", plan.weight_scale.astype(np.float32)),
+        add_constant(onnx_graph, f"{name}.bias.packed", bias),
+    ]
+    attributes = {
+        "x_scale": float(scale),
+        "x_shift": float(np.float32(plan.grid.shift)),
+        "x_low": float(np.float32(low) * scale),
+        "x_high": float(np.float32(high) * scale),
+        "x_bits": plan.a_bits,
+        "n": n,
+        "k": k,
+    }
+    call(onnx_graph, last, name, operator(plan.w_bits, last is gelu), inputs, attributes)
     return plan.w_bits, last is gelu
 
 
-def _only_reader(node: ir.Node, op_type: str) -> ir.Node | None:
-    """The one node that reads `node`, when it is an `op_type`."""
-    value = node.outputs[0]
-    readers = value.consumers()
-    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type and not value.is_graph_output() else None
-
-
-def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wanted: ir.DataType) -> ir.Value:
+def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wanted: ir.DataType | None) -> ir.Value:
     """The tensor that is quantized for the product's first operand, as the operator takes it: float32 where the result
     has to be (float16 might overflow) or where float16 rows would not be aligned."""
     value = product.inputs[0]
     for op_type in ("DequantizeLinear", "QuantizeLinear", "Clip", "Add"):
-        value = _before_widening(value)
+        value = before_widening(value)
         node = value.producer()
         if op_type == "Clip" and (node is None or node.op_type != "Clip"):
             assert grid.bits == 8, f"{product.name}: no Clip in front of {grid.bits}-bit codes"
@@ -263,35 +197,5 @@ def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wa
             break
         assert node is not None and node.op_type == op_type, f"{product.name}: expected {op_type} in front of it"
         value = node.inputs[0]
-    value = _before_widening(value)
-    if value.dtype != HALF or (wanted == HALF and k * 2 % ROW_BYTES == 0):
-        return value
-    wide = next((n.outputs[0] for n in value.consumers() if _widens(n)), None)
-    return wide if wide is not None else _cast(graph, value, FULL, f"{value.name}.{WIDE}")
-
-
-def _before_widening(value: ir.Value | None) -> ir.Value:
-    assert value is not None
-    node = value.producer()
-    if node is None or not _widens(node):
-        return value
-    assert node.inputs[0] is not None
-    return node.inputs[0]
-
-
-def _widens(node: ir.Node) -> bool:
-    """Whether the node is a Cast of float16 to float32, which changes no value."""
-    x = node.inputs[0] if node.op_type == "Cast" else None
-    return x is not None and x.dtype == HALF and node.outputs[0].dtype == FULL
-
-
-def _cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
-    node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
-    made = node.outputs[0]
-    made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], node)
-    else:
-        graph.insert_after(producer, node)
-    return made
+    value = before_widening(value)
+    return value if wanted == HALF and k * 2 % ROW_BYTES == 0 else widened(graph, value)

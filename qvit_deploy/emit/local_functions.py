@@ -9,7 +9,7 @@ from onnx_ir.passes.common import InlinePass
 DOMAIN = "qvit"
 """Domain of our operators and namespace of their plugins: TensorRT looks a plugin up under either."""
 
-CALL_SUFFIX = ".QLinear"
+CALL_SUFFIX = ".qvit"
 """What ends the name of an operator's node, behind the name of its site."""
 
 _NAMESPACE, _VERSION = "plugin_namespace", "plugin_version"

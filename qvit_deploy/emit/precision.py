@@ -57,7 +57,7 @@ class HalfGraph:
         plan: the sites that are quantized in it.
         in_float: other sites of the plan -> why they are not.
         float32: what stayed in float32 by rules 1 to 3, name of a node's output -> the reason.
-        packed: the sites that are operators of our own (`emit.carrier`).
+        packed: the sites that are operators of our own (`emit.carrier`, `emit.attention_carrier`).
     """
 
     graph: Graph

@@ -8,7 +8,7 @@ large values. Here every code stands for a value in [0, largest]:
 * `LevelGrid`: code c stands for levels[c] * scale, the levels chosen among the integers 0..127. The product runs on the
   levels, so on int8, whatever their spacing.
 * `LogGrid`: code q stands for largest * 2^(-q / steps): `log2` with 1 step an octave, `log-sqrt2` with 2 (RepQ-ViT, Li
-  et al. 2023, section 3.3). The last code is exactly 0. These products run in floating point.
+  et al. 2023, section 3.3). The last code is exactly 0. These products run in floating point, but for our own kernel's.
 
 **Exact codes.** A logarithm may differ in its last bit between two runtimes and then a code does. All codes here come
 from one uniform quantizer, u = clamp(round_half_even(p / s), 0, top), and a table over u: division, rounding and table

@@ -10,8 +10,8 @@ Both run in ONNX Runtime on the CPU. What is proved, and what is only measured:
 3. **Checked**: logits are finite, and against the float model the file is at most `LOST_DB` worse than the
    `onnxruntime` file.
 
-Packed sites (`emit.carrier`) are looked into through the function bodies that ONNX Runtime runs for them: their codes
-must be those of the `onnxruntime` file too, and their initializers must hold the plan's.
+Packed sites are looked into (`packed_verification`): their codes must be those of the `onnxruntime` file too, and their
+numbers the plan's.
 
 What an engine built from the file computes is not covered here: that takes a device (`targets.engine_check`).
 """
@@ -24,18 +24,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.carrier import FUNCTION_INPUT, RESULT, operator
-from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, inline
-from qvit_deploy.emit.packed import packed_shape, unpack
-from qvit_deploy.emit.precision import NARROW, SCALE_ERROR, WIDE, HalfGraph
-from qvit_deploy.emit.quantizers import codes_name
+from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN
+from qvit_deploy.emit.precision import SCALE_ERROR, WIDE, HalfGraph
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.canonicalize.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
+from qvit_deploy.targets.packed_verification import Codes, is_planned, opened, outputs
 from qvit_deploy.targets.verification import PROBE_IMAGES, probe
 
 OUTPUT_TOLERANCE = 1e-2
@@ -43,9 +40,6 @@ OUTPUT_TOLERANCE = 1e-2
 the sum itself are each rounded to float16 (2^-11 = 5e-4), and terms may cancel (CaiT's class token: 6e-3)."""
 LOST_DB = 3.0
 """What half precision may cost: noise as large as that of quantization itself."""
-
-_CALL = "qvit.call"
-"""Metadata of the nodes of a body that was inlined: the name of the operator in whose place they stand."""
 
 
 @dataclass(frozen=True)
@@ -133,32 +127,21 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
     )
 
 
-@dataclass(frozen=True)
-class _Codes:
-    """A quantizer: the name of its codes in the half-precision file, and what it reads there; both names in the
-    `onnxruntime` file."""
-
-    name: str
-    source: str
-    reference: str
-    reference_source: str
-
-
 def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[int, float, str, float]:
     """(codes compared, share equal when running freely, worst site, its output error). Raises CheckError."""
-    opened, packed = _opened(emitted)
+    graph, packed = opened(emitted)
     inside = {c.name for c in packed}
     plain = [
-        _Codes(name, source := _source(node), name, _unsuffixed(source))
-        for node in opened.nodes()
+        Codes(name, source := _source(node), name, _unsuffixed(source))
+        for node in graph.nodes()
         if node.op_type == "QuantizeLinear" and (name := node.outputs[0].name or "") not in inside
     ]
-    outputs = _outputs(emitted)
+    made = outputs(emitted)
     # What a quantizer reads is fetched even where it is a mere Cast: ONNX Runtime would else merge it with the one
     # that narrows its producer's float32 result, and quantize that.
     codes = sorted([*plain, *packed], key=lambda c: c.name)
-    fetch = list(dict.fromkeys([*(c.name for c in codes), *(c.source for c in codes), *outputs]))
-    got = dict(zip(fetch, probe(opened, images, fetch), strict=True))
+    fetch = list(dict.fromkeys([*(c.name for c in codes), *(c.source for c in codes), *made]))
+    got = dict(zip(fetch, probe(graph, images, fetch), strict=True))
     fed: dict[str, np.ndarray] = {}
     # One after the other: a shift is added in front of what a plain quantizer reads, and inside of a packed operator.
     own = set(emitted.packed)
@@ -166,16 +149,16 @@ def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[
         feeds = {c.reference_source: got[c.source].astype(np.float32) for c in group}
         wanted = [
             *dict.fromkeys(c.reference for c in group),
-            *(name for name, site in outputs.items() if site in sites),
+            *(name for name, site in made.items() if site in sites),
         ]
         found = _fed(reference, feeds, wanted) if wanted else {}
-        fed |= {c.name: found[c.reference] for c in group} | {n: found[n] for n in wanted if n in outputs}
+        fed |= {c.name: c.of(found[c.reference]) for c in group} | {n: found[n] for n in wanted if n in made}
     names = list(dict.fromkeys(c.reference for c in codes))
     free = dict(zip(names, probe(reference, images, names), strict=True))
     equal = total = 0
     for code in codes:
         # In the other file a row may have an axis more.
-        ours, theirs = got[code.name], fed[code.name]
+        ours, theirs, alone = got[code.name], fed[code.name], code.of(free[code.reference])
         different = int((ours.reshape(theirs.shape) != theirs).sum())
         if different:
             raise CheckError(
@@ -183,50 +166,14 @@ def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[
                 "half-precision and the onnxruntime file"
             )
         total += ours.size
-        equal += int((ours.reshape(free[code.reference].shape) == free[code.reference]).sum())
+        equal += int((ours.reshape(alone.shape) == alone).sum())
     worst_site, worst_error = "", 0.0
-    for name, site in outputs.items():
+    for name, site in made.items():
         wide = got[name].astype(np.float32).reshape(fed[name].shape)
         error = float(np.abs(wide - fed[name]).max() / max(float(np.abs(fed[name]).max()), 1e-12))
         if not error < worst_error:  # a NaN is the worst
             worst_site, worst_error = site, error if error == error else float("inf")
     return total, equal / max(total, 1), worst_site, worst_error
-
-
-def _opened(emitted: HalfGraph) -> tuple[Graph, list[_Codes]]:
-    """(the graph with the packed operators' bodies in their place, the codes inside of them)."""
-    if not emitted.packed:
-        return emitted.graph, []
-    opened = emitted.graph.clone()
-    for node in opened.nodes():
-        if node.domain == DOMAIN:
-            node.metadata_props[_CALL] = node.name or ""
-    inline(opened.model)
-    codes, sources = dict[str, str](), dict[str, str]()
-    for node in opened.nodes():
-        call, made = node.metadata_props.get(_CALL), node.outputs[0].name or ""
-        if call is not None and node.op_type == "QuantizeLinear":
-            codes[call] = made
-        elif call is not None and node.op_type == "Cast" and made.startswith(FUNCTION_INPUT):
-            sources[call] = made
-    found = []
-    for name in emitted.packed:
-        site, call = emitted.plan.sites[name], f"{name}{CALL_SUFFIX}"
-        reference = codes_name(site.site.input, site.a_bits)
-        found.append(_Codes(codes[call], sources[call], reference, site.site.input))
-    return opened, found
-
-
-def _outputs(emitted: HalfGraph) -> dict[str, str]:
-    """Tensor -> the site that makes it; behind the GELU where that is part of a packed operator."""
-    calls = {node.name: node.outputs[0] for node in emitted.graph.nodes() if node.domain == DOMAIN}
-    found = {}
-    for name, site in emitted.plan.sites.items():
-        made = calls.get(f"{name}{CALL_SUFFIX}")
-        # The tensor of the plain name is always there, and may be a Cast of what the operator makes.
-        tensor = site.site.output if made is None else (made.name or "")
-        found[tensor.removesuffix(f".{RESULT}").removesuffix(f".{NARROW}")] = name
-    return found
 
 
 def _source(quantize: ir.Node) -> str:
@@ -278,7 +225,7 @@ def _as_planned(half: Graph, plan: Plan, packed: Collection[str]) -> None:
     for name, site in plan.sites.items():
         if name in packed:
             call = calls.get(f"{name}{CALL_SUFFIX}")
-            good = call is not None and _is_packed(call, site)
+            good = call is not None and is_planned(call, site)
         else:
             names = [site.site.product, f"{site.site.output}.raw"]
             product = next((products[n] for n in names if n in products), None)
@@ -297,25 +244,6 @@ def _is_pair(product: ir.Node, site: SitePlan) -> bool:
     codes, scale = (None, None) if pair is None else (constant(pair.inputs[0]), constant(pair.inputs[1]))
     good = good and codes is not None and np.array_equal(codes, site.codes)
     return good and scale is not None and _close(scale, site.weight_scale, site.codes)
-
-
-def _is_packed(call: ir.Node, site: SitePlan) -> bool:
-    """Whether the operator is the site's, number for number. Its range is not looked at: codes outside would differ."""
-    assert site.codes is not None and site.weight_scale is not None and isinstance(site.grid, ActivationGrid)
-    (k, n), (packed, scale, bias) = site.codes.shape, (constant(v) for v in call.inputs[1:])
-    numbers = {"x_scale": np.float32(site.grid.scale), "x_shift": np.float32(site.grid.shift)}
-    good = all(np.float32(call.attributes.get_float(name, 0.0)) == number for name, number in numbers.items())
-    sizes = {"x_bits": site.a_bits, "n": n, "k": k}
-    good = good and all(call.attributes.get_int(name, 0) == size for name, size in sizes.items())
-    good = good and call.op_type in (operator(site.w_bits, gelu) for gelu in (False, True))
-    good = good and packed is not None and packed.size == np.prod(packed_shape((n, k), site.w_bits))
-    good = (
-        good
-        and packed is not None
-        and np.array_equal(unpack(packed.reshape(-1).view(np.uint8), site.w_bits, (n, k)), site.codes.T)
-    )
-    good = good and scale is not None and np.array_equal(scale, site.weight_scale.astype(np.float32))
-    return good and bias is not None and (site.bias is None or np.array_equal(bias, site.bias.astype(np.float32)))
 
 
 def _is_grid(product: ir.Node, operand: int, grid: object) -> bool:

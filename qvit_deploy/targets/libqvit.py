@@ -53,6 +53,19 @@ class Linear(ctypes.Structure):
     )
 
 
+class LogAttention(ctypes.Structure):
+    """QvitLogAttention; strides are in elements, pointers are addresses that are multiples of 16."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("scores", "values", "out")),
+        *((name, ctypes.c_int32) for name in ("batch", "queries", "keys", "width")),
+        *((name, ctypes.c_int32) for name in ("score_stride", "value_stride", "out_stride", "type", "steps", "bits")),
+        ("largest", ctypes.c_float),
+        ("by_row", ctypes.c_int32),
+        ("value_grid", Grid),
+    )
+
+
 class Tactic(ctypes.Structure):
     """QvitTactic: the tile of a block, its warps, and into how many parts K is split."""
 
@@ -73,6 +86,7 @@ class Library:
             self.c.qvit_linear_workspace.restype = ctypes.c_int64
             address, size = ctypes.c_void_p, ctypes.c_int64
             self.c.qvit_linear.argtypes = [ctypes.POINTER(Linear), ctypes.c_int, address, size, address]
+            self.c.qvit_softmax_log2_av.argtypes = [ctypes.POINTER(LogAttention), address]
         except (OSError, AttributeError) as error:
             raise InputError(f"{path}: not a library of qvit kernels: {error}") from error
 
@@ -99,3 +113,7 @@ class Library:
     ) -> None:
         """Queues the layer on a CUDA stream (0: the default one)."""
         self.check(self.c.qvit_linear(ctypes.byref(linear), tactic, workspace, workspace_bytes, stream))
+
+    def softmax_log2_av(self, attention: LogAttention, stream: int = 0) -> None:
+        """Queues the product on a CUDA stream (0: the default one)."""
+        self.check(self.c.qvit_softmax_log2_av(ctypes.byref(attention), stream))

@@ -156,7 +156,7 @@ def test_only_chosen_sites_and_no_bodies(calibrated: Calibrated) -> None:
     before = emitted.serialize()
     name = next(name for name, site in plan.sites.items() if carriable(site))
     proto = onnx.load_from_string(without_plugin_bodies(emit_packed(emitted, plan, [name]).serialize()))
-    assert [n.name for n in proto.graph.node if n.domain == "qvit"] == [f"{name}.QLinear"] and not proto.functions
+    assert [n.name for n in proto.graph.node if n.domain == "qvit"] == [f"{name}.qvit"] and not proto.functions
     assert emitted.serialize() == before
     with pytest.raises(ValueError, match="cannot be packed"):
         emit_packed(emitted, plan, ["nowhere"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from qvit_deploy.describe import describe
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.pipeline import Compiled, compile
 from qvit_deploy.recipe import Granularity, Recipe, SoftmaxCodes
@@ -51,3 +52,16 @@ def test_widths_of_attention_products_are_allocated_with_the_others(tmp_path: Pa
     manifest = _compiled("demo:vit", tmp_path, mean_bits=5, score="relp", **choices).bundle.manifest
     assert {s.a_bits for s in manifest.sites if s.kind.startswith("matmul")} <= {4, 6, 8}
     assert manifest.verification["code_mismatches"] == 0
+
+
+@pytest.mark.slow
+def test_logarithmic_codes_run_in_the_plugin_profile(tmp_path: Path) -> None:
+    choices = {"softmax": "log-sqrt2", "compensate": "bias", "row_importance": "none"}
+    bundle = _compiled("demo:vit", tmp_path, uniform="w4a4", targets=("tensorrt-plugin",), **choices).bundle
+    packed = bundle.manifest.verification["profiles"]["tensorrt-plugin"]  # type: ignore[index]
+    products = {s.name for s in bundle.manifest.sites if s.kind == "matmul_av"}
+    assert len(products) == 6 and not products & set(packed["in_float"]) and len(packed["in_float"]) == 6 + 1
+    assert packed["packed"] == 25 + 6 and packed["code_mismatches"] == 0
+    model = describe(bundle.path_of("model.tensorrt-plugin.onnx"))
+    widths = [[o["bits"] for o in p["operands"]] for p in model["products"] if p["op"] == "qvit::SoftmaxLog2AV"]
+    assert widths == [[4, 4]] * 6 and model["lint"]["counts"]["error"] == 0

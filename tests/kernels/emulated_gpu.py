@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qvit_deploy.targets.libqvit import Grid, Library, Linear, Type
+from qvit_deploy.targets.libqvit import Grid, Library, Linear, LogAttention, Type
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 
@@ -71,3 +71,16 @@ class EmulatedGpu:
         workspace = aligned(np.full(self.library.workspace_bytes(linear, tactic), 0xEB, np.uint8))
         self.library.linear(linear, tactic, workspace.ctypes.data, workspace.nbytes)
         return y
+
+    def attention(
+        self, scores: np.ndarray, values: np.ndarray, bits: int, steps: int, largest: float, by_row: bool,
+        grid: tuple[float, float, int],
+    ) -> np.ndarray:  # fmt: skip
+        """out [B, T, D] of scores [B, T, S] and values [B, S, D], all float16 or all float32."""
+        kind = Type.FLOAT16 if scores.dtype == np.float16 else Type.FLOAT32
+        (batch, queries, keys), width = scores.shape, values.shape[2]
+        memory = [aligned(a) for a in (scores, values, np.full((batch, queries, width), np.nan, scores.dtype))]
+        sizes = (batch, queries, keys, width, keys, width, width, kind, steps, bits)
+        addresses = [a.ctypes.data for a in memory]
+        self.library.softmax_log2_av(LogAttention(*addresses, *sizes, largest, int(by_row), Grid(*grid)))
+        return memory[2]

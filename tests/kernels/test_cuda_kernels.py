@@ -9,10 +9,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
+from attention_operator import one_attention, planned
 from emulated_gpu import KERNELS, EmulatedGpu, build
 
 from qvit_deploy.emit.packed import pack
+from qvit_deploy.quantize.activations import ActivationGrid
+from qvit_deploy.quantize.attention import RowGrid
+from qvit_deploy.quantize.softmax import LogGrid
 from qvit_deploy.targets.libqvit import Grid, KernelError, Linear, Type
 
 pytestmark = pytest.mark.slow
@@ -70,6 +76,26 @@ def test_gelu_is_exact_to_float_precision(gpu: EmulatedGpu) -> None:
     activated = gpu.linear(x, pack(weight, 4), scale, bias, 4, grid, 3, gelu=True)
     expected = 0.5 * plain * (1 + np.vectorize(math.erf)(plain / math.sqrt(2)))
     np.testing.assert_allclose(activated, expected, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize(("bits", "steps", "by_row"), [(4, 1, False), (3, 1, True), (5, 2, True), (4, 2, False)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_log_attention_equals_its_body(
+    gpu: EmulatedGpu, bits: int, steps: int, by_row: bool, dtype: type[np.floating]
+) -> None:
+    """The kernel and ONNX Runtime on the body: the same but where the last bit of an exponential moves a code."""
+    rng = np.random.default_rng(bits)
+    scores = (3 * rng.standard_normal((4, 37, 70))).astype(dtype)
+    values = rng.standard_normal((4, 70, 21)).astype(dtype)
+    grid, value_grid = LogGrid(bits, steps, 1.0 if by_row else 0.25), ActivationGrid(6, 0.0625, 0.0)
+    got = gpu.attention(scores, values, bits, steps, grid.largest, by_row, (value_grid.scale, 0.0, 6))
+    site = planned(RowGrid(grid) if by_row else grid, value_grid)
+    kind = onnx.TensorProto.FLOAT16 if dtype == np.float16 else onnx.TensorProto.FLOAT
+    runner = ort.InferenceSession(one_attention(site, kind).SerializeToString(), providers=["CPUExecutionProvider"])
+    (body,) = runner.run(None, {"scores": scores[:, None], "values": values[:, None]})
+    close = np.isclose(got.astype(np.float64), body[:, 0], rtol=2**-10 if dtype == np.float16 else 1e-5, atol=1e-5)
+    assert close.mean() > 0.98 and np.abs(got - body[:, 0]).max() < 0.1
+    assert gpu.findings() == (0, 0, "")
 
 
 def test_statuses_become_exceptions(gpu: EmulatedGpu) -> None:

@@ -86,7 +86,7 @@ def test_a_shift_is_part_of_the_packed_operator(wide: Calibrated) -> None:
     plan = half_scales(Plan(sites))
     assert verified(wide, plan, packed=True).code_mismatches == 0
     graph = pack_linears(half(wide, plan)).graph
-    (call,) = [n for n in graph.nodes() if n.name == "fc2.QLinear"]
+    (call,) = [n for n in graph.nodes() if n.name == "fc2.qvit"]
     assert call.attributes.get_float("x_shift") == np.float32(0.613)
     producer = call.inputs[0].producer() if call.inputs[0] is not None else None
     assert producer is not None and producer.op_type == "QLinearW6Gelu"
@@ -120,8 +120,8 @@ def test_rows_are_aligned_or_left_alone() -> None:
     assert emitted.packed == ("first", "twenty", "head") and len(plan.sites) == 4
     calls = {n.name: n for n in emitted.graph.nodes() if n.domain == "qvit"}
     kinds = {name: call.inputs[0].dtype for name, call in calls.items() if call.inputs[0] is not None}
-    assert kinds["twenty.QLinear"] == ir.DataType.FLOAT and kinds["head.QLinear"] == ir.DataType.FLOAT16
-    (wide,) = calls["twenty.QLinear"].outputs
+    assert kinds["twenty.qvit"] == ir.DataType.FLOAT and kinds["head.qvit"] == ir.DataType.FLOAT16
+    (wide,) = calls["twenty.qvit"].outputs
     assert wide.dtype == ir.DataType.FLOAT
     assert [(n.op_type, n.outputs[0].dtype) for n in wide.consumers()] == [("Cast", ir.DataType.FLOAT16)]
     assert verified(calibrated, plan, packed=True).code_mismatches == 0
@@ -130,7 +130,7 @@ def test_rows_are_aligned_or_left_alone() -> None:
 @pytest.mark.parametrize("attribute", ["x_scale", "x_shift", "k", "x_bits"])
 def test_a_wrong_number_of_a_packed_operator_is_found(wide: Calibrated, plan: Plan, attribute: str) -> None:
     def change(graph: Graph) -> None:
-        (call,) = [n for n in graph.nodes() if n.name == "fc1.QLinear"]
+        (call,) = [n for n in graph.nodes() if n.name == "fc1.qvit"]
         old = call.attributes[attribute]
         call.attributes[attribute] = ir.Attr(attribute, old.type, old.value + 1)
 

@@ -210,7 +210,7 @@ def test_the_installed_package_compiles_its_plugins(wheel: Path, tmp_path: Path)
     library = ctypes.CDLL(str(tmp_path / LIBRARY))
     count = ctypes.c_int32()
     library.getCreators.restype = ctypes.c_void_p
-    assert library.getCreators(ctypes.byref(count)) and count.value == 6
+    assert library.getCreators(ctypes.byref(count)) and count.value == 7
     if find_gpu() is None:
         kernels, grid = Library(tmp_path / LIBRARY), Grid(1.0, 0.0, 8)
         memory = np.zeros(4096, np.uint8)

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 import pytest
-from engine_examples import packed_onnx
+from engine_examples import attention_onnx, packed_onnx
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded_tensorrt import RecordedApi, RecordedObject, building
@@ -86,6 +86,15 @@ def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path, monke
     api, parsed = plugins("11.4.0", tmp_path, ("QLinearW8",))
     wanted = request(tmp_path, onnx=packed_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
     with pytest.raises(InputError, match=r"needs the plugin qvit::QLinearW8Gelu:1, which no --plugin library brings"):
+        engine_builder.build(library_of("tensorrt", api), wanted, lambda _: None)
+    assert parsed == [] and not wanted.engine.exists()
+
+
+def test_the_plugin_of_logarithmic_attention_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+    api, parsed = plugins("11.4.0", tmp_path, ("QLinearW4", "QLinearW4Gelu"))
+    wanted = request(tmp_path, onnx=attention_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
+    with pytest.raises(InputError, match=r"needs the plugin qvit::SoftmaxLog2AV:1, which no --plugin library brings"):
         engine_builder.build(library_of("tensorrt", api), wanted, lambda _: None)
     assert parsed == [] and not wanted.engine.exists()
 

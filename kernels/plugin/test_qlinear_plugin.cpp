@@ -1,66 +1,41 @@
-// The plugin library through TensorRT's interfaces, in the order TensorRT calls them, on the emulated GPU.
+// The plugins of linear layers through TensorRT's interfaces, in the order TensorRT calls them, on the emulated GPU.
 #include <cmath>
 #include <cstring>
 
-#include "check.h"
-#include "findings.h"
-#include "qlinear_plugin.h"
+#include "as_tensorrt.h"
 #include "qvit/packing.h"
+#include "qvit/qvit.h"
 
 using namespace nvinfer1;
-
-extern "C" IPluginCreatorInterface* const* getCreators(int32_t& count);
-extern "C" void setLoggerFinder(ILoggerFinder* finder);
-
-namespace {
-
-struct Logger final : ILogger, ILoggerFinder {
-  std::string last;
-  void log(Severity, const char* message) noexcept override { last = message; }
-  ILogger* findLogger() override { return this; }
-};
-
-DynamicPluginTensorDesc tensor(DataType type, std::vector<int64_t> sizes) {
-  DynamicPluginTensorDesc t{};
-  t.desc.type = type;
-  t.desc.format = TensorFormat::kLINEAR;
-  t.desc.dims.nbDims = static_cast<int32_t>(sizes.size());
-  for (size_t i = 0; i < sizes.size(); ++i) t.desc.dims.d[i] = sizes[i];
-  t.min = t.opt = t.max = t.desc.dims;
-  return t;
-}
-
-}  // namespace
 
 int main() {
   Logger logger;
   setLoggerFinder(&logger);
-  int32_t count = 0;
-  IPluginCreatorInterface* const* creators = getCreators(count);
-  check(count == 6, "six creators");
+  const std::vector<IPluginCreatorV3One*> creators = creators_of("QLinear");
+  check(creators.size() == 6, "six creators");
   Random random{9};
-  for (int which = 0; which < count; ++which) {
-    auto* creator = static_cast<IPluginCreatorV3One*>(creators[which]);
+  for (int which = 0; which < 6; ++which) {
+    IPluginCreatorV3One* creator = creators[which];
     const int bits = 4 + 2 * (which % 3), n = 40, k = 100, batch = 2, tokens = 17;
     const bool gelu = which >= 3;
     check(creator->getPluginName() == "QLinearW" + std::to_string(bits) + (gelu ? "Gelu" : ""), "name");
-    check(std::string(creator->getPluginNamespace()) == "qvit" && creator->getFieldNames()->nbFields == 5, "namespace");
+    check(std::string(creator->getPluginNamespace()) == "qvit", "namespace");
 
     const float scale = 0.25f, shift = 0.5f * which;
     const int32_t a_bits = bits, n_field = n, k_field = k, bad = -1;
-    PluginField fields[] = {{"x_scale", &scale, PluginFieldType::kFLOAT32, 1},
-                            {"x_shift", &shift, PluginFieldType::kFLOAT32, 1},
-                            {"x_bits", &a_bits, PluginFieldType::kINT32, 1},
-                            {"n", &n_field, PluginFieldType::kINT32, 1},
-                            {"k", &k_field, PluginFieldType::kINT32, 1}};
-    PluginFieldCollection incomplete{4, fields}, complete{5, fields};
-    check(creator->createPlugin("fc1", &incomplete, TensorRTPhase::kBUILD) == nullptr, "no k");
-    check(logger.last.find("needs x_scale") != std::string::npos, "the logger hears why");
+    std::vector<PluginField> fields = {{"x_scale", &scale, PluginFieldType::kFLOAT32, 1},
+                                       {"x_shift", &shift, PluginFieldType::kFLOAT32, 1},
+                                       {"x_bits", &a_bits, PluginFieldType::kINT32, 1},
+                                       {"n", &n_field, PluginFieldType::kINT32, 1},
+                                       {"k", &k_field, PluginFieldType::kINT32, 1}};
+    check_fields(creator, fields, logger);
+    const PluginFieldCollection complete{5, fields.data()};
     fields[3].data = &bad;
     check(creator->createPlugin("fc1", &complete, TensorRTPhase::kBUILD) == nullptr, "n < 0");
+    check(logger.heard("n and k have to be positive"), "the logger hears why");
     fields[3].data = &n_field;
 
-    IPluginV3* built = creator->createPlugin("fc1", &complete, TensorRTPhase::kBUILD);
+    const std::unique_ptr<IPluginV3> built(creator->createPlugin("fc1", &complete, TensorRTPhase::kBUILD));
     if (!check(built != nullptr, "createPlugin")) return 1;
     auto* build = static_cast<IPluginV3OneBuild*>(built->getCapabilityInterface(PluginCapabilityType::kBUILD));
     DynamicPluginTensorDesc tensors[] = {tensor(DataType::kFLOAT, {batch, tokens, k}),
@@ -68,6 +43,8 @@ int main() {
                                          tensor(DataType::kFLOAT, {n}), tensor(DataType::kFLOAT, {n}),
                                          tensor(DataType::kFLOAT, {batch, tokens, n})};
     for (int i = 0; i < 5; ++i) check(build->supportsFormatCombination(i, tensors, 4, 1), "format " + std::to_string(i));
+    check(!build->supportsFormatCombination(5, tensors, 4, 1) && !build->supportsFormatCombination(-1, tensors, 4, 1),
+          "positions that are none");
     tensors[4].desc.type = DataType::kHALF;
     check(!build->supportsFormatCombination(4, tensors, 4, 1), "half from float");
     tensors[4].desc.type = DataType::kFLOAT;
@@ -82,13 +59,9 @@ int main() {
     check(build->getValidTactics(tactics.data(), build->getNbTactics()) == 0 && tactics[0] > 0, "tactics");
     Array<uint8_t> workspace(build->getWorkspaceSize(tensors, 4, tensors + 4, 1));
 
-    // The engine is written and read back: a plugin made of the serialized fields, in an execution context.
-    auto* written = static_cast<IPluginV3OneRuntime*>(built->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
-    IPluginV3* read = creator->createPlugin("fc1", written->getFieldsToSerialize(), TensorRTPhase::kRUNTIME);
-    auto* runtime = static_cast<IPluginV3OneRuntime*>(read->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
-    IPluginV3* attached = runtime->attachToContext(nullptr);
-    runtime = static_cast<IPluginV3OneRuntime*>(attached->getCapabilityInterface(PluginCapabilityType::kRUNTIME));
-    check(runtime->setTactic(1000) != 0 && logger.last.find("unknown tactic") != std::string::npos, "tactic 1000");
+    const Attached attached(creator, built.get());
+    IPluginV3OneRuntime* runtime = attached.runtime;
+    check(runtime->setTactic(1000) != 0 && logger.heard("unknown tactic"), "tactic 1000");
 
     const int rows = batch * tokens, half = 1 << (bits - 1);
     Array<float> x(rows * k), weight_scale(n), bias(n), y(rows * n);
@@ -121,15 +94,14 @@ int main() {
     }
     inputs[0] = x.data() + 1;
     check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == QVIT_MISALIGNED, "misaligned");
-    check(logger.last.find("not aligned") != std::string::npos, "the logger hears of it");
+    check(logger.heard("not aligned"), "the logger hears of it");
     inputs[0] = x.data();
     emulated_fail(209);
     check(runtime->enqueue(descs, descs + 4, inputs, outputs, workspace.data(), nullptr) == QVIT_NO_KERNEL_FOR_DEVICE,
           "a GPU the library holds no code for");
-    check(logger.last.find("holds no kernel for this GPU") != std::string::npos, "the logger hears of that");
+    check(logger.heard("holds no kernel for this GPU"), "the logger hears of that");
     emulated_fail(0);
     check_clean("plugin");
-    delete built, delete read, delete attached;
   }
-  return finish("plugin", count);
+  return finish("qlinear_plugin", 6);
 }

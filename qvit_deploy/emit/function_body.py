@@ -1,0 +1,64 @@
+"""ONNX functions of the operators that our plugins run: bodies of standard operators with the same integers.
+
+A runtime without the plugins runs the bodies. They keep to operators that every runtime has, and to names of their own
+for what verification looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+
+from qvit_deploy.emit.local_functions import DOMAIN
+from qvit_deploy.graph.graph import CANONICAL_OPSET
+
+PLUGIN_VERSION = "1"
+
+PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": PLUGIN_VERSION}
+"""Attributes of every node that a plugin runs."""
+
+
+class Body:
+    """The nodes of a function body, each called by its operator and number."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+
+    def op(self, op_type: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        output = output or f"{op_type.lower()}_{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(op_type, inputs, [output], **attributes))
+        return output
+
+    def number(self, value: float) -> str:
+        return self.op("Constant", value_float=float(value))
+
+    def ints(self, *values: int) -> str:
+        return self.op("Constant", value_ints=list(values))
+
+    def attribute(self, name: str, field: str, kind: str) -> str:
+        """The function's own attribute as a tensor: `value_float` FLOAT, `value_floats` FLOATS, `value_int` INT."""
+        output = self.op("Constant")
+        self.nodes[-1].attribute.append(onnx.AttributeProto(name=field, type=kind, ref_attr_name=name))
+        return output
+
+    def floats(self, *names: str) -> list[str]:
+        """The function's own attributes of those names, scalars."""
+        return [self.attribute(name, "value_float", "FLOAT") for name in names]
+
+    def wide(self, x: str, output: str = "") -> str:
+        return self.op("Cast", x, output=output, to=onnx.TensorProto.FLOAT)
+
+    def quantized(self, x: str, scale: str, low: str, high: str, codes: str) -> str:
+        """The dequantized value of float32 x, clipped and rounded to int8 codes that are called `codes`."""
+        no_shift = self.op("Constant", value=onnx.numpy_helper.from_array(np.array(0, np.int8)))
+        self.op("QuantizeLinear", self.op("Clip", x, low, high), scale, no_shift, output=codes)
+        return self.op("DequantizeLinear", codes, scale, no_shift)
+
+    def function(self, name: str, inputs: Sequence[str], output: str, attributes: Sequence[str]) -> onnx.FunctionProto:
+        """`qvit::name` with these nodes as its body."""
+        opsets = [onnx.helper.make_opsetid("", CANONICAL_OPSET)]
+        names = [*attributes, *PLUGIN]
+        return onnx.helper.make_function(DOMAIN, name, list(inputs), [output], self.nodes, opsets, names)
