@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -21,7 +21,14 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
-from qvit_deploy.targets.verification import OUTPUT_TOLERANCE, PROBE_IMAGES, compare_forced, compared, fetched
+from qvit_deploy.targets.verification import (
+    OUTPUT_TOLERANCE,
+    PROBE_IMAGES,
+    CodesCompared,
+    compare_forced,
+    compared,
+    fetched,
+)
 
 LOST_DB = 20.0
 """Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
@@ -29,33 +36,21 @@ a rounding boundary because of one last bit change some logits a little; a wrong
 
 
 @dataclass(frozen=True)
-class FusedVerification:
-    """What was compared and how it came out; written into the manifest.
+class FusedVerification(CodesCompared):
+    """How the `onnxruntime-fused` file compared with the executor and the `onnxruntime` file.
 
     Attributes:
-        images: images of the comparison of logits; codes are compared on the first `probe_images`.
-        codes, code_mismatches: codes compared given equal inputs, and how many differed (0).
-        worst_site, worst_site_error: the site whose output differs most then.
         reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
         integer_products: products that run on integers in the graph ONNX Runtime optimized.
         attentions: attentions that became one operator.
         rows: tensors of which one token only is computed.
     """
 
-    images: int
-    probe_images: int
-    codes: int
-    code_mismatches: int
-    worst_site: str
-    worst_site_error: float
     reference_sqnr_db: float
     reference_agreement: float
     integer_products: int
     attentions: int
     rows: int
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def verify_fused(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarray) -> FusedVerification:

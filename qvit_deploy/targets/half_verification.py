@@ -19,7 +19,7 @@ What an engine built from the file computes is not covered here: that takes a de
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -33,7 +33,7 @@ from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.packed_verification import Codes, is_planned, opened, outputs
-from qvit_deploy.targets.verification import PROBE_IMAGES, probe
+from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared, probe
 
 OUTPUT_TOLERANCE = 1e-2
 """Largest allowed difference of a site's output, relative to the tensor's largest magnitude: weights, bias, scales and
@@ -43,13 +43,10 @@ LOST_DB = 3.0
 
 
 @dataclass(frozen=True)
-class HalfVerification:
-    """What was compared and how it came out; written into the manifest.
+class HalfVerification(CodesCompared):
+    """How a half-precision file compared with the `onnxruntime` file.
 
     Attributes:
-        images: images of the comparisons of logits; codes are compared on the first `probe_images`.
-        codes, code_mismatches: activation codes compared with both quantizers fed alike, and how many differed (0).
-        worst_site, worst_site_error: the site whose output differs most then.
         free_codes_equal: share of equal codes when both files run freely.
         reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's.
         float_sqnr_db, float_agreement: logits against the float model's.
@@ -58,12 +55,6 @@ class HalfVerification:
         float32: tensor -> why it stays in float32.
     """
 
-    images: int
-    probe_images: int
-    codes: int
-    code_mismatches: int
-    worst_site: str
-    worst_site_error: float
     free_codes_equal: float
     reference_sqnr_db: float
     reference_agreement: float
@@ -73,9 +64,6 @@ class HalfVerification:
     packed: int
     in_float: dict[str, str]
     float32: dict[str, str]
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images: np.ndarray) -> HalfVerification:

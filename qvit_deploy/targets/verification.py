@@ -43,13 +43,31 @@ plenty to find a wrong scale."""
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What was compared and how it came out; written into the manifest.
+class CodesCompared:
+    """What the verification of every file begins with; written into the manifest.
 
     Attributes:
-        images: images of the logits comparison; the code check uses the first `probe_images`.
-        codes, code_mismatches: activation codes compared, and how many differed (must be 0).
-        worst_site, worst_site_error: the site whose output differs most between runtime and executor.
+        images: images of the comparison of logits; codes are compared on the first `probe_images`.
+        codes, code_mismatches: activation codes compared with both sides fed alike, and how many differed (must be 0).
+        worst_site, worst_site_error: the site whose output differs most then.
+    """
+
+    images: int
+    probe_images: int
+    codes: int
+    code_mismatches: int
+    worst_site: str
+    worst_site_error: float
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Verification(CodesCompared):
+    """How the `onnxruntime` file compared with the executor.
+
+    Attributes:
         logits_error: runtime against executor, free running, relative to the largest logit.
         logits_agreement: share of images with equal top-1, runtime against executor.
         float_sqnr_db: 10 log10(sum y^2 / sum (y - y')^2) against the float model.
@@ -61,12 +79,6 @@ class Verification:
     """
 
     profile: str
-    images: int
-    probe_images: int
-    codes: int
-    code_mismatches: int
-    worst_site: str
-    worst_site_error: float
     logits_error: float
     logits_agreement: float
     float_sqnr_db: float
@@ -75,9 +87,6 @@ class Verification:
     expected_integer_products: int
     float_products: list[str]
     optimized_ops: dict[str, int]
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -> Verification:
