@@ -26,7 +26,7 @@ class Plugin : public nvinfer1::IPluginV3,
                public nvinfer1::IPluginV3OneBuild,
                public nvinfer1::IPluginV3OneRuntime {
  public:
-  explicit Plugin(std::string name, int32_t inputs) : name_(std::move(name)), inputs_(inputs) {}
+  Plugin(std::string name, int32_t inputs) : name_(std::move(name)), inputs_(inputs) {}
 
   // Attributes of this object, all of them needed.
   virtual std::vector<Attribute> attributes() = 0;

@@ -23,9 +23,8 @@ int status_of(const QvitLogAttention& without_pointers) {
 SoftmaxLog2AvPlugin::SoftmaxLog2AvPlugin() : Plugin("SoftmaxLog2AV", kOut) {}
 
 std::vector<Attribute> SoftmaxLog2AvPlugin::attributes() {
-  return {{"steps", &steps_},   {"bits", &bits_},
-          {"largest", &largest_}, {"by_row", &by_row_},
-          {"v_scale", &value_grid_.scale}, {"v_bits", &value_grid_.bits}};
+  return {{"steps", &steps_},   {"bits", &bits_},                {"largest", &largest_},
+          {"by_row", &by_row_}, {"v_scale", &value_grid_.scale}, {"v_bits", &value_grid_.bits}};
 }
 
 std::string SoftmaxLog2AvPlugin::refused() {
