@@ -88,7 +88,8 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
     found, wanted = sqnr_db(exact, logits), sqnr_db(exact, expected)
     if found < wanted - LOST_DB:
         raise CheckError(
-            f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB"
+            f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB "
+            f"on {len(images)} calibration images; a plan fitted to few images loses that on any others too: use more"
         )
     probed = images[: min(len(images), batch or PROBE_IMAGES)]
     codes, equal, worst_site, worst_error = _compare(reference, emitted, probed)

@@ -206,7 +206,7 @@ def test_an_overflow_is_found(wide: Calibrated, plan: Plan) -> None:
 
 
 def test_logits_that_lost_too_much_are_refused(wide: Calibrated, plan: Plan) -> None:
-    with pytest.raises(CheckError, match=r"SQNR against the float model from"):
+    with pytest.raises(CheckError, match=r"SQNR against the float model from .* use more"):
         verified(wide, plan, scaled("norm2.bias.float16", -3))
 
 
