@@ -53,14 +53,15 @@ class Bars:
         )
 
     def __enter__(self) -> Bars:
-        self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.tasks:  # rich ends even bars that never began with an empty line
+            self.progress.stop()
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        self.progress.start()
         task = self.progress.add_task(name, total=total)
         yield lambda n: self.progress.update(task, advance=n)
         done = total if total is not None else 1

@@ -45,7 +45,9 @@ def edited(inputs: Inputs, path: Path, name: str, value: float) -> Inputs:
 
 @pytest.mark.parametrize("model", ["none.onnx", "none.pt", "timm:no_such_model", "demo:none", "nonsense"])
 def test_a_model_that_does_not_exist(qvit: Command, inputs: Inputs, out: Path, model: str) -> None:
-    refused(qvit(*replace(inputs, model=Path(model)).arguments(out)), out, model.partition(":")[2] or model)
+    result = qvit(*replace(inputs, model=Path(model)).arguments(out))
+    refused(result, out, model.partition(":")[2] or model)
+    assert "\n\n" not in result.err
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.99])
