@@ -1,4 +1,5 @@
 // What TensorRT looks for in a plugin library: the creators, and a way to hand over its logger.
+#include "layernorm_quantize_plugin.h"
 #include "qlinear_plugin.h"
 #include "softmax_log2_av_plugin.h"
 
@@ -6,6 +7,25 @@ namespace qvit {
 namespace {
 
 nvinfer1::ILoggerFinder* logger_finder = nullptr;
+
+struct Creators {
+  std::vector<std::unique_ptr<Creator>> owned;
+  std::vector<nvinfer1::IPluginCreatorInterface*> all;
+
+  template <class Made, class... Arguments>
+  void add(Arguments... arguments) {
+    owned.push_back(std::make_unique<Creator>(std::make_unique<Made>(arguments...)));
+    all.push_back(owned.back().get());
+  }
+
+  Creators() {
+    for (bool gelu : {false, true})
+      for (int32_t container_bits : {0, 8, 4})
+        for (int32_t weight_bits : {4, 6, 8}) add<QLinearPlugin>(weight_bits, container_bits, gelu);
+    for (int32_t container_bits : {8, 4}) add<LayerNormQuantizePlugin>(container_bits);
+    add<SoftmaxLog2AvPlugin>();
+  }
+};
 
 }  // namespace
 
@@ -19,15 +39,9 @@ void log_error(const std::string& message) noexcept {
 #define QVIT_EXPORT extern "C" __attribute__((visibility("default")))
 
 QVIT_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-  using qvit::Creator, qvit::QLinearPlugin, qvit::SoftmaxLog2AvPlugin;
-  static Creator four(std::make_unique<QLinearPlugin>(4, false)), four_gelu(std::make_unique<QLinearPlugin>(4, true));
-  static Creator six(std::make_unique<QLinearPlugin>(6, false)), six_gelu(std::make_unique<QLinearPlugin>(6, true));
-  static Creator eight(std::make_unique<QLinearPlugin>(8, false)), eight_gelu(std::make_unique<QLinearPlugin>(8, true));
-  static Creator attention(std::make_unique<SoftmaxLog2AvPlugin>());
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {&four,      &six,        &eight,    &four_gelu,
-                                                                &six_gelu, &eight_gelu, &attention};
-  count = sizeof creators / sizeof creators[0];
-  return creators;
+  static const qvit::Creators creators;
+  count = static_cast<int32_t>(creators.all.size());
+  return creators.all.data();
 }
 
 QVIT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) { qvit::logger_finder = finder; }

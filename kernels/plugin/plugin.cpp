@@ -95,4 +95,10 @@ int64_t elements(const nvinfer1::Dims& dims) {
   return count;
 }
 
+int32_t rows_of(const nvinfer1::Dims& dims) {
+  int64_t rows = 1;
+  for (int32_t i = 0; i + 1 < dims.nbDims && rows <= INT32_MAX; ++i) rows *= dims.d[i];
+  return rows <= INT32_MAX ? static_cast<int32_t>(rows) : 0;
+}
+
 }  // namespace qvit

@@ -83,6 +83,9 @@ QvitType type_of(nvinfer1::DataType type);
 
 int64_t elements(const nvinfer1::Dims& dims);
 
+// Of all dimensions but the last; 0, which the kernels refuse, if int32 does not hold it.
+int32_t rows_of(const nvinfer1::Dims& dims);
+
 // Says why through TensorRT's logger.
 void log_error(const std::string& message) noexcept;
 

@@ -1,9 +1,13 @@
-// The TensorRT plugins QLinearW4, QLinearW6, QLinearW8 and, with the GELU behind the layer, QLinearW4Gelu and so on:
-// qvit_linear.
+// The TensorRT plugins of linear layers: qvit_linear. QLinearW4, QLinearW6 and QLinearW8 quantize what they read;
+// QLinearW4Codes8 and so on read codes, one a byte, QLinearW4Codes4 and so on two codes a byte (QVIT_CODES4), as
+// LayerNormQuantize8 and LayerNormQuantize4 write them. Each also with the GELU behind the layer: QLinearW4Gelu,
+// QLinearW4Codes8Gelu, ...
 //
-//   inputs      x [.., k] float16 or float32; packed int8 (packing.h); weight scales float32 [n]; bias float32 [n]
-//   output      y [.., n], the type of x
-//   attributes  x_scale float, x_shift float, x_bits int, n int, k int
+//   inputs      x [.., k] float16 or float32, or codes int8 [.., k] or [.., k / 2]; packed int8 (packing.h); weight scales
+//               float32 [n]; bias float32 [n]
+//   output      y [.., n], the type of x, or of `to`
+//   attributes  x_scale float, x_shift float (not with codes), x_bits int, n int, k int, to int (with codes: the ONNX type
+//               of y, 1 for float32 or 10 for float16)
 //
 // TensorRT times every tactic of tiles.cuh and keeps the fastest.
 #pragma once
@@ -14,12 +18,15 @@ namespace qvit {
 
 class QLinearPlugin final : public Plugin {
  public:
-  QLinearPlugin(int32_t weight_bits, bool gelu);
+  // container_bits: of the codes it reads, 8 or 4; 0 where it quantizes.
+  QLinearPlugin(int32_t weight_bits, int32_t container_bits, bool gelu);
 
   std::vector<Attribute> attributes() override;
   std::string refused() override;
 
   nvinfer1::IPluginV3* clone() noexcept override;
+  int32_t getOutputDataTypes(nvinfer1::DataType* types, int32_t outputs, const nvinfer1::DataType* input_types,
+                             int32_t inputs) const noexcept override;
   int32_t getOutputShapes(const nvinfer1::DimsExprs* inputs, int32_t input_count, const nvinfer1::DimsExprs* shape_inputs,
                           int32_t shape_input_count, nvinfer1::DimsExprs* outputs, int32_t output_count,
                           nvinfer1::IExprBuilder& builder) noexcept override;
@@ -39,8 +46,9 @@ class QLinearPlugin final : public Plugin {
 
  private:
   QvitLinear linear(const nvinfer1::Dims& x, nvinfer1::DataType type) const;
+  nvinfer1::DataType output_type(nvinfer1::DataType x) const;
 
-  int32_t weight_bits_, n_ = 0, k_ = 0;
+  int32_t weight_bits_, container_bits_, n_ = 0, k_ = 0, to_ = 0;
   bool gelu_;
   QvitGrid x_grid_{};
   int32_t tactic_ = 3;  // 64 x 64 x 64: a middling tile, until TensorRT has chosen
