@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from qvit_deploy import recipe
 from qvit_deploy.bundle import read_bundle
-from qvit_deploy.emit.local_functions import DOMAIN
+from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.targets.engine import read_engine
@@ -65,7 +65,7 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
     view = view_of(model, profile or profile_of(path.name, model), version)
     operators = Counter(_op(node) for node in view.nodes)
     products = [_product(view, p) for p in view.products]
-    products += [_packed(view, n) for n in view.custom() if n.domain == DOMAIN]
+    products += [_packed(view, n) for n in view.custom() if n.domain == DOMAIN and not writes_codes(n)]
     found = findings(view)
     return {
         "bytes": path.stat().st_size,

@@ -15,9 +15,8 @@ from qvit_deploy.analysis import Analysis, analyse
 from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.extremes import tensor_extremes
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.emit.attention_carrier import pack_attention
-from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.emit.fused import emit_fused
+from qvit_deploy.emit.plugin_profile import pack_half
 from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.tensorrt import emit_tensorrt
@@ -161,7 +160,7 @@ def emit_half(
     plain = [p for p in chosen if p != PACKED_PROFILE]
     written = [(half, plain)] if plain else []
     if PACKED_PROFILE in chosen:
-        written.append((pack_attention(pack_linears(half), plan), [PACKED_PROFILE]))
+        written.append((pack_half(half, emitted.graph, plan), [PACKED_PROFILE]))
     return written
 
 

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from half_graphs import half
+from half_graphs import half, packed
 from quantizable_graphs import calibrate, mixed_vit
 
-from qvit_deploy.emit.attention_carrier import pack_attention
-from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.manifest import FileRecord
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.engine import Batch, BuildResult, EngineRecord, record_path
@@ -44,7 +42,7 @@ def packed_onnx(folder: Path) -> Path:
     """The same with its linears as plugin operators."""
     calibrated = calibrate(mixed_vit(), (8,))
     path = folder / "packed.onnx"
-    path.write_bytes(pack_linears(half(calibrated, half_scales(calibrated.plan((8, 8))))).graph.serialize())
+    path.write_bytes(packed(calibrated, half_scales(calibrated.plan((8, 8)))).graph.serialize())
     return path
 
 
@@ -52,7 +50,7 @@ def attention_onnx(folder: Path) -> Path:
     """A w4a4 model whose logarithmic attention is a plugin operator too."""
     calibrated = calibrate(mixed_vit(), (4,), attention=True, softmax="log2")
     plan, path = half_scales(calibrated.plan((4, 4))), folder / "attention.onnx"
-    path.write_bytes(pack_attention(pack_linears(half(calibrated, plan)), plan).graph.serialize())
+    path.write_bytes(packed(calibrated, plan).graph.serialize())
     return path
 
 

@@ -10,6 +10,7 @@ from quantizable_graphs import Calibrated, canonical
 from relevance_graphs import Builder
 
 from qvit_deploy.calibrate.extremes import tensor_extremes
+from qvit_deploy.emit.plugin_profile import pack_half
 from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.tensorrt import emit_tensorrt
 from qvit_deploy.execute.executor import Executor
@@ -23,6 +24,11 @@ def half(calibrated: Calibrated, plan: Plan) -> HalfGraph:
     emitted = emit_tensorrt(calibrated.graph, plan)
     largest = tensor_extremes(Executor(emitted.graph), [calibrated.images], lambda _: None)
     return to_half(emitted, largest)
+
+
+def packed(calibrated: Calibrated, plan: Plan) -> HalfGraph:
+    """The packed profile."""
+    return pack_half(half(calibrated, plan), emit_tensorrt(calibrated.graph, plan).graph, plan)
 
 
 def wide_vit(gain: float = 1.0, bias_before_softmax: bool = False, tokens: int = TOKENS) -> Graph:

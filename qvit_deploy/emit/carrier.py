@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from qvit_deploy.emit.calls import HALF, before_widening, call, declare, only_reader, widened
 from qvit_deploy.emit.function_body import Body
-from qvit_deploy.emit.packed import PACKED_BITS, pack, packed_shape
+from qvit_deploy.emit.packed import CHUNK, PACKED_BITS, pack, packed_shape
 from qvit_deploy.emit.precision import WIDE, HalfGraph
 from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
@@ -38,6 +38,8 @@ FUNCTION_INPUT, FUNCTION_CODES = "x_wide", "x_codes"
 """The activation in float32 and its codes inside the functions' bodies."""
 
 ATTRIBUTES = ("x_scale", "x_shift", "x_low", "x_high", "x_bits", "n", "k")
+CODE_ATTRIBUTES = ("x_scale", "x_bits", "n", "k", "to")
+"""Of the operators that read codes: `to` is the ONNX type of their result, float (1) or float16 (10)."""
 
 ROW_BYTES = 16
 """What the kernels need the rows of x to be a multiple of: 8 columns of float16 or 4 of float32."""
@@ -51,14 +53,26 @@ class _Unpacking(Body):
         quotient = self.op("Floor", self.op("Mul", value, self.number(1 / divisor)))
         return quotient, self.op("Sub", value, self.op("Mul", quotient, self.number(divisor)))
 
-    def signed_halves(self, chunks: str, shape: tuple[int, ...]) -> str:
-        """Codes [.., 16] of 4 bits, those of the low halves before those of the high ones, in `shape` (of Reshape)."""
+    def signed_halves(self, chunks: str) -> str:
+        """Codes [.., 2, 16] of 4 bits of bytes [.., 16], those of the low halves before those of the high ones."""
         high, unsigned = self.divide(chunks, 16)
         above, _ = self.divide(unsigned, 8)
         low = self.op("Sub", unsigned, self.op("Mul", above, self.number(16)))
-        axis = self.ints(4)
-        both = self.op("Concat", self.op("Unsqueeze", low, axis), self.op("Unsqueeze", high, axis), axis=4)
-        return self.op("Reshape", both, self.ints(*shape))
+        axis = self.ints(-2)
+        return self.op("Concat", self.op("Unsqueeze", low, axis), self.op("Unsqueeze", high, axis), axis=-2)
+
+    def nibbles(self, chunks: str) -> str:
+        return self.op("Reshape", self.signed_halves(chunks), self.ints(0, 0, 0, 4, 16))
+
+    def activation(self, codes: int) -> str:
+        """Int8 codes of x, one a byte, of the operator's `codes` in containers of 8 or 4 bits."""
+        if codes == 8:
+            return "codes"
+        single = self.op("DequantizeLinear", "codes", self.number(1))
+        halves = self.signed_halves(self.op("Reshape", single, self.ints(-1, CHUNK)))
+        rows = self.op("Slice", self.op("Shape", "codes"), self.ints(0), self.ints(-1))
+        flat = self.op("Reshape", halves, self.op("Concat", rows, self.ints(-1), axis=0))
+        return self.op("Cast", flat, to=onnx.TensorProto.INT8)
 
     def unpack(self, chunks: str, bits: int) -> str:
         """Float codes [panels, 8, blocks, 4, 16] of the bytes [panels, 8, blocks, chunks, 16], float and signed:
@@ -66,10 +80,10 @@ class _Unpacking(Body):
         if bits == 8:
             return chunks
         if bits == 4:
-            return self.signed_halves(chunks, (0, 0, 0, 4, 16))
+            return self.nibbles(chunks)
         first, second = self.op("Split", chunks, self.ints(2, 1), axis=3), "pairs"
         self.nodes[-1].output.append(second)
-        upper = self.signed_halves(first, (0, 0, 0, 4, 16))
+        upper = self.nibbles(first)
         _, rest = self.divide(second, 256)  # the byte without its sign
         pairs = []
         for divisor in (64, 16, 4):
@@ -79,13 +93,19 @@ class _Unpacking(Body):
         return self.op("Add", self.op("Mul", upper, self.number(4)), lower)
 
 
-def operator(bits: int, gelu: bool) -> str:
-    """Name of the operator: `QLinearW4`, `QLinearW4Gelu`, ..."""
-    return f"QLinearW{bits}{'Gelu' if gelu else ''}"
+def container(a_bits: int) -> int:
+    """Bits in which a code of an activation is kept in memory."""
+    return 4 if a_bits == 4 else 8
 
 
-def linear_function(bits: int, gelu: bool = False) -> onnx.FunctionProto:
-    """`qvit::QLinearW{bits}`, with `gelu` `qvit::QLinearW{bits}Gelu`; bits 4, 6 or 8."""
+def operator(bits: int, gelu: bool, codes: int | None = None) -> str:
+    """Name of the operator: `QLinearW4`, `QLinearW4Gelu`, ...; `QLinearW4Codes8` where x is codes already, in
+    containers of 8 or 4 bits."""
+    return f"QLinearW{bits}{'' if codes is None else f'Codes{codes}'}{'Gelu' if gelu else ''}"
+
+
+def linear_function(bits: int, gelu: bool = False, codes: int | None = None) -> onnx.FunctionProto:
+    """The function called `operator(bits, gelu, codes)`; bits 4, 6 or 8."""
     body = _Unpacking()
     op, zero = body.op, body.ints(0)
     # TensorRT lets an int8 constant go into a DequantizeLinear or a plugin and nowhere else.
@@ -95,12 +115,21 @@ def linear_function(bits: int, gelu: bool = False) -> onnx.FunctionProto:
         end = op("Unsqueeze", body.attribute(name, "value_int", "INT"), zero)
         matrix = op("Slice", matrix, zero, end, body.ints(axis))
     weight = op("DequantizeLinear", op("Cast", matrix, to=onnx.TensorProto.INT8), "w_scale", axis=0)
-    scale, shift, low, high = body.floats("x_scale", "x_shift", "x_low", "x_high")
-    shifted = op("Add", body.wide("x", FUNCTION_INPUT), shift)
-    x = body.quantized(shifted, scale, low, high, FUNCTION_CODES)
+    if codes is None:
+        scale, shift, low, high = body.floats("x_scale", "x_shift", "x_low", "x_high")
+        shifted = op("Add", body.wide("x", FUNCTION_INPUT), shift)
+        x = body.quantized(shifted, scale, low, high, FUNCTION_CODES)
+    else:
+        x = op("DequantizeLinear", body.activation(codes), *body.floats("x_scale"))
     y = op("Add", op("MatMul", x, op("Transpose", weight, perm=[1, 0])), "bias")
-    op("CastLike", op("Gelu", y) if gelu else y, "x", output="y")
-    return body.function(operator(bits, gelu), ["x", "packed", "w_scale", "bias"], "y", ATTRIBUTES)
+    y = op("Gelu", y) if gelu else y
+    if codes is None:
+        op("CastLike", y, "x", output="y")
+    else:
+        op("Cast", y, output="y")
+        body.nodes[-1].attribute.append(onnx.AttributeProto(name="to", type="INT", ref_attr_name="to"))
+    first, attributes = ("x", ATTRIBUTES) if codes is None else ("codes", CODE_ATTRIBUTES)
+    return body.function(operator(bits, gelu, codes), [first, "packed", "w_scale", "bias"], "y", attributes)
 
 
 def carriable(plan: SitePlan) -> bool:
@@ -151,12 +180,10 @@ def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]
     assert isinstance(plan.grid, ActivationGrid)
     onnx_graph, name = graph.model.graph, plan.site.name
     k, n = plan.codes.shape
-    last, bias = product, np.zeros(n, np.float32)
-    added = only_reader(product, "Add")
-    constants = [constant(v) for v in added.inputs if v is not product.outputs[0]] if added is not None else []
-    if added is not None and constants[0] is not None and constants[0].size == n:
-        last, bias = added, constants[0].reshape(n)
-    bias = (bias if plan.bias is None else plan.bias).astype(np.float32)
+    last, bias = _with_bias(product, n)
+    if plan.bias is not None:
+        assert last is not product, f"{name}: no addition of its bias behind the product"
+        bias = plan.bias.astype(np.float32)
     gelu = only_reader(last, "Gelu")
     if gelu is not None and gelu.attributes.get_string("approximate", "none") == "none":
         last = gelu
@@ -181,6 +208,17 @@ def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]
     }
     call(onnx_graph, last, name, operator(plan.w_bits, last is gelu), inputs, attributes)
     return plan.w_bits, last is gelu
+
+
+def _with_bias(product: ir.Node, n: int) -> tuple[ir.Node, np.ndarray]:
+    """(the addition of a bias [n] behind the product, or the product; the bias, or zeros)."""
+    # A product that weight scales keep in float32 is cast to float16 before its bias is added.
+    before = only_reader(product, "Cast") or product
+    added = only_reader(before, "Add")
+    found = None if added is None else next(constant(v) for v in added.inputs if v is not before.outputs[0])
+    if added is None or found is None or found.size != n:
+        return product, np.zeros(n, np.float32)
+    return added, found.reshape(n).astype(np.float32)
 
 
 def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wanted: ir.DataType | None) -> ir.Value:

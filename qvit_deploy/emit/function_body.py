@@ -51,11 +51,14 @@ class Body:
     def wide(self, x: str, output: str = "") -> str:
         return self.op("Cast", x, output=output, to=onnx.TensorProto.FLOAT)
 
+    def codes(self, x: str, scale: str, low: str, high: str, codes: str) -> str:
+        """Int8 codes, called `codes`, of float32 x, clipped and rounded."""
+        no_shift = self.op("Constant", value=onnx.numpy_helper.from_array(np.array(0, np.int8)))
+        return self.op("QuantizeLinear", self.op("Clip", x, low, high), scale, no_shift, output=codes)
+
     def quantized(self, x: str, scale: str, low: str, high: str, codes: str) -> str:
         """The dequantized value of float32 x, clipped and rounded to int8 codes that are called `codes`."""
-        no_shift = self.op("Constant", value=onnx.numpy_helper.from_array(np.array(0, np.int8)))
-        self.op("QuantizeLinear", self.op("Clip", x, low, high), scale, no_shift, output=codes)
-        return self.op("DequantizeLinear", codes, scale, no_shift)
+        return self.op("DequantizeLinear", self.codes(x, scale, low, high, codes), scale)
 
     def function(self, name: str, inputs: Sequence[str], output: str, attributes: Sequence[str]) -> onnx.FunctionProto:
         """`qvit::name` with these nodes as its body."""

@@ -12,6 +12,9 @@ DOMAIN = "qvit"
 CALL_SUFFIX = ".qvit"
 """What ends the name of an operator's node, behind the name of its site."""
 
+LAYER_NORM = "LayerNormQuantize"
+"""What begins the names of the operators whose result is codes (`emit.norm_carrier`)."""
+
 _NAMESPACE, _VERSION = "plugin_namespace", "plugin_version"
 """Attributes by which a node says that a plugin runs it, and a function that its callers do."""
 
@@ -45,6 +48,11 @@ def without_plugin_bodies(model: bytes) -> bytes:
     del proto.functions[:]
     proto.functions.extend(kept)
     return proto.SerializeToString(deterministic=True)
+
+
+def writes_codes(node: ir.Node) -> bool:
+    """Whether a node is an operator of ours that makes codes for others, and no product."""
+    return node.domain == DOMAIN and node.op_type.startswith(LAYER_NORM)
 
 
 def plugin_operators(model: bytes) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN
+from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, writes_codes
 from qvit_deploy.emit.precision import SCALE_ERROR, WIDE, HalfGraph
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.canonicalize.edit import remove_unused
@@ -32,7 +32,7 @@ from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
-from qvit_deploy.targets.packed_verification import Codes, is_planned, opened, outputs
+from qvit_deploy.targets.packed_verification import Codes, is_inside, is_planned, opened, outputs
 from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared, probe
 
 OUTPUT_TOLERANCE = 1e-2
@@ -51,6 +51,7 @@ class HalfVerification(CodesCompared):
         reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's.
         float_sqnr_db, float_agreement: logits against the float model's.
         sites: how many sites are quantized in the file, `packed` of them as operators of our own.
+        norms: how many LayerNorms write the codes of such operators.
         in_float: site -> why it is not.
         float32: tensor -> why it stays in float32.
     """
@@ -62,6 +63,7 @@ class HalfVerification(CodesCompared):
     float_agreement: float
     sites: int
     packed: int
+    norms: int
     in_float: dict[str, str]
     float32: dict[str, str]
 
@@ -85,17 +87,17 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
     )
     if not np.isfinite(logits).all():
         raise CheckError("verification: the half-precision file gives NaN or infinity")
-    found, wanted = sqnr_db(exact, logits), sqnr_db(exact, expected)
-    if found < wanted - LOST_DB:
-        raise CheckError(
-            f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB "
-            f"on {len(images)} calibration images; a plan fitted to few images loses that on any others too: use more"
-        )
     probed = images[: min(len(images), batch or PROBE_IMAGES)]
     codes, equal, worst_site, worst_error = _compare(reference, emitted, probed)
     if worst_error > OUTPUT_TOLERANCE:
         raise CheckError(
             f"verification: in half precision site {worst_site!r} gives an output off by {worst_error:.1e} of its range"
+        )
+    found, wanted = sqnr_db(exact, logits), sqnr_db(exact, expected)
+    if found < wanted - LOST_DB:
+        raise CheckError(
+            f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB "
+            f"on {len(images)} calibration images; a plan fitted to few images loses that on any others too: use more"
         )
     return HalfVerification(
         images=len(images),
@@ -111,6 +113,7 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
         float_agreement=agreement(exact, logits),
         sites=len(plan.sites),
         packed=len(emitted.packed),
+        norms=sum(writes_codes(node) for node in half.nodes()),
         in_float=emitted.in_float,
         float32=emitted.float32,
     )
@@ -118,12 +121,11 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
 
 def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[int, float, str, float]:
     """(codes compared, share equal when running freely, worst site, its output error). Raises CheckError."""
-    graph, packed = opened(emitted)
-    inside = {c.name for c in packed}
+    graph, packed = opened(emitted, reference)
     plain = [
         Codes(name, source := _source(node), name, _unsuffixed(source))
         for node in graph.nodes()
-        if node.op_type == "QuantizeLinear" and (name := node.outputs[0].name or "") not in inside
+        if node.op_type == "QuantizeLinear" and not is_inside(node) and (name := node.outputs[0].name or "")
     ]
     made = outputs(emitted)
     # What a quantizer reads is fetched even where it is a mere Cast: ONNX Runtime would else merge it with the one

@@ -1,4 +1,5 @@
-"""Sites that are operators of our own (`emit.carrier`, `emit.attention_carrier`): what there is to verify of them.
+"""Sites that are operators of our own (`emit.carrier`, `emit.norm_carrier`, `emit.attention_carrier`): what there is to
+verify of them.
 
 They are looked into through the function bodies that ONNX Runtime runs for them.
 """
@@ -19,8 +20,9 @@ from qvit_deploy.emit.attention_carrier import (
     attention_attributes,
 )
 from qvit_deploy.emit.calls import RESULT
-from qvit_deploy.emit.carrier import FUNCTION_CODES, FUNCTION_INPUT, operator
+from qvit_deploy.emit.carrier import FUNCTION_CODES, FUNCTION_INPUT, container, operator
 from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, inline
+from qvit_deploy.emit.norm_carrier import FUNCTION_NORM_CODES, FUNCTION_NORM_INPUT, norm_behind, norm_operator
 from qvit_deploy.emit.packed import packed_shape, unpack
 from qvit_deploy.emit.precision import NARROW, HalfGraph
 from qvit_deploy.emit.quantizers import codes_name
@@ -50,29 +52,54 @@ class Codes:
         return reference if self.table is None else self.table[reference]
 
 
-def opened(emitted: HalfGraph) -> tuple[Graph, list[Codes]]:
-    """(the graph with the operators' bodies in their place, the codes inside of them)."""
+def opened(emitted: HalfGraph, reference: Graph) -> tuple[Graph, list[Codes]]:
+    """(the graph with the operators' bodies in their place, the codes inside of them).
+
+    Args:
+        reference: the `onnxruntime` graph of the same plan.
+    """
     if not emitted.packed:
         return emitted.graph, []
     graph = emitted.graph.clone()
+    calls = {node.name or "": node for node in emitted.graph.nodes() if node.domain == DOMAIN}
     for node in graph.nodes():
         if node.domain == DOMAIN:
             node.metadata_props[_CALL] = node.name or ""
     inline(graph.model)
     inside: dict[str, list[str]] = {}
     for node in graph.nodes():
-        if _CALL in node.metadata_props:
+        if is_inside(node):
             inside.setdefault(node.metadata_props[_CALL], []).append(node.outputs[0].name or "")
-    return graph, [
-        codes for name in emitted.packed for codes in _codes(emitted.plan.sites[name], inside[f"{name}{CALL_SUFFIX}"])
-    ]
+    found: dict[str, Codes] = {}
+    for name in emitted.packed:
+        site, call = emitted.plan.sites[name], calls[f"{name}{CALL_SUFFIX}"]
+        norm = norm_behind(call)
+        if norm is None:
+            made = _codes(site, inside[call.name or ""])
+        else:
+            made = [_norm_codes(site, norm, inside[norm.name or ""], reference)]
+        found |= {codes.name: codes for codes in made}
+    return graph, list(found.values())
+
+
+def is_inside(node: ir.Node) -> bool:
+    """Whether a node of an `opened` graph is of an operator's body."""
+    return _CALL in node.metadata_props
+
+
+def _made(inside: list[str], name: str) -> str | None:
+    """Which of the tensors that a body has made is the one called `name` there: inlining lengthens it."""
+    found = [i for i in inside if i == name or i.startswith(f"{name}_")]
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def _codes(site: SitePlan, inside: list[str]) -> list[Codes]:
-    """The codes of one operator, whose body has made the tensors `inside`: their names go on behind those in it."""
+    """The codes of one operator that quantizes, whose body has made the tensors `inside`."""
 
     def made(name: str) -> str:
-        (found,) = [i for i in inside if i == name or i.startswith(f"{name}_")]
+        found = _made(inside, name)
+        assert found is not None
         return found
 
     reference = codes_name(site.site.input, site.grid.bits)
@@ -88,6 +115,16 @@ def _codes(site: SitePlan, inside: list[str]) -> list[Codes]:
         Codes(made(FUNCTION_LOG_CODES), made(FUNCTION_PROBABILITIES), reference, site.site.input, table),
         Codes(made(FUNCTION_VALUE_CODES), made(FUNCTION_VALUES), values, read),
     ]
+
+
+def _norm_codes(site: SitePlan, norm: ir.Node, inside: list[str], reference: Graph) -> Codes:
+    """The codes that a LayerNorm writes for `site`; fed is what it normalizes, so that its own numbers count too."""
+    (theirs,) = [n for n in reference.nodes() if any(v.name == site.site.input for v in n.outputs)]
+    source, outer = _made(inside, FUNCTION_NORM_INPUT), norm.outputs[0].name or ""
+    assert theirs.op_type == "LayerNormalization" and theirs.inputs[0] is not None and source is not None
+    # The body's result takes the name of the operator's; codes of 4 bits are not the result yet.
+    name = _made(inside, FUNCTION_NORM_CODES) or outer
+    return Codes(name, source, codes_name(site.site.input, site.grid.bits), theirs.inputs[0].name or "")
 
 
 def outputs(emitted: HalfGraph) -> dict[str, str]:
@@ -111,11 +148,16 @@ def _is_linear(call: ir.Node, site: SitePlan) -> bool:
     """Its range is not looked at: codes outside would differ."""
     assert site.codes is not None and site.weight_scale is not None and isinstance(site.grid, ActivationGrid)
     (k, n), (packed, scale, bias) = site.codes.shape, (constant(v) for v in call.inputs[1:])
-    numbers = {"x_scale": np.float32(site.grid.scale), "x_shift": np.float32(site.grid.shift)}
-    good = all(np.float32(call.attributes.get_float(name, 0.0)) == number for name, number in numbers.items())
-    sizes = {"x_bits": site.a_bits, "n": n, "k": k}
-    good = good and all(call.attributes.get_int(name, 0) == size for name, size in sizes.items())
-    good = good and call.op_type in (operator(site.w_bits, gelu) for gelu in (False, True))
+    norm = norm_behind(call)
+    codes = None if norm is None else container(site.a_bits)
+    good = call.op_type in (operator(site.w_bits, gelu, codes) for gelu in (False, True))
+    good = good and _has(call, {"x_scale": site.grid.scale}, {"x_bits": site.a_bits, "n": n, "k": k})
+    if norm is None:
+        good = good and _has(call, {"x_shift": site.grid.shift}, {})
+    else:
+        numbers = {"y_scale": site.grid.scale, "y_shift": site.grid.shift}
+        good = good and _has(norm, numbers, {"y_bits": site.a_bits, "c": k})
+        good = good and norm.op_type == norm_operator(container(site.a_bits))
     good = good and packed is not None and packed.size == np.prod(packed_shape((n, k), site.w_bits))
     good = (
         good
@@ -124,6 +166,12 @@ def _is_linear(call: ir.Node, site: SitePlan) -> bool:
     )
     good = good and scale is not None and np.array_equal(scale, site.weight_scale.astype(np.float32))
     return good and bias is not None and (site.bias is None or np.array_equal(bias, site.bias.astype(np.float32)))
+
+
+def _has(call: ir.Node, numbers: dict[str, float], sizes: dict[str, int]) -> bool:
+    """Whether the attributes are these, numbers as float32 holds them."""
+    same = all(np.float32(call.attributes.get_float(name, 0.0)) == np.float32(x) for name, x in numbers.items())
+    return same and all(call.attributes.get_int(name, 0) == size for name, size in sizes.items())
 
 
 def _is_attention(call: ir.Node, site: SitePlan) -> bool:

@@ -29,14 +29,17 @@ def test_reference_engines_are_verified_and_built_within_a_minute(goal: dict[str
         MODEL,
         tmp_path / "b",
         calib=str(REFERENCE / "fashion_mnist_dev.npz"),
-        recipe=Recipe.load(None, targets=("tensorrt", "tensorrt-rtx"), **goal),
+        recipe=Recipe.load(None, targets=("tensorrt", "tensorrt-rtx", "tensorrt-plugin"), **goal),
         checkpoint=REFERENCE / "dinov2_vits14_fmnist.safetensors",
         preprocess=PREPROCESS,
     )
     profiles = compiled.bundle.manifest.verification["profiles"]
-    assert isinstance(profiles, dict) and set(profiles) == {"tensorrt", "tensorrt-rtx"}
+    assert isinstance(profiles, dict) and set(profiles) == {"tensorrt", "tensorrt-rtx", "tensorrt-plugin"}
     for checked in profiles.values():
         assert isinstance(checked, dict) and checked["code_mismatches"] == 0
+    packed = profiles["tensorrt-plugin"]
+    # Without the head, whose ten outputs no integer kernel takes, and the norm in front of it.
+    assert isinstance(packed, dict) and packed["packed"] == packed["sites"] == 49 and packed["norms"] == 24
     built = build(tmp_path / "b", "tensorrt-rtx", sms=(86, 120))
     assert [one.record.build.sm for one in built] == [86, 120]
     assert all(one.record.seconds < SECONDS for one in built)

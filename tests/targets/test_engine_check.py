@@ -82,7 +82,7 @@ def test_a_packed_file_is_probed_where_its_operators_end(images: np.ndarray, tmp
     session = onnxruntime.session(content, 1)
     outputs = dict(zip(names, onnxruntime.run(session, images[:2], None, names), strict=True))
     made = [n.output[0] for n in onnx.load(str(path)).graph.node if n.domain == "qvit"]
-    assert len(made) == 7 and set(made) < set(names)
+    assert len(made) == 9 and set(made) < set(names)
     late = {**outputs, made[2]: -outputs[made[2]], made[4]: 0 * outputs[made[4]]}
     assert first_difference(names, outputs, late) == made[2]
     found = products(path)

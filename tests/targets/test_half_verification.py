@@ -92,6 +92,20 @@ def test_a_shift_is_part_of_the_packed_operator(wide: Calibrated) -> None:
     assert producer is not None and producer.op_type == "QLinearW6Gelu"
 
 
+@pytest.mark.parametrize("name", ["attn.proj", "fc1"])
+def test_a_bias_behind_an_island_is_added_once(wide: Calibrated, name: str) -> None:
+    """Weight scales that float16 does not hold keep the product in float32; its sum with the bias is float16."""
+    plan = half_scales(wide.plan((8, 8)))
+    site = plan.sites[name]
+    assert site.weight_scale is not None and site.bias is not None and np.abs(site.bias).max() > 0.01
+    scale = np.concatenate([site.weight_scale[:1] * np.float32(1e-5), site.weight_scale[1:]])
+    plan = Plan({**plan.sites, name: replace(site, weight_scale=scale)})
+    assert f"{site.site.product}" in half(wide, plan).float32
+    assert verified(wide, plan, packed=True).worst_site_error < 1e-3
+    calls = {n.name: n for n in pack_linears(half(wide, plan)).graph.nodes() if n.domain == "qvit"}
+    assert calls[f"{name}.qvit"].op_type == ("QLinearW8Gelu" if name == "fc1" else "QLinearW8")
+
+
 def test_packed_rows_of_an_island_stay_float32() -> None:
     """Only what the operators make is narrowed again, where the graph has it in float16."""
     calibrated = calibrate(wide_vit(gain=3e4), (8,))

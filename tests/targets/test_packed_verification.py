@@ -10,19 +10,21 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from half_graphs import half, wide_vit
+from half_graphs import half, packed, wide_vit
 from quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 from qvit_deploy.build import build
 from qvit_deploy.describe import describe
 from qvit_deploy.emit.attention_carrier import ATTRIBUTES, OPERATOR, pack_attention
 from qvit_deploy.emit.carrier import pack_linears
-from qvit_deploy.emit.precision import HalfGraph
+from qvit_deploy.emit.norm_carrier import NORM_ATTRIBUTES, norm_behind, pack_norms
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.quantizers import codes_name
+from qvit_deploy.emit.tensorrt import emit_tensorrt
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
@@ -39,10 +41,6 @@ GRIDS: list[tuple[SoftmaxCodes, bool, Granularity]] = [
     ("log-sqrt2", False, "head"),
     ("log-sqrt2", True, "tensor"),
 ]
-
-
-def packed(calibrated: Calibrated, plan: Plan) -> HalfGraph:
-    return pack_attention(pack_linears(half(calibrated, plan)), plan)
 
 
 def verified(calibrated: Calibrated, plan: Plan, changed: Callable[[Graph], None] | None = None) -> HalfVerification:
@@ -73,9 +71,9 @@ def test_codes_are_those_of_the_onnxruntime_file(softmax: SoftmaxCodes, rows: bo
     calibrated = calibrated_for(softmax, rows, granularity)
     plan = half_scales(calibrated.plan((4, 4)))
     found = verified(calibrated, plan)
+    linears = pack_norms(pack_linears(half(calibrated, plan)), emit_tensorrt(calibrated.graph, plan).graph)
     alone = verify_half(
-        calibrated.graph, emit_qdq(calibrated.graph, plan), pack_linears(half(calibrated, plan)),
-        calibrated.images.numpy(),
+        calibrated.graph, emit_qdq(calibrated.graph, plan), linears, calibrated.images.numpy()
     )  # fmt: skip
     probabilities, values = 4 * 2 * 16 * 16, 4 * 16 * 32
     assert found.code_mismatches == 0 and found.codes == alone.codes + probabilities + values
@@ -100,7 +98,7 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
     """The executor runs the planned graph on the file's own probabilities and values."""
     calibrated = calibrated_for(softmax, rows, granularity)
     plan = half_scales(calibrated.plan((4, 4)))
-    graph, inside = opened(packed(calibrated, plan))
+    graph, inside = opened(packed(calibrated, plan), emit_qdq(calibrated.graph, plan))
     site = plan.sites["attn.av"].site
     ours = [c for c in inside if c.reference.startswith((site.input, f"{site.second}."))]
     assert [c.reference for c in ours] == [codes_name(site.input, 4), codes_name(site.second or "", 4)]
@@ -145,6 +143,61 @@ def test_a_wrong_number_is_found(logarithmic: Calibrated, plan: Plan, attribute:
         call.attributes[attribute] = ir.Attr(attribute, old.type, moved)
 
     with pytest.raises(CheckError, match=r"'attn.av' was not emitted as planned"):
+        verified(logarithmic, plan, change)
+
+
+def norm_of(graph: Graph) -> ir.Node:
+    """The operator whose codes attn.q reads."""
+    (call,) = [n for n in graph.nodes() if n.name == "attn.q.qvit"]
+    norm = norm_behind(call)
+    assert norm is not None and norm.op_type == "LayerNormQuantize4"
+    return norm
+
+
+@pytest.mark.parametrize("attribute", NORM_ATTRIBUTES)
+def test_a_wrong_number_of_a_norm_is_found(logarithmic: Calibrated, plan: Plan, attribute: str) -> None:
+    """By its attributes, or, those of the body alone, by its codes."""
+
+    def change(graph: Graph) -> None:
+        norm = norm_of(graph)
+        old = norm.attributes[attribute]
+        norm.attributes[attribute] = ir.Attr(attribute, old.type, old.value + 1)
+
+    attributes = attribute in ("y_scale", "y_shift", "y_bits", "c")
+    with pytest.raises(CheckError, match=r"was not emitted as planned" if attributes else r"codes of 'norm1.*' differ"):
+        verified(logarithmic, plan, change)
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_wrong_weights_of_a_norm_are_found(logarithmic: Calibrated, plan: Plan, index: int) -> None:
+    def change(graph: Graph) -> None:
+        norm = norm_of(graph)
+        old = constant(norm.inputs[index])
+        assert old is not None
+        norm.replace_input_with(index, add_constant(graph.model.graph, "wrong", np.float32(old + 0.3)))
+
+    with pytest.raises(CheckError, match=r"codes of 'norm1.*' differ"):
+        verified(logarithmic, plan, change)
+
+
+def test_codes_of_another_norm_are_found(logarithmic: Calibrated, plan: Plan) -> None:
+    def change(graph: Graph) -> None:
+        (fc1,) = [n for n in graph.nodes() if n.name == "fc1.qvit"]
+        fc1.replace_input_with(0, norm_of(graph).outputs[0])
+
+    with pytest.raises(CheckError, match=r"'fc1' was not emitted as planned"):
+        verified(logarithmic, plan, change)
+
+
+def test_a_norm_that_does_not_pack_its_codes_is_found(logarithmic: Calibrated, plan: Plan) -> None:
+    """The codes are right and their bytes are not: what is read of them shows it."""
+
+    def change(graph: Graph) -> None:
+        function = next(f for f in graph.model.functions.values() if f.name == "LayerNormQuantize4")
+        high, low = [n for n in function if n.op_type == "Slice"][1::-1]
+        ir.convenience.replace_all_uses_with([high.outputs[0], low.outputs[0]], [low.outputs[0], high.outputs[0]])
+
+    with pytest.raises(CheckError, match=r"gives an output off by|takes the SQNR"):
         verified(logarithmic, plan, change)
 
 

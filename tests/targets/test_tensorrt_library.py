@@ -67,25 +67,29 @@ def plugins(release: str, folder: Path, names: tuple[str, ...]) -> tuple[Recorde
     return api, parsed
 
 
+OPERATORS = ("LayerNormQuantize8", "QLinearW8", "QLinearW8Codes8", "QLinearW8Codes8Gelu")
+"""What `packed_onnx` calls."""
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_bodies_are_taken_out_where_they_would_win(
     release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
     onnx_path = packed_onnx(tmp_path)
-    api, parsed = plugins(release, tmp_path, ("QLinearW8", "QLinearW8Gelu"))
+    api, parsed = plugins(release, tmp_path, OPERATORS)
     wanted = request(tmp_path, onnx=onnx_path, plugins=(tmp_path / "libqvit_plugins.so",))
     result = engine_builder.build(library_of("tensorrt", api), wanted, lambda _: None)
-    assert result.operators == ("qvit::QLinearW8:1", "qvit::QLinearW8Gelu:1")
+    assert result.operators == tuple(f"qvit::{name}:1" for name in OPERATORS)
     given = onnx.load_from_string(parsed[0])
     assert bool(given.functions) == (release == "11.4.0") and given.graph == onnx.load(str(onnx_path)).graph
 
 
 def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
-    api, parsed = plugins("11.4.0", tmp_path, ("QLinearW8",))
+    api, parsed = plugins("11.4.0", tmp_path, OPERATORS[:3])
     wanted = request(tmp_path, onnx=packed_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
-    with pytest.raises(InputError, match=r"needs the plugin qvit::QLinearW8Gelu:1, which no --plugin library brings"):
+    with pytest.raises(InputError, match=r"needs the plugin qvit::QLinearW8Codes8Gelu:1, which no --plugin"):
         engine_builder.build(library_of("tensorrt", api), wanted, lambda _: None)
     assert parsed == [] and not wanted.engine.exists()
 
