@@ -8,7 +8,7 @@ Both run in ONNX Runtime on the CPU. What is proved, and what is only measured:
 2. **Measured**: the share of codes that are equal when both files run freely from the image on. Float16 between the
    quantizers moves values across rounding boundaries, so it is not 1.
 3. **Checked**: logits are finite, and against the float model the file is at most `LOST_DB` worse than the
-   `onnxruntime` file.
+   `onnxruntime` file, or than `FLOAT16_DB` where that is better still.
 
 Packed sites are looked into (`packed_verification`): their codes must be those of the `onnxruntime` file too, and their
 numbers the plan's.
@@ -36,10 +36,13 @@ from qvit_deploy.targets.packed_verification import Codes, is_inside, is_planned
 from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared, probe
 
 OUTPUT_TOLERANCE = 1e-2
-"""Largest allowed difference of a site's output, relative to the tensor's largest magnitude: weights, bias, scales and
-the sum itself are each rounded to float16 (2^-11 = 5e-4), and terms may cancel (CaiT's class token: 6e-3)."""
+"""Largest allowed difference of a site's output, relative to the largest magnitude of the tensor or of its bias, which
+the sum may cancel: weights, bias, scales and the sum itself are each rounded to float16 (2^-11 = 5e-4), and other terms
+cancel too (CaiT's class token: 6e-3)."""
 LOST_DB = 3.0
 """What half precision may cost: noise as large as that of quantization itself."""
+FLOAT16_DB = 50.0
+"""Less noise than this is not asked for: hundreds of roundings to float16, each at about -70 dB, leave 55 to 70 dB."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
             f"verification: in half precision site {worst_site!r} gives an output off by {worst_error:.1e} of its range"
         )
     found, wanted = sqnr_db(exact, logits), sqnr_db(exact, expected)
-    if found < wanted - LOST_DB:
+    if found < min(wanted, FLOAT16_DB) - LOST_DB:
         raise CheckError(
             f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB "
             f"on {len(images)} calibration images; a plan fitted to few images loses that on any others too: use more"
@@ -161,7 +164,9 @@ def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[
     worst_site, worst_error = "", 0.0
     for name, site in made.items():
         wide = got[name].astype(np.float32).reshape(fed[name].shape)
-        error = float(np.abs(wide - fed[name]).max() / max(float(np.abs(fed[name]).max()), 1e-12))
+        bias = emitted.plan.sites[site].bias
+        largest = max(float(np.abs(v).max()) for v in (fed[name], *([] if bias is None else [bias])))
+        error = float(np.abs(wide - fed[name]).max()) / max(largest, 1e-12)
         if not error < worst_error:  # a NaN is the worst
             worst_site, worst_error = site, error if error == error else float("inf")
     return total, equal / max(total, 1), worst_site, worst_error

@@ -20,6 +20,7 @@ from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets import half_verification
 from qvit_deploy.targets.half_verification import HalfVerification, verify_half
+from qvit_deploy.targets.verification import probe
 
 
 def verified(
@@ -229,3 +230,26 @@ def test_a_site_that_is_missing_is_named(wide: Calibrated, plan: Plan) -> None:
     whole = HalfGraph(emitted.graph, plan, {}, {})
     with pytest.raises(CheckError, match=r"'fc2' was not emitted"):
         verify_half(wide.graph, emit_qdq(wide.graph, plan), whole, wide.images.numpy())
+
+
+def test_noise_below_that_of_float16_is_not_asked_for(
+    wide: Calibrated, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that quantization hardly changes may lose more than the usual three decibels to float16."""
+    monkeypatch.setattr(half_verification, "LOST_DB", -3.0)
+    with pytest.raises(CheckError, match=r"takes the SQNR against the float model from 2.\.. to 2.\.. dB"):
+        verified(wide, plan)
+    monkeypatch.setattr(half_verification, "FLOAT16_DB", 10.0)
+    assert verified(wide, plan).float_sqnr_db > 20
+
+
+def test_an_output_that_its_bias_cancels_is_as_exact_as_the_bias(wide: Calibrated, plan: Plan) -> None:
+    """A shift far larger than the values: the products of it are in the bias, with the other sign."""
+    site, shift = plan.sites["fc2"], 60.0
+    assert site.codes is not None and site.weight_scale is not None and site.bias is not None
+    bias = site.bias - shift * (site.codes * site.weight_scale).sum(axis=0)
+    moved = Plan({**plan.sites, "fc2": replace(site, grid=ActivationGrid(8, 0.5, shift), bias=bias)})
+    emitted = half(wide, moved)
+    (made,) = probe(emitted.graph, wide.images.numpy(), [site.site.output])
+    assert np.abs(bias).max() > 20 * np.abs(made).max()
+    assert verified(wide, moved).worst_site_error < half_verification.OUTPUT_TOLERANCE
