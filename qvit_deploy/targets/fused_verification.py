@@ -14,21 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from qvit_deploy.emit.fused import CODE_SHIFT, FusedModel
+from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.recipe import FUSED_PROFILE
 from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
 from qvit_deploy.targets.metrics import agreement, sqnr_db
-from qvit_deploy.targets.verification import (
-    OUTPUT_TOLERANCE,
-    PROBE_IMAGES,
-    CodesCompared,
-    compare_forced,
-    compared,
-    fetched,
-)
+from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared, fetched
 
 LOST_DB = 20.0
 """Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
@@ -53,7 +48,7 @@ class FusedVerification(CodesCompared):
     rows: int
 
 
-def verify_fused(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarray) -> FusedVerification:
+def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray) -> FusedVerification:
     """Verifies `fused`, made from `emitted`, on `images` float32 [n, C, H, W].
 
     Raises:
@@ -63,9 +58,7 @@ def verify_fused(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarr
     batch = emitted.static_batch
     probe = images[: min(len(images), batch or PROBE_IMAGES)]
     measured = _tensors(emitted, fused, plan, probe)
-    codes, mismatches, worst_site, worst_error = compare_forced(
-        Executor(emitted), emitted, plan, probe, measured, fused.rows
-    )
+    forced = compare_forced(Executor(emitted), emitted, plan, probe, measured, fused.rows)
     reference, logits = (
         target.run(target.session(model), images, batch)[0] for model in (emitted.serialize(), fused.serialize())
     )
@@ -73,24 +66,20 @@ def verify_fused(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarr
     result = FusedVerification(
         images=len(images),
         probe_images=len(probe),
-        codes=codes,
-        code_mismatches=mismatches,
-        worst_site=worst_site,
-        worst_site_error=worst_error,
+        codes=forced.codes,
+        code_mismatches=0,
+        worst_site=forced.worst_site,
+        worst_site_error=forced.worst_error,
         reference_sqnr_db=sqnr_db(reference, logits),
         reference_agreement=agreement(reference, logits),
         integer_products=found.integer_products,
         attentions=fused.attentions,
         rows=len(fused.rows),
     )
-    if worst_error > OUTPUT_TOLERANCE:
-        raise CheckError(
-            f"verification of onnxruntime-fused: output of site {worst_site!r} differs from the executor's by "
-            f"{worst_error:.1e} of its range"
-        )
+    require_close(forced, FUSED_PROFILE)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
-    if fused.products != linears:
-        raise CheckError(f"verification of onnxruntime-fused: {fused.products} of {linears} linears were fused")
+    if len(fused.linears) != linears:
+        raise CheckError(f"verification of onnxruntime-fused: {len(fused.linears)} of {linears} linears were fused")
     expected = target.fusion(emitted.serialize()).integer_products
     if found.integer_products < expected:
         raise CheckError(
@@ -105,16 +94,11 @@ def verify_fused(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarr
     return result
 
 
-def _tensors(emitted: Graph, fused: FusedModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Tensors of the Q/DQ graph, by its names, as the fused file computes them: its codes as int8."""
+def _tensors(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Tensors of the Q/DQ graph, by its names, as the fused file computes them."""
     wanted = compared(emitted, plan)
-    fetch = list(dict.fromkeys(fused.codes.get(name, name) for name in wanted))
+    fetch = list(dict.fromkeys(fused.renamed(wanted)))
     proto = onnx.ModelProto()
     proto.CopyFrom(fused.proto)
     found = dict(zip(fetch, fetched(proto, images, emitted.static_batch, fetch), strict=True))
-    return {
-        name: (found[fused.codes[name]].astype(np.int16) - CODE_SHIFT).astype(np.int8)
-        if name in fused.codes
-        else found[name]
-        for name in wanted
-    }
+    return {name: fused.signed(name, found[place]) for name, place in zip(wanted, fused.renamed(wanted), strict=True)}

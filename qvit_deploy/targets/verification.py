@@ -13,7 +13,6 @@ Three questions, each answered with numbers:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,17 +21,15 @@ import onnx_ir as ir
 import torch
 
 from qvit_deploy.errors import CheckError
-from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.attention import inner_grid
 from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.softmax import LogGrid
 from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared, require_close
 from qvit_deploy.targets.metrics import agreement, sqnr_db
-
-OUTPUT_TOLERANCE = 1e-4
-"""Largest allowed difference of a site's output, relative to the tensor's largest magnitude."""
 
 FOLD_TOLERANCE = 1e-3
 """Largest allowed difference of the folded float model's logits from the source's, relative to the largest logit."""
@@ -105,8 +102,8 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     executor = Executor(emitted)
     simulated = _executor_logits(executor, images, batch)
 
-    probe = images[: min(len(images), batch or PROBE_IMAGES)]
-    codes, mismatches, worst_site, worst_error = _forced(executor, emitted, plan, probe)
+    probed = images[: min(len(images), batch or PROBE_IMAGES)]
+    forced = _forced(executor, emitted, plan, probed)
     fused = target.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     in_float = [name for name, p in plan.sites.items() if isinstance(inner_grid(p.grid), LogGrid)]
@@ -114,11 +111,11 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     result = Verification(
         profile="onnxruntime",
         images=len(images),
-        probe_images=len(probe),
-        codes=codes,
-        code_mismatches=mismatches,
-        worst_site=worst_site,
-        worst_site_error=worst_error,
+        probe_images=len(probed),
+        codes=forced.codes,
+        code_mismatches=0,
+        worst_site=forced.worst_site,
+        worst_site_error=forced.worst_error,
         logits_error=float(np.abs(logits - simulated).max() / max(np.abs(simulated).max(), 1e-12)),
         logits_agreement=agreement(simulated, logits),
         float_sqnr_db=sqnr_db(float_logits, logits),
@@ -128,10 +125,7 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
         float_products=in_float,
         optimized_ops=fused.ops,
     )
-    if worst_error > OUTPUT_TOLERANCE:
-        raise CheckError(
-            f"verification: output of site {worst_site!r} differs from the executor's by {worst_error:.1e} of its range"
-        )
+    require_close(forced, "onnxruntime")
     if fused.float_linears or fused.integer_products < linears:
         left = ", ".join(fused.float_linears[:3])
         raise CheckError(
@@ -214,87 +208,9 @@ def _executor_logits(executor: Executor, images: np.ndarray, static_batch: int |
     return np.concatenate(chunks)
 
 
-def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> tuple[int, int, str, float]:
-    """(codes compared, codes that differ, worst site, its relative output error), quantizer inputs forced."""
+def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> Comparison:
     fetch = compared(emitted, plan)
-    measured = dict(zip(fetch, probe(emitted, images, fetch), strict=True))
-    return compare_forced(executor, emitted, plan, images, measured, {})
-
-
-def compared(emitted: Graph, plan: Plan) -> list[str]:
-    """Tensors that `compare_forced` takes: inputs of sites, codes, outputs of sites."""
-    inputs, codes, outputs = _inputs(emitted, plan), _codes(emitted), {p.site.output for p in plan.sites.values()}
-    return [*inputs, *codes, *sorted(outputs - set(inputs))]
-
-
-def _inputs(emitted: Graph, plan: Plan) -> list[str]:
-    quantized = {p.site.input for p in plan.sites.values()}
-    quantized |= {p.site.second for p in plan.sites.values() if p.second_grid and p.site.second}
-    return sorted(quantized - {emitted.input.name})
-
-
-def _codes(emitted: Graph) -> list[str]:
-    return sorted(n.outputs[0].name or "" for n in emitted.nodes() if n.op_type == "QuantizeLinear")
-
-
-def compare_forced(
-    executor: Executor,
-    emitted: Graph,
-    plan: Plan,
-    images: np.ndarray,
-    measured: Mapping[str, np.ndarray],
-    rows: Mapping[str, int],
-) -> tuple[int, int, str, float]:
-    """(codes compared, codes that differ, worst site, its relative output error), quantizer inputs forced.
-
-    Args:
-        measured: tensors of `compared` as a runtime has them. Those of site inputs replace the executor's.
-        rows: tensors of which the runtime has one row of axis 1 only -> that row.
-
-    Raises:
-        CheckError: codes differ; names them.
-    """
-    inputs, codes = _inputs(emitted, plan), _codes(emitted)
-    outputs = {p.site.output: p.site.name for p in plan.sites.values()}
-
-    def force(name: str, x: torch.Tensor) -> torch.Tensor:
-        forced = torch.from_numpy(measured[name]).to(executor.device)
-        if name not in rows:
-            return forced
-        whole = x.clone()
-        whole[:, rows[name]] = forced[:, 0]
-        return whole
-
-    # A site's own output may feed the next quantizer directly: read it before it is forced.
-    seen: dict[str, np.ndarray] = {}
-
-    def read_then_force(name: str) -> Tap:
-        def tap(x: torch.Tensor) -> torch.Tensor | None:
-            seen[name] = x.cpu().numpy() if name not in rows else x[:, [rows[name]]].cpu().numpy()
-            return force(name, x) if name in inputs else None
-
-        return tap
-
-    taps = {name: read_then_force(name) for name in [*inputs, *codes, *outputs]}
-    with torch.no_grad():
-        executor.run(torch.from_numpy(images), taps=taps)
-    mismatches = 0
-    for name in codes:
-        if seen[name].shape != measured[name].shape:
-            raise CheckError(f"verification: {name!r} is {measured[name].shape}, not {seen[name].shape}")
-        different = int((seen[name] != measured[name]).sum())
-        if different:
-            raise CheckError(
-                f"verification: {different} of {seen[name].size} codes of {name!r} differ between ONNX Runtime and "
-                "the executor"
-            )
-        mismatches += different
-    worst_site, worst_error = "", 0.0
-    for name, site in outputs.items():
-        error = float(np.abs(seen[name] - measured[name]).max() / max(float(np.abs(measured[name]).max()), 1e-12))
-        if error >= worst_error:
-            worst_site, worst_error = site, error
-    return sum(seen[name].size for name in codes), mismatches, worst_site, worst_error
+    return compare_forced(executor, emitted, plan, images, dict(zip(fetch, probe(emitted, images, fetch), strict=True)))
 
 
 def probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
 
-from qvit_deploy.emit.fused import FusedModel, emit_fused
+from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime import fusion, run, session
 
 
-def operators(fused: FusedModel) -> Counter[str]:
+def operators(fused: RuntimeModel) -> Counter[str]:
     return Counter(node.op_type for node in fused.proto.graph.node)
 
 
@@ -39,7 +40,7 @@ def test_biases_and_heads_are_gone_and_shared_inputs_are_quantized_once(calibrat
     fused = emit_fused(graph)
     found = operators(fused)
     linears = sum(s.kind == "linear" for s in calibrated.sites)
-    assert fused.products == found["MatMulIntegerToFloat"] == linears
+    assert len(fused.linears) == found["MatMulIntegerToFloat"] == linears
     assert fused.attentions == found["Attention"] == 1 and found["Softmax"] == found["MatMul"] == 0
     q, k, v = sorted(name for name in fused.codes if name.startswith("norm1"))
     assert fused.codes[k] == fused.codes[v] and q in fused.rows

@@ -9,8 +9,9 @@ import pytest
 from onnx import numpy_helper
 from quantizable_graphs import Calibrated, calibrate, mixed_vit
 
-from qvit_deploy.emit.fused import FusedModel, emit_fused
+from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
@@ -33,7 +34,7 @@ def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
     return emit_qdq(calibrated.graph, plan)
 
 
-def changed(fused: FusedModel, name: str, edit: Callable[[np.ndarray], np.ndarray]) -> FusedModel:
+def changed(fused: RuntimeModel, name: str, edit: Callable[[np.ndarray], np.ndarray]) -> RuntimeModel:
     proto = onnx.ModelProto()
     proto.CopyFrom(fused.proto)
     (tensor,) = [t for t in proto.graph.initializer if t.name == name]
@@ -42,7 +43,7 @@ def changed(fused: FusedModel, name: str, edit: Callable[[np.ndarray], np.ndarra
     return replace(fused, proto=proto)
 
 
-def product(fused: FusedModel, index: int) -> onnx.NodeProto:
+def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:
     return [n for n in fused.proto.graph.node if n.op_type == "MatMulIntegerToFloat"][index]
 
 
@@ -91,7 +92,7 @@ def test_a_wrong_attention_is_found_at_its_output(calibrated: Calibrated, emitte
 def test_a_linear_that_was_left_out_is_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
     fused = emit_fused(emitted)
     with pytest.raises(CheckError, match="linears were fused"):
-        verify_fused(emitted, replace(fused, products=fused.products - 1), plan, calibrated.images.numpy())
+        verify_fused(emitted, replace(fused, linears=fused.linears[1:]), plan, calibrated.images.numpy())
 
 
 def test_logits_off_the_reference_fail(

@@ -14,6 +14,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets import verification
+from qvit_deploy.targets.forced_comparison import OUTPUT_TOLERANCE
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.onnxruntime import run, session
 from qvit_deploy.targets.verification import verify
@@ -107,15 +108,15 @@ def test_a_runtime_that_computes_other_codes_is_caught(calibrated: Calibrated, p
     """The runtime gets a clip at 7.6 steps instead of 7, as if it had rounded on another grid."""
     emitted = emit_qdq(calibrated.graph, plan)
     wider = change(emitted, "norm2_out.q4.high", lambda high: high * np.float32(7.6 / 7))
-    with pytest.raises(CheckError, match=r"codes of 'norm2_out\.q4' differ between ONNX Runtime and the executor"):
+    with pytest.raises(CheckError, match=r"codes of 'norm2_out\.q4' differ between the runtime and the executor"):
         verification._forced(Executor(emitted), wider, plan, calibrated.images[:4].numpy())
 
 
 def test_a_runtime_that_multiplies_wrongly_is_caught(calibrated: Calibrated, plan: Plan) -> None:
     emitted = emit_qdq(calibrated.graph, plan)
     heavier = change(emitted, "fc1.weight.q4", lambda codes: np.roll(codes, 1))
-    _, mismatches, site, error = verification._forced(Executor(emitted), heavier, plan, calibrated.images[:4].numpy())
-    assert mismatches == 0 and site == "fc1" and error > 100 * verification.OUTPUT_TOLERANCE
+    found = verification._forced(Executor(emitted), heavier, plan, calibrated.images[:4].numpy())
+    assert found.ties == 0 and found.worst_site == "fc1" and found.worst_error > 100 * OUTPUT_TOLERANCE
 
 
 def test_a_linear_left_in_float_is_refused(calibrated: Calibrated, plan: Plan) -> None:

@@ -1,0 +1,89 @@
+"""Quantized linears of a Q/DQ graph, and their codes as uint8: the kernels of x86 multiply uint8 by int8."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from qvit_deploy.emit.runtime_model import CODE_SHIFT
+from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.canonicalize.match import producer, scalar, sole_consumer
+from qvit_deploy.graph.graph import constant
+
+
+class IntegerLinear(NamedTuple):
+    """A product of quantized values by a constant weight, and the bias behind it.
+
+    Attributes:
+        product: the MatMul.
+        last: the Add of the bias, or the product where there is none.
+        quantize: makes the codes of the input.
+        scale, weight, weight_scale: of the codes; int8 codes [in, out]; per column or one.
+        bias: float32 [out], None where there is none.
+    """
+
+    product: ir.Node
+    last: ir.Node
+    quantize: ir.Node
+    scale: ir.Value
+    weight: ir.Value
+    weight_scale: ir.Value
+    bias: np.ndarray | None
+
+
+def integer_linear(product: ir.Node) -> IntegerLinear | None:
+    """The quantized linear whose product is `product`, if it is one."""
+    x, weight = (producer(value, "DequantizeLinear") for value in product.inputs)
+    quantize = None if x is None else producer(x.inputs[0], "QuantizeLinear")
+    if x is None or weight is None or quantize is None:
+        return None
+    scale, codes, weight_scale = x.inputs[1], weight.inputs[0], weight.inputs[1]
+    matrix = constant(codes)
+    if matrix is None or scale is None or codes is None or weight_scale is None:
+        return None
+    last, bias = product, None
+    add = sole_consumer(product.outputs[0])
+    if add is not None and add.op_type == "Add":
+        found = next((constant(v) for v in add.inputs if v is not product.outputs[0]), None)
+        if found is not None and found.size == matrix.shape[1]:
+            last, bias = add, found.reshape(-1)
+    return IntegerLinear(product, last, quantize, scale, codes, weight_scale, bias)
+
+
+class UnsignedCodes:
+    """uint8 codes beside the int8 ones of a graph; one quantizer for all readers on the same grid.
+
+    Attributes:
+        names: int8 codes -> uint8 codes.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._zero: ir.Value | None = None
+        self.names: dict[str, str] = {}
+
+    @property
+    def zero(self) -> ir.Value:
+        """The zero point of the codes."""
+        if self._zero is None:
+            self._zero = add_constant(self._graph, "code_shift", np.array(CODE_SHIFT, np.uint8))
+        return self._zero
+
+    def of(self, quantize: ir.Node) -> ir.Value:
+        """The uint8 codes of what `quantize` makes int8 codes of."""
+        source, signed = quantize.inputs[0], quantize.outputs[0]
+        assert source is not None and signed.name is not None
+        scale = scalar(quantize.inputs[1])
+        for reader, _ in source.uses():
+            known = reader.op_type == "QuantizeLinear" and reader.inputs[2] is self.zero
+            if known and scale is not None and scalar(reader.inputs[1]) == scale:
+                self.names[signed.name] = str(reader.outputs[0].name)
+                return reader.outputs[0]
+        node = ir.node("QuantizeLinear", [source, quantize.inputs[1], self.zero], name=f"{quantize.name}.unsigned")
+        made = node.outputs[0]
+        made.name, made.type, made.shape = f"{signed.name}.unsigned", ir.TensorType(ir.DataType.UINT8), signed.shape
+        self._graph.insert_before(quantize, node)
+        self.names[signed.name] = made.name
+        return made

@@ -1,0 +1,47 @@
+"""A Q/DQ graph rewritten for one runtime on a CPU, and where the tensors of the Q/DQ graph are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+CODE_SHIFT = 128
+"""What is added to an int8 code to make it the uint8 one."""
+
+
+@dataclass(frozen=True, eq=False)
+class RuntimeModel:
+    """What was written.
+
+    Attributes:
+        proto: the model.
+        codes: name of int8 codes in the Q/DQ graph -> tensor of `proto` that holds them, plus `CODE_SHIFT`.
+        rows: tensor -> the one row (of axis 1) of the Q/DQ graph's that it is.
+        linears: names of the products of quantized linears.
+        attentions: how many attentions became one operator.
+    """
+
+    proto: onnx.ModelProto
+    codes: Mapping[str, str]
+    rows: Mapping[str, int]
+    linears: tuple[str, ...]
+    attentions: int = 0
+
+    @property
+    def model(self) -> ir.Model:
+        return ir.from_proto(self.proto)
+
+    def serialize(self) -> bytes:
+        return self.proto.SerializeToString(deterministic=True)
+
+    def renamed(self, names: list[str]) -> list[str]:
+        """Where tensors of the Q/DQ graph are to be found here."""
+        return [self.codes.get(name, name) for name in names]
+
+    def signed(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Tensor `name` of the Q/DQ graph, made of the one that is found here: codes as int8."""
+        return (array.astype(np.int16) - CODE_SHIFT).astype(np.int8) if name in self.codes else array
