@@ -1,4 +1,4 @@
-"""Accuracy of a bundle or an ONNX file on images, run by ONNX Runtime; needs no torch."""
+"""Accuracy of a bundle or an ONNX file on images, run by its runtime; needs no torch."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from qvit_deploy.bundle import read_bundle
 from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Advance, Progress, Stopwatch
-from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
+from qvit_deploy.targets.opened import OpenedModel, open_model
 
 BATCH = 16
 
@@ -69,9 +68,9 @@ def evaluate(
     outputs: list[np.ndarray] = []
     for model in models:
         with watch.stage("eval" if len(outputs) == 0 else "eval float", len(images)) as advance:
-            runner = target.session(model, threads)
-            _check_size(runner, preprocess, model)
-            outputs.append(logits(runner, images, advance))
+            opened = open_model(model, threads)
+            _check_size(opened, preprocess, model)
+            outputs.append(logits(opened, images, advance))
     labels = images.labels
     top1 = [None if labels is None else float((o.argmax(1) == labels).mean()) for o in outputs]
     if len(outputs) == 1:
@@ -82,9 +81,8 @@ def evaluate(
     )
 
 
-def _check_size(runner: ort.InferenceSession, preprocess: Preprocess, model: Path) -> None:
-    takes = runner.get_inputs()[0].shape
-    made = [None, *preprocess.input_size]
+def _check_size(opened: OpenedModel, preprocess: Preprocess, model: Path) -> None:
+    takes, made = opened.shape, [None, *preprocess.input_size]
     if len(takes) != 4 or any(isinstance(t, int) and m not in (t, None) for t, m in zip(takes, made, strict=True)):
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, {model} takes "
@@ -92,12 +90,10 @@ def _check_size(runner: ort.InferenceSession, preprocess: Preprocess, model: Pat
         )
 
 
-def logits(runner: ort.InferenceSession, images: ImageSet, advance: Advance) -> np.ndarray:
+def logits(opened: OpenedModel, images: ImageSet, advance: Advance) -> np.ndarray:
     """The first output for every image, float32 [n, classes]; `advance` counts images."""
-    batch = runner.get_inputs()[0].shape[0]
-    static = batch if isinstance(batch, int) else None
     chunks = []
-    for pixels, _ in images.batches(static or BATCH):
-        chunks.append(target.run(runner, pixels, static)[0])
+    for pixels, _ in images.batches(opened.static_batch or BATCH):
+        chunks.append(opened.run(pixels))
         advance(len(pixels))
     return np.concatenate(chunks)

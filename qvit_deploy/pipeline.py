@@ -16,6 +16,7 @@ from qvit_deploy.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.calibrate.extremes import tensor_extremes
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.fused import emit_fused
+from qvit_deploy.emit.openvino import emit_openvino
 from qvit_deploy.emit.plugin_profile import pack_half
 from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
@@ -31,11 +32,13 @@ from qvit_deploy.quantize.distill import distill
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding import build_plan
-from qvit_deploy.recipe import FUSED_PROFILE, HALF_PROFILES, PACKED_PROFILE, Profile, Recipe
+from qvit_deploy.recipe import FUSED_PROFILE, HALF_PROFILES, OPENVINO_PROFILE, PACKED_PROFILE, Profile, Recipe
 from qvit_deploy.report.html import render_report
 from qvit_deploy.targets.fused_verification import verify_fused
 from qvit_deploy.targets.half_verification import verify_half
 from qvit_deploy.targets.lint.emitted import lint_emitted
+from qvit_deploy.targets.openvino import require_openvino
+from qvit_deploy.targets.openvino_verification import verify_openvino
 from qvit_deploy.targets.verification import fold_error, verify
 
 if TYPE_CHECKING:
@@ -85,6 +88,8 @@ def compile(
     recipe = recipe or Recipe.load(None)
     watch = Stopwatch(progress)
     check_output(Path(out), force)
+    if OPENVINO_PROFILE in recipe.targets:
+        require_openvino(f"--target {OPENVINO_PROFILE}")
     inputs = open_inputs(
         model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
         skip_bad_images=skip_bad_images, watch=watch,
@@ -105,10 +110,15 @@ def compile(
         lints = {"onnxruntime": lint_emitted(emitted.model, "onnxruntime")}
         profiles: dict[str, dict[str, Any]] = {}
         if FUSED_PROFILE in recipe.targets:
-            fused = emit_fused(emitted)
-            profiles[FUSED_PROFILE] = verify_fused(emitted, fused, plan, seen).as_dict()
-            lints[FUSED_PROFILE] = lint_emitted(fused.model, FUSED_PROFILE)
-            files[f"model.{FUSED_PROFILE}.onnx"] = fused.serialize()
+            cpu = emit_fused(emitted)
+            profiles[FUSED_PROFILE] = verify_fused(emitted, cpu, plan, seen).as_dict()
+            lints[FUSED_PROFILE] = lint_emitted(cpu.model, FUSED_PROFILE)
+            files[f"model.{FUSED_PROFILE}.onnx"] = cpu.serialize()
+        if OPENVINO_PROFILE in recipe.targets:
+            cpu = emit_openvino(emitted)
+            profiles[OPENVINO_PROFILE] = verify_openvino(inputs.source.graph, emitted, cpu, plan, seen).as_dict()
+            lints[OPENVINO_PROFILE] = lint_emitted(cpu.model, OPENVINO_PROFILE)
+            files[f"model.{OPENVINO_PROFILE}.onnx"] = cpu.serialize()
         for written, names in half:
             profiles |= dict.fromkeys(names, verify_half(inputs.source.graph, emitted, written, seen).as_dict())
             lints |= {str(name): lint_emitted(written.graph.model, name) for name in names}

@@ -20,7 +20,7 @@ else:
 
 Score = Literal["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
-Profile = Literal["onnxruntime", "onnxruntime-fused", "tensorrt", "tensorrt-rtx", "tensorrt-plugin"]
+Profile = Literal["onnxruntime", "onnxruntime-fused", "openvino", "tensorrt", "tensorrt-rtx", "tensorrt-plugin"]
 RowImportance = Literal["none", "gradient", "relp"]
 Compensation = Literal["none", "bias", "gptq"]
 Effort = Literal["fast", "default", "high"]
@@ -39,6 +39,9 @@ HALF_PROFILES: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx", "tensorrt-plug
 
 FUSED_PROFILE: Profile = "onnxruntime-fused"
 """The profile in operators that only ONNX Runtime has."""
+
+OPENVINO_PROFILE: Profile = "openvino"
+"""The one that OpenVINO runs."""
 
 PACKED_PROFILE: Profile = "tensorrt-plugin"
 """The one whose linears, and attention with logarithmic codes, are operators of our own."""

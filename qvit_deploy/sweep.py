@@ -23,8 +23,8 @@ from qvit_deploy.pipeline import build
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.report.sweep_table import SweepRow, mark_front
-from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
+from qvit_deploy.targets.opened import open_model
 
 HELD_OUT_IMAGES = 256
 """Calibration images that nothing was calibrated on, on which points are measured and may be chosen."""
@@ -146,8 +146,8 @@ class _Bench:
 
     def _logits(self, graph: Graph) -> list[np.ndarray]:
         """Of the images, and of the test images if there are any, by ONNX Runtime."""
-        runner = target.session(graph.serialize())
-        return [logits(runner, images, lambda _: None) for images in (self.images, self.test) if images is not None]
+        opened = open_model(graph.serialize())
+        return [logits(opened, images, lambda _: None) for images in (self.images, self.test) if images is not None]
 
     def _compared(self, found: list[np.ndarray]) -> dict[str, Any]:
         facts: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Speed on a CPU of a bundle's integer file beside what other quantizers make of the same float model.
+"""Speed on a CPU of a bundle's integer files beside what other quantizers make of the same float model.
 
 All files run in turn in one set of processes, block by block; ratios are to the float file. Each quantizer starts from
 the bundle's own float model and the same images, in a process of its own whose wall time and peak memory are printed;
@@ -7,7 +7,7 @@ ours is what `compile` takes with the bundle's recipe.
     python tools/compare_runtimes.py BUNDLE --calib DATA [--batch 1] [--threads 1] [--images 32]
 
 ONNX Runtime's quantizer is always there; `pip install openvino nncf` and `pip install nvidia-modelopt[onnx]` add
-theirs.
+theirs, and run the `openvino` file.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ from qvit_deploy.bundle import read_bundle
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.recipe import FUSED_PROFILE
+from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile
 
-FUSED_FILE = f"model.{FUSED_PROFILE}.onnx"
+CPU_PROFILES: tuple[Profile, ...] = ("onnxruntime", FUSED_PROFILE, OPENVINO_PROFILE)
+"""Profiles whose files are measured, as far as the bundle has them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def openvino_float(model: Path, images: np.ndarray, out: Path) -> None:
 
 
 def nncf_int8(model: Path, images: np.ndarray, out: Path) -> None:
-    """NNCF's post-training quantization with its settings for transformers."""
+    """NNCF's post-training quantization with its settings for transformers; between integers it runs in bfloat16 where
+    the CPU can, unless `out` is called `.f32.xml`."""
     import nncf
     import openvino
 
@@ -138,6 +140,7 @@ MAKERS: dict[str, tuple[str, str, str, Callable[[Path, np.ndarray, Path], None]]
     "quantize_static, MatMul by weights": ("onnxruntime", "", ".onnx", partial(quantize_static, weights_only=True)),
     "OpenVINO, float": ("openvino", "openvino", ".xml", openvino_float),
     "OpenVINO, NNCF INT8": ("nncf", "openvino nncf", ".xml", nncf_int8),
+    "OpenVINO, NNCF INT8, rest in float32": ("nncf", "openvino nncf", ".f32.xml", nncf_int8),
     "ModelOpt INT8": ("modelopt", "nvidia-modelopt[onnx]", ".onnx", modelopt_int8),
 }
 """Name -> (module it needs, packages to install, ending of its file, function)."""
@@ -233,12 +236,11 @@ def main() -> None:
             if not arguments.no_compile:
                 cost = compile_cost(arguments.bundle.absolute(), arguments.calib, folder)
             advance(1)
-            found = [
-                Made("float, ONNX Runtime", model, None, None),
-                Made("qvit-deploy, onnxruntime", bundle.path_of("model.onnxruntime.onnx").absolute(), *cost),
-            ]
-            if FUSED_FILE in bundle.manifest.files:
-                found.append(Made("qvit-deploy, onnxruntime-fused", bundle.path_of(FUSED_FILE).absolute(), None, None))
+            found = [Made("float, ONNX Runtime", model, None, None)]
+            for profile in CPU_PROFILES:
+                if (file := f"model.{profile}.onnx") in bundle.manifest.files:
+                    spent = cost if profile == "onnxruntime" else (None, None)
+                    found.append(Made(f"qvit-deploy, {profile}", bundle.path_of(file).absolute(), *spent))
             for name in MAKERS:
                 made = make(name, model, folder / "images.npy", folder)
                 found += [] if made is None else [made]

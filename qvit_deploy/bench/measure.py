@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qvit_deploy.bench.environment import environment, fastest_cpus
-from qvit_deploy.bench.runner import runtime_of
+from qvit_deploy.bench.runner import Runtime, runtime_of
 from qvit_deploy.bench.schema import (
     QUANTILES,
     Energy,
@@ -36,6 +36,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import FileRecord
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.engine_runtime import launches_graph
+from qvit_deploy.targets.openvino import openvino_precision
 
 PROCESSES, BLOCKS = 20, 12
 """Defaults; docs/bench.md has the error rates of `check` with them (tools/measure_check.py). Half the processes with
@@ -117,10 +118,9 @@ def measure(
     if profiled:
         with watch.stage("profile", len(files)) as advance:
             for i, (each, lone) in enumerate(zip(files, alone, strict=True)):
-                if runtimes[i].name != "openvino":
-                    names = {"attention": dict(each.attention), "sites": each.sites}
-                    task = {"task": "profile", "job": asdict(lone), **names}
-                    profiles[i] = Profile.model_validate(_run(task, lambda _: None))
+                names = {"attention": dict(each.attention), "sites": each.sites}
+                task = {"task": "profile", "job": asdict(lone), **names}
+                profiles[i] = Profile.model_validate(_run(task, lambda _: None))
                 advance(1)
     if yardsticked:
         for answer in answers:
@@ -141,7 +141,6 @@ def measure(
     around = environment()
     # A library runs engines of its own version only, so the engine knows it.
     built = {r.name: r.engine.build.version for r in runtimes if r.engine is not None}
-    graphs = {"cuda_graph": "on"} if runtimes[0].engine is not None and launches_graph(runtimes[0].engine) else {}
     return Measurement(
         **dict(subjects[0]),
         schema="qvit-deploy/measurement/1",
@@ -152,12 +151,19 @@ def measure(
             batch=answers[0]["files"][0]["batch"],
             threads=None if all(engines) else plan.threads,
             cpus=job.cpus,
-            flags=graphs,
+            flags=_flags(file.path, runtimes[0]),
         ),
         environment=around.model_copy(update={"versions": {**around.versions, **built}}),
         against=subjects[1] if len(subjects) == 2 else None,
         ratio=ratio,
     )
+
+
+def _flags(path: Path, runtime: Runtime) -> dict[str, str]:
+    """Settings of the runtime that decide how fast it is."""
+    if runtime.engine is not None:
+        return {"cuda_graph": "on"} if launches_graph(runtime.engine) else {}
+    return {"precision": openvino_precision(path) or "its own"} if runtime.name == "openvino" else {}
 
 
 def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = None) -> list[float]:

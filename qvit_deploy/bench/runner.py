@@ -13,8 +13,10 @@ import numpy as np
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets import engine_runtime
 from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.batches import image_shape
 from qvit_deploy.targets.engine import EngineRecord, read_engine
 from qvit_deploy.targets.engine_runtime import EngineRunner
+from qvit_deploy.targets.openvino import OpenVinoModel, openvino_precision, runs_in_openvino
 
 ENGINES = (".engine", ".plan", ".trt")
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -51,7 +53,7 @@ class OnnxRuntimeRunner(Runner):
         profile_to: Path | None = None,
     ) -> None:
         self._session = target.session(path, threads, optimized_to, profile_to)
-        shapes = {i.name: _shape(path, i.name, i.shape, batch) for i in self._session.get_inputs()}
+        shapes = {i.name: image_shape(str(path), i.name, i.shape, batch) for i in self._session.get_inputs()}
         random = np.random.default_rng(0)
         self._inputs = {}
         for value in self._session.get_inputs():
@@ -71,31 +73,20 @@ class OnnxRuntimeRunner(Runner):
 
 
 class OpenVinoRunner(Runner):
-    """An OpenVINO model (.xml) on the CPU, for comparisons. Loading includes compiling, as for the others."""
+    """A file for OpenVINO on the CPU, on normally distributed inputs. Loading includes compiling, as for the others."""
 
-    def __init__(self, path: Path, batch: int | None, threads: int) -> None:
-        try:
-            import openvino
-        except ImportError:
-            raise InputError(
-                f"{path}: running it needs OpenVINO, which is not installed: pip install openvino"
-            ) from None
-        config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-        try:
-            model = openvino.Core().read_model(path)
-            value = model.input(0)
-            declared = [d.get_length() if d.is_static else str(d) for d in value.partial_shape]
-            shape = _shape(path, value.any_name, declared, batch)
-            model.reshape({value: list(shape)})
-            self._request = openvino.compile_model(model, "CPU", config).create_infer_request()
-        except RuntimeError as error:  # all that OpenVINO raises
-            raise InputError(f"{path}: OpenVINO cannot load it: {str(error).splitlines()[-1]}") from error
-        self._input = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-        self.batch = shape[0]
+    def __init__(
+        self, path: Path, batch: int | None, threads: int, precision: str | None, profiled: bool = False
+    ) -> None:
+        self.model = OpenVinoModel(
+            path, batch=batch, any_batch=1, threads=threads, precision=precision, profiled=profiled
+        )
+        self._input = np.random.default_rng(0).standard_normal(self.model.shape).astype(np.float32)
+        self.batch = self.model.shape[0]
 
     def run_ns(self) -> int:
         start = time.perf_counter_ns()
-        self._request.infer([self._input])
+        self.model.infer(self._input)
         return time.perf_counter_ns() - start
 
 
@@ -139,8 +130,8 @@ def opener(path: Path, batch: int | None, threads: int, plugins: tuple[Path, ...
     if path.suffix in ENGINES:
         load = engine_runtime.opener(path, plugins)
         return lambda: EngineFileRunner(path, batch, load)
-    if path.suffix == ".xml":
-        return lambda: OpenVinoRunner(path, batch, threads)
+    if runs_in_openvino(path):
+        return lambda: OpenVinoRunner(path, batch, threads, openvino_precision(path))
     return lambda: OnnxRuntimeRunner(path, batch, threads)
 
 
@@ -165,7 +156,7 @@ def runtime_of(path: Path, batch: int | None = None) -> Runtime:
         engine_shape(path, record, batch)
         engine_runtime.require_runnable(path, record)
         return Runtime(record.target, record)
-    return Runtime("openvino" if path.suffix == ".xml" else "onnxruntime")
+    return Runtime("openvino" if runs_in_openvino(path) else "onnxruntime")
 
 
 def engine_shape(path: Path, record: EngineRecord, batch: int | None) -> tuple[int, ...]:
@@ -181,17 +172,3 @@ def engine_shape(path: Path, record: EngineRecord, batch: int | None) -> tuple[i
     if not sizes.least <= batch <= sizes.most:
         raise InputError(f"{path}: takes {sizes.least} to {sizes.most} images at a time; --batch {batch} does not fit")
     return (batch, *inputs[0].shape[1:])
-
-
-def _shape(path: Path, name: str, declared: list[int | str | None], batch: int | None) -> tuple[int, ...]:
-    if not declared:
-        raise InputError(f"{path}: input {name!r} is a scalar; bench feeds batches of images only")
-    first, *rest = declared
-    unknown = [d for d in rest if not isinstance(d, int)]
-    if unknown:
-        raise InputError(f"{path}: input {name!r} has the open dimension {unknown[0]!r}; fix its image size")
-    if isinstance(first, int):
-        if batch not in (None, first):
-            raise InputError(f"{path}: takes batches of {first} only; leave --batch out, or compile it for {batch}")
-        batch = first
-    return (batch or 1, *(d for d in rest if isinstance(d, int)))

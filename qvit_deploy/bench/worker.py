@@ -155,12 +155,16 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
 
 def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
     from qvit_deploy.bench.layer_profile import profile_engine
+    from qvit_deploy.bench.openvino_profile import profile_openvino
     from qvit_deploy.bench.profile import profile
     from qvit_deploy.bench.runner import ENGINES
+    from qvit_deploy.targets.openvino import runs_in_openvino
 
     path = Path(job.files[0])
     if path.suffix in ENGINES:
         return profile_engine(path, job.batch, tuple(Path(p) for p in job.plugins), request["sites"])
+    if runs_in_openvino(path):
+        return profile_openvino(path, job.batch, job.threads)
     return profile(path, job.batch, job.threads, request["attention"])
 
 

@@ -15,7 +15,7 @@ from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.manifest import Manifest
-from qvit_deploy.recipe import FUSED_PROFILE, Profile, Recipe, Score
+from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile, Recipe, Score
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -139,6 +139,14 @@ def _profiles(checked: Any) -> list[tuple[str, str]]:
     for profile, found in checked.items() if isinstance(checked, dict) else ():
         if profile == FUSED_PROFILE:
             rows.append((profile, f"{found['codes']:,} codes equal given equal inputs"))
+            continue
+        if profile == OPENVINO_PROFILE:
+            ties = f" ({found['ties']:,} in the middle of two)" if found["ties"] else ""
+            rows.append((
+                profile,
+                f"{found['codes']:,} codes equal given equal inputs{ties}; {found['integer_products']} products run on "
+                f"integers; SQNR {found['float_sqnr_db']:.1f} dB against float",
+            ))  # fmt: skip
             continue
         count = len(found["in_float"])
         kept = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""

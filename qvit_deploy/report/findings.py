@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvit_deploy.manifest import Manifest
-from qvit_deploy.recipe import FUSED_PROFILE
+from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE
 from qvit_deploy.report.labels import printable
 from qvit_deploy.report.numbers import digits, interval, percent
 
@@ -105,6 +105,12 @@ def _half(profile: str, v: object) -> Finding | None:
         result += f"; {len(kept)} in floating point: {named}"
     if profile == FUSED_PROFILE:
         meaning = "The file in ONNX Runtime's own operators, with the same tensors in front of every quantizer."
+        return Finding(f"File for {printable(profile)}", result, meaning, not differ)
+    if profile == OPENVINO_PROFILE:
+        ties, products = number(v, "ties"), number(v, "integer_products")
+        result += "" if not ties else f" but {ties:,.0f} whose value lies in the middle between two codes"
+        result += "" if products is None else f"; {products:,.0f} products on integers"
+        meaning = "The file as OpenVINO runs it, and the executor, with the same tensors in front of every quantizer."
         return Finding(f"File for {printable(profile)}", result, meaning, not differ)
     meaning = (
         "The file in half precision and the one for ONNX Runtime, both run by ONNX Runtime with the same tensors in "

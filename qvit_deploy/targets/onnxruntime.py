@@ -12,9 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from qvit_deploy.errors import InputError
-
-AT_ONCE = 8
-"""Images per run of a graph that takes any number: a session keeps the memory of its largest run."""
+from qvit_deploy.targets.batches import in_batches
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
 FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
@@ -93,13 +91,4 @@ def run(
     A graph with a fixed batch gets chunks of that size, the last one padded by repeating its last image.
     """
     name = runner.get_inputs()[0].name
-    size = static_batch or AT_ONCE
-    chunks = []
-    for start in range(0, len(images), size):
-        chunk = images[start : start + size]
-        missing = 0 if static_batch is None else static_batch - len(chunk)
-        padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
-        outputs = [np.asarray(o) for o in runner.run(fetch, {name: padded})]
-        # Only padding is cut: an intermediate tensor may hold several rows, such as windows, of one image.
-        chunks.append([o[: len(chunk)] for o in outputs] if missing else outputs)
-    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+    return in_batches(images, static_batch, lambda chunk: runner.run(fetch, {name: chunk}))

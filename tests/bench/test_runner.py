@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 from pathlib import Path
 
 import onnx
@@ -85,10 +85,22 @@ def test_an_engine_needs_a_gpu(tmp_path: Path) -> None:
             take(path)
 
 
-@pytest.mark.skipif(find_spec("openvino") is not None, reason="OpenVINO is installed")
-def test_openvino_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batch", "images"), [(None, 1), (3, 3)])
+@pytest.mark.parametrize("name", ["model.openvino.onnx", "m.xml"])
+def test_files_for_openvino_run_there(tmp_path: Path, name: str, batch: int | None, images: int) -> None:
+    import openvino
+
+    path = tmp_path / name
+    (tmp_path / "model.openvino.onnx").write_bytes(mixed_vit().serialize())
+    if path.suffix == ".xml":
+        openvino.save_model(openvino.Core().read_model(tmp_path / "model.openvino.onnx"), path)
+    runner = opener(path, batch, 1)()
+    assert runner.batch == images and runner.run_ns() > 0 and runtime_of(path).name == "openvino"
+
+
+def test_openvino_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.xml"
     path.write_text("<net/>")
-    assert runtime_of(path).name == "openvino"
-    with pytest.raises(InputError, match="pip install openvino"):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(InputError, match=r"running it needs OpenVINO, which is not installed: pip install openvino"):
         opener(path, None, 1)()

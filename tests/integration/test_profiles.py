@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import onnx
@@ -98,3 +99,38 @@ def test_the_fused_file_is_verified_and_runs(qvit: Command, inputs: Inputs, tmp_
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
     inspected = qvit("inspect", out, "--json")
     assert inspected.code == 0, inspected.err
+
+
+def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    out = tmp_path / "b"
+    done = qvit(*inputs.arguments(out, "--uniform", "w8a8", "--target", "openvino"))
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("openvino")]
+    assert "codes equal given equal inputs" in line and "9 products run on integers" in line
+    bundle = read_bundle(out)
+    checked = bundle.manifest.verification["profiles"]["openvino"]
+    assert checked["code_mismatches"] == 0 and checked["codes"] > 0 and checked["integer_products"] == 9
+    assert "File for openvino" in bundle.path_of("report.html").read_text()
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "openvino", "--json")
+    assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
+    quick = ("--processes", 2, "--iterations", 24, "--json")
+    measured = qvit("bench", out, "--target", "openvino", "--against", out / "model.float.onnx", *quick)
+    assert measured.code == 0, measured.err
+    found = json.loads(measured.out)
+    assert found["settings"]["runtime"] == "openvino" and found["settings"]["flags"] == {"precision": "f32"}
+    assert found["against"]["runtime"] == "onnxruntime" and found["environment"]["versions"]["openvino"]
+    planned = {s.name for s in bundle.manifest.sites}
+    assert planned <= {s["name"] for s in found["profile"]["sites"]}
+    inspected = qvit("inspect", out, "--json")
+    assert json.loads(inspected.out)["models"]["model.openvino.onnx"]["lint"]["counts"]["error"] == 0
+
+
+def test_openvino_is_asked_for_before_anything_runs(
+    qvit: Command, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    done = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "openvino"))
+    assert done.code == 2 and done.errors == [
+        "error: --target openvino needs OpenVINO, which is not installed: pip install openvino"
+    ]
+    assert list(tmp_path.iterdir()) == []

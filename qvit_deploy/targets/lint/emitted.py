@@ -15,6 +15,7 @@ from qvit_deploy.targets.tensorrt_library import PLUGIN_WINS
 LINTED_FOR: dict[recipe.Profile, Profile] = {
     "onnxruntime": "onnxruntime",
     "onnxruntime-fused": "onnxruntime",
+    "openvino": "onnxruntime",
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt-rtx",
     "tensorrt-plugin": "tensorrt",

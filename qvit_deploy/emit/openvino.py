@@ -1,0 +1,58 @@
+"""The `openvino` profile: a Q/DQ graph as OpenVINO's CPU plugin runs it fastest, in standard operators.
+
+OpenVINO fuses Q/DQ pairs, biases, GELU and what stands between GELU and the next quantizer into its integer products by
+itself. What it does not do is done here, in order:
+
+1. only the token that is read is computed behind the last mixing of tokens (`emit.rows`);
+2. inputs of linears are quantized to uint8 around 128, the integers of the int8 codes plus 128, and dequantized as if
+   their zero point were 0; the bias takes the difference back, 128 times the scales and the sum of a column's codes.
+   Without AMX the kernels of x86 multiply uint8 by int8 only, and would make that correction in every run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qvit_deploy.emit.editor import Editor
+from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
+from qvit_deploy.emit.rows import keep_read_rows
+from qvit_deploy.emit.runtime_model import CODE_SHIFT, RuntimeModel
+from qvit_deploy.graph.canonicalize.edit import remove_unused
+from qvit_deploy.graph.graph import Graph, constant
+
+
+def emit_openvino(emitted: Graph) -> RuntimeModel:
+    """Rewrites a copy of `emitted` (of `emit_qdq`)."""
+    copy = emitted.clone()
+    graph = copy.model.graph
+    rows = keep_read_rows(graph)
+    codes, editor = UnsignedCodes(graph), Editor(copy, for_onnxruntime=False)
+    linears = [found for node in list(graph) if node.op_type == "MatMul" and (found := integer_linear(node))]
+    for linear in linears:
+        _shift(editor, linear, codes)
+    remove_unused(copy.model)
+    graph.sort()
+    return RuntimeModel(copy.to_proto(), codes.names, rows, tuple(str(each.product.name) for each in linears))
+
+
+def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> None:
+    """Lets the product read shifted values, and takes the shift back behind it."""
+    product, last = linear.product, linear.last
+    quantized = codes.of(linear.quantize)
+    shifted = [reader.outputs[0] for reader, _ in quantized.uses() if reader.op_type == "DequantizeLinear"]
+    if not shifted:
+        inputs = [quantized, linear.scale, editor.shared("no_shift", np.array(0, np.uint8))]
+        shifted = [editor.add(product, "DequantizeLinear", inputs, f"{quantized.name}.shifted")]
+        shifted[0].shape = quantized.shape
+    product.replace_input_with(0, shifted[0])
+    scale, weight, by_column = (constant(v) for v in (linear.scale, linear.weight, linear.weight_scale))
+    assert scale is not None and weight is not None and by_column is not None
+    shift = CODE_SHIFT * float(scale) * by_column.astype(np.float64) * weight.sum(axis=0, dtype=np.int64)
+    if linear.bias is None:
+        editor.behind(product, [("Add", editor.constant(f"{product.name}.unshift", (-shift).astype(np.float32)))])
+        return
+    index = next(i for i, v in enumerate(last.inputs) if v is not product.outputs[0])
+    written = constant(last.inputs[index])
+    assert written is not None
+    corrected = (linear.bias - shift).astype(np.float32).reshape(written.shape)
+    last.replace_input_with(index, editor.constant(f"{product.name}.bias.unshifted", corrected))
