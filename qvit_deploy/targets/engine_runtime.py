@@ -54,11 +54,16 @@ def opener(path: Path, plugins: tuple[Path, ...] = ()) -> Callable[[], EngineRun
     require_runnable(path, record)
     library = load_library(record.target)
     require_library(path, record, library.version, plugins)
+    cuda = load_pycuda()
+    return lambda: EngineRunner(path, record, library, cuda, plugins)
+
+
+def load_pycuda() -> Any:
+    """`pycuda.driver`. Raises InputError when it is not there."""
     try:
-        cuda = importlib.import_module("pycuda.driver")
+        return importlib.import_module("pycuda.driver")
     except ImportError as error:
         raise InputError('running engines needs pycuda: pip install "qvit-deploy[tensorrt]"') from error
-    return lambda: EngineRunner(path, record, library, cuda, plugins)
 
 
 def launches_graph(record: EngineRecord) -> bool:
