@@ -30,6 +30,8 @@ OVERHEAD = "overhead.onnx"
 
 DEFAULT_BITS = (4, 6, 8)
 
+FileName = Annotated[str, Field(pattern=r"^[\w.-]+\.onnx$")]
+
 SiteTarget = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 SITE_TARGETS: tuple[str, ...] = get_args(SiteTarget)
 
@@ -42,6 +44,7 @@ class Index(BaseModel):
         profile: the file of a bundle that they follow, `tensorrt-plugin` of plugins.
         batch: images per run.
         sites: site -> width (`w4a4`) -> file. Every site has the same widths.
+        baselines: file -> the file whose time is taken off its own; `OVERHEAD` of those that are not named.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,9 +53,8 @@ class Index(BaseModel):
     target: SiteTarget
     profile: Profile
     batch: PositiveInt
-    sites: Annotated[
-        Mapping[str, Mapping[Width, Annotated[str, Field(pattern=r"^[\w.-]+\.onnx$")]]], Field(min_length=1)
-    ]
+    sites: Annotated[Mapping[str, Mapping[Width, FileName]], Field(min_length=1)]
+    baselines: Mapping[FileName, FileName]
 
     @field_validator("sites")
     @classmethod
@@ -72,6 +74,8 @@ class Index(BaseModel):
         for site, widths in self.sites.items():
             for width, name in widths.items():
                 found.setdefault(name, f"site {site!r} at {width}")
+        for name, baseline in self.baselines.items():
+            found.setdefault(baseline, f"the LayerNorm in front of {found.get(name, name)}")
         return found
 
 
@@ -127,11 +131,18 @@ def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
     found = read_bundle(bundle)
     profile = profile_of(found, asked)
     widths = [(b, b) for b in sorted(set(asked.bits or DEFAULT_BITS))]
-    sites, models = emit_sites(found, widths, asked.batch or 1, profile)
-    index = Index(schema=SCHEMA, target=asked.target, profile=profile, batch=asked.batch or 1, sites=sites)
+    emitted = emit_sites(found, widths, asked.batch or 1, profile)
+    index = Index(
+        schema=SCHEMA,
+        target=asked.target,
+        profile=profile,
+        batch=asked.batch or 1,
+        sites=emitted.sites,
+        baselines=emitted.baselines,
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in models.items():
+        for name, content in emitted.models.items():
             (folder / name).write_bytes(content)
         (folder / INDEX).write_text(index.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
     except OSError as error:

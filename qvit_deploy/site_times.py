@@ -71,7 +71,7 @@ def latency_table(
 ) -> LatencyTable:
     """Times the models in `folder`, all in turn in the same processes; for a TensorRT the engines built of them.
 
-    A site's time is the median of its blocks less that of a model that does nothing.
+    A site's time is the median of its blocks less that of a model that does nothing, or of the LayerNorm in front.
 
     Args:
         plugins: libraries that the engines call.
@@ -86,9 +86,9 @@ def latency_table(
                 sm = gpu.sm if target == "tensorrt-rtx" else None
                 engines = build_site_engines(folder, index, Path(temporary), sm, plugins, progress)
                 version = read_engine(engines[OVERHEAD]).build.version
-                taken = _taken(engines, plan, progress)
+                taken = _taken(index, engines, plan, progress)
             return _table(index, taken, gpu.name, _engine_fingerprint(index, version, plugins))
-    taken = _taken({name: folder / name for name in index.files}, plan, progress)
+    taken = _taken(index, {name: folder / name for name in index.files}, plan, progress)
     where = environment()
     device = where.board or where.cpu
     how = f"{index.target} {where.versions.get(index.target, 'unknown')}; {plan.threads} threads"
@@ -144,11 +144,12 @@ def _sizes(path: Path) -> Batch:
     return Batch(least=min(first), best=max(first), most=max(first))
 
 
-def _taken(files: dict[str, Path], plan: Plan, progress: Progress | None) -> dict[str, float]:
-    """Milliseconds of each file, less those of the overhead, which comes first."""
-    overhead, *own = medians_ms(list(files.values()), plan, progress)
+def _taken(index: Index, files: dict[str, Path], plan: Plan, progress: Progress | None) -> dict[str, float]:
+    """Milliseconds of each file, less those of its baseline."""
+    whole = dict(zip(files, medians_ms(list(files.values()), plan, progress), strict=True))
     # A site cannot take no time, but may take less than what a run's own cost varies by.
-    return {name: max(t - overhead, overhead / 100) for name, t in zip(list(files)[1:], own, strict=True)}
+    least = whole[OVERHEAD] / 100
+    return {name: max(t - whole[index.baselines.get(name, OVERHEAD)], least) for name, t in whole.items()}
 
 
 def _table(index: Index, taken: dict[str, float], device: str, fingerprint: str) -> LatencyTable:

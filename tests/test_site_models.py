@@ -27,12 +27,13 @@ LIBRARY = (Path("libqvit_plugins.so"),)
 SITES = {"fc1": {"w4a4": "0.w4a4.onnx", "w8a8": "1.w8a8.onnx"}, "head": {"w4a4": "2.onnx", "w8a8": "2.onnx"}}
 TREE = {
     "schema": "qvit-deploy/site-models/2", "target": "tensorrt", "profile": "tensorrt", "batch": 2, "sites": SITES,
+    "baselines": {"1.w8a8.onnx": "3.norm.onnx"},
 }  # fmt: skip
 
 
 def folder_of(folder: Path, **changes: Any) -> Path:
     (folder / INDEX).write_text(json.dumps({**TREE, **changes}))
-    for name in (OVERHEAD, "0.w4a4.onnx", "1.w8a8.onnx", "2.onnx"):
+    for name in (OVERHEAD, "0.w4a4.onnx", "1.w8a8.onnx", "2.onnx", "3.norm.onnx"):
         (folder / name).write_bytes(b"")
     return folder
 
@@ -44,6 +45,7 @@ def index(**changes: Any) -> Index:
 def test_files_are_named_by_their_first_site() -> None:
     found = index()
     assert found.widths == ("w4a4", "w8a8") and next(iter(found.files)) == OVERHEAD
+    assert found.files["3.norm.onnx"] == "the LayerNorm in front of site 'fc1' at w8a8"
     assert found.files["1.w8a8.onnx"] == "site 'fc1' at w8a8" and found.files["2.onnx"] == "site 'head' at w4a4"
 
 
@@ -59,6 +61,7 @@ def test_files_are_named_by_their_first_site() -> None:
         ({"sites": {**SITES, "fc2": {"w4a4": "2.onnx"}}}, "do not all have the same widths"),
         ({"sites": {"fc1": {"w9a9": "2.onnx"}}}, "w9a9"),
         ({"sites": {"fc1": {"w4a4": "../2.onnx"}}}, "sites.fc1.w4a4"),
+        ({"baselines": {"2.onnx": "/2.onnx"}}, "baselines"),
         ({"more": 1}, "more"),
     ],
 )

@@ -24,7 +24,9 @@ def folder_of(folder: Path, models: dict[str, bytes], profile: Profile = "tensor
     for name, content in files.items():
         (folder / name).write_bytes(content)
     sites = {name: {"w4a4": f"{name}.onnx"} for name in models}
-    return Index(schema="qvit-deploy/site-models/2", target="tensorrt-rtx", profile=profile, batch=2, sites=sites)
+    return Index(
+        schema="qvit-deploy/site-models/2", target="tensorrt-rtx", profile=profile, batch=2, sites=sites, baselines={}
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,9 +35,10 @@ def folder_of(folder: Path, models: dict[str, bytes], profile: Profile = "tensor
         (wide_vit(), "embed", 8, "tensorrt-rtx", [("x", (2, 16, 32), "float")]),
         (wide_vit(), "attn.qk", 6, "tensorrt-rtx", [("x", (2, 2, 16, 16), "half"), ("second", (2, 2, 16, 16), "half")]),
         (wide_vit(), "fc1", 4, "tensorrt-plugin", [("x", (2, 16, 32), "half")]),
+        (wide_vit(), "fc2", 6, "tensorrt-plugin", [("x", (2, 16, 64), "half")]),
         (mixed_vit(), "stem", 6, "tensorrt-rtx", [("x", (2, 3, 16, 16), "float")]),
     ],
-    ids=["image", "attention", "packed", "convolution"],
+    ids=["image", "attention", "codes", "packed", "convolution"],
 )  # fmt: skip
 def test_engines_are_built_with_the_sizes_and_types_of_the_site(
     tmp_path: Path, graph: Graph, site: str, bits: int, profile: Profile, inputs: list[tuple[str, tuple[int, ...], str]]
