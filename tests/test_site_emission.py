@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnx.inliner
 import pytest
-from half_graphs import wide_vit
-from quantizable_graphs import mixed_vit
+from half_graphs import packed, wide_vit
+from quantizable_graphs import calibrate, mixed_vit
 from site_examples import emitted
 
 from qvit_deploy.bench.runner import OnnxRuntimeRunner
@@ -20,6 +20,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.quantize.grid import code_range
+from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.recipe import HALF_PROFILES, Profile
 from qvit_deploy.site_emission import RANGE, WEIGHT_SCALE, emit_norm, overhead, site_shape, tensor_shapes
 from qvit_deploy.targets.onnxruntime import fusion, session
@@ -80,7 +81,7 @@ def test_sites_in_half_precision_read_and_write_it(profile: Profile, tmp_path: P
 @pytest.mark.parametrize(("site", "k", "n"), [("fc1", 32, 64), ("fc2", 64, 32)])
 def test_the_codes_are_the_planned_ones(profile: Profile, bits: int, site: str, k: int, n: int) -> None:
     model = onnx.load_from_string(emitted(wide_vit(), 1, (bits, bits), profile)[site])
-    packed, behind = profile in PACKED, site in BEHIND_NORMS
+    in_plugin, behind = profile in PACKED, site in BEHIND_NORMS
     x = np.random.default_rng(1).standard_normal((1, 16, k)).astype(np.float16)
     low, high = code_range(bits)
     scale = np.float32(np.float16(RANGE / high))
@@ -90,7 +91,7 @@ def test_the_codes_are_the_planned_ones(profile: Profile, bits: int, site: str, 
         for t in model.graph.initializer
         if t.name in (f"site.weight.q{bits}", f"site.weight.packed{bits}")
     )
-    np.testing.assert_array_equal(unpack(stored.view(np.uint8), bits, (n, k)).T if packed else stored, weight)
+    np.testing.assert_array_equal(unpack(stored.view(np.uint8), bits, (n, k)).T if in_plugin else stored, weight)
 
     inside = onnx.inliner.inline_local_functions(model)
     whole = ["normed.codes"] if bits > 4 else []  # codes that are one a byte are the LayerNorm's result itself
@@ -98,7 +99,7 @@ def test_the_codes_are_the_planned_ones(profile: Profile, bits: int, site: str, 
         name
         for node in inside.graph.node
         for name in node.output
-        if (name.startswith((FUNCTION_CODES, FUNCTION_NORM_CODES)) or name in whole or not packed)
+        if (name.startswith((FUNCTION_CODES, FUNCTION_NORM_CODES)) or name in whole or not in_plugin)
         and (node.op_type == "QuantizeLinear")
     )
     inside.graph.output.append(onnx.ValueInfoProto(name=codes))
@@ -114,6 +115,21 @@ def test_the_codes_are_the_planned_ones(profile: Profile, bits: int, site: str, 
     # Of a product in float16 only the size can be told: TensorRT multiplies the integers, this sums rounded terms.
     exact = (got.astype(np.float32) @ weight) * scale * np.float32(WEIGHT_SCALE)
     np.testing.assert_allclose(y, exact, atol=5e-3 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_sites_run_in_the_operators_that_the_whole_file_calls(bits: int) -> None:
+    """But for a GELU, which a site has not."""
+    calibrated = calibrate(wide_vit(), (bits,))
+    whole = packed(calibrated, half_scales(calibrated.plan((bits, bits)))).graph
+    calls = {n.name: n for n in whole.nodes() if n.domain == "qvit"}
+    alone = emitted(wide_vit(), 1, (bits, bits), "tensorrt-plugin")
+    for site in calibrated.sites:
+        (ours,) = (n for n in onnx.load_from_string(alone[site.name]).graph.node if n.name == "site.qvit")
+        theirs = calls[f"{site.name}.qvit"]
+        assert ours.op_type == theirs.op_type.removesuffix("Gelu"), site.name
+        sizes = {a.name: a.i for a in ours.attribute if a.name in ("n", "k", "x_bits")}
+        assert sizes == {name: theirs.attributes.get_int(name) for name in sizes} and len(sizes) == 3
 
 
 def test_a_norm_alone_is_what_a_site_behind_one_counts_from() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -194,18 +195,25 @@ def test_folders_for_something_else(at_hand: Path, qvit: Command, bundle: Path, 
     refused(qvit(*on), "models of another network's sites", "'fc2'")
 
 
+def test_without_torch_a_folder_is_asked_for(bundle: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from qvit_deploy.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "bench", bundle, *TENSORRT, "--emit-only", "--site-models", tmp_path / "models"],
+        capture_output=True, text=True, check=False, cwd=REPOSITORY,
+    )  # fmt: skip
+    refused(Result(done.returncode, done.stdout, done.stderr), "emitting site models needs torch", "--emit-only")
+    assert not (tmp_path / "models").exists()
+
+
 @pytest.mark.slow
-def test_rtx_builds_every_site_of_a_shipped_model(qvit: Command, tmp_path: Path) -> None:
-    """In both forms; minutes, each engine a process."""
+@pytest.mark.parametrize("plugins", [(), ("--plugin", LIBRARY)], ids=["plain", "packed"])
+def test_rtx_builds_every_site_of_a_shipped_model(qvit: Command, tmp_path: Path, plugins: tuple[str, ...]) -> None:
+    """Windows of Swin among them; a minute or more, each engine a process."""
     pytest.importorskip("tensorrt_rtx")
-    done = qvit("compile", "demo:swin", "-o", tmp_path / "b", "--effort", "fast", "--target", "tensorrt-plugin")
+    assert qvit("compile", "demo:swin", "-o", tmp_path / "b", "--effort", "fast").code == 0
+    models = tmp_path / "models"
+    done = qvit("bench", tmp_path / "b", *TENSORRT, "--site-models", models, "--emit-only", *plugins)
     assert done.code == 0, done.err
-    for target, profile in (("tensorrt", "tensorrt-plugin"), ("tensorrt-rtx", "tensorrt-plugin")):
-        models = tmp_path / target
-        flags = ("--sites", "--target", target, "--site-models", models, "--emit-only")
-        assert qvit("bench", tmp_path / "b", *flags).code == 0
-        assert read_index(models).profile == profile
-    index = read_index(tmp_path / "tensorrt-rtx")
-    assert len(site_times.build_site_engines(tmp_path / "tensorrt-rtx", index, tmp_path / "engines", 86)) == len(
-        index.files
-    )
+    index = read_index(models).model_copy(update={"target": "tensorrt-rtx"})
+    built = site_times.build_site_engines(models, index, tmp_path / "engines", 86)
+    assert len(built) == len(index.files) > 20
