@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
@@ -28,7 +26,6 @@ from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.manifest import MANIFEST
 from qvit_deploy.progress import Progress
 from qvit_deploy.recipe import HALF_PROFILES
-from qvit_deploy.site_models import INDEX, latency_table, write_site_models
 from qvit_deploy.targets.cuda_driver import require_gpu
 from qvit_deploy.targets.engine import Target, engines_in, runs_on
 
@@ -94,28 +91,6 @@ def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
     threads = "" if how.threads is None else f".threads{how.threads}"
     kept = f"{Path(measurement.file.name).stem}.batch{how.batch}{threads}.{_stamp()}.json"
     return _write(out or path / FOLDER / kept, measurement)
-
-
-def site_table(
-    path: Path, plan: Plan, bits: Sequence[int], batch: int, target: str, models: Path | None, progress: Progress
-) -> LatencyTable:
-    """Milliseconds of every site of the bundle at `path`, at every width of `bits`.
-
-    Args:
-        models: folder of the models that are timed. One with an index is used as it is; else they are written there
-            (or, with None, to a temporary folder), which needs the compile half.
-
-    Raises:
-        InputError: see `site_models`.
-    """
-    if any(not 2 <= b <= 8 for b in bits):
-        raise InputError(f"--bits {','.join(map(str, bits))}: widths are 2 to 8")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = models or Path(temporary)
-        if not (folder / INDEX).exists():
-            require_writable(folder / INDEX)
-            write_site_models(path, folder, [(b, b) for b in sorted(set(bits))], batch, target)
-        return latency_table(folder, plan, progress)
 
 
 def save_table(table: LatencyTable, path: Path, target: str, out: Path | None) -> Path:

@@ -63,13 +63,18 @@ def bare_file(onnx: Path, to: Path) -> Path:
     return to
 
 
+def profiles_for(target: Target, plugins: tuple[Path, ...]) -> tuple[Profile, ...]:
+    """The profiles that serve a target, by default the first that a bundle has."""
+    return (PACKED_PROFILE, target) if plugins else (target, PACKED_PROFILE)
+
+
 def _profiles(profile: Profile | None, target: Target, options: BuildOptions) -> tuple[Profile, ...]:
     """The profiles whose file is built, the first that a bundle has."""
-    if profile is not None and profile not in HALF_PROFILES:
+    if profile is None:
+        return profiles_for(target, options.plugins)
+    if profile not in HALF_PROFILES:
         raise InputError(f"--profile {profile!r} is not one of {', '.join(HALF_PROFILES)}")
-    if profile is not None:
-        return (profile,)
-    return (PACKED_PROFILE, target) if options.plugins else (target, PACKED_PROFILE)
+    return (profile,)
 
 
 def _of_bundle(

@@ -1,234 +1,218 @@
-"""One small quantized model per site shape and width, emitted as a compile emits it: what a width costs, alone.
+"""A folder with one small quantized model per site shape and width: what a width costs on a target, alone.
 
-Writing them needs the compile half; measuring a folder of them (`latency_table`) does not, so that a device without
-torch can be measured.
+Writing one needs the compile half (`site_emission`); timing one (`site_times`) does not, so that a device without torch
+can be measured with a folder that was written elsewhere.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
-import numpy as np
-import onnx
-import onnx_ir as ir
-from onnx import shape_inference
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
-from qvit_deploy.allocate.latency import SCHEMA as LATENCY_SCHEMA
-from qvit_deploy.allocate.latency import LatencyTable
-from qvit_deploy.bench.environment import environment
-from qvit_deploy.bench.measure import Plan, medians_ms
+from qvit_deploy.allocate.latency import Width
 from qvit_deploy.bench.schema import read_json
-from qvit_deploy.bundle import read_bundle
+from qvit_deploy.bundle import Bundle, read_bundle
+from qvit_deploy.engine_files import profiles_for
 from qvit_deploy.errors import InputError
-from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph
-from qvit_deploy.graph.sites import Site, find_sites
-from qvit_deploy.progress import Progress
+from qvit_deploy.manifest import MANIFEST
+from qvit_deploy.recipe import PACKED_PROFILE, Profile
+from qvit_deploy.targets.engine import Target
+from qvit_deploy.targets.plugin_build import LIBRARY
 
 INDEX = "index.json"
-SCHEMA = "qvit-deploy/site-models/1"
+SCHEMA: Literal["qvit-deploy/site-models/2"] = "qvit-deploy/site-models/2"
 OVERHEAD = "overhead.onnx"
 """A model that does next to nothing: what every run costs beside its site."""
 
-Width = tuple[int, int]
-"""(weight bits, activation bits)."""
+DEFAULT_BITS = (4, 6, 8)
+
+FileName = Annotated[str, Field(pattern=r"^[\w.-]+\.onnx$")]
+
+SiteTarget = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+SITE_TARGETS: tuple[str, ...] = get_args(SiteTarget)
 
 
 class Index(BaseModel):
-    """`index.json` of a folder of site models: site -> width (`w4a4`) -> file."""
+    """`index.json` of a folder of site models.
+
+    Attributes:
+        target: what the models are timed on.
+        profile: the file of a bundle that they follow, `tensorrt-plugin` of plugins.
+        batch: images per run.
+        sites: site -> width (`w4a4`) -> file. Every site has the same widths.
+        baselines: file -> the file whose time is taken off its own; `OVERHEAD` of those that are not named.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_id: Annotated[str, Field(alias="schema", pattern=f"^{SCHEMA}$")]
-    target: str
+    schema_id: Literal["qvit-deploy/site-models/2"] = Field(alias="schema")
+    target: SiteTarget
+    profile: Profile
     batch: PositiveInt
-    sites: Mapping[str, Mapping[str, Annotated[str, Field(pattern=r"^[\w.-]+\.onnx$")]]]
+    sites: Annotated[Mapping[str, Mapping[Width, FileName]], Field(min_length=1)]
+    baselines: Mapping[FileName, FileName]
+
+    @field_validator("sites")
+    @classmethod
+    def _widths_agree(cls, sites: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+        if len({tuple(sorted(files)) for files in sites.values()}) != 1 or not all(sites.values()):
+            raise ValueError("the sites do not all have the same widths")
+        return sites
+
+    @property
+    def widths(self) -> tuple[str, ...]:
+        return tuple(sorted(next(iter(self.sites.values()))))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """File -> the first site and width that it is of, in words; the overhead's first."""
+        found = {OVERHEAD: "the model that does nothing"}
+        for site, widths in self.sites.items():
+            for width, name in widths.items():
+                found.setdefault(name, f"site {site!r} at {width}")
+        for name, baseline in self.baselines.items():
+            found.setdefault(baseline, f"the LayerNorm in front of {found.get(name, name)}")
+        return found
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """What of a site decides how long it takes; sites with equal ones share a model."""
+class Asked:
+    """What site models are asked for.
 
-    op_type: str
-    x: tuple[int, ...]
-    second: tuple[int, ...]
-    bias: bool
-    attributes: tuple[tuple[str, tuple[int, ...]], ...]
-
-
-def write_site_models(bundle: Path, folder: Path, widths: Sequence[Width], batch: int, target: str) -> None:
-    """Writes models of all sites of the bundle into `folder`.
-
-    Raises:
-        InputError: the compile half is not installed, the target has no models of sites yet, or a site's shape cannot
-            be told.
+    Attributes:
+        bits, batch: None for those of the folder, or `DEFAULT_BITS` and 1 where it is written.
+        plugins: libraries of TensorRT plugins.
     """
-    if target != "onnxruntime":
-        raise InputError(f"--sites emits models for onnxruntime only, not for {target!r}")
-    found = read_bundle(bundle)
-    wanted = {s.name for s in found.manifest.sites}
-    graph = Graph(ir.load(found.path_of("model.float.onnx")), "float")
-    shapes = _tensor_shapes(graph, batch)
-    nodes = {v.name: n for n in graph.nodes() for v in n.outputs}
-    files: dict[tuple[_Shape, Width], str] = {}
-    sites: dict[str, dict[str, str]] = {}
-    for site in (s for s in find_sites(graph) if s.name in wanted):
-        shape = _shape(site, nodes[site.product], shapes)
-        sites[site.name] = {}
-        for width in widths:
-            key = shape, width
-            if key not in files:
-                files[key] = f"{len(files)}.w{width[0]}a{width[1]}.onnx"
-                (folder / files[key]).write_bytes(_emitted(shape, site, width))
-            sites[site.name]["w{}a{}".format(*width)] = files[key]
-    (folder / OVERHEAD).write_bytes(_overhead())
-    index = {"schema": SCHEMA, "target": target, "batch": batch, "sites": sites}
-    (folder / INDEX).write_text(json.dumps(index, indent=1))
 
+    target: SiteTarget
+    bits: tuple[int, ...] | None = None
+    batch: int | None = None
+    plugins: tuple[Path, ...] = ()
 
-def latency_table(folder: Path, plan: Plan, progress: Progress | None = None) -> LatencyTable:
-    """Times the models in `folder`, all in turn in the same processes.
-
-    A site's time is the median of its blocks less that of a model that does nothing.
-
-    Raises:
-        InputError: the folder is not what `write_site_models` writes, or a model cannot be run here.
-    """
-    index = read_index(folder)
-    names = sorted({name for site in index.sites.values() for name in site.values()})
-    times = medians_ms([folder / OVERHEAD, *(folder / name for name in names)], plan, progress)
-    overhead, *own = times
-    # A site cannot take no time, but may take less than what a run's own cost varies by.
-    taken = {name: max(t - overhead, overhead / 100) for name, t in zip(names, own, strict=True)}
-    where = environment()
-    device = where.board or where.cpu
-    how = f"{index.target} {where.versions.get(index.target, 'unknown')}; {plan.threads} threads"
-    return LatencyTable(
-        schema=LATENCY_SCHEMA,
-        device=device,
-        fingerprint="; ".join([device, how, *([where.power_mode] if where.power_mode else [])]),
-        batch_size=index.batch,
-        sites={site: {w: taken[name] for w, name in widths.items()} for site, widths in index.sites.items()},
-    )
-
-
-def read_index(folder: Path) -> Index:
-    """Raises InputError."""
-    try:
-        return Index.model_validate(read_json(folder / INDEX))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{folder / INDEX}: {where}: {first['msg']}") from None
-
-
-def _tensor_shapes(graph: Graph, batch: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor whose sizes are all known for `batch` images."""
-    proto = graph.to_proto()
-    del proto.graph.value_info[:]
-    fixed = graph.static_batch
-    if fixed not in (None, batch):
-        raise InputError(f"the model takes batches of {fixed} only; leave --batch out")
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = batch
-    inferred = shape_inference.infer_shapes(proto, data_prop=True).graph
-    found = {t.name: tuple(t.dims) for t in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        dimensions = value.type.tensor_type.shape.dim
-        if all(d.HasField("dim_value") for d in dimensions):
-            found[value.name] = tuple(d.dim_value for d in dimensions)
-    return found
-
-
-def _shape(site: Site, node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> _Shape:
-    second = site.weight or site.second or ""
-    for name in (site.input, second):
-        if name not in shapes:
+    def __post_init__(self) -> None:
+        if self.target not in SITE_TARGETS:
             raise InputError(
-                f"site {site.name!r}: the shape of {name!r} depends on the image; it cannot be timed alone"
+                f"--sites times models on {', '.join(SITE_TARGETS)}, not on {self.target!r}; --plugin makes "
+                "those of tensorrt call plugins"
             )
-    attributes = tuple(
-        (n, tuple(a.as_ints())) for n, a in sorted(node.attributes.items()) if n != "group" and n != "auto_pad"
-    )
-    if "group" in node.attributes:
-        attributes += (("group", (node.attributes["group"].as_int(),)),)
-    return _Shape(node.op_type, shapes[site.input], shapes[second], site.bias is not None, attributes)
+        if self.bits is not None and (not self.bits or any(not 2 <= b <= 8 for b in self.bits)):
+            raise InputError(f"--bits {','.join(map(str, self.bits))}: widths are 2 to 8")
+        if self.batch is not None and self.batch < 1:
+            raise InputError(f"--batch must be at least 1, got {self.batch}")
+        if self.plugins and self.target != "tensorrt":
+            raise InputError(f"--sites --target {self.target} takes no plugins: leave out --plugin")
+
+    @property
+    def widths(self) -> tuple[str, ...] | None:
+        return None if self.bits is None else tuple(f"w{b}a{b}" for b in sorted(set(self.bits)))
 
 
-def _emitted(shape: _Shape, site: Site, width: Width) -> bytes:
-    """The site alone, quantized; weights are random, which does not change the time of integer products."""
+def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
+    """Writes models of all sites of the bundle into `folder`, the index last.
+
+    Raises:
+        InputError: the folder has models or cannot be written, the compile half is not installed, or a site's shape
+            cannot be told; nothing is written then.
+        BundleError: the bundle is damaged.
+    """
+    if (folder / INDEX).exists():
+        raise InputError(f"{folder} holds site models already; name another folder")
     try:
-        from qvit_deploy.emit.qdq import emit_qdq
-        from qvit_deploy.quantize.activations import ActivationGrid
-        from qvit_deploy.quantize.grid import code_range
-        from qvit_deploy.quantize.plan import Plan as QuantizationPlan
-        from qvit_deploy.quantize.plan import SitePlan
+        from qvit_deploy.site_emission import emit_sites
     except ImportError as error:
         raise InputError(
             f"emitting site models needs {error.name}; write them where the compile half is installed (bench --sites "
-            "--site-models FOLDER) and bring the folder here"
+            "--emit-only --site-models FOLDER) and bring the folder here"
         ) from error
-    w_bits, a_bits = width
-    float32 = ir.TensorType(ir.DataType.FLOAT)
-    x = ir.Value(name="x", shape=ir.Shape(shape.x), type=float32)
-    inputs, initializers, random = [x], [], np.random.default_rng(0)
-    channels = shape.second[0] if shape.op_type == "Conv" else shape.second[-1]
-    if site.weight is None:
-        second = ir.Value(name="second", shape=ir.Shape(shape.second), type=float32)
-        inputs.append(second)
-    else:
-        weight = random.standard_normal(shape.second).astype(np.float32)
-        second = ir.Value(name="site.weight", shape=ir.Shape(shape.second), type=float32, const_value=ir.tensor(weight))
-        initializers.append(second)
-    attributes = {n: list(v) if n != "group" else v[0] for n, v in shape.attributes}
-    operands = [x, second]
-    bias = None
-    if shape.bias:
-        array = np.zeros(channels, np.float32)
-        bias = ir.Value(name="site.bias", shape=ir.Shape(array.shape), type=float32, const_value=ir.tensor(array))
-        initializers.append(bias)
-    if bias is not None and shape.op_type == "Conv":
-        operands.append(bias)
-    product = ir.node(shape.op_type, operands, attributes, name="site/product")
-    nodes = [product]
-    if bias is not None and shape.op_type != "Conv":
-        nodes.append(ir.node("Add", [product.outputs[0], bias], name="site/Add"))
-    for i, node in enumerate(nodes):
-        node.outputs[0].name, node.outputs[0].type = f"y{i}", float32
-    graph = ir.Graph(
-        inputs,
-        [nodes[-1].outputs[0]],
-        nodes=nodes,
-        initializers=initializers,
-        opset_imports={"": CANONICAL_OPSET},
-        name="site",
+    found = read_bundle(bundle)
+    profile = profile_of(found, asked)
+    widths = [(b, b) for b in sorted(set(asked.bits or DEFAULT_BITS))]
+    emitted = emit_sites(found, widths, asked.batch or 1, profile)
+    index = Index(
+        schema=SCHEMA,
+        target=asked.target,
+        profile=profile,
+        batch=asked.batch or 1,
+        sites=emitted.sites,
+        baselines=emitted.baselines,
     )
-    alone = Site(
-        name="site", kind=site.kind, role=site.role, input="x", second=None if site.weight else "second",
-        weight="site.weight" if site.weight else None, bias="site.bias" if shape.bias else None, product="y0",
-        output=nodes[-1].outputs[0].name or "", params=site.params,
-    )  # fmt: skip
-    grid = ActivationGrid(a_bits, 3.0 / code_range(a_bits)[1], 0.0)
-    low, high = code_range(w_bits)
-    plan = SitePlan(
-        site=alone,
-        w_bits=w_bits,
-        a_bits=a_bits,
-        grid=grid,
-        second_grid=ActivationGrid(w_bits, 3.0 / high, 0.0) if site.weight is None else None,
-        codes=None if site.weight is None else random.integers(low, high + 1, shape.second).astype(np.int8),
-        weight_scale=None if site.weight is None else np.full(channels, 0.01, np.float32),
-        bias=np.zeros(channels, np.float32) if shape.bias else None,
-    )
-    return emit_qdq(Graph(ir.Model(graph, ir_version=10), "site"), QuantizationPlan({"site": plan})).serialize()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in emitted.models.items():
+            (folder / name).write_bytes(content)
+        (folder / INDEX).write_text(index.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--site-models {folder} cannot be written: {error.strerror}") from error
+    return index
 
 
-def _overhead() -> bytes:
-    value = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 1]) for n in "xy"]
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "nothing", value[:1], value[1:])
-    opset = onnx.helper.make_opsetid("", CANONICAL_OPSET)
-    return bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
+def profile_of(bundle: Bundle, asked: Asked) -> Profile:
+    """The file that site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle has; the
+    target's own where it has neither, since a table may come before the compile it is for."""
+    for target in get_args(Target):
+        if asked.target == target:
+            wanted = profiles_for(target, asked.plugins)
+            held = [p for p in wanted if f"model.{p}.onnx" in bundle.manifest.files]
+            return wanted[0] if asked.plugins or not held else held[0]
+    return "onnxruntime"
+
+
+def read_index(folder: Path) -> Index:
+    """Raises InputError: it is not what `write_site_models` writes, or a model is missing."""
+    try:
+        index = Index.model_validate(read_json(folder / INDEX))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{folder / INDEX}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    missing = [name for name in index.files if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} lacks {missing[0]}, which its {INDEX} names; write the models again")
+    return index
+
+
+def require_asked(folder: Path, index: Index, asked: Asked) -> None:
+    """Raises InputError if the models in `folder` are for something else than what is asked for."""
+    another = "or name another folder"
+    if index.target != asked.target:
+        raise InputError(
+            f"{folder} holds site models for {index.target}, not {asked.target}: pass --target {index.target}, "
+            f"{another}"
+        )
+    if asked.batch not in (None, index.batch):
+        raise InputError(
+            f"{folder} holds site models for batches of {index.batch}, not {asked.batch}: leave --batch out, {another}"
+        )
+    if asked.widths not in (None, index.widths):
+        raise InputError(
+            f"{folder} holds site models of {', '.join(index.widths)}, not {', '.join(asked.widths or ())}: leave "
+            f"--bits out, {another}"
+        )
+    if asked.plugins and index.profile != PACKED_PROFILE:
+        raise InputError(
+            f"{folder} holds site models of the {index.profile} file, which calls no plugins: leave --plugin out, "
+            f"{another}"
+        )
+
+
+def require_library(folder: Path, index: Index, asked: Asked) -> None:
+    """Raises InputError if the models call plugins and no library is named."""
+    if index.profile == PACKED_PROFILE and index.target == "tensorrt" and not asked.plugins:
+        raise InputError(
+            f"{folder} holds site models that run in the plugins of {LIBRARY}: pass --plugin PATH/{LIBRARY} "
+            "(qvit-deploy build-plugin compiles it)"
+        )
+
+
+def require_sites(bundle: Path, folder: Path, index: Index) -> None:
+    """Raises InputError if `bundle` is one, and has other sites than the models."""
+    if not (bundle / MANIFEST).exists():
+        return
+    wanted = {s.name for s in read_bundle(bundle, verify=False).manifest.sites}
+    for name in sorted(wanted ^ set(index.sites)):
+        lacks, has = (folder, bundle) if name in wanted else (bundle, folder)
+        raise InputError(f"{folder} holds models of another network's sites: {lacks} has no {name!r}, {has} has")

@@ -14,10 +14,10 @@ from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.engine import Batch, BuildResult, EngineRecord, record_path
 
 
-def written(folder: Path, **changes: Any) -> tuple[Path, EngineRecord]:
+def written(folder: Path, content: bytes = b"not a plan.", **changes: Any) -> tuple[Path, EngineRecord]:
     """`m.engine` built, so it says, by TensorRT 10.3.0 on an Orin, with its record."""
     path = folder / "m.engine"
-    path.write_bytes(b"not a plan.")
+    path.write_bytes(content)
     build = BuildResult(
         version="10.3.0", sm=87, gpu="Orin", inputs=(), outputs=(), operators=(), messages=(), layers=1,
         parse_seconds=0.1, build_seconds=1.0, peak_memory_bytes=1,

@@ -36,6 +36,8 @@ LAYERS = (
         "build",
         "benchmark",
         "site_models",
+        "site_emission",
+        "site_times",
     },
     {"exact"},
     {"explain"},
@@ -95,7 +97,8 @@ def test_nothing_imports_upward(path: Path) -> None:
         "qvit_deploy", "qvit_deploy.cli", "qvit_deploy.describe", "qvit_deploy.evaluate", "qvit_deploy.build",
         "qvit_deploy.engine_files",
         "qvit_deploy.targets.engine_builder", "qvit_deploy.targets.engine_runtime", "qvit_deploy.allocate.latency",
-        "qvit_deploy.benchmark", "qvit_deploy.site_models", "qvit_deploy.bench.worker", "qvit_deploy.emit.packed",
+        "qvit_deploy.benchmark", "qvit_deploy.site_models",
+        "qvit_deploy.site_times", "qvit_deploy.bench.worker", "qvit_deploy.emit.packed",
         "qvit_deploy.targets.libqvit", "qvit_deploy.targets.plugin_build", "qvit_deploy.emit.local_functions",
     ],
 )  # fmt: skip

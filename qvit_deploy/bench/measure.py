@@ -167,12 +167,16 @@ def _flags(path: Path, runtime: Runtime) -> dict[str, str]:
 
 
 def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = None) -> list[float]:
-    """Milliseconds of each model, the median of its blocks; all in turn in the same processes.
+    """Milliseconds of each file, the median of its blocks; all in turn in the same processes.
+
+    Args:
+        paths: parts of a model, each with the sizes it has there: the windows of Swin are several to an image.
 
     Raises:
         InputError: one cannot be loaded or run here.
     """
-    return [statistics.median(b for p in blocks for b in p) for blocks in in_turn(paths, plan, TABLE_BLOCKS, progress)]
+    job = replace(_job(paths, plan, TABLE_BLOCKS), parts=True)
+    return [statistics.median(b for p in blocks for b in p) for blocks in _blocks(job, plan, progress)]
 
 
 def in_turn(
@@ -183,8 +187,13 @@ def in_turn(
     Raises:
         InputError: one cannot be loaded or run here.
     """
-    answers = _answers(_job(paths, plan, blocks), plan, Stopwatch(progress))
-    return [[a["files"][i]["blocks_ms"] for a in answers] for i in range(len(paths))]
+    return _blocks(_job(paths, plan, blocks), plan, progress)
+
+
+def _blocks(job: Job, plan: Plan, progress: Progress | None) -> list[list[list[float]]]:
+    """Milliseconds [files][processes][blocks]."""
+    answers = _answers(job, plan, Stopwatch(progress))
+    return [[a["files"][i]["blocks_ms"] for a in answers] for i in range(len(job.files))]
 
 
 def _job(paths: Sequence[Path], plan: Plan, blocks: int) -> Job:

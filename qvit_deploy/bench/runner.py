@@ -91,7 +91,7 @@ class OpenVinoRunner(Runner):
 
 
 class EngineFileRunner(Runner):
-    """An engine of either TensorRT on the GPU, on normally distributed images that lie there; times by CUDA events.
+    """An engine of either TensorRT on the GPU, on normally distributed inputs that lie there; times by CUDA events.
 
     Attributes:
         engine: what runs it.
@@ -100,9 +100,9 @@ class EngineFileRunner(Runner):
     def __init__(self, path: Path, batch: int | None, load: Callable[[], EngineRunner]) -> None:
         self.engine = load()
         try:
-            shape = engine_shape(path, self.engine.record, batch)
-            self.batch = shape[0]
-            self.engine.run(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
+            shapes, random = engine_shapes(path, self.engine.record, batch), np.random.default_rng(0)
+            self.batch = shapes[0][0]
+            self.engine.run(*(random.standard_normal(shape).astype(np.float32) for shape in shapes))
             self.device_memory_bytes = self.engine.device_memory()
         except InputError:
             self.engine.close()
@@ -153,22 +153,25 @@ def runtime_of(path: Path, batch: int | None = None) -> Runtime:
         raise InputError(f"no bundle, .onnx file or engine at {path}")
     if path.suffix in ENGINES:
         record = read_engine(path)
-        engine_shape(path, record, batch)
+        engine_shapes(path, record, batch)
         engine_runtime.require_runnable(path, record)
         return Runtime(record.target, record)
     return Runtime("openvino" if runs_in_openvino(path) else "onnxruntime")
 
 
-def engine_shape(path: Path, record: EngineRecord, batch: int | None) -> tuple[int, ...]:
-    """Shape of the images that an engine is measured on; None takes the batch its kernels were chosen for.
+def engine_shapes(path: Path, record: EngineRecord, batch: int | None) -> list[tuple[int, ...]]:
+    """Shapes of the inputs that an engine is measured on; None takes the batch its kernels were chosen for.
 
     Raises:
         InputError: it was not built for this batch, or for other inputs than images.
     """
     sizes, inputs = record.batch, record.build.inputs
-    if len(inputs) != 1 or len(inputs[0].shape) < 2:
-        raise InputError(f"{path}: has {len(inputs)} inputs, or none of images; bench feeds batches of images only")
-    batch = sizes.best if batch is None else batch
-    if not sizes.least <= batch <= sizes.most:
-        raise InputError(f"{path}: takes {sizes.least} to {sizes.most} images at a time; --batch {batch} does not fit")
-    return (batch, *inputs[0].shape[1:])
+    if not inputs or any(len(tensor.shape) < 2 for tensor in inputs):
+        raise InputError(f"{path}: has no inputs, or one that is not of images; bench feeds batches of images only")
+    count = sizes.best if batch is None else batch
+    if not sizes.least <= count <= sizes.most:
+        raise InputError(f"{path}: takes {sizes.least} to {sizes.most} images at a time; --batch {count} does not fit")
+    fixed = sorted({tensor.shape[0] for tensor in inputs} - {-1})
+    if batch is not None and fixed not in ([], [batch]):
+        raise InputError(f"{path}: takes exactly {fixed[0]} images at a time; leave --batch out")
+    return [tensor.shape if tensor.shape[0] in fixed else (count, *tensor.shape[1:]) for tensor in inputs]

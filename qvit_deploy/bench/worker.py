@@ -39,6 +39,7 @@ class Job:
         warm_up: False to skip it, where times do not matter.
         yardstick: the last file is the yardstick, whose batch is its own.
         plugins: libraries that engines call.
+        parts: the files are parts of a model, whose first dimensions need not be a batch.
     """
 
     files: tuple[str, ...]
@@ -51,6 +52,7 @@ class Job:
     warm_up: bool = True
     yardstick: bool = False
     plugins: tuple[str, ...] = ()
+    parts: bool = False
 
 
 def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
         facts[i] = {"load_ms": (time.perf_counter_ns() - start) / 1e6}
     runners = dict(loaded)
     batches = [runners[i].batch for i in range(len(job.files) - job.yardstick)]
-    if len(set(batches)) > 1:
+    if len(set(batches)) > 1 and not job.parts:
         sides = ", ".join(f"{name} {count}" for name, count in zip(job.files, batches, strict=False))
         raise InputError(f"the files take different batches ({sides}); give both the same with --batch")
     typical = {}

@@ -21,15 +21,18 @@ from qvit_deploy.benchmark import (
     require_writable,
     save,
     save_table,
-    site_table,
 )
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.site_models import DEFAULT_BITS, SITE_TARGETS, Asked, write_site_models
+from qvit_deploy.site_times import site_table
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
+
+DEFAULT_WIDTHS = ",".join(map(str, DEFAULT_BITS))
 
 SHOWN = 8
 """Rows of the profile that are printed; --json has all."""
@@ -52,17 +55,29 @@ def command(
         Optional[int], typer.Option(help="timed runs in each process; default: about a second of them")
     ] = None,
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="keep the process on as many CPUs as threads")] = True,
-    plugin: Annotated[Optional[list[Path]], typer.Option(help="plugin library of an engine (.so), repeatable")] = None,
+    plugin: Annotated[
+        Optional[list[Path]],
+        typer.Option(help="plugin library of an engine (.so), repeatable; with --sites, times sites in plugins"),
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile/--no-profile", help="also time every site")] = True,
     data: Annotated[Optional[str], typer.Option(help="labelled images: adds top-1 and agreement")] = None,
     preprocess: options.PreprocessFile = None,
     sites: Annotated[
-        bool, typer.Option("--sites", help="time every site of the bundle at every width: a table for --latency-table")
+        bool,
+        typer.Option(
+            "--sites",
+            help=f"time every site at every width on --target ({', '.join(SITE_TARGETS)}): a table for --latency-table",
+        ),
     ] = False,
-    bits: Annotated[str, typer.Option(help="widths of --sites")] = "4,6,8",
+    bits: Annotated[
+        Optional[str], typer.Option(help=f"widths of --sites; default: the folder's, or {DEFAULT_WIDTHS}")
+    ] = None,
     site_models: Annotated[
         Optional[Path], typer.Option(help="folder of --sites models: made here, or brought from where torch is")
     ] = None,
+    emit_only: Annotated[
+        bool, typer.Option("--emit-only", help="write the --site-models of --sites for another machine, time nothing")
+    ] = False,
     trtexec_times: Annotated[
         Optional[Path], typer.Option(help="run nothing: read what trtexec --exportTimes wrote for the engine")
     ] = None,
@@ -77,11 +92,25 @@ def command(
     """Measure latency; fresh processes, settled warm-up, 95 % intervals."""
     if out is not None:
         require_writable(out)
+    plugins = tuple(plugin or ())
+    if emit_only and (not sites or site_models is None):
+        raise InputError("--emit-only goes with --sites and --site-models FOLDER: it says what to write, and where")
     if sites:
+        widths = None if bits is None else whole_numbers("--bits", bits)
+        asked = Asked(target, widths, batch, plugins)  # type: ignore[arg-type] # it checks the target
+        if emit_only and site_models is not None:
+            index = write_site_models(path, site_models, asked)
+            if json:
+                print_json(index.model_dump(mode="json", by_alias=True))
+            stderr.print(
+                f"{len(index.files)} models of the {index.profile} file written to {site_models}", markup=False,
+                soft_wrap=True,
+            )  # fmt: skip
+            return
         several = TABLE_PROCESSES if processes is None else processes
-        plan = Plan(threads=threads, processes=several, runs=iterations, pin=pin)
+        plan = Plan(threads=threads, processes=several, runs=iterations, pin=pin, plugins=plugins)
         with Bars() as bars:
-            table = site_table(path, plan, whole_numbers("--bits", bits), batch or 1, target, site_models, bars)
+            table = site_table(path, plan, asked, site_models, bars)
         written = save_table(table, path, target, out)
         if json:
             print_json(table.model_dump(mode="json", by_alias=True))
@@ -90,7 +119,6 @@ def command(
         stderr.print(f"written to {written}", markup=False, soft_wrap=True)
         return
     several = PROCESSES if processes is None else processes
-    plugins = tuple(plugin or ())
     plan = Plan(batch=batch, threads=threads, processes=several, runs=iterations, pin=pin, plugins=plugins)
     if trtexec_times is not None:
         recording = Recording(trtexec_times, trtexec_profile, trtexec_layers, trtexec_log)

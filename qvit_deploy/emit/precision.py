@@ -10,13 +10,14 @@ in float32 if
 4. it moves, clips or quantizes values that are float32 already (casting them first could change a code), or makes
    values that ONNX, or an attribute of the node, says are float32.
 
-Everything else is float16. The input and the outputs stay float32, so all profiles are fed alike. A float32 tensor of
-rule 1 is never cast to float16: whoever reads it falls under rule 1 as well.
+Everything else is float16. The input and the outputs stay float32, so all profiles are fed alike; those of a part of a
+network (`ends`) are what they are in the whole. A float32 tensor of rule 1 is never cast to float16: whoever reads it
+falls under rule 1 as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -67,16 +68,17 @@ class HalfGraph:
     packed: tuple[str, ...] = ()
 
 
-def to_half(emitted: TensorrtGraph, largest: Mapping[str, float]) -> HalfGraph:
+def to_half(emitted: TensorrtGraph, largest: Mapping[str, float], ends: Collection[str] = ()) -> HalfGraph:
     """A float16 copy of `emitted`.
 
     Args:
         largest: tensor name -> largest magnitude on the calibration images, for every tensor of its graph.
+        ends: inputs and outputs that are float16 too (an output unless it is computed in float32).
     """
     converted = emitted.graph.clone()
-    islands = _choose(converted, largest)
+    islands = _choose(converted, largest, ends)
     named = {node.outputs[0].name or "": reason for node, reason in islands.items() if reason}
-    _Caster(converted, set(islands)).run()
+    _Caster(converted, set(islands), ends).run()
     converted.model.graph.sort()
     return HalfGraph(converted, emitted.plan, emitted.in_float, named)
 
@@ -88,10 +90,10 @@ def fits_scale(scale: np.ndarray) -> bool:
     return bool((rounded > 0).all() and (np.abs(rounded - scale) <= SCALE_ERROR * scale).all())
 
 
-def _choose(graph: Graph, largest: Mapping[str, float]) -> dict[ir.Node, str]:
+def _choose(graph: Graph, largest: Mapping[str, float], ends: Collection[str]) -> dict[ir.Node, str]:
     """Node -> why it stays in float32, "" by rule 4. DequantizeLinear is left out: those follow their readers."""
     islands: dict[ir.Node, str] = {}
-    full: set[ir.Value] = {graph.input}
+    full: set[ir.Value] = {v for v in graph.model.graph.inputs if v.name not in ends}
     for node in graph.nodes():
         if node.op_type == "DequantizeLinear" or not _is_float(node):
             continue
@@ -195,9 +197,10 @@ def _used(pair: ir.Node | None, scale: np.ndarray) -> np.ndarray:
 class _Caster:
     """Gives every value of a graph its type and puts a Cast wherever two types meet."""
 
-    def __init__(self, graph: Graph, islands: set[ir.Node]) -> None:
+    def __init__(self, graph: Graph, islands: set[ir.Node], ends: Collection[str]) -> None:
         self.graph = graph.model.graph
         self.islands = islands
+        self.ends = ends
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self.floats = {v for v in self._values() if v.dtype == FULL}
 
@@ -208,6 +211,9 @@ class _Caster:
     def run(self) -> None:
         pairs = [n for n in self.graph if n.op_type == "DequantizeLinear"]
         others = [n for n in self.graph if n.op_type != "DequantizeLinear"]
+        for value in self.graph.inputs:
+            if value.name in self.ends:
+                value.type = ir.TensorType(HALF)
         for node in others:
             for value in node.outputs:
                 if value in self.floats:
@@ -223,7 +229,8 @@ class _Caster:
             if not pair.outputs[0].uses():
                 self.graph.remove(pair, safe=True)
         for value in list(self.graph.outputs):
-            self.widen(value)
+            if value.name not in self.ends:
+                self.widen(value)
         for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
             del self.graph.initializers[name]
 

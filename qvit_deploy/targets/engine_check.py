@@ -28,7 +28,7 @@ of the thirty or so that the two float types leave; a kernel that is wrong leave
 class Runner(Protocol):
     """What the check needs of `engine_runtime.EngineRunner`."""
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]: ...
+    def run(self, images: np.ndarray, /) -> list[np.ndarray]: ...
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,16 @@ def opener(path: Path, plugins: tuple[Path, ...] = ()) -> Callable[[], EngineRun
     require_runnable(path, record)
     library = load_library(record.target)
     require_library(path, record, library.version, plugins)
+    cuda = load_pycuda()
+    return lambda: EngineRunner(path, record, library, cuda, plugins)
+
+
+def load_pycuda() -> Any:
+    """`pycuda.driver`. Raises InputError when it is not there."""
     try:
-        cuda = importlib.import_module("pycuda.driver")
+        return importlib.import_module("pycuda.driver")
     except ImportError as error:
         raise InputError('running engines needs pycuda: pip install "qvit-deploy[tensorrt]"') from error
-    return lambda: EngineRunner(path, record, library, cuda, plugins)
 
 
 def launches_graph(record: EngineRecord) -> bool:
@@ -100,27 +105,30 @@ class EngineRunner:
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [n for n in names if self._engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
-        self._input, self._outputs = inputs[0], [n for n in names if n not in inputs]
+        self._inputs, self._outputs = inputs, [n for n in names if n not in inputs]
         self._stream, self._start, self._end = cuda.Stream(), cuda.Event(), cuda.Event()
-        self._shape: tuple[int, ...] | None = None
+        self._shapes: tuple[tuple[int, ...], ...] | None = None
         self._host: dict[str, np.ndarray] = {}
         self._device: dict[str, Any] = {}
         self._graph: CudaGraph | None = None
         self._profiler: Any = None
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """The outputs for `images` float32 [n, C, H, W], in the engine's order.
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs for one array per input, images float32 [n, C, H, W], in the engine's order.
 
         Raises:
             InputError: n is not a batch the engine was built for, or the device refuses the work.
         """
         batch = self.record.batch
-        if not batch.least <= len(images) <= batch.most:
-            raise InputError(f"the engine takes {batch.least} to {batch.most} images at a time, not {len(images)}")
-        if images.shape != self._shape:
-            self._prepare(images.shape)
-        np.copyto(self._host[self._input], images)
-        self._cuda.memcpy_htod_async(self._device[self._input], self._host[self._input], self._stream)
+        for array in inputs:
+            if not batch.least <= len(array) <= batch.most:
+                raise InputError(f"the engine takes {batch.least} to {batch.most} images at a time, not {len(array)}")
+        shapes = tuple(array.shape for array in inputs)
+        if shapes != self._shapes:
+            self._prepare(shapes)
+        for name, array in zip(self._inputs, inputs, strict=True):
+            np.copyto(self._host[name], array, casting="same_kind")  # a part of a model may take float16
+            self._cuda.memcpy_htod_async(self._device[name], self._host[name], self._stream)
         self._launch()
         for name in self._outputs:
             self._cuda.memcpy_dtoh_async(self._host[name], self._device[name], self._stream)
@@ -132,7 +140,7 @@ class EngineRunner:
         return float(self._start.time_till(self._end))
 
     def repeat(self) -> float:
-        """Runs once more on the images of the last `run`, nothing copied. Returns milliseconds, as `time`."""
+        """Runs once more on the inputs of the last `run`, nothing copied. Returns milliseconds, as `time`."""
         self._launch()
         self._stream.synchronize()
         return self.time()
@@ -146,7 +154,7 @@ class EngineRunner:
         return self._library.layer_info(self._engine)
 
     def layer_times(self, runs: int) -> dict[str, list[float]]:
-        """Layer -> milliseconds in each of `runs` runs on the images of the last `run`, by TensorRT's IProfiler.
+        """Layer -> milliseconds in each of `runs` runs on the inputs of the last `run`, by TensorRT's IProfiler.
 
         The profiler waits for the device after every run and stays with the engine: times of whole runs after this are
         longer.
@@ -181,14 +189,15 @@ class EngineRunner:
         self._context = self._engine = self._runtime = None
         self._device_context.pop()
 
-    def _prepare(self, shape: tuple[int, ...]) -> None:
-        """Buffers, addresses and, after one run that lets the library settle, the graph for inputs of this shape."""
+    def _prepare(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Buffers, addresses and, after one run that lets the library settle, the graph for inputs of these shapes."""
         if self._graph is not None:
             self._graph.close()
-        self._graph = self._shape = None
-        if not self._context.set_input_shape(self._input, shape):
-            raise InputError(f"the engine does not take images of shape {'x'.join(map(str, shape))}")
-        for name in (self._input, *self._outputs):
+        self._graph = self._shapes = None
+        for name, shape in zip(self._inputs, shapes, strict=True):
+            if not self._context.set_input_shape(name, shape):
+                raise InputError(f"the engine does not take images of shape {'x'.join(map(str, shape))}")
+        for name in (*self._inputs, *self._outputs):
             dtype = self._trt.nptype(self._engine.get_tensor_dtype(name))
             self._host[name] = self._cuda.pagelocked_empty(tuple(self._context.get_tensor_shape(name)), dtype)
             self._device[name] = self._cuda.mem_alloc(max(1, self._host[name].nbytes))
@@ -197,7 +206,7 @@ class EngineRunner:
         self._stream.synchronize()
         if launches_graph(self.record):
             self._graph = CudaGraph(self._stream.handle, self._enqueue)
-        self._shape = shape
+        self._shapes = shapes
 
     def _launch(self) -> None:
         """Enqueues one run between the two events."""

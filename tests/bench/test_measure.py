@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from quantizable_graphs import mixed_vit
+from quantizable_graphs import fixed_batch, mixed_vit
 
 from qvit_deploy.bench import measure as measuring
-from qvit_deploy.bench.measure import File, Plan, in_turn, measure
+from qvit_deploy.bench.measure import File, Plan, in_turn, measure, medians_ms
 from qvit_deploy.bench.worker import Job
 from qvit_deploy.bench.yardstick import LAYERS, products, yardstick
 from qvit_deploy.errors import InputError
@@ -44,6 +44,15 @@ def test_any_number_of_files_take_turns(model: Path, tmp_path: Path) -> None:
     assert [len(f) for f in found] == [2, 2, 2] and {len(p) for f in found for p in f} == {4}
     assert sum(steps) == progress.total == 2 * 3 * 4
     assert all(b > 0 for f in found for p in f for b in p)
+
+
+def test_parts_of_a_model_have_sizes_of_their_own(model: Path, tmp_path: Path) -> None:
+    windows = tmp_path / "windows.onnx"
+    windows.write_bytes(fixed_batch(mixed_vit(), 3).serialize())
+    plan = Plan(processes=1, runs=4)
+    assert len(medians_ms([model, windows], plan)) == 2
+    with pytest.raises(InputError, match="different batches"):
+        in_turn([model, windows], plan)
 
 
 def test_the_file_that_ran_is_the_one_described(model: Path) -> None:

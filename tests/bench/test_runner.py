@@ -72,8 +72,13 @@ def test_other_batches_and_inputs_than_the_engine_was_built_for(
         with pytest.raises(InputError, match=r"m\.engine: takes 1 to 4 images at a time; --batch 5 does not fit"):
             take()
     assert memory.order[-1] == "pop"  # what was loaded was given back
-    record_path(path).write_text(record_path(path).read_text().replace('"shape":[-1,3]', '"shape":[-1]'))
-    with pytest.raises(InputError, match="none of images"):
+    varying = record_path(path).read_text()
+    record_path(path).write_text(varying.replace('"shape":[-1,3]', '"shape":[2,3]'))
+    assert runtime_of(path).engine == runtime_of(path, 2).engine
+    with pytest.raises(InputError, match=r"takes exactly 2 images at a time; leave --batch out"):
+        runtime_of(path, 3)
+    record_path(path).write_text(varying.replace('"shape":[-1,3]', '"shape":[-1]'))
+    with pytest.raises(InputError, match="one that is not of images"):
         runtime_of(path)
 
 

@@ -42,6 +42,13 @@ def test_the_file_is_valid_strongly_typed_and_runs(wide: Calibrated, plan: Plan)
     assert logits.dtype == np.float32 and np.isfinite(logits).all()
 
 
+def test_the_ends_of_a_part_are_float16(wide: Calibrated, plan: Plan) -> None:
+    part = to_half(emit_tensorrt(wide.graph, plan), {}, ends=("image", "logits")).graph
+    onnx.checker.check_model(part.to_proto(), full_check=True)
+    known = types(part)
+    assert known["image"] == known["logits"] == "FLOAT16" and not any(n.op_type == "Cast" for n in part.nodes())
+
+
 def test_scales_have_the_type_of_their_tensor(wide: Calibrated, plan: Plan) -> None:
     found = half(wide, plan).graph
     known = types(found)

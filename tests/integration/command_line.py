@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -36,3 +41,14 @@ class Inputs:
             "compile", self.model, "-o", out, "--calib", self.calib, "--preprocess", self.preprocess, "--images", 8,
             *more,
         ]  # fmt: skip
+
+
+def program(driver: Path, capability: int, *arguments: object) -> Result:
+    """The program in a process of its own that finds this driver, and stand-ins of modules beside it."""
+    folders = (REPOSITORY, driver.parent, REPOSITORY / "tests" / "targets")
+    paths = {"LD_LIBRARY_PATH": str(driver.parent), "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    done = subprocess.run(
+        [sys.executable, "-m", "qvit_deploy", *map(str, arguments)], capture_output=True, text=True, check=False,
+        env={**os.environ, **paths, "GPU_SM": str(capability)},
+    )  # fmt: skip
+    return Result(done.returncode, done.stdout, done.stderr)

@@ -207,7 +207,7 @@ def test_sites_are_timed_for_a_budget_in_milliseconds(
 
 def test_site_models_that_are_not(qvit: Command, bundle: Path, tmp_path: Path) -> None:
     refused(qvit("bench", bundle, "--sites", "--bits", "4,9"), "--bits 4,9")
-    refused(qvit("bench", bundle, "--sites", "--target", "tensorrt"), "onnxruntime only")
+    refused(qvit("bench", bundle, "--sites", "--target", "openvino"), "onnxruntime, tensorrt, tensorrt-rtx")
     (tmp_path / "index.json").write_text(
         '{"schema": "qvit-deploy/site-models/1", "sites": {"a": {"w4a4": "../x.onnx"}}}'
     )

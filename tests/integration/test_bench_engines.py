@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from bundle_example import tree
-from command_line import Command, Inputs, Result
+from command_line import Command, Inputs, Result, program
 from driver_stand_in import compiled_driver
 from engine_examples import written
 from recorded_device import built as stand_in_build
@@ -24,7 +21,6 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.cuda_driver import find_gpu
 from qvit_deploy.targets.engine import Batch, BuildOptions, record_path
 
-REPOSITORY = Path(__file__).parents[2]
 RTX = ("--target", "tensorrt-rtx")
 QUICK = ("--processes", "1", "--iterations", "4")
 
@@ -106,17 +102,6 @@ def test_a_gpu_of_another_kind_and_what_is_missing_beside_one(bundle: Path, tmp_
     refused(other, f"{engine} was built for SM86; this GPU (Test GPU 7) is SM87: build it again")
     if find_spec("pycuda") is None:
         refused(program(driver, 86, "bench", bundle, *RTX, *QUICK), "needs pycuda")
-
-
-def program(driver: Path, capability: int, *arguments: object) -> Result:
-    """The program in a process of its own that finds this driver, and stand-ins of modules beside it."""
-    folders = (REPOSITORY, driver.parent, REPOSITORY / "tests" / "targets")
-    paths = {"LD_LIBRARY_PATH": str(driver.parent), "PYTHONPATH": os.pathsep.join(map(str, folders))}
-    done = subprocess.run(
-        [sys.executable, "-m", "qvit_deploy", *map(str, arguments)], capture_output=True, text=True, check=False,
-        env={**os.environ, **paths, "GPU_SM": str(capability)},
-    )  # fmt: skip
-    return Result(done.returncode, done.stdout, done.stderr)
 
 
 TENSORRT = """

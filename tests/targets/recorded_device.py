@@ -14,7 +14,8 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from recorded_tensorrt import RecordedApi, RecordedObject
+import onnx
+from recorded_tensorrt import RecordedApi, RecordedObject, building
 
 from qvit_deploy.targets import engine_runtime
 from qvit_deploy.targets.cuda_driver import Gpu
@@ -27,16 +28,22 @@ if TYPE_CHECKING:
 ORIN = Gpu("Orin", 87)
 LAYERS = {"fc1/MatMul": 0.5, "__myl_fused": 0.25, "Reformat": 0.125}
 """What the engine's profiler reports, milliseconds."""
+DTYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}
 STREAM = 0x500000000
 """The handle that `driver_stand_in` knows."""
 
 
 class Memory:
-    """pycuda.driver, as far as the runner needs it: device memory is host memory with addresses."""
+    """pycuda.driver, as far as the runner needs it: device memory is host memory with addresses.
+
+    Attributes:
+        milliseconds: between two events that are made from now on.
+    """
 
     def __init__(self) -> None:
         self.buffers: dict[int, np.ndarray] = {}
         self.order: list[str] = []
+        self.milliseconds = 1.25
 
     def module(self) -> ModuleType:
         found, memory = ModuleType("pycuda.driver"), self
@@ -45,11 +52,14 @@ class Memory:
             pass
 
         class Event:
+            def __init__(self) -> None:
+                self.milliseconds = memory.milliseconds
+
             def record(self, stream: Any) -> None:
                 memory.order.append("event")
 
             def time_till(self, end: Any) -> float:
-                return 1.25
+                return self.milliseconds
 
         def mem_alloc(size: int) -> Allocation:
             address = Allocation(0x1000 * (len(memory.buffers) + 1))
@@ -108,6 +118,80 @@ def doubling(release: str, memory: Memory) -> RecordedApi:
     api.given = {
         "Runtime": lambda logger: RecordedObject(api, "Runtime", deserialize_cuda_engine=lambda b: engine),
         "TensorIOMode": modes, "nptype": lambda dtype: np.float32,
+    }  # fmt: skip
+    return api
+
+
+def milliseconds(model: int) -> float:
+    """What a run takes of an engine that `compiling` made of an ONNX file of so many bytes."""
+    return 0.125 + model / 1e5
+
+
+def compiling(release: str, memory: Memory) -> RecordedApi:
+    """A library whose engines are the ONNX files they were built from. They are given inputs and compute nothing.
+
+    A plugin library is a text file of operators, one a line."""
+    creators: list[Any] = []
+    api = building(release, creators=lambda: creators)
+    modes, parsed, build = api.TensorIOMode, list[bytes](), api.given["Builder"](None).create_builder_config
+    network = RecordedObject(api, "INetworkDefinition", num_layers=7)
+
+    def tensors(model: bytes) -> list[tuple[str, Any, RecordedObject]]:
+        graph = onnx.load_from_string(model).graph
+        return [
+            (value.name, mode, RecordedObject(
+                api, "ITensor", name=value.name, dtype=f"DataType.{DTYPES[value.type.tensor_type.elem_type]}",
+                shape=tuple(d.dim_value for d in value.type.tensor_type.shape.dim),
+            ))
+            for mode, values in ((modes.INPUT, graph.input), (modes.OUTPUT, graph.output))
+            for value in values
+        ]  # fmt: skip
+
+    def parse(model: bytes) -> bool:
+        parsed[:] = [model]
+        inputs, outputs = ([t for _, m, t in tensors(model) if m == mode] for mode in (modes.INPUT, modes.OUTPUT))
+        object.__setattr__(network, "_given", {
+            "num_layers": 7, "num_inputs": len(inputs), "num_outputs": len(outputs),
+            "get_input": inputs.__getitem__, "get_output": outputs.__getitem__,
+        })  # fmt: skip
+        return True
+
+    def deserialize(model: bytes) -> RecordedObject:
+        known = {name: (mode, tensor) for name, mode, tensor in tensors(model)}
+        names = list(known)
+        memory.milliseconds = milliseconds(len(model))
+        context = RecordedObject(
+            api, "IExecutionContext", get_tensor_shape=lambda name: known[name][1].shape,
+            set_input_shape=lambda name, shape: known[name][1].shape == shape,
+            set_tensor_address=lambda name, address: memory.order.append(f"{name} at {memory.buffers[address].nbytes}"),
+            execute_async_v3=lambda stream: True,
+        )  # fmt: skip
+        return RecordedObject(
+            api, "ICudaEngine", num_io_tensors=len(names), get_tensor_name=names.__getitem__,
+            get_tensor_mode=lambda n: known[n][0], get_tensor_dtype=lambda n: known[n][1].dtype,
+            create_execution_context=lambda: context,
+        )  # fmt: skip
+
+    class Registry:
+        all_creators = property(lambda self: creators)
+
+        def load_library(self, path: str) -> object:
+            creators.extend(
+                SimpleNamespace(name=name, plugin_version="1", plugin_namespace="qvit")
+                for name in Path(path).read_text().split()
+            )
+            return object()
+
+    api.given |= {
+        "Builder": lambda logger: RecordedObject(
+            api, "Builder", create_network=lambda flags: network, create_builder_config=build,
+            create_optimization_profile=lambda: RecordedObject(api, "IOptimizationProfile"),
+            build_serialized_network=lambda n, c: parsed[0],
+        ),
+        "OnnxParser": lambda n, logger: RecordedObject(api, "OnnxParser", parse=parse, num_errors=0),
+        "Runtime": lambda logger: RecordedObject(api, "Runtime", deserialize_cuda_engine=deserialize),
+        "get_plugin_registry": Registry, "TensorIOMode": modes,
+        "nptype": lambda dtype: {"DataType.FLOAT": np.float32, "DataType.HALF": np.float16}[dtype],
     }  # fmt: skip
     return api
 

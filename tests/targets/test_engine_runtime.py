@@ -9,16 +9,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import pytest
 from engine_examples import small_onnx, written
-from recorded_device import LAYERS, Memory, appear
+from recorded_device import LAYERS, Memory, appear, built, compiling, milliseconds
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets import engine_runtime
 from qvit_deploy.targets.cuda_driver import Gpu, find_gpu
-from qvit_deploy.targets.engine import BuildRequest
+from qvit_deploy.targets.engine import Batch, BuildRequest
 from qvit_deploy.targets.engine_build import build_engine
 from qvit_deploy.targets.layer_info import read_layers
+from qvit_deploy.targets.tensorrt_library import library_of
 
 
 def loaded(folder: Path, monkeypatch: pytest.MonkeyPatch, release: str) -> tuple[Any, Memory]:
@@ -50,6 +52,29 @@ def test_batches_and_shapes_the_engine_was_not_built_for(tmp_path: Path, monkeyp
             runner.run(np.zeros((count, 3), np.float32))
     with pytest.raises(InputError, match="does not take images of shape 2x3x3"):
         runner.run(np.zeros((2, 3, 3), np.float32))
+
+
+def test_every_input_is_copied_in_the_type_the_engine_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    appear(tmp_path, monkeypatch)
+    memory = Memory()
+    api = compiling("11.4.0", memory)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]>
+        g (float16[2,3,8] x, float16[2,8,3] second) => (float16[2,3,3] y) { y = MatMul (x, second) }"""
+    )
+    content = model.SerializeToString()
+    build = built().model_copy(update={"version": "11.4.0"})
+    path, _ = written(tmp_path, content, batch=Batch.parse("2"), build=build)
+    runner = engine_runtime.load(path)
+    runner.run(np.ones((2, 3, 8), np.float32), np.ones((2, 8, 3), np.float32))
+    assert [o for o in memory.order if " at " in o] == ["x at 96", "second at 96", "y at 36"]
+    halves = [b.view(np.float16) for b in memory.buffers.values()]
+    assert (halves[0] == 1).all() and (halves[1] == 1).all()
+    assert runner.repeat() == pytest.approx(milliseconds(len(content)))
+    with pytest.raises(InputError, match="takes 2 to 2 images at a time, not 3"):
+        runner.run(np.ones((2, 3, 8), np.float32), np.ones((3, 8, 3), np.float32))
 
 
 def test_a_run_is_repeated_without_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
