@@ -5,7 +5,7 @@ an Add of its own, separate q, k and v quantize their input three times, heads a
 each attention, and rows are computed that nothing reads. Here, in order:
 
 1. floating-point attention becomes one `Attention` (opset 23), which takes the heads where they lie (`emit.heads`);
-2. only the token that is read is computed behind the last mixing of tokens (`emit.rows`);
+2. only the tokens that are read are computed behind the last mixing of tokens (`emit.rows`);
 3. a quantized linear and its bias become one `com.microsoft::MatMulIntegerToFloat`. Its input is quantized to uint8
    around 128, the integers of the int8 codes plus 128: the kernels of x86 multiply uint8 by int8.
 

@@ -3,7 +3,7 @@
 OpenVINO fuses Q/DQ pairs, biases, GELU and what stands between GELU and the next quantizer into its integer products by
 itself. What it does not do is done here, in order:
 
-1. only the token that is read is computed behind the last mixing of tokens (`emit.rows`);
+1. only the tokens that are read are computed behind the last mixing of tokens (`emit.rows`);
 2. inputs of linears are quantized to uint8 around 128, the integers of the int8 codes plus 128, and dequantized as if
    their zero point were 0; the bias takes the difference back, 128 times the scales and the sum of a column's codes.
    Without AMX the kernels of x86 multiply uint8 by int8 only, and would make that correction in every run.
@@ -28,15 +28,20 @@ def emit_openvino(emitted: Graph) -> RuntimeModel:
     rows = keep_read_rows(graph)
     codes, editor = UnsignedCodes(graph), Editor(copy, for_onnxruntime=False)
     linears = [found for node in list(graph) if node.op_type == "MatMul" and (found := integer_linear(node))]
-    for linear in linears:
-        _shift(editor, linear, codes)
+    biases = dict(_shift(editor, linear, codes) for linear in linears)
     remove_unused(copy.model)
     graph.sort()
-    return RuntimeModel(copy.to_proto(), codes.names, rows, tuple(str(each.product.name) for each in linears))
+    return RuntimeModel(
+        copy.to_proto(), codes.names, rows, tuple(str(each.product.name) for each in linears), biases=biases
+    )
 
 
-def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> None:
-    """Lets the product read shifted values, and takes the shift back behind it."""
+def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> tuple[str, float]:
+    """Lets the product read shifted values, and takes the shift back behind it.
+
+    Returns:
+        The tensor that results, and the largest bias of it.
+    """
     product, last = linear.product, linear.last
     quantized = codes.of(linear.quantize)
     shifted = [reader.outputs[0] for reader, _ in quantized.uses() if reader.op_type == "DequantizeLinear"]
@@ -48,11 +53,14 @@ def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> None:
     scale, weight, by_column = (constant(v) for v in (linear.scale, linear.weight, linear.weight_scale))
     assert scale is not None and weight is not None and by_column is not None
     shift = CODE_SHIFT * float(scale) * by_column.astype(np.float64) * weight.sum(axis=0, dtype=np.int64)
+    output = str(last.outputs[0].name)
+    bias = (-shift if linear.bias is None else linear.bias - shift).astype(np.float32)
     if linear.bias is None:
-        editor.behind(product, [("Add", editor.constant(f"{product.name}.unshift", (-shift).astype(np.float32)))])
-        return
-    index = next(i for i, v in enumerate(last.inputs) if v is not product.outputs[0])
-    written = constant(last.inputs[index])
-    assert written is not None
-    corrected = (linear.bias - shift).astype(np.float32).reshape(written.shape)
-    last.replace_input_with(index, editor.constant(f"{product.name}.bias.unshifted", corrected))
+        editor.behind(product, [("Add", editor.constant(f"{product.name}.unshift", bias))])
+    else:
+        index = next(i for i, v in enumerate(last.inputs) if v is not product.outputs[0])
+        written = constant(last.inputs[index])
+        assert written is not None
+        unshifted = editor.constant(f"{product.name}.bias.unshifted", bias.reshape(written.shape))
+        last.replace_input_with(index, unshifted)
+    return output, float(np.abs(bias).max())

@@ -1,15 +1,18 @@
-"""Only the token that is read: behind the last attention, operators that treat tokens alike run on that token alone.
+"""Only the tokens that are read: behind the last attention, operators that treat tokens alike run on those alone.
 
-A classifier that reads one token (a Gather on the token axis, as models with a class token end) needs of its last block
-no other token's output, projection or MLP. The Gather moves up through operators that compute every row of axis 1 from
-the same row of their inputs, and through the query of `Attention`.
+A classifier that reads one token, or two with distillation (Gathers on the token axis, as models with such tokens end),
+needs of its last block no other token's output, projection or MLP. The Gathers move up through operators that compute
+every row of axis 1 from the same row of their inputs, and through the query of `Attention`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_ints
+from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints
 from qvit_deploy.graph.canonicalize.match import dims, scalar
 from qvit_deploy.graph.graph import constant
 
@@ -21,28 +24,31 @@ TOKENS = 1
 """The axis, of [batch, tokens, channels]."""
 
 
-def keep_read_rows(graph: ir.Graph) -> dict[str, int]:
-    """Tensor -> the row of it that is still computed; empty when no such Gather ends the graph."""
-    kept: dict[str, int] = {}
+def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
+    """Tensor -> the rows of it that are still computed, in their order; empty when no such Gather ends the graph."""
+    readers: dict[ir.Value, dict[ir.Node, int]] = {}
     for gather in [node for node in graph if node.op_type == "Gather"]:
-        source, row = gather.inputs[0], scalar(gather.inputs[1])
-        axis = gather.attributes.get_int("axis", 0)
-        index = gather.inputs[1]
+        source, index = gather.inputs[0], gather.inputs[1]
+        row, axis = scalar(index), gather.attributes.get_int("axis", 0)
         if row is None or source is None or index is None or index.shape is None or len(index.shape) != 0:
             continue
         if _rank(source) == 3 and axis in (TOKENS, TOKENS - 3):
-            kept |= _narrow(graph, gather, int(row))
+            readers.setdefault(source, {})[gather] = int(row)
+    kept: dict[str, tuple[int, ...]] = {}
+    for gathers in readers.values():
+        kept |= _narrow(graph, gathers)
     return kept
 
 
-def _narrow(graph: ir.Graph, gather: ir.Node, row: int) -> dict[str, int]:
+def _narrow(graph: ir.Graph, gathers: Mapping[ir.Node, int]) -> dict[str, tuple[int, ...]]:
+    """The same for Gathers, and the rows they take, that read one tensor."""
+    rows = tuple(dict.fromkeys(gathers.values()))
     narrow: dict[ir.Node, tuple[int, ...]] = {}
-    before = list(graph)
-    for node in reversed(before[: before.index(gather)]):
+    for node in reversed(list(graph)):
         operands = _row_operands(node)
         output = node.outputs[0]
         uses = [(u.node, u.idx) for u in output.uses()]
-        read = all((n is gather and i == 0) or i in narrow.get(n, ()) for n, i in uses)
+        read = all((n in gathers and i == 0) or i in narrow.get(n, ()) for n, i in uses)
         if operands and uses and read and not output.is_graph_output() and len(node.outputs) == 1:
             narrow[node] = operands
     taken: dict[ir.Value, ir.Value] = {}
@@ -51,19 +57,29 @@ def _narrow(graph: ir.Graph, gather: ir.Node, row: int) -> dict[str, int]:
             value = node.inputs[index]
             assert value is not None
             if value.producer() not in narrow:
-                node.replace_input_with(index, _row_of(graph, value, row, node, taken))
+                node.replace_input_with(index, _rows_of(graph, value, rows, node, taken))
     for node in narrow:
         output = node.outputs[0]
-        output.shape = None if output.shape is None else ir.Shape([output.shape[0], 1, output.shape[2]])
+        output.shape = None if output.shape is None else ir.Shape([output.shape[0], len(rows), output.shape[2]])
     if narrow:
-        squeeze = ir.node("Squeeze", [gather.inputs[0], add_ints(graph, [TOKENS])], name=f"{gather.name}.Squeeze")
-        old, new = gather.outputs[0], squeeze.outputs[0]
-        new.shape, new.type = old.shape, old.type
-        graph.insert_before(gather, squeeze)
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        new.name, old.name = old.name, f"{old.name}.all"
-        graph.remove(gather, safe=True)
-    return {str(node.outputs[0].name): row for node in narrow}
+        for gather, row in gathers.items():
+            if len(rows) == 1:
+                _squeeze(graph, gather)
+            else:
+                position = rows.index(row)
+                gather.replace_input_with(1, add_constant(graph, f"row_{position}", np.array(position, np.int64)))
+    return {str(node.outputs[0].name): rows for node in narrow}
+
+
+def _squeeze(graph: ir.Graph, gather: ir.Node) -> None:
+    """A Squeeze in place of the Gather of the only row."""
+    squeeze = ir.node("Squeeze", [gather.inputs[0], add_ints(graph, [TOKENS])], name=f"{gather.name}.Squeeze")
+    old, new = gather.outputs[0], squeeze.outputs[0]
+    new.shape, new.type = old.shape, old.type
+    graph.insert_before(gather, squeeze)
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    new.name, old.name = old.name, f"{old.name}.all"
+    graph.remove(gather, safe=True)
 
 
 def _row_operands(node: ir.Node) -> tuple[int, ...]:
@@ -101,12 +117,15 @@ def _of_two(node: ir.Node) -> tuple[int, ...]:
     return tuple(found) if len(found) == 1 or len(rows) == 1 else ()
 
 
-def _row_of(graph: ir.Graph, value: ir.Value, row: int, before: ir.Node, taken: dict[ir.Value, ir.Value]) -> ir.Value:
+def _rows_of(
+    graph: ir.Graph, value: ir.Value, rows: tuple[int, ...], before: ir.Node, taken: dict[ir.Value, ir.Value]
+) -> ir.Value:
     if value not in taken:
-        node = ir.node("Gather", [value, add_ints(graph, [row])], {"axis": TOKENS}, name=f"{value.name}.row{row}")
+        name = f"{value.name}.row" + "_".join(map(str, rows))
+        node = ir.node("Gather", [value, add_ints(graph, rows)], {"axis": TOKENS}, name=name)
         made = node.outputs[0]
-        made.name, made.type = f"{value.name}.row{row}", value.type
-        made.shape = None if value.shape is None else ir.Shape([value.shape[0], 1, value.shape[2]])
+        made.name, made.type = name, value.type
+        made.shape = None if value.shape is None else ir.Shape([value.shape[0], len(rows), value.shape[2]])
         graph.insert_before(before, node)
         taken[value] = made
     return taken[value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -20,16 +20,18 @@ class RuntimeModel:
     Attributes:
         proto: the model.
         codes: name of int8 codes in the Q/DQ graph -> tensor of `proto` that holds them, plus `CODE_SHIFT`.
-        rows: tensor -> the one row (of axis 1) of the Q/DQ graph's that it is.
+        rows: tensor -> the rows (of axis 1) of the Q/DQ graph's that it is.
         linears: names of the products of quantized linears.
         attentions: how many attentions became one operator.
+        biases: output of a linear -> the largest bias added to it, where that is another than the plan's.
     """
 
     proto: onnx.ModelProto
     codes: Mapping[str, str]
-    rows: Mapping[str, int]
+    rows: Mapping[str, tuple[int, ...]]
     linears: tuple[str, ...]
     attentions: int = 0
+    biases: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> ir.Model:

@@ -22,6 +22,10 @@ from qvit_deploy.quantize.plan import Plan
 OUTPUT_TOLERANCE = 1e-4
 """Largest allowed difference of a site's output, relative to the tensor's largest magnitude."""
 
+CANCELLED = 1e-2
+"""Of a bias that the sum cancels, float32 leaves noise of 6e-8: an output smaller than this share of it is not held to
+`OUTPUT_TOLERANCE` of its own size."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -51,16 +55,18 @@ def compare_forced(
     plan: Plan,
     images: np.ndarray,
     measured: Mapping[str, np.ndarray],
-    rows: Mapping[str, int] = MappingProxyType({}),
+    rows: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     tie: float = 0.0,
+    biases: Mapping[str, float] = MappingProxyType({}),
 ) -> Comparison:
     """Runs the executor with the runtime's own tensor in front of every quantizer, and compares codes and outputs.
 
     Args:
         measured: tensors of `compared` as a runtime has them. Those of site inputs replace the executor's.
-        rows: tensors of which the runtime has one row of axis 1 only -> that row.
+        rows: tensors of which the runtime has some rows of axis 1 only -> those rows.
         tie: steps from the boundary between two codes within which either is right, for a runtime that multiplies by
             the reciprocal of a scale. Products then read the runtime's codes.
+        biases: output of a site -> the largest bias that the runtime adds and the sum may cancel.
 
     Raises:
         CheckError: codes differ; names them.
@@ -72,11 +78,11 @@ def compare_forced(
     forced = {*inputs, *(codes if tie else ())}
 
     def force(name: str, x: torch.Tensor) -> torch.Tensor:
-        ours = torch.from_numpy(measured[name]).to(executor.device)
+        ours = torch.from_numpy(measured[name]).to(executor.device, x.dtype)
         if name not in rows:
             return ours
         whole = x.clone()
-        whole[:, rows[name]] = ours[:, 0]
+        whole[:, rows[name]] = ours
         return whole
 
     # A site's own output may feed the next quantizer directly: read it before it is forced.
@@ -85,7 +91,7 @@ def compare_forced(
 
     def read_then_force(name: str) -> Tap:
         def tap(x: torch.Tensor) -> torch.Tensor | None:
-            seen[name] = x.cpu().numpy() if name not in rows else x[:, [rows[name]]].cpu().numpy()
+            seen[name] = x.cpu().numpy() if name not in rows else x[:, rows[name]].cpu().numpy()
             taken = force(name, x) if name in forced else None
             if name in sources:
                 before[name] = (x if taken is None else taken).cpu().numpy()
@@ -113,18 +119,21 @@ def compare_forced(
             )
     worst_site, worst_error = "", 0.0
     for name, site in outputs.items():
-        error = float(np.abs(seen[name] - measured[name]).max() / max(float(np.abs(measured[name]).max()), 1e-12))
+        largest = max(float(np.abs(measured[name]).max()), CANCELLED * biases.get(name, 0.0), 1e-12)
+        error = float(np.abs(seen[name] - measured[name]).max()) / largest
         if not error < worst_error:  # a NaN is the worst
             worst_site, worst_error = site, error if error == error else float("inf")
     return Comparison(sum(seen[name].size for name in codes), ties, worst_site, worst_error)
 
 
-def _near_a_boundary(before: Mapping[str, np.ndarray], quantize: ir.Node, row: int | None, tie: float) -> np.ndarray:
+def _near_a_boundary(
+    before: Mapping[str, np.ndarray], quantize: ir.Node, rows: tuple[int, ...] | None, tie: float
+) -> np.ndarray:
     """Where what `quantize` reads lies within `tie` steps of the middle between two codes."""
     source, scale = quantize.inputs[0], constant(quantize.inputs[1])
     assert source is not None and scale is not None
     x = before[str(source.name)]
-    steps = (x if row is None else x[:, [row]]).astype(np.float64) / scale
+    steps = (x if rows is None else x[:, rows]).astype(np.float64) / scale
     return np.abs(np.abs(steps - np.floor(steps)) - 0.5) <= tie
 
 

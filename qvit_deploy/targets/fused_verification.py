@@ -38,7 +38,7 @@ class FusedVerification(CodesCompared):
         reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
         integer_products: products that run on integers in the graph ONNX Runtime optimized.
         attentions: attentions that became one operator.
-        rows: tensors of which one token only is computed.
+        rows: tensors of which only the tokens that are read are computed.
     """
 
     reference_sqnr_db: float

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
 
 from qvit_deploy.emit.fused import emit_fused
+from qvit_deploy.emit.openvino import emit_openvino
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.runtime_model import RuntimeModel
+from qvit_deploy.graph.canonicalize.edit import add_constant
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime import fusion, run, session
 
@@ -66,8 +70,34 @@ def test_only_the_class_token_is_computed_behind_the_attention(calibrated: Calib
     graph = emitted(calibrated, 8)
     fused = emit_fused(graph)
     behind = {s.output for s in calibrated.sites if s.name in ("attn.proj", "fc1", "fc2")}
-    assert behind <= set(fused.rows) and set(fused.rows.values()) == {0}
+    assert behind <= set(fused.rows) and set(fused.rows.values()) == {(0,)}
     assert {"embedded", "norm1_out", "attn.k/Add_out", "attn.v/Add_out"}.isdisjoint(fused.rows)
+
+
+@pytest.mark.parametrize("emit", [emit_fused, emit_openvino])
+@pytest.mark.parametrize("other", [3, -1, 0])
+def test_two_tokens_that_are_read_are_computed_together(
+    calibrated: Calibrated, emit: Callable[[Graph], RuntimeModel], other: int
+) -> None:
+    """As a model ends that has a distillation token beside the class token."""
+    graph = emitted(calibrated, 8)
+    gather = next(n for n in graph.nodes() if n.op_type == "Gather" and n.attributes.get_int("axis", 0) == 1)
+    index = add_constant(graph.model.graph, "other", np.array(other, np.int64))
+    second = ir.node("Gather", [gather.inputs[0], index], {"axis": 1}, name="second")
+    both = ir.node("Add", [gather.outputs[0], second.outputs[0]], name="both")
+    ir.convenience.replace_all_uses_with(gather.outputs[0], both.outputs[0])
+    both.replace_input_with(0, gather.outputs[0])
+    second.outputs[0].name, both.outputs[0].name = "second_out", "both_out"
+    for made in (second.outputs[0], both.outputs[0]):
+        made.shape, made.type = gather.outputs[0].shape, gather.outputs[0].type
+    graph.model.graph.insert_after(gather, [second, both])
+    found = emit(graph)
+    rows = (0, other) if other else (0,)
+    behind = {s.output for s in calibrated.sites if s.name in ("attn.proj", "fc1", "fc2")}
+    assert behind <= set(found.rows) and set(found.rows.values()) == {rows}
+    images = calibrated.images.numpy()
+    before, after = (run(session(m.serialize(), 1), images)[0] for m in (graph, found))
+    assert np.abs(after - before).max() <= 1e-5 * np.abs(before).max()
 
 
 def test_quantized_attention_products_stay_as_they_are() -> None:

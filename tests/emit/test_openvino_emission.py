@@ -96,7 +96,7 @@ def test_a_linear_without_a_bias_gets_one(calibrated: Calibrated) -> None:
 def test_only_the_class_token_is_computed_behind_the_attention(calibrated: Calibrated) -> None:
     written = emit_openvino(emitted(calibrated, 8))
     behind = {s.output for s in calibrated.sites if s.name in ("attn.proj", "fc1", "fc2")}
-    assert behind <= set(written.rows) and set(written.rows.values()) == {0}
+    assert behind <= set(written.rows) and set(written.rows.values()) == {(0,)}
 
 
 def test_the_graph_it_was_made_from_is_untouched_and_the_file_the_same_every_time(calibrated: Calibrated) -> None:

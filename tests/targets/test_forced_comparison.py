@@ -63,3 +63,17 @@ def test_elsewhere_or_further_away_it_is_wrong(calibrated: Calibrated, plan: Pla
     for steps, code in ((3.2, 4), (3.4999, 5), (3.48, 4)):
         with pytest.raises(CheckError, match="codes of"):
             compare(calibrated, plan, emitted, steps, code, 1e-3)
+
+
+def test_an_output_that_its_bias_cancels_is_held_to_what_float32_leaves_of_the_bias(
+    calibrated: Calibrated, plan: Plan, emitted: Graph
+) -> None:
+    images = calibrated.images.numpy()
+    names = compared(emitted, plan)
+    measured = dict(zip(names, (a.copy() for a in probe(emitted, images, names)), strict=True))
+    output = plan.sites["fc2"].site.output
+    largest = float(np.abs(measured[output]).max())
+    measured[output][0, 0] += 1e-3 * largest
+    for bias, error in ((0.0, 1e-3), (50 * largest, 1e-3), (1000 * largest, 1e-4)):
+        found = compare_forced(Executor(emitted), emitted, plan, images, measured, biases={output: bias})
+        assert found.worst_site == "fc2" and found.worst_error == pytest.approx(error, rel=0.05)
