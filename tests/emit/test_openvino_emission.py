@@ -104,3 +104,11 @@ def test_the_graph_it_was_made_from_is_untouched_and_the_file_the_same_every_tim
     before = graph.serialize()
     assert emit_openvino(graph).serialize() == emit_openvino(graph).serialize()
     assert graph.serialize() == before
+
+
+def test_the_largest_bias_of_every_linear_is_told(calibrated: Calibrated) -> None:
+    written = emit_openvino(emitted(calibrated, 8))
+    assert set(written.biases) == {s.output for s in calibrated.sites if s.kind == "linear"}
+    known = constants(written.proto)
+    largest = max(float(np.abs(known[name]).max()) for name in known if "fc1" in name and "unshift" in name)
+    assert written.biases[next(s.output for s in calibrated.sites if s.name == "fc1")] == largest
