@@ -30,14 +30,15 @@ from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.openvino import OpenVinoModel
 from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared
 
-TIE = 1e-3
-"""Steps. Values of up to 128 steps, rounded to float32 a few times, are off by some 1e-5."""
-TIES_MOST = 1e-4
-"""Largest share of codes that may be such ties; values lie that close to a boundary by chance 2 `TIE` of the time, and
-are then rounded differently in one of a hundred cases."""
 FAILED = f"verification of {OPENVINO_PROFILE}"
+TIE = 1e-4
+"""Steps. Values of up to 128 steps, multiplied by a rounded reciprocal and moved by 128, are off by up to 5e-5."""
+TIES_MOST = 1e-4
+"""Largest share of codes that may be such ties: values lie within 5e-5 of a boundary 1e-4 of the time."""
 LOST_DB = 3.0
 """What running freely may cost: noise as large as that of quantization itself."""
+FLOAT32_DB = 60.0
+"""Less noise than this is not asked for."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,11 @@ def verify_openvino(
     reference, exact = (target.run(target.session(g.serialize()), images, batch)[0] for g in (emitted, float_graph))
     if not np.isfinite(logits).all():
         raise CheckError(f"{FAILED}: the file gives NaN or infinity")
-    lost = sqnr_db(exact, reference) - sqnr_db(exact, logits)
-    if lost > LOST_DB:
+    kept, wanted = sqnr_db(exact, logits), sqnr_db(exact, reference)
+    if kept < min(wanted, FLOAT32_DB) - LOST_DB:
         raise CheckError(
-            f"{FAILED}: OpenVINO takes the SQNR against the float model from "
-            f"{sqnr_db(exact, reference):.1f} to {sqnr_db(exact, logits):.1f} dB on {len(images)} calibration images"
+            f"{FAILED}: OpenVINO takes the SQNR against the float model from {wanted:.1f} to {kept:.1f} dB on "
+            f"{len(images)} calibration images"
         )
     return OpenVinoVerification(
         images=len(images),
@@ -107,7 +108,7 @@ def verify_openvino(
         ties=forced.ties,
         reference_sqnr_db=sqnr_db(reference, logits),
         reference_agreement=agreement(reference, logits),
-        float_sqnr_db=sqnr_db(exact, logits),
+        float_sqnr_db=kept,
         float_agreement=agreement(exact, logits),
         integer_products=on_integers,
         rows=len(written.rows),
@@ -122,6 +123,7 @@ def _require_integers(runner: OpenVinoModel, linears: Sequence[str]) -> int:
     left = [name for name in linears if not any(f == name or f.startswith(f"{name}/") for f in fused)]
     if left:
         raise CheckError(
-            f"{FAILED}: OpenVINO runs {len(left)} of {len(linears)} linears in floating point: " + ", ".join(left[:3])
+            f"{FAILED}: OpenVINO runs {len(left)} of {len(linears)} linears in floating point on this CPU: "
+            + ", ".join(left[:3])
         )
     return len(made)
