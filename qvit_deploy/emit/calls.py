@@ -8,9 +8,9 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from qvit_deploy.emit.casts import WIDE
 from qvit_deploy.emit.function_body import PLUGIN
 from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN
-from qvit_deploy.emit.precision import WIDE
 
 RESULT = "packed"
 """What ends the name of an operator's float32 result that is cast to float16 under the plain name."""

@@ -25,9 +25,10 @@ import onnx
 import onnx_ir as ir
 
 from qvit_deploy.emit.calls import HALF, before_widening, call, declare, only_reader, widened
+from qvit_deploy.emit.casts import WIDE
 from qvit_deploy.emit.function_body import Body
 from qvit_deploy.emit.packed import CHUNK, PACKED_BITS, pack, packed_shape
-from qvit_deploy.emit.precision import WIDE, HalfGraph
+from qvit_deploy.emit.precision import HalfGraph
 from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.activations import ActivationGrid

@@ -21,10 +21,11 @@ from qvit_deploy.emit.attention_carrier import (
 )
 from qvit_deploy.emit.calls import RESULT
 from qvit_deploy.emit.carrier import FUNCTION_CODES, FUNCTION_INPUT, container, operator
+from qvit_deploy.emit.casts import NARROW
 from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, inline
 from qvit_deploy.emit.norm_carrier import FUNCTION_NORM_CODES, FUNCTION_NORM_INPUT, norm_behind, norm_operator
 from qvit_deploy.emit.packed import packed_shape, unpack
-from qvit_deploy.emit.precision import NARROW, HalfGraph
+from qvit_deploy.emit.precision import HalfGraph
 from qvit_deploy.emit.quantizers import codes_name
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.activations import ActivationGrid

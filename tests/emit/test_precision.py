@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quantizable_graphs import Calibrated, calibrate, mixed_vit
 
-from qvit_deploy.emit.precision import LARGEST, HalfGraph, fits_scale, to_half
+from qvit_deploy.emit.float32_islands import LARGEST, fits_scale
+from qvit_deploy.emit.precision import HalfGraph, to_half
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.tensorrt import TensorrtGraph, emit_tensorrt
 from qvit_deploy.graph.graph import Graph

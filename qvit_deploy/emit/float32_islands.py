@@ -1,0 +1,148 @@
+"""Which nodes of a half-precision graph stay in float32, because range or exact codes demand it.
+
+Nothing is guessed: the magnitudes are those measured on the calibration images (`calibrate.extremes`). A node computes
+in float32 if
+
+1. one of its tensors passes `LARGEST` or stays below `SMALLEST` there, or a sum it forms on the way could overflow;
+2. one of its constants does not fit float16: too large, or a single number that would become 0;
+3. it quantizes with a scale that float16 does not hold exactly, or multiplies weights or activations whose scales
+   float16 would distort;
+4. it moves, clips or quantizes values that are float32 already (casting them first could change a code), or makes
+   values that ONNX, or an attribute of the node, says are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from math import prod
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
+from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.quantize.half import SMALLEST_NORMAL
+
+LARGEST = 3e4
+"""Half of what float16 holds: other images may have larger values than those of the calibration."""
+SMALLEST = 2.0**-13
+"""A tensor whose largest value is smaller is rounded to steps of more than 2^-11 of it: float16 has no steps below
+2^-24. Blocks behind a LayerScale that training left near zero have such outputs."""
+SCALE_ERROR = 2.0**-10
+"""Largest relative error of a scale rounded to float16; it is below 2^-11 except among subnormal numbers."""
+
+FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+_SUMS = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"})
+_KEEP_TYPE = MOVES | {"QuantizeLinear", "Clip", "Identity"}
+
+
+def fits_scale(scale: np.ndarray) -> bool:
+    """Whether float16 holds every scale to a relative error of `SCALE_ERROR`."""
+    with np.errstate(over="ignore"):
+        rounded = scale.astype(np.float16).astype(np.float32)
+    return bool((rounded > 0).all() and (np.abs(rounded - scale) <= SCALE_ERROR * scale).all())
+
+
+def float32_nodes(graph: Graph, largest: Mapping[str, float], ends: Collection[str]) -> dict[ir.Node, str]:
+    """Node -> why it stays in float32, "" by rule 4. DequantizeLinear is left out: those follow their readers."""
+    islands: dict[ir.Node, str] = {}
+    full: set[ir.Value] = {v for v in graph.model.graph.inputs if v.name not in ends}
+    for node in graph.nodes():
+        if node.op_type == "DequantizeLinear" or not _is_float(node):
+            continue
+        reason = _range(node, largest) or _constants(node) or _scales(node)
+        first = node.inputs[0] if node.inputs else None
+        if reason is None and (_stays(node) or (node.op_type in _KEEP_TYPE and first in full)):
+            reason = ""
+        if reason is not None:
+            islands[node] = reason
+            full.update(node.outputs)
+    return islands
+
+
+def _is_float(node: ir.Node) -> bool:
+    """Whether the node reads or makes floating-point values (a Shape of an image does not compute with them)."""
+    if node.op_type in ("Shape", "Size"):
+        return False
+    return any(v is not None and v.dtype == FULL for v in (*node.inputs, *node.outputs))
+
+
+def _stays(node: ir.Node) -> bool:
+    """Whether the node's floating-point result is float32 whatever it reads."""
+    if node.op_type == "Cast" or node.outputs[0].dtype != FULL:
+        return False
+    schema = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET, node.domain)
+    can = all("tensor(float16)" in formal.types for formal in schema.outputs[:1])
+    return not can or not any(v is not None and v.dtype == FULL for v in node.inputs)
+
+
+def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
+    for value in (*node.inputs, *node.outputs):
+        if value is None or value.dtype != FULL or value.is_initializer():
+            continue
+        found = largest.get(value.name or "")
+        if found is not None and found > LARGEST:
+            return f"{value.name} reaches {found:.3g}"
+        if found is not None and 0 < found < SMALLEST:
+            return f"{value.name} stays below {found:.3g}"
+    if node.op_type in _SUMS and node.inputs[0] is not None:
+        found = largest.get(node.inputs[0].name or "", 0.0)
+        term = found**2 if node.op_type in ("ReduceL2", "ReduceSumSquare") else found
+        total = _terms(node) * term
+        if total > LARGEST:
+            return f"adds up to {total:.3g} at most"
+    return None
+
+
+def _terms(node: ir.Node) -> int:
+    """How many numbers one output of a reduction adds up; sizes that are not known, such as the batch, count as 1."""
+    x, axes = node.inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    assert x is not None
+    if x.shape is None:
+        return 1
+    sizes = [d if isinstance(d, int) else 1 for d in x.shape]
+    if node.op_type == "GlobalAveragePool":
+        return prod(sizes[2:])
+    return prod(sizes) if axes is None else prod(sizes[int(a)] for a in axes.reshape(-1))
+
+
+def _constants(node: ir.Node) -> str | None:
+    if node.op_type == "QuantizeLinear":
+        return None  # `_scales` looks at them
+    for value in node.inputs:
+        array = constant(value)
+        if value is None or array is None or array.dtype != np.float32 or not array.size:
+            continue
+        finite = np.abs(array[np.isfinite(array)])
+        if finite.size and finite.max() > LARGEST:
+            return f"the constant {value.name} holds {finite.max():.3g}"
+        if array.size == 1 and finite.size and 0 < finite.max() < SMALLEST_NORMAL:
+            return f"the constant {value.name} is {finite.max():.3g}"
+    return None
+
+
+def _scales(node: ir.Node) -> str | None:
+    if node.op_type == "Clip":
+        readers = [use.node for use in node.outputs[0].uses()]
+        return _scales(readers[0]) if len(readers) == 1 and readers[0].op_type == "QuantizeLinear" else None
+    if node.op_type == "QuantizeLinear":
+        scale = constant(node.inputs[1])
+        exact = scale is not None and np.array_equal(scale, scale.astype(np.float16).astype(np.float32))
+        return None if exact else "its scale is not exact in float16"
+    for value in node.inputs:
+        pair = value.producer() if value is not None else None
+        scale = constant(pair.inputs[1]) if pair is not None and pair.op_type == "DequantizeLinear" else None
+        if scale is not None and not fits_scale(used_scales(pair, scale)):
+            return f"scales of {value.name if value is not None else ''} are too small for float16"
+    return None
+
+
+def used_scales(pair: ir.Node | None, scale: np.ndarray) -> np.ndarray:
+    """The scales of channels that have any code but 0; the others may be any number."""
+    codes = constant(pair.inputs[0]) if pair is not None else None
+    if codes is None or scale.ndim == 0:
+        return scale
+    assert pair is not None
+    axis = pair.attributes.get_int("axis", 1)
+    return scale[codes.any(axis=tuple(i for i in range(codes.ndim) if i != axis))]
