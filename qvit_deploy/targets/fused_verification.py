@@ -23,7 +23,7 @@ from qvit_deploy.recipe import FUSED_PROFILE
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
 from qvit_deploy.targets.metrics import agreement, sqnr_db
-from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared, fetched
+from qvit_deploy.targets.verification import CodesCompared, fetched, probe_images
 
 LOST_DB = 20.0
 """Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
@@ -56,7 +56,7 @@ def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.nda
             the `onnxruntime` file's; names the site.
     """
     batch = emitted.static_batch
-    probe = images[: min(len(images), batch or PROBE_IMAGES)]
+    probe = probe_images(images, batch)
     measured = _tensors(emitted, fused, plan, probe)
     forced = compare_forced(Executor(emitted), emitted, plan, probe, measured, fused.rows)
     reference, logits = (

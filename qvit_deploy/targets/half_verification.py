@@ -24,8 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy.emit.casts import WIDE
+from qvit_deploy.emit.float32_islands import SCALE_ERROR
 from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, writes_codes
-from qvit_deploy.emit.precision import SCALE_ERROR, WIDE, HalfGraph
+from qvit_deploy.emit.precision import HalfGraph
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.canonicalize.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
@@ -33,7 +35,7 @@ from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.packed_verification import Codes, is_inside, is_planned, opened, outputs
-from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared, probe
+from qvit_deploy.targets.verification import CodesCompared, probe, probe_images
 
 OUTPUT_TOLERANCE = 1e-2
 """Largest allowed difference of a site's output, relative to the largest magnitude of the tensor or of its bias, which
@@ -90,7 +92,7 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
     )
     if not np.isfinite(logits).all():
         raise CheckError("verification: the half-precision file gives NaN or infinity")
-    probed = images[: min(len(images), batch or PROBE_IMAGES)]
+    probed = probe_images(images, batch)
     codes, equal, worst_site, worst_error = _compare(reference, emitted, probed)
     if worst_error > OUTPUT_TOLERANCE:
         raise CheckError(

@@ -28,7 +28,7 @@ from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.openvino import OpenVinoModel
-from qvit_deploy.targets.verification import PROBE_IMAGES, CodesCompared
+from qvit_deploy.targets.verification import CodesCompared, probe_images
 
 FAILED = f"verification of {OPENVINO_PROFILE}"
 TIE = 1e-4
@@ -72,18 +72,14 @@ def verify_openvino(
         CheckError: codes differ, a site's output is off, a linear is not one integer product, or the logits are not
             usable; names the site.
     """
-    batch, model = emitted.static_batch, written.serialize()
-    probed = images[: min(len(images), batch or PROBE_IMAGES)]
-    wanted = compared(emitted, plan)
-    places = written.renamed(wanted)
-    fetch = list(dict.fromkeys(places))
-    found = dict(zip(fetch, OpenVinoModel(model, batch=batch or len(probed), fetch=fetch).run(probed), strict=True))
-    measured = {name: written.signed(name, found[place]) for name, place in zip(wanted, places, strict=True)}
+    batch = emitted.static_batch
+    probed = probe_images(images, batch)
+    measured = _tensors(emitted, written, plan, probed)
     forced = compare_forced(Executor(emitted), emitted, plan, probed, measured, written.rows, TIE, written.biases)
     require_close(forced, OPENVINO_PROFILE)
     if forced.ties > TIES_MOST * forced.codes:
         raise CheckError(f"{FAILED}: {forced.ties} of {forced.codes} codes are rounded differently")
-    runner = OpenVinoModel(model)
+    runner = OpenVinoModel(written.serialize())
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     if len(written.linears) != linears:
         raise CheckError(f"{FAILED}: {len(written.linears)} of {linears} linears were rewritten")
@@ -113,6 +109,16 @@ def verify_openvino(
         integer_products=on_integers,
         rows=len(written.rows),
     )
+
+
+def _tensors(emitted: Graph, written: RuntimeModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Tensors of the Q/DQ graph, by its names, as OpenVINO computes them."""
+    wanted = compared(emitted, plan)
+    places = written.renamed(wanted)
+    fetch = list(dict.fromkeys(places))
+    runner = OpenVinoModel(written.serialize(), batch=emitted.static_batch or len(images), fetch=fetch)
+    found = dict(zip(fetch, runner.run(images), strict=True))
+    return {name: written.signed(name, found[place]) for name, place in zip(wanted, places, strict=True)}
 
 
 def _require_integers(runner: OpenVinoModel, linears: Sequence[str]) -> int:

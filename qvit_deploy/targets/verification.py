@@ -102,7 +102,7 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     executor = Executor(emitted)
     simulated = _executor_logits(executor, images, batch)
 
-    probed = images[: min(len(images), batch or PROBE_IMAGES)]
+    probed = probe_images(images, batch)
     forced = _forced(executor, emitted, plan, probed)
     fused = target.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
@@ -141,6 +141,14 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
             "ONNX Runtime runs %d quantized convolutions in float", len(fused.float_convolutions)
         )
     return result
+
+
+def probe_images(images: np.ndarray, static_batch: int | None) -> np.ndarray:
+    """The images that codes are compared on: the first few, or as many as a fixed batch takes, some repeated if need
+    be."""
+    if static_batch is None:
+        return images[:PROBE_IMAGES]
+    return np.resize(images, (static_batch, *images.shape[1:]))
 
 
 def fold_error(source: Graph, folded: Graph, images: np.ndarray) -> float:

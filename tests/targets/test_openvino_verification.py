@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from quantizable_graphs import Calibrated, calibrate, mixed_vit
+from quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
 
 from qvit_deploy.emit.openvino import emit_openvino
 from qvit_deploy.emit.qdq import emit_qdq
@@ -66,6 +66,16 @@ def test_quantized_attention_products_pass_too() -> None:
     emitted = emit_qdq(calibrated.graph, plan)
     found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
     assert found.code_mismatches == 0
+
+
+@pytest.mark.parametrize("batch", [3, 16])
+def test_a_fixed_batch_is_verified_with_images_that_do_not_fill_it(
+    calibrated: Calibrated, plan: Plan, batch: int
+) -> None:
+    graph = fixed_batch(mixed_vit(), batch)
+    emitted = emit_qdq(graph, plan)
+    found = verify_openvino(graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    assert found.probe_images == batch and found.images == 8 and found.integer_products == len(plan.sites)
 
 
 def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:

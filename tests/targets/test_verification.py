@@ -136,7 +136,10 @@ def test_every_site_of_the_plan_must_be_there(calibrated: Calibrated, plan: Plan
         verify(calibrated.graph, emit_qdq(calibrated.graph, less), plan, calibrated.images.numpy())
 
 
-def test_a_fixed_batch_is_verified_with_images_that_do_not_fill_it(calibrated: Calibrated, plan: Plan) -> None:
-    graph = fixed_batch(mixed_vit(), 4)
+@pytest.mark.parametrize("batch", [4, 16])
+def test_a_fixed_batch_is_verified_with_images_that_do_not_fill_it(
+    calibrated: Calibrated, plan: Plan, batch: int
+) -> None:
+    graph = fixed_batch(mixed_vit(), batch)
     found = verify(graph, emit_qdq(graph, plan), plan, calibrated.images[:6].numpy())
-    assert (found.images, found.probe_images, found.integer_products) == (6, 4, 8)
+    assert (found.images, found.probe_images, found.integer_products) == (6, batch, 8)
