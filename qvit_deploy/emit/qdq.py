@@ -54,7 +54,7 @@ class _Writer:
         assert plan.codes is not None and plan.weight_scale is not None
         node.replace_input_with(1, self.weight(node, plan))
         if plan.bias is not None:
-            self.bias(node, plan)
+            self.bias(node, plan, x)
         if self.editor.lifts(x):
             self.drop_row_axis(node, plan)
 
@@ -94,11 +94,12 @@ class _Writer:
         value.shape = ir.Shape(codes.shape)  # a convolution reads its kernel's size there
         return value
 
-    def bias(self, node: ir.Node, plan: SitePlan) -> None:
+    def bias(self, node: ir.Node, plan: SitePlan, x: ir.Value) -> None:
         assert plan.bias is not None
         site = plan.site
         array = plan.bias.astype(np.float32)
-        if self.editor.for_onnxruntime and self.editor.fixed_batch and site.kind == "linear":
+        tall = self.editor.lifts(x) or (x.shape is not None and len(x.shape) > 2)
+        if self.editor.fixed_batch and site.kind == "linear" and tall:
             # ONNX Runtime 1.32 makes a Gemm of a MatMul and a rank-1 bias when all sizes are known, moves the int8
             # quantizers around it and then refuses the graph it made.
             array = array.reshape(1, 1, -1)

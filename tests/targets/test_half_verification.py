@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from half_graphs import half, types, wide_vit
-from quantizable_graphs import Calibrated, calibrate, canonical, mixed_vit
+from quantizable_graphs import Calibrated, calibrate, canonical, fixed_batch, mixed_vit
 from relevance_graphs import Builder
 
 from qvit_deploy.emit.carrier import FUNCTION_CODES, FUNCTION_INPUT, pack_linears
@@ -56,6 +56,16 @@ def wide() -> Calibrated:
 @pytest.fixture(scope="module")
 def plan(wide: Calibrated) -> Plan:
     return half_scales(wide.plan((6, 6)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_fixed_batch_passes(wide: Calibrated, bits: int, packed: bool) -> None:
+    """With all sizes known ONNX Runtime makes a Gemm of a product and a bias of one axis, and breaks on its codes."""
+    fixed = replace(wide, graph=fixed_batch(wide.graph, len(wide.images)))
+    widths = {s.name: (bits, bits) for s in wide.sites if s.kind == "linear"}
+    found = verified(fixed, half_scales(wide.plan(widths)), packed=packed)
+    assert found.code_mismatches == 0 and found.sites == len(widths) and bool(found.packed) == packed
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
