@@ -137,8 +137,7 @@ class OpenVinoModel:
         """The graph that runs, in its order."""
         found = []
         for node in self._compiled.get_runtime_model().get_ordered_ops():
-            made_by = [node.input_value(i).get_node() for i in range(node.get_input_size())]
-            inputs = [(each.get_friendly_name(), _info(each, "outputPrecisions")) for each in made_by]
+            inputs = [_made_by(node.input_value(i)) for i in range(node.get_input_size())]
             originals = tuple(filter(None, _info(node, "originalLayersNames").split(",")))
             found.append(Layer(node.get_friendly_name(), _info(node, "layerType"), originals, tuple(inputs)))
         return found
@@ -146,6 +145,13 @@ class OpenVinoModel:
     def layer_ms(self) -> Mapping[str, float]:
         """Layer -> milliseconds it took in the last call, of a model made `profiled`."""
         return {p.node_name: p.real_time.total_seconds() * 1e3 for p in self._request.get_profiling_info()}
+
+
+def _made_by(value: openvino.Output) -> tuple[str, str]:
+    """(layer, precision) of what a layer reads; a layer says the precisions of all its outputs in one text."""
+    maker = value.get_node()
+    precisions = _info(maker, "outputPrecisions").split(",")
+    return maker.get_friendly_name(), precisions[min(value.get_index(), len(precisions) - 1)]
 
 
 def _output(model: openvino.Model, tensor: str) -> openvino.Output:

@@ -64,6 +64,16 @@ def test_layers_tell_which_products_run_on_integers(calibrated: Calibrated, writ
     assert not any(layer.on_integers for layer in OpenVinoModel(calibrated.graph.serialize()).layers())
 
 
+def test_a_layer_that_makes_floats_and_codes_is_told_apart(calibrated: Calibrated) -> None:
+    """The query reads the LayerNorm in floating point, key and value its codes: both come out of one layer."""
+    planned = {s.name: (8, 8) for s in calibrated.sites if s.kind == "linear" and s.name != "attn.q"}
+    model = OpenVinoModel(emit_openvino(emit_qdq(calibrated.graph, calibrated.plan(planned))).serialize())
+    layers = model.layers()
+    assert sum(layer.on_integers for layer in layers) == len(planned)
+    (query,) = [layer for layer in layers if any(name.startswith("attn.q.product") for name in layer.originals)]
+    assert not query.on_integers and query.inputs[0][1] == "f32"
+
+
 def test_the_profiler_times_layers_of_the_graph_that_runs(written: bytes) -> None:
     model = OpenVinoModel(written, batch=1, profiled=True)
     model.infer(np.zeros(model.shape, np.float32))
