@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from coverage_models import MODELS
 from torch import nn
 
+from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
 
 torch.set_num_threads(1)
@@ -28,6 +30,13 @@ def tiny_swin() -> Graph:
         lambda: SwinTransformer(32, 4, embed_dim=16, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=5),
         32,
     )
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def covered(request: pytest.FixtureRequest) -> tuple[str, Source]:
+    """A model of the coverage list and what it is called; tracing one takes half as long as compiling it."""
+    spec = f"timm:{request.param}"
+    return spec, load_model(spec)
 
 
 def _exported(build: Callable[[], nn.Module], size: int) -> Graph:
