@@ -5,12 +5,22 @@ from collections.abc import Callable
 import pytest
 import torch
 from coverage_models import MODELS
+from shared_work import SharedWork
 from torch import nn
 
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
 
 torch.set_num_threads(1)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedWork:
+    return SharedWork(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: what is short fills the processes evenly at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")
