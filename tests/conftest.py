@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -21,6 +22,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedWor
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests first: what is short fills the processes evenly at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end, so the collector need not look at them. A compile collects four times, and
+    walking through the 600,000 objects of torch, timm and this suite took longer than compiling a tiny model."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
