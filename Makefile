@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # One thread per test process: two processes fill two cores, and more threads than cores wait for each other.
-ONE_THREAD := OMP_NUM_THREADS=1
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/qvit-deploy compile demo:vit -o out/demo-vit --mean-bits 5 --force
@@ -13,11 +13,15 @@ demo: $(VENV)/.installed
 	$(BIN)/qvit-deploy inspect out/demo-vit
 
 test: $(VENV)/.installed
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" -n 2
+	$(PYTEST) -m "not slow"
 
 # The ten timm models of the coverage list, the DINOv2 reference where it is present: minutes.
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# Both at once: the short tests fill the process that ends its long ones first.
+test-all: $(VENV)/.installed
+	$(PYTEST)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -1,14 +1,34 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
 import torch
+from coverage_models import MODELS
+from shared_work import SharedWork
 from torch import nn
 
+from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
 
 torch.set_num_threads(1)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedWork:
+    return SharedWork(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests first: what is short fills the processes evenly at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end, so the collector need not look at them. A compile collects four times, and
+    walking through the 600,000 objects of torch, timm and this suite took longer than compiling a tiny model."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +48,13 @@ def tiny_swin() -> Graph:
         lambda: SwinTransformer(32, 4, embed_dim=16, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=5),
         32,
     )
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def covered(request: pytest.FixtureRequest) -> tuple[str, Source]:
+    """A model of the coverage list and what it is called; tracing one takes half as long as compiling it."""
+    spec = f"timm:{request.param}"
+    return spec, load_model(spec)
 
 
 def _exported(build: Callable[[], nn.Module], size: int) -> Graph:

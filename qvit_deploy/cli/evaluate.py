@@ -22,7 +22,7 @@ def command(
     profile: Annotated[str, typer.Option(help="which of the bundle's models")] = "onnxruntime",
     limit: Annotated[Optional[int], typer.Option(help="use this many images, balanced over the classes")] = None,
     skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
-    threads: Annotated[int, typer.Option(help="0: one per core")] = 0,
+    threads: Annotated[int, typer.Option(help="0: OMP_NUM_THREADS, or one per core")] = 0,
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Top-1, agreement with the float model and SQNR, in the runtime that the file is for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ def session(
     """A CPU session with all graph optimizations.
 
     Args:
-        threads: intra-op threads, 0 for one per core.
+        threads: intra-op threads, 0 for what `OMP_NUM_THREADS` says, or one per core.
         optimized_to: where ONNX Runtime writes the graph it really runs.
         profile_to: turns its profiler on; the beginning of the path of the file that `end_profiling` names.
 
@@ -33,7 +34,7 @@ def session(
         InputError: ONNX Runtime does not take the model; carries its reason.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or _wanted_threads()
     options.log_severity_level = 3
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
@@ -46,6 +47,13 @@ def session(
         reason = str(error).splitlines()[0]
         where = "model" if isinstance(model, bytes) else str(model)
         raise InputError(f"{where}: ONNX Runtime cannot load it: {reason}") from error
+
+
+def _wanted_threads() -> int:
+    """`OMP_NUM_THREADS`, as torch and NumPy read it: processes side by side, each with a thread per core, spend more
+    time waiting for each other than computing. 0, which ONNX Runtime takes for one per core, where it says nothing."""
+    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(outermost) if outermost.isdecimal() else 0
 
 
 @dataclass(frozen=True)

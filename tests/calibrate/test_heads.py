@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from demo_models import demo
 from quantizable_graphs import canonical, mixed_vit
 from relevance_graphs import Builder
 
 from qvit_deploy.calibrate.heads import head_pairs
-from qvit_deploy.frontend import load_model
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 
 
-@pytest.mark.parametrize("demo", ["demo:vit", "demo:deit", "demo:swin"])
-def test_every_attention_of_a_demo_model_has_its_pairs(demo: str) -> None:
-    graph = load_model(demo).graph
+@pytest.mark.parametrize("name", ["vit", "deit", "swin"])
+def test_every_attention_of_a_demo_model_has_its_pairs(name: str) -> None:
+    graph = demo(name).graph
     sites = find_sites(graph)
     scores, values = head_pairs(graph, sites)
     assert len(scores) == len(values) == sum(s.kind == "matmul_qk" for s in sites) > 0

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coverage_models import MODELS
 from safetensors.torch import save_file
 from torch_models import SMALL_SWIN_QUERY, TINY, TINY_QUERY, assert_same
 
@@ -12,10 +11,10 @@ from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.frontend.checkpoint import load_weights
 from qvit_deploy.frontend.timm_model import create, parse_spec
 from qvit_deploy.graph.canonicalize import canonicalize
+from qvit_deploy.graph.graph import Graph
 
 
-def check(spec: str) -> None:
-    graph = load_model(spec).graph
+def check(spec: str, graph: Graph) -> None:
     assert graph.static_batch is None
     assert_same(graph, create(*parse_spec(spec))[0])
     again = canonicalize(graph.clone().model, graph.name)
@@ -26,13 +25,13 @@ def check(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", [TINY_QUERY, SMALL_SWIN_QUERY])
 def test_small_models(spec: str) -> None:
-    check(spec)
+    check(spec, load_model(spec).graph)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_every_promised_architecture(name: str) -> None:
-    check(f"timm:{name}")
+def test_every_promised_architecture(covered: tuple[str, Source]) -> None:
+    spec, source = covered
+    check(spec, source.graph)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from command_line import Command, Inputs, Result
 from quantizable_graphs import mixed_vit
+from reference_model import FOLDER, Reference
 
 from qvit_deploy.cli import main
 
@@ -39,3 +40,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     )
     found.preprocess.write_text(json.dumps({"input_size": [3, 16, 16], "mean": [0.5], "std": [0.25]}))
     return found
+
+
+@pytest.fixture(scope="session")
+def reference() -> Reference:
+    if not FOLDER.is_dir():
+        pytest.skip("the reference model is not beside this repository")
+    return Reference.load()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 import pytest
+from demo_models import demo
 
 from qvit_deploy.describe import describe
-from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.pipeline import Compiled, compile
 from qvit_deploy.recipe import Granularity, Recipe, SoftmaxCodes
 
-
-@lru_cache
-def _traced(name: str) -> Source:
-    return load_model(name)
+# How well weights are rounded is not what these tests are about.
+LEAST = {"attention": "integer", "calibration_images": 4, "score": "uniform", "compensate": "bias",
+         "row_importance": "none"}  # fmt: skip
 
 
 def _compiled(name: str, folder: Path, **choices: object) -> Compiled:
-    recipe = Recipe.model_validate({"attention": "integer", "calibration_images": 4, "score": "uniform", **choices})
-    return compile(_traced(name), folder / "bundle", calib="demo:fashion-mnist", recipe=recipe)
+    recipe = Recipe.model_validate({**LEAST, **choices})
+    return compile(demo(name), folder / "bundle", calib="demo:fashion-mnist", recipe=recipe)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +30,7 @@ def _compiled(name: str, folder: Path, **choices: object) -> Compiled:
         ("log-sqrt2", True, "head", 32),
     ],
 )
-@pytest.mark.parametrize("model", ["demo:vit", "demo:swin"])
+@pytest.mark.parametrize("model", ["vit", "swin"])
 def test_a_demo_model_at_4_bits_is_verified(
     model: str, softmax: SoftmaxCodes, rows: bool, granularity: Granularity, integer: int, tmp_path: Path
 ) -> None:
@@ -49,15 +47,14 @@ def test_a_demo_model_at_4_bits_is_verified(
 
 def test_widths_of_attention_products_are_allocated_with_the_others(tmp_path: Path) -> None:
     choices = {"softmax_rows": True, "attention_granularity": "head"}
-    manifest = _compiled("demo:vit", tmp_path, mean_bits=5, score="relp", **choices).bundle.manifest
+    manifest = _compiled("vit", tmp_path, mean_bits=5, score="relp", **choices).bundle.manifest
     assert {s.a_bits for s in manifest.sites if s.kind.startswith("matmul")} <= {4, 6, 8}
     assert manifest.verification["code_mismatches"] == 0
 
 
 @pytest.mark.slow
 def test_logarithmic_codes_run_in_the_plugin_profile(tmp_path: Path) -> None:
-    choices = {"softmax": "log-sqrt2", "compensate": "bias", "row_importance": "none"}
-    bundle = _compiled("demo:vit", tmp_path, uniform="w4a4", targets=("tensorrt-plugin",), **choices).bundle
+    bundle = _compiled("vit", tmp_path, uniform="w4a4", targets=("tensorrt-plugin",), softmax="log-sqrt2").bundle
     packed = bundle.manifest.verification["profiles"]["tensorrt-plugin"]  # type: ignore[index]
     products = {s.name for s in bundle.manifest.sites if s.kind == "matmul_av"}
     assert len(products) == 6 and not products & set(packed["in_float"]) and len(packed["in_float"]) == 6 + 1

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from coverage_models import MODELS
 
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.frontend import load_model
+from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline import Compiled, compile
 from qvit_deploy.recipe import Recipe
@@ -47,10 +46,8 @@ def _passes(compiled: Compiled, graph: Graph, sites_at_least: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_timm_model_compiles_and_verifies(name: str, images: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    source = load_model(f"timm:{name}")
+def test_timm_model_compiles_and_verifies(covered: tuple[str, Source], images: str, tmp_path: Path) -> None:
+    _, source = covered
     compiled = compile(source, tmp_path / "bundle", calib=images, recipe=RECIPE)
     _passes(compiled, source.graph, sites_at_least=46)
 

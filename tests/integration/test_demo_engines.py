@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from demo_models import demo
 
 from qvit_deploy.build import build
 from qvit_deploy.pipeline import compile
@@ -20,7 +21,7 @@ SECONDS = 60.0
 def test_demo_engines(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     recipe = Recipe.load(None, effort="fast", mean_bits=5, targets=("tensorrt", "tensorrt-rtx", "tensorrt-plugin"))
-    compile(f"demo:{name}", tmp_path / "b", recipe=recipe)
+    compile(demo(name), tmp_path / "b", calib="demo:fashion-mnist", recipe=recipe)
     varying = BuildOptions(batch=Batch.parse("1:4:8"))
     built = build(tmp_path / "b", "tensorrt-rtx", varying, sms=(86, 120))
     packed = build(tmp_path / "b", "tensorrt-rtx", varying, profile="tensorrt-plugin", sms=(86,))

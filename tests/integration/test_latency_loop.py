@@ -26,7 +26,8 @@ def compiled(qvit: Command, out: Path, *flags: object) -> dict[str, str]:
 def test_measured_times_decide_the_widths(qvit: Command, tmp_path: Path) -> None:
     before = compiled(qvit, tmp_path / "before", "--mean-bits", 5)
     table = tmp_path / "table.json"
-    done = qvit("bench", tmp_path / "before", "--sites", "-o", table, "--processes", 3)
+    # Times are obeyed whether they are exact or not; those of few runs differ between widths as well.
+    done = qvit("bench", tmp_path / "before", "--sites", "-o", table, "--processes", 1, "--iterations", 24)
     assert done.code == 0, done.err
     times: dict[str, dict[str, float]] = json.loads(table.read_text())["sites"]
     assert set(times) == set(before) and all(set(t) == {"w4a4", "w6a6", "w8a8"} for t in times.values())

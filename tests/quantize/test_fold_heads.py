@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from demo_models import demo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quantizable_graphs import images_for, logits, mixed_vit
@@ -9,7 +10,6 @@ from quantizable_graphs import images_for, logits, mixed_vit
 from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.frontend import load_model
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.quantize.heads import balanced, fold_heads, spread
@@ -34,9 +34,9 @@ def test_a_folded_model_computes_the_same(biases: bool) -> None:
     assert changed.to_proto().SerializeToString() != graph.to_proto().SerializeToString()
 
 
-@pytest.mark.parametrize("demo", ["demo:deit", "demo:swin"])
-def test_demo_models_compute_the_same(demo: str) -> None:
-    graph = load_model(demo).graph
+@pytest.mark.parametrize("name", ["deit", "swin"])
+def test_demo_models_compute_the_same(name: str) -> None:
+    graph = demo(name).graph
     images = images_for(graph, 2, seed=99)
     before, after = logits(graph, images), logits(folded(graph), images)
     assert np.abs(before - after).max() <= 1e-3 * np.abs(before).max()

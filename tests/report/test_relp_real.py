@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from demo_models import demo
 from PIL import Image
 from test_html import Page
 
@@ -21,7 +22,6 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.exact import exact_maps
 from qvit_deploy.explain import explain
 from qvit_deploy.explain_tree import relp_tree
-from qvit_deploy.frontend import load_model
 from qvit_deploy.model_files import read_model
 from qvit_deploy.relp_session import patch_size
 from qvit_deploy.report.numbers import digits, signed
@@ -45,7 +45,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder, source = tmp_path_factory.mktemp("real"), load_model("demo:vit")
+    folder, source = tmp_path_factory.mktemp("real"), demo("vit")
     preprocess = Preprocess.model_validate(source.preprocess)
     (folder / "model.onnx").write_bytes(source.graph.serialize())
     model = read_model(folder / "model.onnx", "float", preprocess)

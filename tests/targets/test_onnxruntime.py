@@ -50,6 +50,16 @@ def test_a_float_model_has_nothing_on_integers() -> None:
     assert found.integer_products == 0 and found.float_linears == ()
 
 
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("2,1", 2), ("", 0), ("many", 0)])
+def test_threads_that_nobody_asked_for_are_those_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, threads: int
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    model = mixed_vit().serialize()
+    assert session(model).get_session_options().intra_op_num_threads == threads
+    assert session(model, 1).get_session_options().intra_op_num_threads == 1
+
+
 def test_a_fixed_batch_is_padded_and_cut() -> None:
     images = images_for(mixed_vit(), 7).numpy()
     expected = run(session(mixed_vit().serialize(), 1), images)[0]

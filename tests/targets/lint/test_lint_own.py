@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
+from demo_models import demo
 from quantizable_graphs import calibrate, fixed_batch, mixed_vit
 
 from qvit_deploy.emit.qdq import emit_qdq
@@ -46,6 +47,7 @@ def test_a_model_of_timm(tiny_swin: Graph) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "deit", "swin"])
 def test_demo_bundles(tmp_path: Path, name: str) -> None:
-    compile(f"demo:{name}", tmp_path / name, recipe=Recipe(compensate="bias", calibration_images=16))
+    recipe = Recipe(compensate="bias", calibration_images=16)
+    compile(demo(name), tmp_path / name, calib="demo:fashion-mnist", recipe=recipe)
     for file in ("model.onnxruntime.onnx", "model.float.onnx"):
         assert lint(ir.load(tmp_path / name / file), "onnxruntime") == []
