@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import onnxruntime as ort
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.batches import in_batches
+from qvit_deploy.targets.threads import wanted_threads
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
 FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
@@ -34,7 +34,7 @@ def session(
         InputError: ONNX Runtime does not take the model; carries its reason.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or _wanted_threads()
+    options.intra_op_num_threads = wanted_threads(threads)
     options.log_severity_level = 3
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
@@ -47,13 +47,6 @@ def session(
         reason = str(error).splitlines()[0]
         where = "model" if isinstance(model, bytes) else str(model)
         raise InputError(f"{where}: ONNX Runtime cannot load it: {reason}") from error
-
-
-def _wanted_threads() -> int:
-    """`OMP_NUM_THREADS`, as torch and NumPy read it: processes side by side, each with a thread per core, spend more
-    time waiting for each other than computing. 0, which ONNX Runtime takes for one per core, where it says nothing."""
-    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(outermost) if outermost.isdecimal() else 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import OPENVINO_PROFILE
 from qvit_deploy.targets.batches import AT_ONCE, image_shape, in_batches
+from qvit_deploy.targets.threads import wanted_threads
 
 if TYPE_CHECKING:
     import openvino
@@ -92,7 +93,7 @@ class OpenVinoModel:
 
         Args:
             batch: images at a time; None for the file's own, or `any_batch` where it takes any number.
-            threads: 0 for one per core.
+            threads: 0 for what `OMP_NUM_THREADS` says, or one per core.
             fetch: tensors that become the outputs, in place of the model's own.
             precision: of what is not integer; None for OpenVINO's choice.
 
@@ -105,8 +106,8 @@ class OpenVinoModel:
         import openvino
 
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "PERF_COUNT": profiled}
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
+        if count := wanted_threads(threads):
+            config["INFERENCE_NUM_THREADS"] = count
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
         core = openvino.Core()
