@@ -1,4 +1,4 @@
-"""Every model of the coverage list, random weights, uniform w8a8: compiles and passes verification."""
+"""Every model of the coverage list, random weights, uniform w8a8: compiles and passes verification, in OpenVINO too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets import onnxruntime as target
 
 # Coverage, not accuracy: four images and no weight regression keep this at half a minute a model.
-RECIPE = Recipe(uniform="w8a8", compensate="bias", calibration_images=4, batch_size=2)
+RECIPE = Recipe(uniform="w8a8", compensate="bias", calibration_images=4, batch_size=2, targets=("openvino",))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,8 @@ def _passes(compiled: Compiled, graph: Graph, sites_at_least: int) -> None:
     assert {(s.w_bits, s.a_bits) for s in manifest.sites} == {(8, 8)}
     assert checked["code_mismatches"] == 0 and int(str(checked["codes"])) > 10_000
     assert checked["integer_products"] == checked["expected_integer_products"]
+    openvino = checked["profiles"]["openvino"]
+    assert openvino["code_mismatches"] == 0 and openvino["integer_products"] == len(manifest.sites)
 
     pixels = np.random.default_rng(1).standard_normal((2, *graph.image_shape), dtype=np.float32)
     expected = target.run(target.session(graph.serialize()), pixels)[0]
