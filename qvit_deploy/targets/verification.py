@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -110,12 +111,7 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     expected = sum(p.site.kind != "conv" for p in plan.sites.values()) - len(in_float)
     result = Verification(
         profile="onnxruntime",
-        images=len(images),
-        probe_images=len(probed),
-        codes=forced.codes,
-        code_mismatches=0,
-        worst_site=forced.worst_site,
-        worst_site_error=forced.worst_error,
+        **counted(images, probed, forced),
         logits_error=float(np.abs(logits - simulated).max() / max(np.abs(simulated).max(), 1e-12)),
         logits_agreement=agreement(simulated, logits),
         float_sqnr_db=sqnr_db(float_logits, logits),
@@ -141,6 +137,18 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
             "ONNX Runtime runs %d quantized convolutions in float", len(fused.float_convolutions)
         )
     return result
+
+
+def counted(images: np.ndarray, probed: np.ndarray, forced: Comparison) -> dict[str, Any]:
+    """The fields of `CodesCompared`: logits were compared on `images`, codes on `probed`."""
+    return {
+        "images": len(images),
+        "probe_images": len(probed),
+        "codes": forced.codes,
+        "code_mismatches": 0,  # `compare_forced` lets none pass
+        "worst_site": forced.worst_site,
+        "worst_site_error": forced.worst_error,
+    }
 
 
 def probe_images(images: np.ndarray, static_batch: int | None) -> np.ndarray:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from quantizable_graphs import Calibrated, calibrate, mixed_vit
+from runtime_models import changed
 
 from qvit_deploy.emit.fused import emit_fused
 from qvit_deploy.emit.qdq import emit_qdq
@@ -32,15 +32,6 @@ def plan(calibrated: Calibrated) -> Plan:
 @pytest.fixture(scope="module")
 def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
     return emit_qdq(calibrated.graph, plan)
-
-
-def changed(fused: RuntimeModel, name: str, edit: Callable[[np.ndarray], np.ndarray]) -> RuntimeModel:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(fused.proto)
-    (tensor,) = [t for t in proto.graph.initializer if t.name == name]
-    array = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array(edit(array).astype(array.dtype), name))
-    return replace(fused, proto=proto)
 
 
 def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
+from runtime_models import changed
 
 from qvit_deploy.emit.openvino import emit_openvino
 from qvit_deploy.emit.qdq import emit_qdq
@@ -32,15 +33,6 @@ def plan(calibrated: Calibrated) -> Plan:
 @pytest.fixture(scope="module")
 def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
     return emit_qdq(calibrated.graph, plan)
-
-
-def changed(written: RuntimeModel, name: str, edit: Callable[[np.ndarray], np.ndarray]) -> RuntimeModel:
-    proto = onnx.ModelProto()
-    proto.CopyFrom(written.proto)
-    (tensor,) = [t for t in proto.graph.initializer if t.name == name]
-    array = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array(edit(array).astype(array.dtype), name))
-    return replace(written, proto=proto)
 
 
 def bias_of(written: RuntimeModel, site: str) -> str:
