@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,9 @@ def real(pool: int, count: int, table: Table, spreads: Table) -> None:
 def _measured(file: File, against: File | None, pool: int, bars: Bars) -> Measurement:
     found = measure(file, against, Plan(processes=pool), False, bars)
     said = f"{file.path.stem}: p50 {found.latency_ms.p50:.3f} ms"
+    fixed = [y for p in found.processes for y in p.yardstick_ms or ()]
+    if fixed:
+        said += f", yardstick {statistics.median(fixed):.3f} ms"
     if found.ratio is not None:
         low, high = found.ratio.interval95
         said += f", {found.ratio.p50:.4f} ({low:.4f} to {high:.4f}) of the time of base"

@@ -154,6 +154,10 @@ def _blocks(subject: Subject, relative: bool = False) -> list[tuple[float, ...]]
     return [tuple(own / yardstick for own, yardstick in pair) for pair in pairs]
 
 
+SAME_SPEED = 0.1
+"""Change of the yardstick's time above which `check` says not to trust it: what slows the machine down so much slows a
+file and the yardstick down by shares that differ (docs/bench.md, "How often it is wrong")."""
+
 _APART = "measured apart: a change of the machine's speed between them counts as the model's (use --against)"
 
 
@@ -162,10 +166,14 @@ def _speeds(olds: Sequence[tuple[Path, Subject]], news: Sequence[tuple[Path, Sub
         statistics.median(y for _, s in side for p in s.processes for y in p.yardstick_ms or ())
         for side in (olds, news)
     )
-    return (
+    change = after / before - 1
+    said = (
         f"measured apart, times taken relative to the yardstick, which the machine ran in {before:.3f} ms for the "
-        f"baseline and {after:.3f} ms for the candidate ({after / before - 1:+.1%})"
+        f"baseline and {after:.3f} ms for the candidate ({change:+.1%})"
     )
+    if abs(change) <= SAME_SPEED:
+        return said
+    return f"{said}: too different for telling a few percent, which may be missed or made up; use --against"
 
 
 def _latency(found: Ratio, limit: float) -> Finding:

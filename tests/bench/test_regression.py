@@ -62,7 +62,10 @@ def test_the_yardstick_tells_a_slow_machine_from_a_slow_model() -> None:
     base = with_yardstick("old", 5, 1, speed=1)
     same = check([base], [with_yardstick("new", 5, 2, speed=1.3)], Thresholds())
     assert not same.failed and same.latency.value == pytest.approx(1, abs=0.02)
-    assert any("yardstick" in n and "+30" in n for n in same.notes)
+    assert any("yardstick" in n and "+30" in n and "use --against" in n for n in same.notes)
+    like = check([base], [with_yardstick("new", 5, 2, speed=1.05)], Thresholds())
+    assert any("yardstick" in n and "+5" in n for n in like.notes)
+    assert not any("too different" in n for n in like.notes)
     slow = check([base], [with_yardstick("new", 5.5, 2, speed=0.8)], Thresholds())
     assert slow.failed and slow.latency.value == pytest.approx(1.1, abs=0.02)
 
