@@ -23,7 +23,7 @@ from qvit_deploy.recipe import FUSED_PROFILE
 from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
 from qvit_deploy.targets.metrics import agreement, sqnr_db
-from qvit_deploy.targets.verification import CodesCompared, counted, fetched, probe_images
+from qvit_deploy.targets.verification import CodesCompared, comparison_fields, fetched, probe_images
 
 LOST_DB = 20.0
 """Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
@@ -64,7 +64,7 @@ def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.nda
     )
     found = target.fusion(fused.serialize())
     result = FusedVerification(
-        **counted(images, probe, forced),
+        **comparison_fields(images, probe, forced),
         reference_sqnr_db=sqnr_db(reference, logits),
         reference_agreement=agreement(reference, logits),
         integer_products=found.integer_products,

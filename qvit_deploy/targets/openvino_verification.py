@@ -28,7 +28,7 @@ from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
 from qvit_deploy.targets.metrics import agreement, sqnr_db
 from qvit_deploy.targets.openvino import OpenVinoModel
-from qvit_deploy.targets.verification import CodesCompared, counted, probe_images
+from qvit_deploy.targets.verification import CodesCompared, comparison_fields, probe_images
 
 FAILED = f"verification of {OPENVINO_PROFILE}"
 TIE = 1e-4
@@ -95,7 +95,7 @@ def verify_openvino(
             f"{len(images)} calibration images"
         )
     return OpenVinoVerification(
-        **counted(images, probed, forced),
+        **comparison_fields(images, probed, forced),
         ties=forced.ties,
         reference_sqnr_db=sqnr_db(reference, logits),
         reference_agreement=agreement(reference, logits),

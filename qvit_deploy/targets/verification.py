@@ -111,7 +111,7 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     expected = sum(p.site.kind != "conv" for p in plan.sites.values()) - len(in_float)
     result = Verification(
         profile="onnxruntime",
-        **counted(images, probed, forced),
+        **comparison_fields(images, probed, forced),
         logits_error=float(np.abs(logits - simulated).max() / max(np.abs(simulated).max(), 1e-12)),
         logits_agreement=agreement(simulated, logits),
         float_sqnr_db=sqnr_db(float_logits, logits),
@@ -139,7 +139,7 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     return result
 
 
-def counted(images: np.ndarray, probed: np.ndarray, forced: Comparison) -> dict[str, Any]:
+def comparison_fields(images: np.ndarray, probed: np.ndarray, forced: Comparison) -> dict[str, Any]:
     """The fields of `CodesCompared`: logits were compared on `images`, codes on `probed`."""
     return {
         "images": len(images),
