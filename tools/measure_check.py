@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qvit_deploy.bench.measure import BLOCKS, PROCESSES, File, Plan, measure
-from qvit_deploy.bench.regression import MAX_SLOWDOWN
+from qvit_deploy.bench.regression import MAX_SLOWDOWN, yardstick_ms
 from qvit_deploy.bench.schema import Measurement, Subject
 from qvit_deploy.bench.stats import Ratio, paired_ratio, ratio
 from qvit_deploy.bench.yardstick import products
@@ -158,10 +157,9 @@ def real(pool: int, count: int, table: Table, spreads: Table) -> None:
 def _measured(file: File, against: File | None, pool: int, bars: Bars) -> Measurement:
     found = measure(file, against, Plan(processes=pool), False, bars)
     said = f"{file.path.stem}: p50 {found.latency_ms.p50:.3f} ms"
-    fixed = [y for p in found.processes for y in p.yardstick_ms or ()]
-    if fixed:
-        said += f", yardstick {statistics.median(fixed):.3f} ms"
-    if found.ratio is not None:
+    if found.ratio is None:
+        said += f", yardstick {yardstick_ms([found]):.3f} ms"
+    else:
         low, high = found.ratio.interval95
         said += f", {found.ratio.p50:.4f} ({low:.4f} to {high:.4f}) of the time of base"
     print(f"{said}, load average {os.getloadavg()[0]:.1f}", flush=True)

@@ -35,6 +35,7 @@ def markdown(report: Report) -> str:
     lines += [f"| {'❌' if f.failed else '✅'} | {f.name} | {_cell(f.text)} |" for f in report.findings]
     lines += ["", "| | baseline | candidate | |", "|---|---|---|---|"]
     lines.append(f"| file | {_cell(old.file.name)} | {_cell(new.file.name)} | |")
+    lines.append(f"| sha256 | {old.file.sha256[:8]} | {new.file.sha256[:8]} | |")
     for name in QUANTILES:
         before, after = getattr(old.latency_ms, name), getattr(new.latency_ms, name)
         lines.append(f"| {name} | {before:.3g} ms | {after:.3g} ms | {after / before - 1:+.1%} |")

@@ -64,6 +64,16 @@ class Report:
     def failed(self) -> bool:
         return any(f.failed for f in self.findings)
 
+    @property
+    def title(self) -> str:
+        """What was compared. Files of two bundles have the same name, so digests tell them apart."""
+        new, old = self.candidate.file, self.baseline.file
+        if new.name != old.name:
+            return f"{new.name} against {old.name}"
+        if new.sha256 == old.sha256:
+            return f"{new.name} against the same file (sha256 {new.sha256[:8]})"
+        return f"{new.name} (sha256 {new.sha256[:8]}) against {old.name} (sha256 {old.sha256[:8]})"
+
 
 def check(
     baselines: Sequence[Named],
@@ -161,11 +171,13 @@ file and the yardstick down by shares that differ (docs/bench.md, "How often it 
 _APART = "measured apart: a change of the machine's speed between them counts as the model's (use --against)"
 
 
+def yardstick_ms(subjects: Iterable[Subject]) -> float:
+    """Median time of the yardstick in all their blocks."""
+    return statistics.median(y for s in subjects for p in s.processes for y in p.yardstick_ms or ())
+
+
 def _speeds(olds: Sequence[tuple[Path, Subject]], news: Sequence[tuple[Path, Subject]]) -> str:
-    before, after = (
-        statistics.median(y for _, s in side for p in s.processes for y in p.yardstick_ms or ())
-        for side in (olds, news)
-    )
+    before, after = (yardstick_ms(s for _, s in side) for side in (olds, news))
     change = after / before - 1
     said = (
         f"measured apart, times taken relative to the yardstick, which the machine ran in {before:.3f} ms for the "

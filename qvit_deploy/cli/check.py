@@ -100,7 +100,7 @@ def _write(path: Path, content: bytes, mode: str) -> None:
 
 
 def _print(report: Report) -> None:
-    stdout.print(f"{escape(report.candidate.file.name)} against {escape(report.baseline.file.name)}", soft_wrap=True)
+    stdout.print(escape(report.title), soft_wrap=True)
     for finding in report.findings:
         mark = "[red]FAIL[/]" if finding.failed else "[green]ok  [/]"
         stdout.print(f"{mark} {finding.name:<11} {escape(finding.text)}", soft_wrap=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def report(old: float = 5, new: float = 5, thresholds: Thresholds = Thresholds()
 
 def failures(found: Report) -> list[str]:
     return [f.name for f in found.findings if f.failed]
+
+
+def test_the_title_tells_files_of_one_name_apart() -> None:
+    found = report()
+    assert found.title == "new.onnx against old.onnx"
+    alike = found.candidate.file.model_copy(update={"name": "old.onnx"})
+    renamed = replace(found, candidate=found.candidate.model_copy(update={"file": alike}))
+    assert renamed.title == "old.onnx (sha256 bbbbbbbb) against old.onnx (sha256 aaaaaaaa)"
+    assert "| sha256 | aaaaaaaa | bbbbbbbb | |" in markdown(renamed)
+    assert replace(found, candidate=found.baseline).title == "old.onnx against the same file (sha256 aaaaaaaa)"
 
 
 def test_no_change_passes_and_a_clear_slowdown_fails() -> None:
