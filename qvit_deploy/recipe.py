@@ -61,9 +61,9 @@ class Recipe(BaseModel):
     max_size_mb: float | None = Field(None, description="packed weight megabytes (1e6 bytes) of all sites")
     max_bitops_g: float | None = Field(None, description="giga BitOps per image: sum of MACs x w_bits x a_bits")
     max_latency_ms: float | None = Field(None, description="milliseconds of all sites by the latency table")
-    latency_table: Path | None = Field(None, description="JSON: milliseconds per site and width (allocate/latency.py)")
+    latency_table: Path | None = Field(None, description="JSON: milliseconds per site and width")
     separate_bits: bool = Field(False, description="let a site's weights and activations have different widths")
-    score: Score = Field("gradient", description="what ranks the sites when bits are allocated (quantize/rank.py)")
+    score: Score = Field("gradient", description="what ranks the sites when bits are allocated")
     rules: Rules = Field("attnlrp", description="relevance rule set of the lrp, random and inverted scores")
     first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
@@ -84,7 +84,9 @@ class Recipe(BaseModel):
     )
     compensate: Compensation = Field("gptq", description="how rounding errors are made good")
     distill_epochs: int = Field(
-        0, ge=0, description="times every calibration image is seen when the whole plan is tuned (quantize/distill.py)"
+        0,
+        ge=0,
+        description="times every calibration image is seen when the whole plan is tuned",
     )
     targets: tuple[Profile, ...] = Field(
         ("onnxruntime",), description="profiles to emit; onnxruntime always is: the others are verified against it"

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from coverage_models import MODELS
-from shared_work import SharedWork
 from torch import nn
 
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
+from tests.support.models.coverage_models import MODELS
+from tests.support.shared_work import SharedWork
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@
 
 namespace {
 
-// qvit_deploy/quantize/softmax.py, log_table: the code of u, in double.
+// qvit_deploy/quantize/ranges/softmax.py, log_table: the code of u, in double.
 int log_code(int u, int bits, int steps) {
   const int zero = (1 << bits) - 1;
   const double share = u / 65535.0;

@@ -14,9 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from qvit_deploy.bench.environment import environment, fastest_cpus
-from qvit_deploy.bench.runner import Runtime, runtime_of
-from qvit_deploy.bench.schema import (
+from qvit_deploy.artifacts.manifest import FileRecord
+from qvit_deploy.artifacts.measurement import (
     QUANTILES,
     Energy,
     Latency,
@@ -28,18 +27,19 @@ from qvit_deploy.bench.schema import (
     Settings,
     Subject,
 )
-from qvit_deploy.bench.sketch import Sketch
-from qvit_deploy.bench.stats import paired_ratio, summary
+from qvit_deploy.bench.compare.sketch import Sketch
+from qvit_deploy.bench.compare.stats import paired_ratio, summary
+from qvit_deploy.bench.device.environment import environment, fastest_cpus
+from qvit_deploy.bench.reference_workload import yardstick
+from qvit_deploy.bench.runner import Runtime, runtime_of
 from qvit_deploy.bench.worker import Job
-from qvit_deploy.bench.yardstick import yardstick
 from qvit_deploy.errors import InputError
-from qvit_deploy.manifest import FileRecord
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.engine_runtime import launches_graph
-from qvit_deploy.targets.openvino import openvino_precision
+from qvit_deploy.targets.openvino.runtime import openvino_precision
+from qvit_deploy.targets.tensorrt.engine.runtime import launches_graph
 
 PROCESSES, BLOCKS = 20, 12
-"""Defaults; docs/bench.md has the error rates of `check` with them (tools/measure_check.py). Half the processes with
+"""Defaults; docs/bench.md has the error rates of `check` with them (tools/measure/check.py). Half the processes with
 almost twice the blocks miss four times as many slowdowns on a loaded machine when the sides are measured apart."""
 
 TABLE_PROCESSES, TABLE_BLOCKS = 5, 8

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets import engine_runtime
-from qvit_deploy.targets import onnxruntime as target
 from qvit_deploy.targets.batches import image_shape
-from qvit_deploy.targets.engine import EngineRecord, read_engine
-from qvit_deploy.targets.engine_runtime import EngineRunner
-from qvit_deploy.targets.openvino import OpenVinoModel, openvino_precision, runs_in_openvino
+from qvit_deploy.targets.onnxruntime import runtime as target
+from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, runs_in_openvino
+from qvit_deploy.targets.tensorrt.engine import runtime as engine_runtime
+from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner
 
 ENGINES = (".engine", ".plan", ".trt")
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}

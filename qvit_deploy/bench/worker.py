@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qvit_deploy.bench.schema import Profile
+    from qvit_deploy.artifacts.measurement import Profile
 
 BLOCK_SECONDS = 0.05
 WARMUP_SECONDS = (0.2, 2.0)
@@ -62,9 +62,9 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
         InputError: a file cannot be loaded or run.
     """
     # ONNX Runtime is imported here, after pinning: the threads that it starts inherit the CPUs.
-    from qvit_deploy.bench.energy import open_meter
+    from qvit_deploy.bench.compare.sketch import Sketch
+    from qvit_deploy.bench.device.energy import open_meter
     from qvit_deploy.bench.runner import opener
-    from qvit_deploy.bench.sketch import Sketch
     from qvit_deploy.errors import InputError
 
     loaded = []
@@ -156,11 +156,11 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
 
 
 def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
-    from qvit_deploy.bench.layer_profile import profile_engine
-    from qvit_deploy.bench.openvino_profile import profile_openvino
-    from qvit_deploy.bench.profile import profile
+    from qvit_deploy.bench.profiles.engine import profile_engine
+    from qvit_deploy.bench.profiles.onnxruntime import profile
+    from qvit_deploy.bench.profiles.openvino import profile_openvino
     from qvit_deploy.bench.runner import ENGINES
-    from qvit_deploy.targets.openvino import runs_in_openvino
+    from qvit_deploy.targets.openvino.runtime import runs_in_openvino
 
     path = Path(job.files[0])
     if path.suffix in ENGINES:

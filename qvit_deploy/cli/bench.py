@@ -10,11 +10,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from qvit_deploy.allocate.latency import LatencyTable
+from qvit_deploy.artifacts.latency_table import LatencyTable
+from qvit_deploy.artifacts.measurement import QUANTILES, Measurement, Profile, Subject
 from qvit_deploy.bench.measure import PROCESSES, TABLE_PROCESSES, Plan
-from qvit_deploy.bench.schema import QUANTILES, Measurement, Profile, Subject
+from qvit_deploy.bench.sites.models import DEFAULT_BITS, SITE_TARGETS, Asked
+from qvit_deploy.bench.sites.times import site_table
+from qvit_deploy.bench.sites.write import write_site_models
 from qvit_deploy.bench.trtexec import Recording
-from qvit_deploy.benchmark import (
+from qvit_deploy.cli import options
+from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout, whole_numbers
+from qvit_deploy.commands.bench import (
     DEFAULT_TARGET,
     benchmark,
     from_trtexec,
@@ -22,12 +27,8 @@ from qvit_deploy.benchmark import (
     save,
     save_table,
 )
-from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
-from qvit_deploy.site_models import DEFAULT_BITS, SITE_TARGETS, Asked, write_site_models
-from qvit_deploy.site_times import site_table
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Optional, get_args
 
 import typer
 
-from qvit_deploy.build import Built, build
-from qvit_deploy.build import trtexec as trtexec_lines
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware, Target, check_target
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
+from qvit_deploy.commands.build import Built, build
+from qvit_deploy.commands.build import trtexec as trtexec_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import HALF_PROFILES
-from qvit_deploy.targets.engine import Batch, BuildOptions, Hardware, Target, check_target
-from qvit_deploy.targets.plugin_build import build_plugin
+from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
 
 # ruff: noqa: UP045
 

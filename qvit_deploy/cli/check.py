@@ -8,9 +8,9 @@ from typing import Annotated, Optional
 import typer
 from rich.markup import escape
 
-from qvit_deploy.bench.outputs import as_tree, benchmark_action, junit, markdown
-from qvit_deploy.bench.regression import Named, Report, Thresholds, check
-from qvit_deploy.bench.schema import read_measurement
+from qvit_deploy.artifacts.measurement import read_measurement
+from qvit_deploy.bench.compare.outputs import as_tree, benchmark_action, junit, markdown
+from qvit_deploy.bench.compare.regression import Named, Report, Thresholds, check
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import json_text, print_json, stdout
 from qvit_deploy.errors import CheckError, InputError

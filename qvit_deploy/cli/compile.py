@@ -10,11 +10,11 @@ from typing import Annotated, Any, Optional, get_args
 import typer
 from rich.markup import escape
 
+from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
-from qvit_deploy.manifest import Manifest
 from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile, Recipe, Score
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
@@ -65,7 +65,7 @@ def command(
         targets=target,
     )
     try:
-        from qvit_deploy.pipeline import compile
+        from qvit_deploy.pipeline.compile import compile
     except ImportError as error:
         raise InputError(
             f'compiling needs {error.name}, which is not installed: pip install "qvit-deploy[compile]"'

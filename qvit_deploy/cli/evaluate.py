@@ -9,8 +9,8 @@ from typing import Annotated, Optional
 import typer
 
 from qvit_deploy.cli.console import Bars, print_json, skipped_lines, stdout
+from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.evaluate import evaluate
 
 # ruff: noqa: UP045
 

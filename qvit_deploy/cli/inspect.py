@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from qvit_deploy.cli.console import mega, print_json, short, stdout
-from qvit_deploy.describe import PROFILES, describe
+from qvit_deploy.commands.inspect import PROFILES, describe
 from qvit_deploy.errors import CheckError, InputError
-from qvit_deploy.targets.lint import OLDEST_TENSORRT, RULES, SEVERITIES, Profile
+from qvit_deploy.lint import OLDEST_TENSORRT, RULES, SEVERITIES, Profile
 
 # ruff: noqa: UP045
 

@@ -58,7 +58,7 @@ def command(
 ) -> None:
     """RelP: attribute a decision to residual stream, attention, MLP and heads; or the damage to quantized layers."""
     try:
-        from qvit_deploy import relp_session
+        from qvit_deploy.commands import relp as relp_session
     except ModuleNotFoundError as error:
         raise InputError(
             f'relp runs the model in torch; {error.name} is missing: pip install "qvit-deploy[compile]"'
@@ -101,7 +101,7 @@ def command(
 
 
 def _relp_lines(tree: dict[str, Any]) -> list[str]:
-    from qvit_deploy.report import completeness_words
+    from qvit_deploy.report.relp import completeness_text as completeness_words
 
     lines = [f"{tree['model']}: {tree['metric']}, {tree['rules']}, {tree['direction']}"]
     for pair in tree["pairs"]:
@@ -141,7 +141,7 @@ def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
 
 
 def _drift_lines(tree: dict[str, Any]) -> list[str]:
-    from qvit_deploy.report.drift_page import beyond_words
+    from qvit_deploy.report.relp.drift_page import beyond_words
 
     found = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5

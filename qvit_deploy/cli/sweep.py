@@ -14,8 +14,8 @@ from qvit_deploy.cli.console import Bars, json_text, print_json, short, stdout, 
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.report.sweep_plot import sweep_plot
-from qvit_deploy.report.sweep_table import SweepRow, as_csv, as_tree
+from qvit_deploy.report.sweep.plot import sweep_plot
+from qvit_deploy.report.sweep.table import SweepRow, as_csv, as_tree
 
 # ruff: noqa: UP045
 
@@ -78,7 +78,7 @@ def command(
     if out is not None:
         _check_folder(out, force)
     try:
-        from qvit_deploy.sweep import Job, plan_recipes, sweep
+        from qvit_deploy.pipeline.sweep import Job, plan_recipes, sweep
     except ImportError as error:
         raise InputError(f'a sweep compiles, which needs {error.name}: pip install "qvit-deploy[compile]"') from error
     recipes = tuple(plan_recipes(base, score.split(",") if score else [base.score], budgets))

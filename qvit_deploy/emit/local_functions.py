@@ -13,7 +13,7 @@ CALL_SUFFIX = ".qvit"
 """What ends the name of an operator's node, behind the name of its site."""
 
 LAYER_NORM = "LayerNormQuantize"
-"""What begins the names of the operators whose result is codes (`emit.norm_carrier`)."""
+"""What begins the names of the operators whose result is codes (`targets.tensorrt.packed.norm`)."""
 
 _NAMESPACE, _VERSION = "plugin_namespace", "plugin_version"
 """Attributes by which a node says that a plugin runs it, and a function that its callers do."""

@@ -15,8 +15,8 @@ import onnx_ir as ir
 from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.quantizers import Quantizers, codes_name
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, inner_grid
 
 
 def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> Graph:

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.emit.editor import Editor
-from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.grid import Grid, code_range
-from qvit_deploy.quantize.softmax import (
+from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, inner_grid
+from qvit_deploy.quantize.ranges.softmax import (
     FINE_TOP,
     LEVEL_TOP,
     LevelGrid,

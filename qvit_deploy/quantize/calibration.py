@@ -10,9 +10,9 @@ from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.ahead import RoundedWeights
 from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.plan import Grids
+from qvit_deploy.quantize.rounded_weight import RoundedWeights
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.quantize.softmax import UnsignedGrid
+from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.quantize.ranges.softmax import UnsignedGrid
 
 SMALLEST_NORMAL = 2.0**-14
 """Below it float16 loses digits, and such scales keep float32."""
@@ -24,7 +24,7 @@ def half_scales(plan: Plan) -> Plan:
     """`plan` with the scale of every plain grid rounded to the nearest float16.
 
     Grids with a shift, per head or per row, levels or logarithms keep their scales: none of them is written in half
-    precision (`emit.tensorrt`). So do scales outside float16's normal range.
+    precision (`targets.tensorrt.half.emission`). So do scales outside float16's normal range.
     """
     sites = {}
     for name, site in plan.sites.items():

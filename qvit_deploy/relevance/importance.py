@@ -13,8 +13,8 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.lrp import propagate
-from qvit_deploy.relevance.objective import predicted
 from qvit_deploy.relevance.rule_sets import RuleSet
+from qvit_deploy.tasks.objective import predicted
 
 Tensor = torch.Tensor
 

@@ -11,9 +11,9 @@ from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.relevance.objective import Objective, predicted
 from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.relevance.scores import Scores
+from qvit_deploy.tasks.objective import Objective, predicted
 
 Tensor = torch.Tensor
 Visit = Callable[[str, Tensor, Tensor], None]

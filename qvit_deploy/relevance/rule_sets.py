@@ -19,7 +19,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import quantizer_rules
 from qvit_deploy.relevance import rules as r
 from qvit_deploy.relevance.dataflow import Dataflow
-from qvit_deploy.relevance.objective import Objective, unit
+from qvit_deploy.tasks.objective import Objective, unit
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from qvit_deploy.manifest import SiteRecord
+from qvit_deploy.artifacts.manifest import SiteRecord
 
 LONGEST = 18
 """Characters of a label under an axis; site names are weight names of any model and can be long."""

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from quantizable_graphs import fixed_batch, mixed_vit
 
 from qvit_deploy.bench import measure as measuring
 from qvit_deploy.bench.measure import File, Plan, in_turn, measure, medians_ms
+from qvit_deploy.bench.reference_workload import LAYERS, products, yardstick
 from qvit_deploy.bench.worker import Job
-from qvit_deploy.bench.yardstick import LAYERS, products, yardstick
 from qvit_deploy.errors import InputError
+from tests.support.graphs.quantizable_graphs import fixed_batch, mixed_vit
 
 
 @pytest.fixture

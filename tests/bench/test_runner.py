@@ -5,15 +5,15 @@ from pathlib import Path
 
 import onnx
 import pytest
-from engine_examples import written
 from onnx import TensorProto, helper
-from quantizable_graphs import mixed_vit
-from recorded_device import appear, built
 
+from qvit_deploy.artifacts.engine_record import record_path
 from qvit_deploy.bench.runner import opener, runtime_of
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.cuda_driver import find_gpu
-from qvit_deploy.targets.engine import record_path
+from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
+from tests.support.devices.engine_examples import written
+from tests.support.devices.recorded_device import appear, built
+from tests.support.graphs.quantizable_graphs import mixed_vit
 
 
 @pytest.fixture

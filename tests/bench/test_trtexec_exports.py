@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qvit_deploy.bench.schema import read_measurement
+from qvit_deploy.artifacts.measurement import read_measurement
 from qvit_deploy.bench.trtexec import Recording, read_trtexec
 from qvit_deploy.errors import InputError
 

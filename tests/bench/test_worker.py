@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from quantizable_graphs import mixed_vit
-from recorded_device import appear
 
 from qvit_deploy.bench import worker
 from qvit_deploy.errors import InputError
+from tests.support.devices.recorded_device import appear
+from tests.support.graphs.quantizable_graphs import mixed_vit
 
 
 def clocked(times: itertools.cycle[int] | itertools.chain[int], monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from quantizable_graphs import images_for, mixed_vit
 
 from qvit_deploy.calibrate.extremes import tensor_extremes
 from qvit_deploy.execute.executor import Executor
+from tests.support.graphs.quantizable_graphs import images_for, mixed_vit
 
 
 def test_every_float_tensor_is_measured_over_all_batches() -> None:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from demo_models import demo
-from quantizable_graphs import canonical, mixed_vit
-from relevance_graphs import Builder
 
 from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
+from tests.support.graphs.quantizable_graphs import canonical, mixed_vit
+from tests.support.graphs.relevance_graphs import Builder
+from tests.support.models.demo_models import demo
 
 
 @pytest.mark.parametrize("name", ["vit", "deit", "swin"])

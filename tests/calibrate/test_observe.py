@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from quantizable_graphs import calibrate, canonical, images_for, mixed_vit
-from relevance_graphs import Builder
 
 from qvit_deploy.calibrate.observe import ROWS_KEPT, Observation, observe, site_macs, site_tensors
 from qvit_deploy.errors import NonFiniteError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
+from tests.support.graphs.quantizable_graphs import calibrate, canonical, images_for, mixed_vit
+from tests.support.graphs.relevance_graphs import Builder
 
 TENSOR = "hidden_out"
 

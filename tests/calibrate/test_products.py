@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import torch
-from quantizable_graphs import HEADS, canonical, fixed_batch, images_for, mixed_vit
-from relevance_graphs import Builder
 
 from qvit_deploy.calibrate.products import IMAGES, ROWS, WINDOWS, ProductSample, head_count, observe_products
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
+from tests.support.graphs.quantizable_graphs import HEADS, canonical, fixed_batch, images_for, mixed_vit
+from tests.support.graphs.relevance_graphs import Builder
 
 
 def products(graph: Graph) -> dict[str, Site]:

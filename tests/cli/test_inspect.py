@@ -9,11 +9,11 @@ from pathlib import Path
 
 import onnx
 import pytest
-from engine_examples import written as engine
-from lint_examples import EXAMPLES, external
-from small_files import LINEAR, W8A8, i8, model, u8
 
 from qvit_deploy.cli import main
+from tests.support.devices.engine_examples import written as engine
+from tests.support.graphs.lint_examples import EXAMPLES, external
+from tests.support.graphs.small_files import LINEAR, W8A8, i8, model, u8
 
 Run = Callable[..., tuple[int, str, str]]
 

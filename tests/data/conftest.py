@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from picture_folders import put
+
+from tests.support.picture_folders import put
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The shipped reference models and images are what `tools/train_reference.py` promises."""
+"""The shipped reference models and images are what `tools/train/reference.py` promises."""
 
 from __future__ import annotations
 

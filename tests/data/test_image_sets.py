@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from picture_folders import P, put, values
 
 from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.errors import InputError
+from tests.support.picture_folders import P, put, values
 
 
 def test_subset_is_deterministic_and_keeps_order(classes):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_folders import P, put, values
 
 from qvit_deploy.data.images import open_images
 from qvit_deploy.errors import InputError
+from tests.support.picture_folders import P, put, values
 
 
 def test_flat_folder_in_natural_order(flat):
@@ -225,7 +225,7 @@ def test_broken_links_and_pipes(flat):
 
 def test_importing_needs_neither_torch_nor_pillow():
     code = (
-        "import sys, qvit_deploy.data.images, qvit_deploy.bundle; "
+        "import sys, qvit_deploy.data.images, qvit_deploy.artifacts.bundle; "
         "print(sorted({'torch', 'timm', 'PIL', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())

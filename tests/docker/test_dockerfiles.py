@@ -18,8 +18,9 @@ import typer
 
 from qvit_deploy.cli import app
 from qvit_deploy.recipe import tomllib
+from tests.support.places import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
+ROOT = REPOSITORY
 FOLDER = ROOT / "docker"
 DOCKERFILES = sorted(FOLDER.glob("*.Dockerfile"))
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -130,7 +131,7 @@ def test_the_three_images_of_the_layout_are_there() -> None:
     [
         (".git", True), (".venv/bin/python", True), ("qvit_deploy/__pycache__/build.pyc", True), ("out/a/b", True),
         ("qvit_deploy.egg-info/PKG-INFO", True), ("build/kernels/CMakeCache.txt", True), (".ci/run", False),
-        ("qvit_deploy/build.py", False), (".gitignore", False), ("docs/out", False),
+        ("qvit_deploy/commands/build.py", False), (".gitignore", False), ("docs/out", False),
     ],
 )  # fmt: skip
 def test_what_is_kept_out(path: str, out: bool) -> None:

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from half_graphs import half
-from quantizable_graphs import calibrate, mixed_vit
 
-from qvit_deploy.emit.carrier import pack_linears
 from qvit_deploy.emit.local_functions import inlined, plugin_operators, without_plugin_bodies
 from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.targets.onnxruntime import run, session
+from qvit_deploy.targets.onnxruntime.runtime import run, session
+from qvit_deploy.targets.tensorrt.packed.linear import pack_linears
+from tests.support.graphs.half_graphs import half
+from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from quantizable_graphs import Calibrated, calibrate, canonical, logits, mixed_vit, node_making
-from relevance_graphs import Builder
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.grid import code_range
-from qvit_deploy.targets.onnxruntime import fusion, run, session
+from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, canonical, logits, mixed_vit, node_making
+from tests.support.graphs.relevance_graphs import Builder
 
 WIDTHS = [(2, 8), (8, 2), (3, 5), (4, 4), (5, 3), (6, 6), (7, 7), (8, 8)]
 

@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit, node_making
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.grid import Grid
-from qvit_deploy.quantize.softmax import LogGrid
+from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, inner_grid
+from qvit_deploy.quantize.ranges.softmax import LogGrid
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
-from qvit_deploy.targets.onnxruntime import fusion, run, session
+from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit, node_making
 
 KINDS: tuple[SoftmaxCodes, ...] = tuple(k for k in get_args(SoftmaxCodes) if k != "auto")
 BITS = (2, 4, 7, 8)

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from single_node import as_graph, onnxruntime_outputs, single_node
 
 from qvit_deploy.errors import UnsupportedOpError
 from qvit_deploy.execute.executor import Executor
+from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
 Tensor = torch.Tensor
 torch.set_num_threads(1)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from single_node import as_graph, single_node
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import build
 from qvit_deploy.frontend.torch_module import from_torch
+from tests.support.graphs.single_node import as_graph, single_node
 
 Tensor = torch.Tensor
 torch.set_num_threads(1)

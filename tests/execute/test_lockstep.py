@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quantizable_graphs import images_for, mixed_vit
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.lockstep import Lockstep
 from qvit_deploy.execute.ops import OpFn
+from tests.support.graphs.quantizable_graphs import images_for, mixed_vit
 
 
 def test_every_tensor_is_what_the_executor_computes() -> None:

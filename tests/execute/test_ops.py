@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from single_node import as_graph, onnxruntime_outputs, single_node
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
+from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
 torch.set_num_threads(1)
 random = np.random.default_rng(0)

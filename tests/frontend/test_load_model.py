@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import save_file
-from torch_models import TINY, assert_same
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import load_model
 from qvit_deploy.frontend.demo import DEMO_FOLDER, from_demo
 from qvit_deploy.frontend.timm_model import create
+from tests.support.models.torch_models import TINY, assert_same
 
 
 @pytest.mark.parametrize("spec", ["", "resnet", "model.pt", "hf:google/vit"])

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from torch_models import TINY, HuggingFaceStyleViT, assert_same, torchscript_onnx
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import load_model
 from qvit_deploy.frontend.onnx_file import from_onnx
 from qvit_deploy.frontend.timm_model import create
+from tests.support.models.torch_models import TINY, HuggingFaceStyleViT, assert_same, torchscript_onnx
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch_models import SMALL_SWIN_QUERY, TINY, TINY_QUERY, assert_same
 
 from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.frontend import Source, load_model
@@ -12,6 +11,7 @@ from qvit_deploy.frontend.checkpoint import load_weights
 from qvit_deploy.frontend.timm_model import create, parse_spec
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
+from tests.support.models.torch_models import SMALL_SWIN_QUERY, TINY, TINY_QUERY, assert_same
 
 
 def check(spec: str, graph: Graph) -> None:

@@ -1,10 +1,10 @@
 import pytest
 import torch
 from torch import nn
-from torch_models import HuggingFaceStyleViT, assert_same
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend.torch_module import from_torch
+from tests.support.models.torch_models import HuggingFaceStyleViT, assert_same
 
 
 class FixedBatch(nn.Module):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from canonical_cases import canonical, constant_of, ops, parse
+
+from tests.support.graphs.canonical_cases import canonical, constant_of, ops, parse
 
 W = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
 QKV = (

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from canonical_cases import canonical, constant_of, ops, parse
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
+from tests.support.graphs.canonical_cases import canonical, constant_of, ops, parse
 
 
 def test_shape_arithmetic_becomes_a_constant_reshape() -> None:

@@ -1,9 +1,9 @@
 import numpy as np
 import onnx
 import pytest
-from canonical_cases import canonical, ops, parse
 
 from qvit_deploy.errors import UnsupportedOpError
+from tests.support.graphs.canonical_cases import canonical, ops, parse
 
 THEN = "then_g () => (float[] t) { t = Relu(x) }"
 ELSE = "else_g () => (float[] e) { e = Neg(x) }"

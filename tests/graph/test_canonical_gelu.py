@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from canonical_cases import canonical, ops, parse
+
+from tests.support.graphs.canonical_cases import canonical, ops, parse
 
 ERF = [
     "c = Constant<value = float {1.4142135}>() h = Constant<value = float {0.5}>()"

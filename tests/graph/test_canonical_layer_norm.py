@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from canonical_cases import canonical, constant_of, ops, parse
+
+from tests.support.graphs.canonical_cases import canonical, constant_of, ops, parse
 
 AXES = "<axes = [-1]>"
 STATS = f"m = ReduceMean {AXES} (x) d = Sub(x, m)"

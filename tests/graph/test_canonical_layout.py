@@ -1,5 +1,6 @@
 import numpy as np
-from canonical_cases import canonical, ops, parse
+
+from tests.support.graphs.canonical_cases import canonical, ops, parse
 
 
 def test_transposes_are_composed_and_cancelled() -> None:

@@ -1,5 +1,6 @@
 import numpy as np
-from canonical_cases import canonical, constant_of, ops, parse
+
+from tests.support.graphs.canonical_cases import canonical, constant_of, ops, parse
 
 RNG = np.random.default_rng(0)
 

@@ -2,10 +2,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from canonical_cases import canonical, ops, parse
 
 from qvit_deploy.errors import InputError, NonFiniteError, UnsupportedOpError
 from qvit_deploy.graph.canonicalize import canonicalize
+from tests.support.graphs.canonical_cases import canonical, ops, parse
 
 W = np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)
 

@@ -1,5 +1,6 @@
 import numpy as np
-from canonical_cases import canonical, ops, parse
+
+from tests.support.graphs.canonical_cases import canonical, ops, parse
 
 W = np.random.default_rng(0).standard_normal((6, 3, 4, 4)).astype(np.float32)
 B = np.arange(6, dtype=np.float32)

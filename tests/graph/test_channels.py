@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from quantizable_graphs import canonical, mixed_vit
-from relevance_graphs import Builder
 
 from qvit_deploy.graph.channels import norm_groups
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
+from tests.support.graphs.quantizable_graphs import canonical, mixed_vit
+from tests.support.graphs.relevance_graphs import Builder
 
 WIDTH = 16
 Body = Callable[[Builder, str, str], str]

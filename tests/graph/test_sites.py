@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-from quantizable_graphs import canonical, mixed_vit
-from relevance_graphs import Builder
 
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import SMALLEST_REDUCTION, Site, find_sites
+from tests.support.graphs.quantizable_graphs import canonical, mixed_vit
+from tests.support.graphs.relevance_graphs import Builder
 
 
 def sites_of(graph: Graph) -> dict[str, Site]:

@@ -5,11 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from command_line import Command, Inputs, Result
-from quantizable_graphs import mixed_vit
-from reference_model import FOLDER, Reference
 
 from qvit_deploy.cli import main
+from tests.support.command_line import Command, Inputs, Result
+from tests.support.graphs.quantizable_graphs import mixed_vit
+from tests.support.models.reference_model import FOLDER, Reference
 
 
 @pytest.fixture

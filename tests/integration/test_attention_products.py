@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from demo_models import demo
 
-from qvit_deploy.describe import describe
-from qvit_deploy.pipeline import Compiled, compile
+from qvit_deploy.commands.inspect import describe
+from qvit_deploy.pipeline.compile import Compiled, compile
 from qvit_deploy.recipe import Granularity, Recipe, SoftmaxCodes
+from tests.support.models.demo_models import demo
 
 # How well weights are rounded is not what these tests are about.
 LEAST = {"attention": "integer", "calibration_images": 4, "score": "uniform", "compensate": "bias",

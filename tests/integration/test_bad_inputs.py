@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import Command, Inputs, Result
 from onnx import numpy_helper
 from PIL import Image
-from quantizable_graphs import canonical
-from relevance_graphs import Builder
+
+from tests.support.command_line import Command, Inputs, Result
+from tests.support.graphs.quantizable_graphs import canonical
+from tests.support.graphs.relevance_graphs import Builder
 
 
 @pytest.fixture

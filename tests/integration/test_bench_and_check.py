@@ -10,10 +10,11 @@ from typing import Any
 
 import onnx
 import pytest
-from command_line import Command, Inputs, Result
-from measurements import noisy, subject, tree, write
 
-from qvit_deploy.bench.schema import read_measurement
+from qvit_deploy.artifacts.measurement import read_measurement
+from tests.support.artifacts.measurements import noisy, subject, tree, write
+from tests.support.command_line import Command, Inputs, Result
+from tests.support.places import REPOSITORY
 
 QUICK = ("--processes", 2, "--iterations", 24)
 
@@ -21,7 +22,7 @@ QUICK = ("--processes", 2, "--iterations", 24)
 @pytest.fixture(scope="module")
 def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from qvit_deploy.data.preprocess import Preprocess
-    from qvit_deploy.pipeline import compile
+    from qvit_deploy.pipeline.compile import compile
     from qvit_deploy.recipe import Recipe
 
     out = tmp_path_factory.mktemp("bench") / "bundle"
@@ -216,7 +217,7 @@ def test_site_models_that_are_not(qvit: Command, bundle: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["docs/bench.md", "tools/ci/github-actions.yml", "tools/ci/gitlab-ci.yml"])
 def test_commands_in_texts_have_only_flags_that_exist(qvit: Command, name: str) -> None:
-    text = (Path(__file__).parents[2] / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    text = (REPOSITORY / name).read_text(encoding="utf-8").replace("\\\n", " ")
     checked = 0
     for command, rest in re.findall(r"^[^#|`\n]*\bqvit-deploy (bench|check|compile) ([^#\n]*)", text, re.MULTILINE):
         known = set(re.findall(r"(--[a-z][a-z0-9-]+)", qvit(command, "--help").out))

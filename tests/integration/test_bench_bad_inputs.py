@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Command, Inputs, Result
-from measurements import noisy, subject, tree, write
+
+from tests.support.artifacts.measurements import noisy, subject, tree, write
+from tests.support.command_line import Command, Inputs, Result
+from tests.support.places import REPOSITORY
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -144,7 +146,7 @@ def test_sessions_of_a_jetson_that_are_none(tmp_path: Path, name: str) -> None:
             tar.add(path, arcname=f"s/{path.name}")
     whole = session.read_bytes()
     session.write_bytes({"empty": b"", "truncated": whole[: len(whole) // 2]}.get(name, whole))
-    tool = Path(__file__).parents[2] / "tools" / "jetson" / "read_session.py"
+    tool = REPOSITORY / "tools" / "jetson" / "read_session.py"
     done = subprocess.run([sys.executable, tool, session], capture_output=True, text=True, check=False)
     words = {"foreign": "no session.json", "newer version": "session.json", "measurement of one sample": "samples"}
     refused(Result(done.returncode, done.stdout, done.stderr), session, words.get(name, "cut off"))

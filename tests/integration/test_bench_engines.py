@@ -8,18 +8,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from bundle_example import tree
-from command_line import Command, Inputs, Result, program
-from driver_stand_in import compiled_driver
-from engine_examples import written
-from recorded_device import built as stand_in_build
 
-from qvit_deploy.build import build
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, record_path
+from qvit_deploy.commands.build import build
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.pipeline import compile
+from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.targets.cuda_driver import find_gpu
-from qvit_deploy.targets.engine import Batch, BuildOptions, record_path
+from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
+from tests.support.artifacts.bundle_example import tree
+from tests.support.command_line import Command, Inputs, Result, program
+from tests.support.devices.driver_stand_in import compiled_driver
+from tests.support.devices.engine_examples import written
+from tests.support.devices.recorded_device import built as stand_in_build
 
 RTX = ("--target", "tensorrt-rtx")
 QUICK = ("--processes", "1", "--iterations", "4")
@@ -107,7 +107,7 @@ def test_a_gpu_of_another_kind_and_what_is_missing_beside_one(bundle: Path, tmp_
 TENSORRT = """
 import sys
 from types import ModuleType
-from recorded_device import Memory, doubling
+from tests.support.devices.recorded_device import Memory, doubling
 memory = Memory()
 sys.modules["pycuda"], sys.modules["pycuda.driver"] = ModuleType("pycuda"), memory.module()
 __version__, api = "10.3.0", doubling("10.3.0", memory)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import onnx
 import pytest
-from bundle_example import tree
-from command_line import Command, Inputs
 
-from qvit_deploy.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.pipeline import compile
+from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
+from tests.support.artifacts.bundle_example import tree
+from tests.support.command_line import Command, Inputs
 
 RTX = ("--target", "tensorrt-rtx")
 

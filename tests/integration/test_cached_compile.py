@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from bundle_example import tree
-from command_line import Command, Inputs
 
 import qvit_deploy
+from tests.support.artifacts.bundle_example import tree
+from tests.support.command_line import Command, Inputs
 
 STAGES = ("fold", "observe", "ranges", "relevance", "plan")
 MADE = {"importance", "fold", "observe", "ranges", "weights", "relevance", "round", "distill"}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from bundle_example import tree
-from command_line import Command, Inputs
 
-from qvit_deploy.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.recipe import Score
+from tests.support.artifacts.bundle_example import tree
+from tests.support.command_line import Command, Inputs
 
 
 def test_python_m_compiles_verifies_and_writes_a_bundle(inputs: Inputs, tmp_path: Path) -> None:

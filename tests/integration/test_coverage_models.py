@@ -12,9 +12,9 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.pipeline import Compiled, compile
+from qvit_deploy.pipeline.compile import Compiled, compile
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.targets import onnxruntime as target
+from qvit_deploy.targets.onnxruntime import runtime as target
 
 # Coverage, not accuracy: four images and no weight regression keep this at half a minute a model.
 RECIPE = Recipe(uniform="w8a8", compensate="bias", calibration_images=4, batch_size=2, targets=("openvino",))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from demo_models import demo
 
-from qvit_deploy.build import build
-from qvit_deploy.pipeline import compile
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, read_engine
+from qvit_deploy.commands.build import build
+from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.targets.engine import Batch, BuildOptions, read_engine
+from tests.support.models.demo_models import demo
 
 pytestmark = pytest.mark.slow
 

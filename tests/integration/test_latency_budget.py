@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Command, Inputs
+
+from tests.support.command_line import Command, Inputs
 
 SITES = ("stem", "patch", "attn.q", "attn.k", "attn.v", "attn.proj", "fc1", "fc2", "head")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Command
+
+from tests.support.command_line import Command
 
 pytestmark = pytest.mark.slow
 

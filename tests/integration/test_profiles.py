@@ -8,10 +8,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from command_line import Command, Inputs
 
-from qvit_deploy.bundle import read_bundle
-from qvit_deploy.targets import half_verification
+from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.targets.tensorrt import verification as half_verification
+from tests.support.command_line import Command, Inputs
 
 BOTH = ("--target", "tensorrt-rtx", "--target", "tensorrt")
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.places import REPOSITORY
+
+ROOT = REPOSITORY
 
 
 def _commands(target: str) -> list[list[str]]:

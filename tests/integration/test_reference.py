@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from measure_reference import PREPROCESS
-from reference_model import Reference
 
-from qvit_deploy.evaluate import evaluate
+from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.recipe import Recipe
+from tests.support.models.reference_model import Reference
+from tools.measure.reference import PREPROCESS
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference_model import Reference
 
-from qvit_deploy.build import build
+from qvit_deploy.commands.build import build
 from qvit_deploy.recipe import Recipe
+from tests.support.models.reference_model import Reference
 
 pytestmark = pytest.mark.slow
 

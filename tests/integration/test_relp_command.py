@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import Command, Inputs
 from PIL import Image
-from quantizable_graphs import canonical
-from relevance_graphs import Builder
+
+from tests.support.command_line import Command, Inputs
+from tests.support.graphs.quantizable_graphs import canonical
+from tests.support.graphs.relevance_graphs import Builder
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def bundle(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from qvit_deploy.data.preprocess import Preprocess
-    from qvit_deploy.pipeline import compile
+    from qvit_deploy.pipeline.compile import compile
     from qvit_deploy.recipe import Recipe
 
     out = tmp_path_factory.mktemp("relp") / "bundle"

@@ -13,21 +13,21 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from bundle_example import tree
-from command_line import REPOSITORY, Command, Inputs, Result, program
-from driver_stand_in import compiled_driver
-from quantizable_graphs import canonical
-from recorded_device import milliseconds
-from relevance_graphs import Builder
 
-from qvit_deploy import site_times
-from qvit_deploy.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.manifest import FileRecord
+from qvit_deploy.bench.sites import times as site_times
+from qvit_deploy.bench.sites.models import INDEX, OVERHEAD, read_index
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.manifest import FileRecord
-from qvit_deploy.pipeline import compile
+from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.site_models import INDEX, OVERHEAD, read_index
-from qvit_deploy.targets.cuda_driver import Gpu, find_gpu
+from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
+from tests.support.artifacts.bundle_example import tree
+from tests.support.command_line import REPOSITORY, Command, Inputs, Result, program
+from tests.support.devices.driver_stand_in import compiled_driver
+from tests.support.devices.recorded_device import milliseconds
+from tests.support.graphs.quantizable_graphs import canonical
+from tests.support.graphs.relevance_graphs import Builder
 
 TENSORRT = ("--sites", "--target", "tensorrt")
 FEW = ("--processes", "1", "--iterations", "2", "--no-pin")
@@ -35,7 +35,7 @@ LIBRARY = "libqvit_plugins.so"
 OPERATORS = "LayerNormQuantize4 LayerNormQuantize8 QLinearW4Codes4 QLinearW8Codes8 QLinearW4 QLinearW8"
 
 SHARED = """
-from recorded_device import Memory, compiling
+from tests.support.devices.recorded_device import Memory, compiling
 memory = Memory()
 api = compiling("11.4.0", memory)
 """

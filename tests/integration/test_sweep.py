@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import Command, Inputs
 
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.pipeline.sweep import Job, plan_recipes, run, sweep
 from qvit_deploy.progress import Advance
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.sweep import Job, plan_recipes, run, sweep
+from tests.support.command_line import Command, Inputs
 
 
 def arguments(inputs: Inputs, *more: object) -> list[object]:

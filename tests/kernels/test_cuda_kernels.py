@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from attention_operator import one_attention, planned
-from emulated_gpu import EmulatedGpu, build
 
-from qvit_deploy.emit.packed import pack
-from qvit_deploy.quantize.activations import ActivationGrid
-from qvit_deploy.quantize.attention import RowGrid
-from qvit_deploy.quantize.softmax import LogGrid
-from qvit_deploy.targets.libqvit import Grid, KernelError, Linear, Type
+from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.quantize.ranges.attention import RowGrid
+from qvit_deploy.quantize.ranges.softmax import LogGrid
+from qvit_deploy.targets.tensorrt.packed.packing import pack
+from tests.support.devices.emulated_gpu import EmulatedGpu, build
+from tests.support.devices.libqvit import Grid, KernelError, Linear, Type
+from tests.support.graphs.attention_operator import one_attention, planned
 
 pytestmark = pytest.mark.slow
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.support.places import REPOSITORY
+
+ROOT = REPOSITORY
 SCRIPT = ROOT / "kernels" / "tests" / "check_sass.py"
 
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from half_graphs import wide_vit
 from hypothesis import given
 from hypothesis import strategies as st
-from quantizable_graphs import calibrate
 
-from qvit_deploy.quantize.activations import ActivationGrid
 from qvit_deploy.quantize.half import _rounded, half_scales, is_plain
-from qvit_deploy.quantize.softmax import LevelGrid, LogGrid, UnsignedGrid
+from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.quantize.ranges.softmax import LevelGrid, LogGrid, UnsignedGrid
+from tests.support.graphs.half_graphs import wide_vit
+from tests.support.graphs.quantizable_graphs import calibrate
 
 
 @given(st.floats(2**-14, 60000))

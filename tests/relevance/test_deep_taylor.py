@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from relevance_graphs import Builder, vit
-from relevance_references import VitRelevance, lrp_add, lrp_box, lrp_linear
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.lrp import relevance_at
-from qvit_deploy.relevance.objective import predicted, unit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.tasks.objective import predicted, unit
+from tests.support.graphs.relevance_graphs import Builder, vit
+from tests.support.graphs.relevance_references import VitRelevance, lrp_add, lrp_box, lrp_linear
 
 RULES = RULE_SETS["deep-taylor"]
 

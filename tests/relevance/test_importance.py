@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import torch
-from relevance_graphs import vit
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.importance import FLOOR, row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from tests.support.graphs.relevance_graphs import vit
 
 
 def images(count: int) -> torch.Tensor:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from relevance_graphs import Builder
 
 from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import propagate, relevance_at, site_relevance
-from qvit_deploy.relevance.objective import logit, predicted, unit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.tasks.objective import logit, predicted, unit
+from tests.support.graphs.relevance_graphs import Builder
 
 Tensor = torch.Tensor
 NAMES = ["embedded", "blocks.0.q_scaled", "blocks.0.gelu", "blocks.1.norm1", "blocks.1.pattern"]

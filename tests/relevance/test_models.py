@@ -14,8 +14,8 @@ from qvit_deploy.frontend.torch_module import from_torch
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import relevance_at, site_relevance
-from qvit_deploy.relevance.objective import predicted, unit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.tasks.objective import predicted, unit
 
 Tensor = torch.Tensor
 

@@ -6,13 +6,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from relevance_graphs import Builder
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.lrp import relevance_at
-from qvit_deploy.relevance.objective import logit
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.tasks.objective import logit
+from tests.support.graphs.relevance_graphs import Builder
 
 
 def _network(quantized_weights: bool, quantized_activations: bool) -> Graph:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from relevance_graphs import Builder
-from relevance_references import gelu_rule, half_rule, ln_rule
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from tests.support.graphs.relevance_graphs import Builder
+from tests.support.graphs.relevance_references import gelu_rule, half_rule, ln_rule
 
 Tensor = torch.Tensor
 IMAGE = (2, 3, 4)

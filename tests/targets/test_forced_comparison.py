@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError
@@ -12,7 +11,8 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared
-from qvit_deploy.targets.verification import probe
+from qvit_deploy.targets.onnxruntime.verification import probe
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 SOURCE, CODES = "norm2_out", "norm2_out.q8"
 PLACE = (0, 3, 5)

@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from qvit_deploy.bench.session import Session, read_session
+from qvit_deploy.bench.device.jetson_session import Session, read_session
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
 

@@ -17,8 +17,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,24 +43,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--against", type=Path, help="digests of an earlier run; exit code 1 where one differs")
+    parser.add_argument("--model", action="append", choices=MODELS, help="only these, for a quick look")
     arguments = parser.parse_args()
     work: Path = arguments.work
     write_small_model(work)
-    jobs = [(model, name) for model in MODELS for name in RECIPES]
+    jobs = [(model, name) for model in arguments.model or MODELS for name in RECIPES]
     lines = [line for job in track(jobs, "compile", console=Console(stderr=True)) for line in compiled(work, *job)]
     print("\n".join(lines))
     if arguments.against is not None:
-        before, after = (dict(reversed(line.split("  ")) for line in text) for text in (
-            arguments.against.read_text(encoding="utf-8").splitlines(), lines
-        ))  # fmt: skip
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        print(f"{len(changed)} of {len(before)} files differ", *changed, sep="\n  ", file=sys.stderr)
+        before = digests(arguments.against.read_text(encoding="utf-8").splitlines())
+        after = digests(lines)
+        bundles = {bundle_name(*job) for job in jobs}
+        names = {name for name in before.keys() | after.keys() if name.partition("/")[0] in bundles}
+        changed = sorted(name for name in names if before.get(name) != after.get(name))
+        print(f"{len(changed)} of {len(names)} files differ", *changed, sep="\n  ", file=sys.stderr)
         sys.exit(bool(changed))
+
+
+def digests(lines: Iterable[str]) -> dict[str, str]:
+    """File -> SHA-256, of lines that a run printed."""
+    pairs = (line.split("  ", 1) for line in lines)
+    return {name: digest for digest, name in pairs}
+
+
+def bundle_name(model: str, recipe: str) -> str:
+    return f"{Path(model).stem.replace(':', '-')}-{recipe}"
 
 
 def compiled(work: Path, model: str, recipe: str) -> Iterator[str]:
     """Compiles `model` by the recipe of that name and gives a line `sha256  bundle/file` for each file."""
-    name = f"{Path(model).stem.replace(':', '-')}-{recipe}"
+    name = bundle_name(model, recipe)
     targets = [target for target in TARGETS if (model, recipe, target) != LEVELS]
     text = RECIPES[recipe] + f"targets = {json.dumps(targets)}\n"
     (work / f"{name}.toml").write_text(text, encoding="utf-8")
@@ -97,7 +110,7 @@ def small_model() -> onnx.ModelProto:
         constants[name] = value
         return name
 
-    def op(kind: str, *inputs: str, **attributes: object) -> str:
+    def op(kind: str, *inputs: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(kind, inputs, [f"{kind}.{len(nodes)}"], f"{kind}.{len(nodes)}", **attributes))
         return str(nodes[-1].output[0])
 

@@ -1,4 +1,4 @@
-// The packed weight layout: the one place that defines it. `qvit_deploy/emit/packed.py` writes the same bytes.
+// The packed weight layout: the one place that defines it. `qvit_deploy/targets/tensorrt/packed/packing.py` writes the same bytes.
 //
 // Weights are signed codes [N, K], output channels first, of b = 4, 6 or 8 bits: -2^(b-1) .. 2^(b-1)-1.
 // K is padded with zero codes to a multiple of 64 (`kBlock`), N with zero rows to a multiple of 8 (`kPanel`).

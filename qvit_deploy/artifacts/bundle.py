@@ -1,0 +1,205 @@
+"""The bundle: the folder a compile writes. Renamed into place whole, its digests checked whenever it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvit_deploy.artifacts.manifest import (
+    MANIFEST,
+    SCHEMA,
+    FileRecord,
+    Manifest,
+    SiteRecord,
+    Summary,
+    check_name,
+    validate,
+)
+from qvit_deploy.errors import BundleError, InputError
+
+__all__ = ["Bundle", "FileRecord", "Manifest", "SiteRecord", "Summary", "check_output", "read_bundle", "write_bundle"]
+
+
+_ANY_VERSION = SCHEMA.rpartition("/")[0] + "/"
+# Commands after the compile add files here; the manifest, written by the compile, does not list them.
+_LATER_FOLDERS = ("engines", "measurements")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk."""
+
+    root: Path
+    manifest: Manifest
+
+    def path_of(self, name: str) -> Path:
+        """The path of a file the manifest lists. Raises BundleError, naming what there is."""
+        if name not in self.manifest.files:
+            has = ", ".join(sorted(self.manifest.files)) or "no files"
+            raise BundleError(f"bundle {self.root} has no file {name!r} (it has {has})")
+        return self.root / name
+
+
+def check_output(out: Path, force: bool) -> None:
+    """Raise InputError if `write_bundle` would refuse `out`; for failing before a long compile. Changes nothing."""
+    out = Path(out).resolve()
+    if os.path.lexists(out):
+        if not force:
+            raise InputError(f"{out} exists; choose another output or pass --force to replace it")
+        _check_replaceable(out)
+    ancestor = next(p for p in out.parents if os.path.lexists(p))
+    if not ancestor.is_dir():
+        raise InputError(f"{out} cannot be created: {ancestor} is not a folder")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise InputError(f"{out} cannot be created: no permission to write in {ancestor}")
+
+
+def write_bundle(
+    out: Path,
+    *,
+    manifest: Manifest | Mapping[str, Any],
+    files: Mapping[str, bytes | Path],
+    force: bool,
+) -> Bundle:
+    """Write the bundle `out`: all of it, or nothing.
+
+    `files` maps names inside the bundle to contents, or to files to copy; their digests become the manifest's
+    `files`. With `force` an existing bundle is replaced, and survives if anything fails. Raises InputError.
+    """
+    out = Path(out).resolve()
+    for name in files:
+        check_name(name)
+    check_output(out, force)
+    try:
+        return Bundle(out, _write_and_rename(out, manifest, files, force))
+    except OSError as error:
+        raise InputError(f"bundle {out} cannot be written: {error}") from error
+
+
+def _write_and_rename(
+    out: Path, manifest: Manifest | Mapping[str, Any], files: Mapping[str, bytes | Path], force: bool
+) -> Manifest:
+    # Beside `out`, so that the rename stays on one file system and is atomic.
+    tag = secrets.token_hex(4)
+    temp = out.with_name(f".{out.name}.{tag}.tmp")
+    old = out.with_name(f".{out.name}.{tag}.old")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        temp.mkdir()
+        records = {name: _write(temp, name, files[name]) for name in sorted(files)}
+        base = manifest.model_dump(by_alias=True) if isinstance(manifest, Manifest) else dict(manifest)
+        whole = validate({**base, "files": records}, "the manifest to write")
+        _write(temp, MANIFEST, whole.to_json())
+        for folder in [temp, *(p for p in temp.rglob("*") if p.is_dir())]:
+            _sync(folder)
+        check_output(out, force)  # again: it may have appeared, or changed, while the files were written
+        if out.exists():
+            out.rename(old)
+        temp.rename(out)
+    except BaseException:  # Ctrl-C included
+        shutil.rmtree(temp, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise
+    _sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return whole
+
+
+def read_bundle(path: Path, verify: bool = True) -> Bundle:
+    """Read the bundle at `path`, with `verify` also every file's size and SHA-256. Raises BundleError."""
+    root = Path(path)
+    if not root.is_dir():
+        raise BundleError(f"no bundle at {root}: " + ("it is a file" if root.exists() else "no such folder"))
+    tree = _load_manifest(root)
+    schema = tree.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, str) and schema.startswith(_ANY_VERSION)
+        hint = "compile it again with this version" if newer else "it was not written by qvit-deploy"
+        raise BundleError(f"bundle {root} has schema {schema!r}, this version reads {SCHEMA!r}; {hint}")
+    manifest = validate(tree, str(root / MANIFEST))
+    if verify:
+        for name, record in manifest.files.items():
+            _verify(root, name, record)
+    return Bundle(root, manifest)
+
+
+def _load_manifest(root: Path) -> dict[str, Any]:
+    def no_constant(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    try:
+        tree = json.loads((root / MANIFEST).read_bytes(), parse_constant=no_constant)
+    except FileNotFoundError:
+        raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}") from None
+    except OSError as error:
+        raise BundleError(f"{root / MANIFEST} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{root / MANIFEST} is damaged: {error}; compile the bundle again") from None
+    if not isinstance(tree, dict):
+        raise BundleError(f"{root / MANIFEST} is damaged: it is not a JSON object; compile the bundle again")
+    return tree
+
+
+def _verify(root: Path, name: str, record: FileRecord) -> None:
+    path = root / name
+    if not path.is_file():
+        raise BundleError(f"bundle {root} lacks its file {name}; copy or compile it again")
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BundleError(f"bundle {root}: {name} is a symbolic link that leaves the bundle")
+    try:
+        found = FileRecord.of_file(path)
+    except OSError as error:
+        raise BundleError(f"bundle {root}: {name} cannot be read: {error.strerror}") from None
+    if found != record:
+        raise BundleError(f"bundle {root}: {name} was modified or damaged (its SHA-256 differs); compile it again")
+
+
+def _write(root: Path, name: str, content: bytes | Path) -> FileRecord:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("xb") as target:
+        if isinstance(content, Path):
+            record = FileRecord.of_file(content, copy=target)
+        else:
+            target.write(content)
+            record = FileRecord.of(content)
+        target.flush()
+        os.fsync(target.fileno())
+    return record
+
+
+def _sync(folder: Path) -> None:
+    """Make the folder's entries survive a power cut; fsync of the files alone does not."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check_replaceable(out: Path) -> None:
+    """Replacing removes the folder, so everything in it must be ours: it is empty, or a bundle and nothing else."""
+    if not out.is_dir():
+        raise InputError(f"{out} exists and is not a folder; remove it or choose another output")
+    if Path.cwd().is_relative_to(out):
+        raise InputError(f"{out} is, or contains, the current folder; run from elsewhere or choose another output")
+    present = [p.relative_to(out).as_posix() for p in sorted(out.rglob("*")) if p.is_symlink() or not p.is_dir()]
+    if not present and not any(out.iterdir()):
+        return
+    try:
+        tree = _load_manifest(out)
+    except BundleError:
+        tree = {}
+    listed = tree.get("files")
+    if not str(tree.get("schema")).startswith(_ANY_VERSION) or not isinstance(listed, dict):
+        raise InputError(f"{out} is not a bundle, so --force will not replace it; remove it or choose another output")
+    foreign = [n for n in present if n not in listed and n != MANIFEST and n.split("/")[0] not in _LATER_FOLDERS]
+    if foreign:
+        raise InputError(f"{out} holds {foreign[0]}, which no bundle has; move it away before using --force")

@@ -1,0 +1,231 @@
+"""The JSON of one measurement: what was measured, where, how, and how long it took. `docs/bench.md` describes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+
+from qvit_deploy.artifacts.manifest import FileRecord
+from qvit_deploy.errors import InputError
+
+SCHEMA: Literal["qvit-deploy/measurement/1"] = "qvit-deploy/measurement/1"
+_ANY_VERSION = SCHEMA.rpartition("/")[0] + "/"
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+Milliseconds = Annotated[FiniteFloat, Field(gt=0, strict=True)]
+Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+Interval = tuple[FiniteFloat, FiniteFloat]
+"""95 %: (low, high)."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelFile(FileRecord):
+    """The file that ran: its name without folders, SHA-256 and size."""
+
+    name: str
+
+
+class Latency(_Record):
+    """Milliseconds per run of the whole batch, over all samples of all processes; quantiles to 0.05 %.
+
+    Attributes:
+        samples: how many runs were timed.
+        interval95: of mean, p50, p90 and p99, by bootstrap over processes. Of one process it is the value itself.
+    """
+
+    p50: Milliseconds
+    p90: Milliseconds
+    p99: Milliseconds
+    mean: Milliseconds
+    samples: Annotated[int, Field(ge=2, strict=True)]
+    interval95: dict[Literal["mean", "p50", "p90", "p99"], Interval]
+
+
+class Process(_Record):
+    """One fresh process, or one recording of another program.
+
+    Attributes:
+        blocks_ms: median of each block of consecutive runs, in the order of time: what `check` resamples.
+        runs: timed runs, all blocks together.
+        load_ms: from the file on disk to a model ready to run; None where another program did not say.
+        stable: the warm-up ended because times had settled, not because its time was over; None if not known.
+        yardstick_ms: the same of the yardstick (`bench.reference_workload`), block by block in turn with the file, per
+            run; medians are of as many runs together as take the file's time.
+    """
+
+    blocks_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1)]
+    runs: PositiveInt
+    load_ms: Milliseconds | None = None
+    stable: bool | None = None
+    yardstick_ms: tuple[Milliseconds, ...] | None = None
+
+
+class SiteTime(_Record):
+    """Milliseconds of one site per run: its product (with a fused bias), and quantizing its inputs."""
+
+    name: str
+    product_ms: Annotated[FiniteFloat, Field(ge=0)]
+    quantize_ms: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+
+
+class Profile(_Record):
+    """Where a run's time goes, by the runtime's own profiler, which slows the run down.
+
+    Attributes:
+        sites: in the order of the graph.
+        outside_ms: operator -> milliseconds of everything that belongs to no site.
+        total_ms: all of it together, per run.
+    """
+
+    sites: tuple[SiteTime, ...]
+    outside_ms: dict[str, Annotated[FiniteFloat, Field(ge=0)]]
+    total_ms: Milliseconds
+
+
+class Energy(_Record):
+    """What `meter` counted while runs were timed; everything the meter covers, not this process alone."""
+
+    meter: str
+    joules_per_run: Annotated[FiniteFloat, Field(ge=0)]
+    watts: Annotated[FiniteFloat, Field(ge=0)]
+
+
+class Quality(_Record):
+    """Accuracy on `n` images: share classified right, share with the float model's class."""
+
+    top1: Share | None = None
+    agreement: Share | None = None
+    n: PositiveInt
+
+
+class Subject(_Record):
+    """All that was measured of one file.
+
+    Attributes:
+        throughput: images per second, batch / mean latency.
+        load_ms: median over processes.
+        peak_memory_bytes: largest resident memory of a process that loads and runs this file alone, interpreter
+            included; None where the system does not tell.
+        device_memory_bytes: of the GPU's memory taken by loading and running this file alone; None on a CPU.
+        runtime: what ran it, where that is not the settings' runtime: an engine measured against an ONNX file.
+    """
+
+    file: ModelFile
+    runtime: str | None = None
+    latency_ms: Latency
+    throughput: Annotated[FiniteFloat, Field(gt=0)]
+    load_ms: Milliseconds | None = None
+    peak_memory_bytes: PositiveInt | None = None
+    device_memory_bytes: NonNegativeInt | None = None
+    processes: Annotated[tuple[Process, ...], Field(min_length=1)]
+    profile: Profile | None = None
+    energy: Energy | None = None
+    quality: Quality | None = None
+
+
+class Settings(_Record):
+    """How it was run. Equal settings, or times cannot be compared.
+
+    Attributes:
+        threads: of the runtime on the CPU; None when everything ran on a GPU.
+        cpus: what processes were pinned to, None when the system does not allow it.
+        flags: whatever else changes times, such as trtexec's transfers and CUDA graphs.
+    """
+
+    runtime: str
+    batch: PositiveInt
+    threads: PositiveInt | None = None
+    cpus: tuple[NonNegativeInt, ...] | None = None
+    flags: dict[str, str] = {}
+
+
+class Environment(_Record):
+    """The machine and what runs on it. `bench.device.environment` says what of it must agree for a comparison."""
+
+    machine: str
+    cpu: str
+    logical_cpus: PositiveInt
+    memory_bytes: PositiveInt | None = None
+    os: str
+    governor: str | None = None
+    max_mhz: FiniteFloat | None = None
+    board: str | None = None
+    power_mode: str | None = None
+    gpu: str | None = None
+    gpu_clocks: str | None = None
+    load_average: FiniteFloat | None = None
+    versions: dict[str, str] = {}
+
+
+class RatioRecord(_Record):
+    """Latency of the file over that of `against`: above 1 is slower. Median ratio of neighbouring blocks."""
+
+    p50: Annotated[FiniteFloat, Field(gt=0)]
+    interval95: Interval
+
+
+class Measurement(Subject):
+    """One JSON file. With `against`, both sides ran in the same processes, block by block in turn."""
+
+    # `schema` itself is taken by a method of BaseModel.
+    schema_id: Literal["qvit-deploy/measurement/1"] = Field(default=SCHEMA, alias="schema")
+    source: Literal["qvit-deploy", "trtexec"]
+    measured_at: str
+    settings: Settings
+    environment: Environment
+    against: Subject | None = None
+    ratio: RatioRecord | None = None
+
+    def tree(self) -> dict[str, Any]:
+        """As JSON, fields without a value left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def read_measurement(path: Path) -> Measurement:
+    """The measurement in `path`. Raises InputError naming the file and what is wrong with it."""
+    tree = read_json(path)
+    schema = tree.get("schema") if isinstance(tree, dict) else None
+    if schema != SCHEMA:
+        if isinstance(schema, str) and schema.startswith(_ANY_VERSION):
+            raise InputError(f"{path}: has schema {schema!r}, this version reads {SCHEMA!r}; measure again")
+        raise InputError(f"{path}: is not a measurement of qvit-deploy bench (no schema {SCHEMA!r})")
+    try:
+        found = Measurement.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}") from None
+    _require_pairs(path, found)
+    return found
+
+
+def _require_pairs(path: Path, found: Measurement) -> None:
+    for process in found.processes:
+        if process.yardstick_ms is not None and len(process.yardstick_ms) != len(process.blocks_ms):
+            raise InputError(f"{path}: its yardstick has other blocks than the file it was measured with")
+    if found.against is None:
+        return
+    sides = [[len(p.blocks_ms) for p in side.processes] for side in (found, found.against)]
+    if sides[0] != sides[1]:
+        raise InputError(f"{path}: its two sides have different blocks, so they were not measured in turn")
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON file holds. Raises InputError: it cannot be read, is empty, cut off or not JSON."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if not content.strip():
+        raise InputError(f"{path}: is empty")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not valid JSON, or was cut off: {error}") from error

@@ -1,0 +1,273 @@
+"""Models of single sites, emitted as a compile emits them. Needs the compile half.
+
+Weights are random, which does not change the time of integer products. Of a profile in half precision the ends of a
+model are float16, as they are inside the network, but for the image, and a LayerNorm that only linears read stands in
+front of its site: it writes the site's codes there, as a plugin or in one kernel with the quantizer. A model of the
+LayerNorm alone is what such a site's time counts from. What else a whole network decides is not in them: a tensor that
+float16 cannot hold, readers of one LayerNorm with different widths, a GELU that a kernel takes with its product. An
+attention product stands alone, so that no TensorRT fuses it: there it computes in float16 at every width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import shape_inference
+
+from qvit_deploy.artifacts.bundle import Bundle
+from qvit_deploy.bench.sites.models import OVERHEAD
+from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.errors import InputError
+from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
+from qvit_deploy.graph.sites import Kind, Site, find_sites
+from qvit_deploy.quantize.grid import code_range
+from qvit_deploy.quantize.half import half_scales
+from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.recipe import HALF_PROFILES, PACKED_PROFILE, Profile
+from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
+from qvit_deploy.targets.tensorrt.half.precision import to_half
+from qvit_deploy.targets.tensorrt.packed.emission import pack_half
+
+Width = tuple[int, int]
+"""(weight bits, activation bits)."""
+
+FLOAT = ir.TensorType(ir.DataType.FLOAT)
+NORMED = "normed"
+RANGE, WEIGHT_SCALE = 3.0, 0.01
+"""The normally distributed input is quantized up to this; what a step of the weights is."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """Models of all sites.
+
+    Attributes:
+        sites: site -> width -> file.
+        baselines: file -> file whose time is not the site's; that of the overhead where it has none.
+        models: file -> content.
+    """
+
+    sites: Mapping[str, Mapping[str, str]]
+    baselines: Mapping[str, str]
+    models: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class SiteShape:
+    """What of a site decides how long it takes; sites with equal ones share a model.
+
+    Attributes:
+        x, second, y: shapes of the operands, `second` that of the weight where there is one, and of the product.
+        image: whether it reads the image, which is float32 in every profile.
+        norm: whether it reads a LayerNorm that only linears read.
+    """
+
+    kind: Kind
+    x: tuple[int, ...]
+    second: tuple[int, ...]
+    y: tuple[int, ...]
+    bias: bool
+    image: bool
+    norm: bool
+    attributes: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, profile: Profile) -> Emitted:
+    """Models of all sites of the bundle at these widths, and of the overhead.
+
+    Equal models are one file, whichever sites and widths they are of.
+
+    Raises:
+        InputError: a site's shape depends on the image, or the model takes other batches.
+    """
+    wanted = {s.name for s in bundle.manifest.sites}
+    graph = Graph(ir.load(bundle.path_of("model.float.onnx")), "float")
+    shapes = tensor_shapes(graph, batch)
+    nodes = {v.name: n for n in graph.nodes() for v in n.outputs}
+    sites: dict[str, dict[str, str]] = {}
+    known: dict[tuple[SiteShape, Width], str] = {}
+    files: dict[bytes, str] = {overhead(profile): OVERHEAD}
+    baselines: dict[str, str] = {}
+    for site in (s for s in find_sites(graph) if s.name in wanted):
+        shape = site_shape(site, nodes[site.product], shapes)
+        sites[site.name] = {}
+        for width in widths:
+            if (shape, width) not in known:
+                content = emit_site(shape, width, profile)
+                name = files.setdefault(content, f"{len(files)}.w{width[0]}a{width[1]}.onnx")
+                known[shape, width] = name
+                if shape.norm and profile in HALF_PROFILES:
+                    baselines[name] = files.setdefault(emit_norm(shape.x), f"{len(files)}.norm.onnx")
+            sites[site.name]["w{}a{}".format(*width)] = known[shape, width]
+    return Emitted(sites, baselines, {name: content for content, name in files.items()})
+
+
+def tensor_shapes(graph: Graph, batch: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor whose sizes are all known for `batch` images. Raises InputError."""
+    proto = graph.to_proto()
+    del proto.graph.value_info[:]
+    fixed = graph.static_batch
+    if fixed not in (None, batch):
+        raise InputError(f"the model takes batches of {fixed} only; leave --batch out")
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    inferred = shape_inference.infer_shapes(proto, data_prop=True).graph
+    found = {t.name: tuple(t.dims) for t in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        dimensions = value.type.tensor_type.shape.dim
+        if all(d.HasField("dim_value") for d in dimensions):
+            found[value.name] = tuple(d.dim_value for d in dimensions)
+    return found
+
+
+def site_shape(site: Site, node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> SiteShape:
+    """What the model of a site has to be like.
+
+    Args:
+        node: its product.
+
+    Raises:
+        InputError: its sizes depend on the image.
+    """
+    second = site.weight or site.second or ""
+    for name in (site.input, second, site.product):
+        if name not in shapes:
+            raise InputError(
+                f"site {site.name!r}: the shape of {name!r} depends on the image; it cannot be timed alone"
+            )
+    attributes = tuple(
+        (n, tuple(a.as_ints())) for n, a in sorted(node.attributes.items()) if n != "group" and n != "auto_pad"
+    )
+    if "group" in node.attributes:
+        attributes += (("group", (node.attributes["group"].as_int(),)),)
+    image = site.role == "image"
+    x, other, y = (shapes[name] for name in (site.input, second, site.product))
+    return SiteShape(site.kind, x, other, y, site.bias is not None, image, _behind_norm(node), attributes)
+
+
+def _behind_norm(product: ir.Node) -> bool:
+    """Whether the product reads a LayerNorm over the last axis that only linears read."""
+    value = product.inputs[0]
+    norm = None if value is None else value.producer()
+    if value is None or norm is None or norm.op_type != "LayerNormalization" or value.is_graph_output():
+        return False
+    last = norm.attributes.get_int("axis", -1) in (-1, -1 if value.shape is None else len(value.shape) - 1)
+    return last and all(n.op_type == "MatMul" and i == 0 and constant(n.inputs[1]) is not None for n, i in value.uses())
+
+
+def emit_site(shape: SiteShape, width: Width, profile: Profile) -> bytes:
+    """The file of the site alone, quantized to `width` (weight or second operand, input)."""
+    half_precision = profile in HALF_PROFILES
+    graph, site = _float_site(shape if half_precision else replace(shape, norm=False))
+    plan = Plan({site.name: _planned(site, shape, width)})
+    if not half_precision:
+        return emit_qdq(graph, plan).serialize()
+    plan = half_scales(plan)
+    emitted = emit_tensorrt(graph, plan)
+    # Nothing was measured, so everything fits float16.
+    half = to_half(emitted, {}, ends={"second", site.output} | (set() if shape.image else {"x"}))
+    if profile == PACKED_PROFILE:
+        half = pack_half(half, emitted.graph, plan)
+    return half.graph.serialize()
+
+
+def emit_norm(x: tuple[int, ...]) -> bytes:
+    """The file, in half precision, of the LayerNorm alone that stands in front of sites."""
+    value, node, constants = _norm(x)
+    graph = ir.Graph(
+        [value], node.outputs, nodes=[node], initializers=constants, opset_imports={"": CANONICAL_OPSET}, name="norm"
+    )
+    emitted = emit_tensorrt(Graph(ir.Model(graph, ir_version=10), "norm"), Plan({}))
+    return to_half(emitted, {}, ends=("x", NORMED)).graph.serialize()
+
+
+def overhead(profile: Profile) -> bytes:
+    """The file of a model of one number, of the type that sites of this profile read and write."""
+    kind = onnx.TensorProto.FLOAT16 if profile in HALF_PROFILES else onnx.TensorProto.FLOAT
+    value = [onnx.helper.make_tensor_value_info(n, kind, [1, 1]) for n in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "nothing", value[:1], value[1:])
+    opset = onnx.helper.make_opsetid("", CANONICAL_OPSET)
+    return bytes(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
+
+
+def _float_site(shape: SiteShape) -> tuple[Graph, Site]:
+    """A graph of the product and its bias, and the site in it."""
+    convolution, weighted = shape.kind == "conv", shape.kind in ("conv", "linear")
+    x = ir.Value(name="x", shape=ir.Shape(shape.x), type=FLOAT)
+    inputs, initializers, random, nodes = [x], list[ir.Value](), np.random.default_rng(0), list[ir.Node]()
+    if shape.norm:
+        inputs[0], norm, constants = _norm(shape.x)
+        nodes, x = [norm], norm.outputs[0]
+        initializers += constants
+    if weighted:
+        weight = ir.tensor(random.standard_normal(shape.second).astype(np.float32))
+        second = ir.Value(name="site.weight", shape=ir.Shape(shape.second), type=FLOAT, const_value=weight)
+        initializers.append(second)
+    else:
+        second = ir.Value(name="second", shape=ir.Shape(shape.second), type=FLOAT)
+        inputs.append(second)
+    operands, bias = [x, second], None
+    if shape.bias:
+        zeros = ir.tensor(np.zeros(_channels(shape), np.float32))
+        bias = ir.Value(name="site.bias", shape=ir.Shape([_channels(shape)]), type=FLOAT, const_value=zeros)
+        initializers.append(bias)
+    if bias is not None and convolution:
+        operands.append(bias)
+    attributes = {n: list(v) if n != "group" else v[0] for n, v in shape.attributes}
+    product = ir.node("Conv" if convolution else "MatMul", operands, attributes, name="site/product")
+    ends = [product]
+    if bias is not None and not convolution:
+        ends.append(ir.node("Add", [product.outputs[0], bias], name="site/Add"))
+    for i, node in enumerate(ends):
+        made = node.outputs[0]
+        made.name, made.type, made.shape = f"y{i}", FLOAT, ir.Shape(shape.y)
+    graph = ir.Graph(
+        inputs, [ends[-1].outputs[0]], nodes=[*nodes, *ends], initializers=initializers,
+        opset_imports={"": CANONICAL_OPSET}, name="site",
+    )  # fmt: skip
+    site = Site(
+        name="site", kind=shape.kind, role="image" if shape.image else "other", input=x.name or "",
+        second=None if weighted else "second", weight="site.weight" if weighted else None,
+        bias="site.bias" if shape.bias else None, product="y0", output=f"y{len(ends) - 1}", params=0,
+    )  # fmt: skip
+    return Graph(ir.Model(graph, ir_version=10), "site"), site
+
+
+def _norm(shape: tuple[int, ...]) -> tuple[ir.Value, ir.Node, list[ir.Value]]:
+    """(x, a LayerNorm of its last axis, the LayerNorm's constants)."""
+    x = ir.Value(name="x", shape=ir.Shape(shape), type=FLOAT)
+    constants = [
+        ir.Value(name=name, shape=ir.Shape(shape[-1:]), type=FLOAT, const_value=ir.tensor(array.astype(np.float32)))
+        for name, array in (("norm.weight", np.ones(shape[-1])), ("norm.bias", np.zeros(shape[-1])))
+    ]
+    node = ir.node("LayerNormalization", [x, *constants], {"axis": -1, "epsilon": 1e-6}, name="norm")
+    made = node.outputs[0]
+    made.name, made.type, made.shape = NORMED, FLOAT, ir.Shape(shape)
+    return x, node, constants
+
+
+def _planned(site: Site, shape: SiteShape, width: Width) -> SitePlan:
+    w_bits, a_bits = width
+    low, high = code_range(w_bits)
+    channels, codes = _channels(shape), None
+    if site.weight is not None:
+        codes = np.random.default_rng(0).integers(low, high + 1, shape.second).astype(np.int8)
+    return SitePlan(
+        site=site,
+        w_bits=w_bits,
+        a_bits=a_bits,
+        grid=ActivationGrid(a_bits, RANGE / code_range(a_bits)[1], 0.0),
+        second_grid=ActivationGrid(w_bits, RANGE / high, 0.0) if codes is None else None,
+        codes=codes,
+        weight_scale=None if codes is None else np.full(channels, WEIGHT_SCALE, np.float32),
+        bias=np.zeros(channels, np.float32) if shape.bias else None,
+    )
+
+
+def _channels(shape: SiteShape) -> int:
+    return shape.second[0] if shape.kind == "conv" else shape.second[-1]

@@ -1,0 +1,166 @@
+"""A folder with one small quantized model per site shape and width: what a width costs on a target, alone.
+
+Writing one needs the compile half (`site_emission`); timing one (`site_times`) does not, so that a device without torch
+can be measured with a folder that was written elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+
+from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.latency_table import Width
+from qvit_deploy.artifacts.manifest import MANIFEST
+from qvit_deploy.artifacts.measurement import read_json
+from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import PACKED_PROFILE, Profile
+from qvit_deploy.targets.tensorrt.engine.plugin_build import LIBRARY
+
+INDEX = "index.json"
+SCHEMA: Literal["qvit-deploy/site-models/2"] = "qvit-deploy/site-models/2"
+OVERHEAD = "overhead.onnx"
+"""A model that does next to nothing: what every run costs beside its site."""
+
+DEFAULT_BITS = (4, 6, 8)
+
+FileName = Annotated[str, Field(pattern=r"^[\w.-]+\.onnx$")]
+
+SiteTarget = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
+SITE_TARGETS: tuple[str, ...] = get_args(SiteTarget)
+
+
+class Index(BaseModel):
+    """`index.json` of a folder of site models.
+
+    Attributes:
+        target: what the models are timed on.
+        profile: the file of a bundle that they follow, `tensorrt-plugin` of plugins.
+        batch: images per run.
+        sites: site -> width (`w4a4`) -> file. Every site has the same widths.
+        baselines: file -> the file whose time is taken off its own; `OVERHEAD` of those that are not named.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_id: Literal["qvit-deploy/site-models/2"] = Field(alias="schema")
+    target: SiteTarget
+    profile: Profile
+    batch: PositiveInt
+    sites: Annotated[Mapping[str, Mapping[Width, FileName]], Field(min_length=1)]
+    baselines: Mapping[FileName, FileName]
+
+    @field_validator("sites")
+    @classmethod
+    def _widths_agree(cls, sites: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+        if len({tuple(sorted(files)) for files in sites.values()}) != 1 or not all(sites.values()):
+            raise ValueError("the sites do not all have the same widths")
+        return sites
+
+    @property
+    def widths(self) -> tuple[str, ...]:
+        return tuple(sorted(next(iter(self.sites.values()))))
+
+    @property
+    def files(self) -> dict[str, str]:
+        """File -> the first site and width that it is of, in words; the overhead's first."""
+        found = {OVERHEAD: "the model that does nothing"}
+        for site, widths in self.sites.items():
+            for width, name in widths.items():
+                found.setdefault(name, f"site {site!r} at {width}")
+        for name, baseline in self.baselines.items():
+            found.setdefault(baseline, f"the LayerNorm in front of {found.get(name, name)}")
+        return found
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What site models are asked for.
+
+    Attributes:
+        bits, batch: None for those of the folder, or `DEFAULT_BITS` and 1 where it is written.
+        plugins: libraries of TensorRT plugins.
+    """
+
+    target: SiteTarget
+    bits: tuple[int, ...] | None = None
+    batch: int | None = None
+    plugins: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.target not in SITE_TARGETS:
+            raise InputError(
+                f"--sites times models on {', '.join(SITE_TARGETS)}, not on {self.target!r}; --plugin makes "
+                "those of tensorrt call plugins"
+            )
+        if self.bits is not None and (not self.bits or any(not 2 <= b <= 8 for b in self.bits)):
+            raise InputError(f"--bits {','.join(map(str, self.bits))}: widths are 2 to 8")
+        if self.batch is not None and self.batch < 1:
+            raise InputError(f"--batch must be at least 1, got {self.batch}")
+        if self.plugins and self.target != "tensorrt":
+            raise InputError(f"--sites --target {self.target} takes no plugins: leave out --plugin")
+
+    @property
+    def widths(self) -> tuple[str, ...] | None:
+        return None if self.bits is None else tuple(f"w{b}a{b}" for b in sorted(set(self.bits)))
+
+
+def read_index(folder: Path) -> Index:
+    """Raises InputError: it is not what `write_site_models` writes, or a model is missing."""
+    try:
+        index = Index.model_validate(read_json(folder / INDEX))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{folder / INDEX}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    missing = [name for name in index.files if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder} lacks {missing[0]}, which its {INDEX} names; write the models again")
+    return index
+
+
+def require_asked(folder: Path, index: Index, asked: Asked) -> None:
+    """Raises InputError if the models in `folder` are for something else than what is asked for."""
+    another = "or name another folder"
+    if index.target != asked.target:
+        raise InputError(
+            f"{folder} holds site models for {index.target}, not {asked.target}: pass --target {index.target}, "
+            f"{another}"
+        )
+    if asked.batch not in (None, index.batch):
+        raise InputError(
+            f"{folder} holds site models for batches of {index.batch}, not {asked.batch}: leave --batch out, {another}"
+        )
+    if asked.widths not in (None, index.widths):
+        raise InputError(
+            f"{folder} holds site models of {', '.join(index.widths)}, not {', '.join(asked.widths or ())}: leave "
+            f"--bits out, {another}"
+        )
+    if asked.plugins and index.profile != PACKED_PROFILE:
+        raise InputError(
+            f"{folder} holds site models of the {index.profile} file, which calls no plugins: leave --plugin out, "
+            f"{another}"
+        )
+
+
+def require_library(folder: Path, index: Index, asked: Asked) -> None:
+    """Raises InputError if the models call plugins and no library is named."""
+    if index.profile == PACKED_PROFILE and index.target == "tensorrt" and not asked.plugins:
+        raise InputError(
+            f"{folder} holds site models that run in the plugins of {LIBRARY}: pass --plugin PATH/{LIBRARY} "
+            "(qvit-deploy build-plugin compiles it)"
+        )
+
+
+def require_sites(bundle: Path, folder: Path, index: Index) -> None:
+    """Raises InputError if `bundle` is one, and has other sites than the models."""
+    if not (bundle / MANIFEST).exists():
+        return
+    wanted = {s.name for s in read_bundle(bundle, verify=False).manifest.sites}
+    for name in sorted(wanted ^ set(index.sites)):
+        lacks, has = (folder, bundle) if name in wanted else (bundle, folder)
+        raise InputError(f"{folder} holds models of another network's sites: {lacks} has no {name!r}, {has} has")

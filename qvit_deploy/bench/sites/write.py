@@ -1,0 +1,63 @@
+"""Writes a folder of site models. Needs the compile half, which a device need not have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from qvit_deploy.artifacts.bundle import Bundle, read_bundle
+from qvit_deploy.artifacts.engine_record import Target
+from qvit_deploy.bench.sites.models import DEFAULT_BITS, INDEX, SCHEMA, Asked, Index
+from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import Profile
+from qvit_deploy.targets.tensorrt.engine.files import profiles_for
+
+
+def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
+    """Writes models of all sites of the bundle into `folder`, the index last.
+
+    Raises:
+        InputError: the folder has models or cannot be written, the compile half is not installed, or a site's shape
+            cannot be told; nothing is written then.
+        BundleError: the bundle is damaged.
+    """
+    if (folder / INDEX).exists():
+        raise InputError(f"{folder} holds site models already; name another folder")
+    try:
+        from qvit_deploy.bench.sites.emission import emit_sites
+    except ImportError as error:
+        raise InputError(
+            f"emitting site models needs {error.name}; write them where the compile half is installed (bench --sites "
+            "--emit-only --site-models FOLDER) and bring the folder here"
+        ) from error
+    found = read_bundle(bundle)
+    profile = profile_of(found, asked)
+    widths = [(b, b) for b in sorted(set(asked.bits or DEFAULT_BITS))]
+    emitted = emit_sites(found, widths, asked.batch or 1, profile)
+    index = Index(
+        schema=SCHEMA,
+        target=asked.target,
+        profile=profile,
+        batch=asked.batch or 1,
+        sites=emitted.sites,
+        baselines=emitted.baselines,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in emitted.models.items():
+            (folder / name).write_bytes(content)
+        (folder / INDEX).write_text(index.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--site-models {folder} cannot be written: {error.strerror}") from error
+    return index
+
+
+def profile_of(bundle: Bundle, asked: Asked) -> Profile:
+    """The file that site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle has; the
+    target's own where it has neither, since a table may come before the compile it is for."""
+    for target in get_args(Target):
+        if asked.target == target:
+            wanted = profiles_for(target, asked.plugins)
+            held = [p for p in wanted if f"model.{p}.onnx" in bundle.manifest.files]
+            return wanted[0] if asked.plugins or not held else held[0]
+    return "onnxruntime"

@@ -1,0 +1,186 @@
+"""What a bundle, an ONNX file or an engine is, as one JSON-ready dictionary; needs no torch and runs nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import onnx_ir as ir
+
+from qvit_deploy import recipe
+from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.engine_record import read_engine
+from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
+from qvit_deploy.errors import InputError
+from qvit_deploy.graph.graph import constant
+from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, Profile, findings, view_of
+from qvit_deploy.lint.emitted import LINTED_FOR
+from qvit_deploy.lint.view import Operand, Product, View, integer
+
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+_OWN_FILES = {f"model.{name}.onnx": name for name in LINTED_FOR}
+
+
+def describe(path: Path, profile: Profile | None = None, version: tuple[int, int] = OLDEST_TENSORRT) -> dict[str, Any]:
+    """A description of the bundle or .onnx file at `path`, with what the lint finds in it; of an engine its record.
+
+    Args:
+        profile: lint for it; by default for the one that fits each file best (`profile_of`).
+        version: (major, minor) of TensorRT, for the `tensorrt` profile.
+
+    Raises:
+        InputError: nothing is there, or it is none of them, or an engine was changed since it was built.
+        BundleError: the bundle is damaged.
+    """
+    if path.is_dir():
+        bundle = read_bundle(path)
+        manifest = bundle.manifest.model_dump(mode="json", by_alias=True)
+        names = [n for n in bundle.manifest.files if n.endswith(".onnx")]
+        models = {n: describe_onnx(bundle.path_of(n), profile, version) for n in names}
+        return {"type": "bundle", "manifest": manifest, "models": models}
+    if not path.is_file():
+        raise InputError(f"no bundle, .onnx file or engine at {path}")
+    if path.suffix == ".engine":
+        return {"type": "engine", **read_engine(path).model_dump(mode="json", by_alias=True)}
+    return {"type": "onnx", **describe_onnx(path, profile, version)}
+
+
+def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int]) -> dict[str, Any]:
+    """Inputs, outputs, operators, every matrix product with the width of its operands, and the lint."""
+    try:
+        # Absolute: onnx_ir guards against weights outside the model's folder only when it knows the folder.
+        model = ir.load(path.resolve())
+    except Exception as error:  # protobuf and onnx_ir raise their own types on files that are not ONNX
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as ONNX: {reason}") from error
+    graph = model.graph
+    if _OWN_FILES.get(path.name) == recipe.PACKED_PROFILE:
+        model.functions.clear()  # TensorRT runs plugins in their place
+    if not len(graph):
+        raise InputError(f"{path} cannot be read as ONNX: it holds no operators")
+    view = view_of(model, profile or profile_of(path.name, model), version)
+    operators = Counter(_op(node) for node in view.nodes)
+    products = [_product(view, p) for p in view.products]
+    products += [_packed(view, n) for n in view.custom() if n.domain == DOMAIN and not writes_codes(n)]
+    found = findings(view)
+    return {
+        "bytes": path.stat().st_size,
+        "opset": {domain or "ai.onnx": version for domain, version in sorted(model.opset_imports.items())},
+        "producer": " ".join(filter(None, [model.producer_name, model.producer_version])),
+        "inputs": {v.name: _shape(v) for v in graph.inputs if not v.is_initializer()},
+        "outputs": {v.name: _shape(v) for v in graph.outputs},
+        "operators": dict(sorted(operators.items())),
+        "quantizers": {op: operators[op] for op in _QDQ},
+        "products": products,
+        "quantized_products": sum(p["quantized"] for p in products),
+        "weight_bytes": sum(o["stored_bytes"] for p in products for o in p["operands"] if o["weight"]),
+        "packed_weight_bytes": sum(o["packed_bytes"] for p in products for o in p["operands"] if o["weight"]),
+        "lint": {
+            "profile": view.profile,
+            "version": "{}.{}".format(*version) if view.profile == "tensorrt" else None,
+            "counts": {s: sum(f.severity == s for f in found) for s in SEVERITIES},
+            "findings": [asdict(f) for f in found],
+        },
+    }
+
+
+def profile_of(name: str, model: ir.Model) -> Profile:
+    """What to lint a file for when nobody says: what its name in a bundle says; TensorRT for any other file with Q/DQ
+    pairs, ONNX Runtime for the rest."""
+    if name in _OWN_FILES:
+        return LINTED_FOR[_OWN_FILES[name]]
+    return "tensorrt" if any(node.op_type in _QDQ for node in model.graph.all_nodes()) else "onnxruntime"
+
+
+def _op(node: ir.Node) -> str:
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def _shape(value: ir.Value) -> list[int | str | None]:
+    if value.shape is None:
+        return []
+    return [d if isinstance(d, int) else d.value for d in value.shape]
+
+
+def _product(view: View, product: Product) -> dict[str, Any]:
+    operands = [_operand(view, o) for o in product.operands if o.value is not None]
+    return {
+        "name": product.node.name or (product.node.outputs[0].name or ""),
+        "op": product.node.op_type,
+        "operands": operands,
+        "quantized": len(operands) > 1 and all(o["bits"] is not None for o in operands),
+    }
+
+
+def _packed(view: View, node: ir.Node) -> dict[str, Any]:
+    """A node that one of our plugins runs, as `_product` describes others: a linear with packed weights
+    (`targets.tensorrt.packed.linear`), or the product of values with the probabilities that it makes of scores
+    (`targets.tensorrt.packed.attention`)."""
+    bits, weight = node.op_type.removeprefix("QLinearW")[:1], constant(node.inputs[1])
+    linear, stored = bits.isdigit(), 0 if weight is None else weight.size
+    first = integer(node, "x_bits" if linear else "bits", 8), False, 0
+    second = int(bits) if linear else integer(node, "v_bits", 8), linear, stored
+    operands = [
+        {"tensor": v.name if v is not None else "", "bits": b, "weight": w, "stored_bytes": n, "packed_bytes": n}
+        for v, (b, w, n) in zip(node.inputs, (first, second), strict=False)
+    ]
+    return {"name": node.name or "", "op": _op(node), "operands": operands, "quantized": True}
+
+
+def _operand(view: View, operand: Operand) -> dict[str, Any]:
+    """Where an operand comes from, the bits its integers need (None for floating point), and a weight's bytes: in the
+    file, and packed at those bits."""
+    value = operand.quantizer.value if operand.quantizer is not None else operand.value
+    assert value is not None
+    bits = None if operand.quantizer is None else _bits(view, value)
+    tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
+    stored = 0 if tensor is None else -(-tensor.size * _container(tensor.dtype) // 8)
+    packed = stored if bits is None or tensor is None else -(-tensor.size * bits // 8)
+    return {
+        "tensor": value.name,
+        "bits": bits,
+        "weight": not operand.of_data,
+        "stored_bytes": stored,
+        "packed_bytes": packed,
+    }
+
+
+def _bits(view: View, codes: ir.Value) -> int:
+    """Width of codes: of a weight what its codes need, of an activation what a Clip leaves or the container has."""
+    container = _container(codes.dtype)
+    stored = view.constant(codes)
+    if stored is not None:
+        return min(container, _needed_bits(int(stored.min()), int(stored.max()))) if stored.size else container
+    node = codes.producer()
+    if node is not None and node.op_type == "Clip":  # Brevitas clips the codes
+        return min(container, _clipped_bits(view, node, 1.0) or container)
+    quantize = view.quantizer(node)
+    clip = quantize.value.producer() if quantize is not None and quantize.value is not None else None
+    if quantize is None or quantize.scale is None or quantize.scale.size != 1 or clip is None or clip.op_type != "Clip":
+        return container
+    return min(container, _clipped_bits(view, clip, float(quantize.scale.reshape(-1)[0])) or container)
+
+
+def _container(dtype: ir.DataType | None) -> int:
+    """Bits of one element; of a type without a width, or unknown, 8."""
+    known = dtype is not None and dtype not in (ir.DataType.STRING, ir.DataType.UNDEFINED)
+    return int(dtype.bitwidth) if known and dtype is not None else 8
+
+
+def _needed_bits(low: int, high: int) -> int:
+    """Smallest signed width that holds the codes low..high."""
+    return max(max(high, 0).bit_length(), max(-low - 1, 0).bit_length()) + 1
+
+
+def _clipped_bits(view: View, clip: ir.Node, scale: float) -> int | None:
+    """Width of the codes that a Clip leaves; None when its ends are not known."""
+    ends = [view.scalar(v) for v in [*clip.inputs, None, None][1:3]]
+    if ends[0] is None or ends[1] is None or not np.all(np.isfinite([e / scale for e in ends if e is not None])):
+        return None
+    first, last = (int(np.rint(np.float32(e) / np.float32(scale))) for e in (ends[0], ends[1]))
+    # Probabilities have codes from 0 on, without a sign.
+    return last.bit_length() if first == 0 else _needed_bits(first, last)

@@ -1,0 +1,76 @@
+"""The operator table: ONNX node -> differentiable torch function.
+
+Each entry is a *builder*: it reads a node's attributes and constant inputs once and returns the function that
+runs at every call. Integer tensors (shapes, indices) live on the CPU; quantized codes are carried as float32
+integers so that gradients pass through them (see `quant`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from qvit_deploy.errors import UnsupportedOpError
+from qvit_deploy.graph.graph import constant
+
+Tensor = torch.Tensor
+OpFn = Callable[..., Any]
+Builder = Callable[["NodeView"], OpFn]
+
+OPS: dict[str, Builder] = {}
+
+
+class NodeView:
+    """A node's attributes and constant inputs, as plain Python and numpy values."""
+
+    def __init__(self, node: ir.Node) -> None:
+        self.node = node
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def const(self, index: int) -> np.ndarray | None:
+        """The constant behind input `index`, or None when it is absent or computed from data."""
+        return constant(self.node.inputs[index]) if index < len(self.node.inputs) else None
+
+    def has(self, index: int) -> bool:
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def ints(self, index: int) -> list[int] | None:
+        value = self.const(index)
+        return None if value is None else [int(v) for v in value.reshape(-1)]
+
+    def unsupported(self, why: str) -> UnsupportedOpError:
+        return UnsupportedOpError(self.node.op_type, self.node.name or "?", why)
+
+
+def op(*names: str) -> Callable[[Builder], Builder]:
+    def register(builder: Builder) -> Builder:
+        for name in names:
+            OPS[name] = builder
+        return builder
+
+    return register
+
+
+def build(node: ir.Node) -> OpFn:
+    """The torch function of `node`; raises `UnsupportedOpError` naming the operator and the node."""
+    builder = OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if builder is None:
+        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        raise UnsupportedOpError(
+            name,
+            node.name or "?",
+            "export the model with standard ONNX operators, or add it to a file of qvit_deploy/execute/ops",
+        )
+    return builder(NodeView(node))
+
+
+def runtime_ints(tensor: Tensor) -> list[int]:
+    """Integers of a shape-like tensor computed at run time."""
+    return [int(v) for v in tensor.reshape(-1).tolist()]

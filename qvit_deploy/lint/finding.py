@@ -1,0 +1,62 @@
+"""What the lint says, and the rules that say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from qvit_deploy.lint.view import View
+
+Profile = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+Severity = Literal["error", "warning", "note"]
+Source = Literal["parser", "measured", "documentation"]
+
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+EVERYWHERE: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+TENSORRT: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx")
+ONNXRUNTIME: tuple[Profile, ...] = ("onnxruntime",)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One place where a graph breaks a rule.
+
+    Attributes:
+        node: name of the node, or of its first output when it has none; of a value where no node is to blame; "" when
+            the whole model is meant.
+    """
+
+    rule: str
+    severity: Severity
+    node: str
+    message: str
+    hint: str
+
+
+Hit = tuple[ir.Node | str, str]
+"""Where a rule is broken (a node, or a name), and what is there."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        severity: `error` when the target refuses the file or computes other numbers than it says, `warning` when it
+            costs speed or accuracy, `note` for what is worth knowing.
+        source: what the rule rests on. `parser`: TensorRT-RTX's own parser or builder says so and a test asks it.
+            `measured`: seen in another program that a test runs. `documentation`: manuals, headers, issue threads.
+        check: the places that break it.
+    """
+
+    id: str
+    severity: Severity
+    profiles: tuple[Profile, ...]
+    what: str
+    why: str
+    hint: str
+    source: Source
+    check: Callable[[View], Iterator[Hit]]

@@ -1,0 +1,229 @@
+"""What is known of a model before widths are chosen; an allocation under any budget is made from it in no time."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache as once
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from qvit_deploy.allocate.choose import choose, require_feasible, site_options
+from qvit_deploy.allocate.cost import Allocation, Option, SiteCost
+from qvit_deploy.artifacts.latency_table import LatencyTable, read_latency, site_latencies
+from qvit_deploy.cache.stages import StageCache, numerics
+from qvit_deploy.calibrate.observe import Observation, observe, site_macs, site_tensors
+from qvit_deploy.calibrate.products import ProductSample, observe_products
+from qvit_deploy.errors import InputError
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import Site, find_sites
+from qvit_deploy.pipeline.fold import AFTER_FOLD, SCORED_AT_ONCE, SCORED_IMAGES, fold
+from qvit_deploy.pipeline.inputs import Batches, Inputs
+from qvit_deploy.progress import Stopwatch
+from qvit_deploy.quantize.calibration import Calibration
+from qvit_deploy.quantize.plan import Grids, Plan, SitePlan, site_weights
+from qvit_deploy.quantize.ranges.activations import ActivationGrid, activation_grids
+from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, attention_grids
+from qvit_deploy.quantize.ranges.softmax import LevelGrid, LogGrid, UnsignedGrid
+from qvit_deploy.quantize.rounding.prequantized import round_ahead
+from qvit_deploy.quantize.scoring.losses import SiteError
+from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
+from qvit_deploy.recipe import Recipe, narrowest
+from qvit_deploy.relevance.scores import Scores
+
+Menu = Mapping[str, tuple[Option, ...]]
+"""Site name -> the widths it may get."""
+
+TableKey = tuple[str, str, int]
+
+EXACT_IMAGES = 8
+"""Images of the exact sensitivity, which costs hundreds of forward passes an image (`quantize.scoring.exact`)."""
+
+STORED = (
+    Observation, ProductSample, ActivationGrid, UnsignedGrid, LevelGrid, LogGrid, HeadGrid, RowGrid, SiteError,
+    LossTable, Scores, Site, SitePlan, Plan,
+)  # fmt: skip
+"""What results of stages are made of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """A calibrated model, what its sites cost, and what every width loses there by one or several scores.
+
+    Attributes:
+        folded: the float model the plan rounds, without the factors in front of what nothing absorbs: it differs from
+            the quantized graph at its sites only.
+        tables: `table_key` of a recipe -> its loss table.
+        latency: the recipe's latency table, if it has one.
+        kept: where results of stages are kept.
+        basis: what the calibration depends on beside the basis of `kept`, JSON.
+    """
+
+    calibration: Calibration
+    folded: Graph
+    costs: tuple[SiteCost, ...]
+    tables: Mapping[TableKey, LossTable]
+    latency: LatencyTable | None
+    kept: StageCache
+    basis: Sequence[object]
+
+    def table(self, recipe: Recipe) -> LossTable:
+        """The loss table of `recipe`, one of those the analysis was made for."""
+        return self.tables[table_key(recipe)]
+
+    def allocate(self, recipe: Recipe) -> Allocation:
+        """The widths with the least loss inside the budget of `recipe`. Raises BudgetError."""
+        errors = self.table(recipe).errors
+        options = menu(recipe, self.calibration.sites)
+        loss = {n: {o: errors[n].at(o.w_bits, o.a_bits) for o in choices} for n, choices in options.items()}
+        return choose(recipe, self.costs, options, loss)
+
+    def loss(self, recipe: Recipe, allocation: Allocation) -> float:
+        """What `allocation` loses, in the unit of the score of `recipe`."""
+        errors = self.table(recipe).errors
+        return math.fsum(errors[name].at(o.w_bits, o.a_bits) for name, o in allocation.items())
+
+
+def table_key(recipe: Recipe) -> TableKey:
+    """What of a recipe decides its loss table."""
+    return recipe.score, recipe.rules, recipe.seed
+
+
+def menu(recipe: Recipe, sites: Sequence[Site]) -> Menu:
+    """The widths `recipe` lets every site choose from."""
+    return site_options(recipe, [s.name for s in sites], [s.name for s in sites if s.weight])
+
+
+def site_costs(
+    sites: Sequence[Site],
+    observations: Mapping[str, Observation],
+    weights: Mapping[str, torch.Tensor],
+    latencies: Mapping[str, Mapping[Option, int]],
+) -> tuple[SiteCost, ...]:
+    """The sizes of every site, with the nanoseconds of its options where `latencies` has them."""
+    costs = []
+    for site in sites:
+        weight = weights.get(site.name)
+        macs = site_macs(site, observations, None if weight is None else tuple(weight.shape))
+        elements = observations[site.input].elements
+        costs.append(SiteCost(site.name, site.params, macs, elements, latency_ns=latencies.get(site.name, {})))
+    return tuple(costs)
+
+
+def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: Path | None = None) -> Analysis:
+    """Everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
+
+    Args:
+        cache: folder to keep the results of stages in.
+
+    Raises:
+        InputError: the model has nothing to quantize, the latency table does not fit it, or `cache` cannot be written.
+        BudgetError: the budget of one of the recipes cannot be met; found out before the long stages.
+    """
+    recipe, batches = recipes[0], inputs.batches
+    latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
+    kept = _open_cache(cache, inputs, watch)
+    basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
+    source = inputs.source.graph
+    folded, graph, importance = kept.result("fold", basis, watch, partial(fold, source, recipe, batches, watch))
+    # A kept graph has the name of the file it was first read from.
+    folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
+    sites = _sites(graph, recipe)
+    weights = site_weights(graph, sites)
+    executor = Executor(graph)
+    basis = [*basis, recipe.attention]
+    make = partial(_observe, executor, sites, importance, recipe, batches, watch)
+    observations, products = kept.result("observe", basis, watch, make)
+    menus = [menu(r, sites) for r in recipes]
+    options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
+    times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
+    costs = site_costs(sites, observations, weights, times)
+    for r, m in zip(recipes, menus, strict=True):
+        require_feasible(r, costs, m)
+    widths = tuple(sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)}))
+    chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
+
+    def ranges() -> Grids:
+        with watch.stage("ranges"):
+            activations = activation_grids(sites, observations, weights, widths)
+            return {**activations, **attention_grids(sites, products, widths, *chosen)}
+
+    basis = [*basis, widths, chosen]
+    grids = kept.result("ranges", basis, watch, ranges)
+    calibration = Calibration(executor, sites, observations, weights, {}, grids, widths, products, importance)
+    tables = _tables(calibration, menus, recipes, batches, watch, kept, basis)
+    gc.collect()  # backward passes leave cycles too
+    return Analysis(calibration, folded, costs, tables, latency, kept, basis)
+
+
+def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageCache:
+    if folder is None:
+        return StageCache(None, [], STORED)
+    start = time.perf_counter()
+    basis = [inputs.source.graph.digest(), inputs.batches.images.digest, numerics()]
+    watch.add("cache", time.perf_counter() - start)
+    return StageCache(folder, basis, STORED)
+
+
+def _observe(
+    executor: Executor,
+    sites: Sequence[Site],
+    importance: Mapping[str, torch.Tensor],
+    recipe: Recipe,
+    batches: Batches,
+    watch: Stopwatch,
+) -> tuple[dict[str, Observation], dict[str, ProductSample]]:
+    count = len(batches.images)
+    with watch.stage("observe", count) as advance:
+        seen = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
+        return seen, observe_products(executor, batches, sites, count, recipe.seed)
+
+
+def _tables(
+    calibration: Calibration,
+    menus: Sequence[Menu],
+    recipes: Sequence[Recipe],
+    batches: Batches,
+    watch: Stopwatch,
+    kept: StageCache,
+    basis: Sequence[object],
+) -> dict[TableKey, LossTable]:
+    """The loss table of every score of `recipes`. Weights are rounded ahead for the first that is not kept."""
+    free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
+    compensate = recipes[0].compensate
+    fitted, judged = batches.halves(recipes[0].seed)
+
+    @once
+    def with_weights() -> Calibration:
+        sites, weights, importance = calibration.sites, calibration.weights, calibration.importance
+        with watch.stage("weights", len(weights)) as advance:
+            feedback = fitted if free and compensate == "gptq" else None
+            ahead = round_ahead(calibration.executor, sites, weights, importance, calibration.widths, feedback, advance)
+        return replace(calibration, rounded=ahead)
+
+    def table(recipe: Recipe) -> LossTable:
+        images = EXACT_IMAGES if recipe.score == "exact" else SCORED_IMAGES
+        scored, known = judged.sample(images, recipe.seed, SCORED_AT_ONCE), with_weights()
+        with watch.stage("relevance", len(scored.images)) as advance:
+            return rank_sites(known, recipe, free, scored, advance)
+
+    return {
+        key: kept.result("relevance", [*basis, sorted(free), compensate, key], watch, partial(table, r))
+        for key, r in {table_key(r): r for r in recipes}.items()
+    }
+
+
+def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:
+    found = find_sites(graph)
+    sites = tuple(s for s in found if s.weight is not None or recipe.attention == "integer")
+    if not any(s.weight is not None for s in sites):
+        raise InputError(
+            f"model {graph.name!r} has nothing to quantize: no linear or convolution with constant weights was found"
+        )
+    return sites

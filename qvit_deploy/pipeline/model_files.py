@@ -1,0 +1,82 @@
+"""A model on disk to be looked into: a bundle's float or quantized graph, or an ONNX file of any exporter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.manifest import FileRecord, Manifest
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import BundleError, InputError
+from qvit_deploy.frontend.onnx_file import from_canonical, from_onnx
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import Site, find_sites
+
+FLOAT = "float"
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A graph and how its images are prepared.
+
+    Attributes:
+        path: the .onnx file.
+        description: one line for reports.
+        manifest: of the bundle it lies in, if it was opened as one.
+    """
+
+    path: Path
+    graph: Graph
+    preprocess: Preprocess
+    description: str
+    manifest: Manifest | None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        return FileRecord.of_file(self.path).sha256
+
+
+def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> ModelFile:
+    """Opens the graph `profile` of the bundle at `path`, or the .onnx file there.
+
+    Raises:
+        InputError: nothing is there, or nothing says how images are prepared, or they do not fit the model.
+        BundleError: the bundle is damaged, or has no such profile.
+    """
+    if path.is_dir():
+        bundle = read_bundle(path)
+        file = bundle.path_of(f"model.{profile}.onnx")
+        graph = from_canonical(file)
+        preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
+        description = f"{bundle.manifest.source.get('model', path.name)}, {profile}"
+        found = ModelFile(file, graph, preprocess, description, bundle.manifest)
+    elif path.exists():
+        if preprocess is None:
+            raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
+        found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
+    else:
+        raise InputError(f"no bundle or .onnx file at {path}")
+    made, takes = found.preprocess.input_size, found.graph.image_shape
+    if made != takes:
+        raise InputError(
+            f"preprocessing makes {'x'.join(map(str, made))} images, {found.path} takes {'x'.join(map(str, takes))}"
+        )
+    return found
+
+
+def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
+    """The sites of a bundle's float graph that its plan quantizes.
+
+    Raises:
+        BundleError: the float graph lacks one of them.
+    """
+    assert model.manifest is not None
+    planned = {site.name for site in model.manifest.sites}
+    sites = tuple(s for s in find_sites(model.graph) if s.name in planned)
+    if missing := planned - {s.name for s in sites}:
+        raise BundleError(
+            f"bundle {model.path.parent}: the float model has no layer {min(missing)!r}; compile the bundle again"
+        )
+    return sites

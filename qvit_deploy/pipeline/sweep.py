@@ -1,0 +1,196 @@
+"""Budgets x scores x models -> one table: every model is analysed once, every allocation made from that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
+from qvit_deploy.allocate.cost import Allocation, Option, total_cost
+from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.pipeline.analysis import Analysis, analyse
+from qvit_deploy.pipeline.compile import build
+from qvit_deploy.pipeline.inputs import Inputs, open_inputs
+from qvit_deploy.progress import Progress, Stopwatch
+from qvit_deploy.recipe import BUDGETS, Recipe
+from qvit_deploy.report.sweep.table import SweepRow, mark_front
+from qvit_deploy.targets.session import logits, open_model
+from qvit_deploy.tasks.metrics import agreement, sqnr_db
+
+HELD_OUT_IMAGES = 256
+"""Calibration images that nothing was calibrated on, on which points are measured and may be chosen."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of a sweep: all that is needed to run it anywhere that sees the same files.
+
+    Attributes:
+        recipes: one per row; they differ in budget, score and seed only.
+        measure: emit every model and compare it with the float model.
+        data: DATA to measure on too, for top-1 labelled.
+
+    The others are those of `pipeline.compile`.
+    """
+
+    model: str
+    recipes: tuple[Recipe, ...]
+    calib: str | None = None
+    checkpoint: Path | None = None
+    pretrained: bool = False
+    preprocess: Preprocess | None = None
+    skip_bad_images: bool = False
+    measure: bool = False
+    data: str | None = None
+    cache: Path | None = None
+
+
+def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[str, float | str]]) -> list[Recipe]:
+    """One recipe per score and budget; uniform widths, which no score chooses, once.
+
+    Args:
+        base: everything else; its own budget is not used.
+        budgets: (field of the recipe, its value).
+
+    Raises:
+        InputError: a value is not one the recipe takes.
+    """
+    rest = {**base.model_dump(), "uniform": None, **dict.fromkeys(BUDGETS)}
+    choices = [(s, b) for s in scores for b in budgets if b[0] != "uniform" or s == scores[0]]
+    return [Recipe.load(None, **{**rest, "score": score, field: value}) for score, (field, value) in choices]
+
+
+def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) -> list[SweepRow]:
+    """The rows of all `jobs`, in their order, with the Pareto front of each model marked.
+
+    Args:
+        engine: "local" runs one model after the other here (each keeps all cores busy); "ray" hands each model to a
+            worker of the Ray cluster it finds or starts, whose machines must see the same files.
+
+    Raises:
+        InputError: something handed in cannot be used, or `ray` is not installed.
+        BudgetError: a budget cannot be met.
+    """
+    done = _on_ray(jobs) if engine == "ray" else [run(job, progress) for job in jobs]
+    return mark_front([row for rows in done for row in rows])
+
+
+def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
+    """One row per recipe of `job`, in order. Raises what `sweep` raises."""
+    watch = Stopwatch(progress)
+    recipe = job.recipes[0]
+    inputs = open_inputs(
+        job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
+        preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
+    )  # fmt: skip
+    bench = _Bench(inputs, job, watch) if job.measure or job.data is not None else None
+    analysis = analyse(inputs, job.recipes, watch, job.cache)
+    rows = []
+    with watch.stage("points", len(job.recipes)) as advance:
+        for recipe in job.recipes:
+            allocation = analysis.allocate(recipe)
+            row = _row(job.model, recipe, analysis, allocation)
+            rows.append(row if bench is None else bench.measured(row, analysis, allocation, recipe))
+            advance(1)
+    return rows
+
+
+def _row(model: str, recipe: Recipe, analysis: Analysis, allocation: Allocation) -> SweepRow:
+    cost = total_cost(analysis.costs, allocation)
+    goal = {n: getattr(recipe, n) for n in ("uniform", *BUDGETS) if getattr(recipe, n) is not None}
+    goal = goal or {"mean_bits": DEFAULT_MEAN_BITS}
+    return SweepRow(
+        model=model,
+        score="none" if recipe.uniform else recipe.score,
+        budget=",".join(f"{n}={v}" if isinstance(v, str) else f"{n}={v:g}" for n, v in goal.items()),
+        loss=analysis.loss(recipe, allocation),
+        mean_w_bits=cost.mean_w_bits,
+        mean_a_bits=cost.mean_a_bits,
+        weight_bytes=cost.weight_bytes,
+        bitops=cost.bitops,
+        latency_ms=None if cost.latency_ns is None else cost.latency_ns / 1e6,
+    )
+
+
+class _Bench:
+    """Measures emitted models against the float model: on images nothing was calibrated on, and on the test data."""
+
+    def __init__(self, inputs: Inputs, job: Job, watch: Stopwatch) -> None:
+        held_out = inputs.held_out(HELD_OUT_IMAGES, job.recipes[0].seed)
+        self.inputs = inputs
+        self.held_out = held_out is not None
+        self.images = inputs.batches.images if held_out is None else held_out
+        self.test: ImageSet | None = None
+        if job.data is not None:
+            self.test = open_images(job.data, inputs.preprocess, skip_bad=job.skip_bad_images, split="test")
+        with watch.stage("float"):
+            self.float_logits = self._logits(inputs.source.graph)
+        self.known: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
+
+    def measured(self, row: SweepRow, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> SweepRow:
+        """`row` with what the model of `allocation` does; equal allocations are built once."""
+        key = tuple(allocation.items())
+        if key not in self.known:
+            _, emitted = build(self.inputs, analysis, allocation, recipe, Stopwatch())
+            self.known[key] = self._compared(self._logits(emitted))
+        return replace(row, **self.known[key])
+
+    def _logits(self, graph: Graph) -> list[np.ndarray]:
+        """Of the images, and of the test images if there are any, by ONNX Runtime."""
+        opened = open_model(graph.serialize())
+        return [logits(opened, images, lambda _: None) for images in (self.images, self.test) if images is not None]
+
+    def _compared(self, found: list[np.ndarray]) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "sqnr_db": sqnr_db(self.float_logits[0], found[0]),
+            "agreement": agreement(self.float_logits[0], found[0]),
+            "images": len(self.images),
+            "held_out": self.held_out,
+        }
+        if self.test is not None:
+            facts |= {"test_agreement": agreement(self.float_logits[1], found[1]), "test_images": len(self.test)}
+            if self.test.labels is not None:
+                right = [float((o[1].argmax(1) == self.test.labels).mean()) for o in (found, self.float_logits)]
+                facts |= {"top1": right[0], "float_top1": right[1]}
+        return facts
+
+
+def _on_ray(jobs: Sequence[Job]) -> list[list[SweepRow]]:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError('the ray engine is not installed: pip install "qvit-deploy[ray]"') from error
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.WARNING)
+    try:
+        return list(ray.get([ray.remote(run).remote(_absolute(job)) for job in jobs]))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        ray.shutdown()
+
+
+def _absolute(job: Job) -> Job:
+    """A worker need not run in this folder."""
+
+    def here(spec: str | None) -> str | None:
+        return spec if spec is None or spec.startswith(("timm:", "demo:")) else str(Path(spec).expanduser().absolute())
+
+    return replace(
+        job,
+        model=here(job.model) or "",
+        calib=here(job.calib),
+        data=here(job.data),
+        checkpoint=None if job.checkpoint is None else job.checkpoint.absolute(),
+        cache=None if job.cache is None else job.cache.absolute(),
+        recipes=tuple(
+            r.model_copy(update={"latency_table": r.latency_table and r.latency_table.absolute()}) for r in job.recipes
+        ),
+    )

@@ -1,0 +1,235 @@
+"""Distillation: the whole plan tuned to the float model, on the calibration images and variations of them.
+
+Rounding fits each layer to its own output; what the layers do to each other's errors it cannot see. Here codes, scales
+and biases of all layers learn together, by gradients through the quantized graph, to give the float model's logits and
+residual stream. Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432); scales learn as in LSQ
+(Esser et al., arXiv 1902.08153). No label is needed: the float model answers for any image, so each is shown flipped
+and shifted at random, without which 64 images would be learnt by heart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from qvit_deploy.errors import CheckError
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.execute.ops import OpFn, build
+from qvit_deploy.quantize.calibration import Calibration
+from qvit_deploy.quantize.grid import SMALLEST_SCALE, Grid, Tensor, code_range
+from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.quantize.ranges.activations import ActivationGrid
+
+CODE_RATE = 3e-2
+"""First step of Adam on weights, in steps of their grid: a code flips after some 20 that agree."""
+
+SCALE_RATE = 3e-4
+"""On the logarithm of scales."""
+
+BIAS_RATE = 3e-4
+"""On biases, in standard deviations of the layer's output."""
+
+LAST_RATE = 0.02
+"""Share of the rates left at the end; they fall along a cosine."""
+
+SHIFT = 12
+"""Images are shifted by up to 1 / SHIFT of their side."""
+
+
+def distill(
+    calibration: Calibration,
+    plan: Plan,
+    batches: Iterable[Tensor],
+    epochs: int,
+    seed: int,
+    progress: Callable[[int], None],
+) -> Plan:
+    """`plan` with other codes, scales and biases; widths and attention grids stay.
+
+    Args:
+        batches: calibration images, float32 [b, C, H, W] each; all but the last of one size.
+        epochs: times every image is seen.
+        progress: called with 1 after every epoch.
+
+    Raises:
+        CheckError: the loss stopped being finite.
+    """
+    groups = [batch.clone() for batch in batches]
+    size, images = len(groups[0]), torch.cat(groups)
+    nodes = {n.outputs[0].name or "": n for n in calibration.graph.nodes()}
+    learners = {n: _Learner(p, calibration) for n, p in plan.sites.items() if p.codes is not None}
+    overrides: dict[ir.Node, OpFn] = {}
+    for name, site in plan.sites.items():
+        functions = learners[name].functions(nodes) if name in learners else _attention(site, nodes)
+        overrides.update(functions)
+    student = Executor(calibration.graph, calibration.executor.device, overrides)
+    loss = Loss(calibration.executor, images.split(size))
+    optimizer = torch.optim.Adam([group for learner in learners.values() for group in learner.groups()])
+    steps = max(epochs, 1) * math.ceil(len(images) / size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: max(LAST_RATE, 0.5 * (1 + math.cos(math.pi * step / steps)))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        order = torch.randperm(len(images), generator=generator)
+        # A graph of fixed batch size needs whole batches.
+        for chosen in torch.cat([order, order[: -len(order) % size]]).split(size):
+            error = loss(student, _varied(images[chosen], generator))
+            if not math.isfinite(float(error.detach())):
+                raise CheckError("distillation diverged: its loss is not finite; compile with distill_epochs = 0")
+            optimizer.zero_grad()
+            error.backward()
+            optimizer.step()
+            schedule.step()
+        progress(1)
+    return Plan({n: learners[n].result() if n in learners else p for n, p in plan.sites.items()})
+
+
+class _Learner:
+    """What one linear or convolution learns.
+
+    Attributes:
+        weight: in steps of its scale, the initializer's layout.
+        scale: logarithms, shaped to multiply `weight`.
+        range: logarithm of the input's scale.
+        bias: of the output's channels, in units of `unit`.
+    """
+
+    def __init__(self, plan: SitePlan, calibration: Calibration) -> None:
+        assert plan.codes is not None and plan.weight_scale is not None and isinstance(plan.grid, ActivationGrid)
+        self.plan, self.grid = plan, plan.grid
+        shape = [1] * plan.codes.ndim
+        shape[-1 if plan.site.kind == "linear" else 0] = -1
+        self.weight = torch.from_numpy(plan.codes.astype(np.float32)).requires_grad_()
+        self.scale = torch.from_numpy(plan.weight_scale).log().reshape(shape).requires_grad_()
+        self.range = torch.tensor(math.log(self.grid.scale)).requires_grad_()
+        bias = np.zeros(len(plan.weight_scale), np.float32) if plan.bias is None else plan.bias
+        self.unit = self._unit(calibration)
+        self.bias = (torch.from_numpy(bias) / self.unit).requires_grad_()
+
+    def _unit(self, calibration: Calibration) -> float:
+        """Standard deviation of the output; of a convolution, whose rows are not sampled, of its bias."""
+        if self.plan.site.kind != "linear":
+            return max(float(np.std(self.plan.bias)) if self.plan.bias is not None else 0.0, 1e-6)
+        observation, weight = calibration.observations[self.plan.site.input], calibration.weights[self.plan.site.name]
+        return max(float(((observation.rows - observation.mean) @ weight).square().mean().sqrt()), 1e-6)
+
+    def groups(self) -> Iterator[dict[str, object]]:
+        """Parameter groups of the optimizer."""
+        yield {"params": [self.weight], "lr": CODE_RATE}
+        yield {"params": [self.scale, self.range], "lr": SCALE_RATE}
+        yield {"params": [self.bias], "lr": BIAS_RATE}
+
+    def functions(self, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
+        """The quantized product, and the addition of the bias where that is a node of its own."""
+        site = self.plan.site
+        product, run = nodes[site.product], build(nodes[site.product])
+
+        def multiplied(x: Tensor, _: Tensor, *bias: Tensor) -> Tensor:
+            weight = _on_grid(self.weight, self.plan.w_bits) * self.scale.exp()
+            scale = self.range.exp()
+            rounded = _on_grid(x / scale, self.grid.bits) * scale
+            if bias:
+                return run(rounded, weight, self.bias * self.unit)
+            made: Tensor = run(rounded, weight)
+            return made if site.output != site.product else made + self._along(made)
+
+        functions: dict[ir.Node, OpFn] = {product: multiplied}
+        if site.output != site.product:
+            add = nodes[site.output]
+            position = next(i for i, v in enumerate(add.inputs) if v is not None and v.name == site.product)
+            functions[add] = lambda *operands: operands[position] + self._along(operands[position])
+        return functions
+
+    def _along(self, product: Tensor) -> Tensor:
+        shape = [1] * product.ndim
+        shape[-1 if self.plan.site.kind == "linear" else 1] = -1
+        return (self.bias * self.unit).reshape(shape)
+
+    def result(self) -> SitePlan:
+        with torch.no_grad():
+            codes = _on_grid(self.weight, self.plan.w_bits).to(torch.int8).numpy()
+            scale = self.scale.exp().clamp_min(SMALLEST_SCALE).reshape(-1).numpy()
+            grid = replace(self.grid, scale=float(self.range.exp().clamp_min(SMALLEST_SCALE)))
+            bias = None if self.plan.bias is None else (self.bias * self.unit).numpy()
+        return replace(self.plan, grid=grid, codes=codes, weight_scale=scale, bias=bias)
+
+
+def _attention(plan: SitePlan, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
+    """An attention product on its fixed grids."""
+    second = plan.second_grid
+    assert second is not None
+    node = nodes[plan.site.product]
+    run = build(node)
+    return {node: lambda x, y: run(_through(plan.grid, x), _through(second, y))}
+
+
+def _through(grid: Grid, x: Tensor) -> Tensor:
+    return x + (grid.apply(x) - grid.shift - x).detach()
+
+
+def _on_grid(x: Tensor, bits: int) -> Tensor:
+    """Nearest codes of x, in steps; the gradient is 1 inside the range and 0 outside."""
+    inside = x.clamp(*code_range(bits))
+    return inside + (inside.round() - inside).detach()
+
+
+class Loss:
+    """Squared error of the logits, and of the residual stream after every addition, each as a share of what differs
+    between images."""
+
+    def __init__(self, teacher: Executor, batches: Iterable[Tensor]) -> None:
+        graph = teacher.graph
+        self.teacher, self.logits = teacher, graph.outputs[0].name or ""
+        self.stream = [name for name in _residual_stream(graph.nodes()) if name != self.logits]
+        names = [self.logits, *self.stream]
+        sums = {name: [torch.zeros(()), torch.zeros(())] for name in names}
+        count = 0
+        with torch.no_grad():
+            for batch in batches:
+                for name, value in teacher.run(batch, fetch=names).items():
+                    per_image = value.reshape(len(batch), -1)
+                    sums[name] = [sums[name][0] + per_image.sum(0), sums[name][1] + per_image.square().sum(0)]
+                count += len(batch)
+        self.power = {
+            name: max(float((squares / count - (total / count).square()).mean()), 1e-12)
+            for name, (total, squares) in sums.items()
+        }
+
+    def __call__(self, student: Executor, images: Tensor) -> Tensor:
+        names = [self.logits, *self.stream]
+        with torch.no_grad():
+            aims = self.teacher.run(images, fetch=names)
+        found = student.run(images, fetch=names)
+        errors = {n: (found[n] - aims[n]).square().mean() / self.power[n] for n in names}
+        stream = [errors[n] for n in self.stream]
+        return errors[self.logits] + (torch.stack(stream).mean() if stream else 0.0)
+
+
+def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:
+    """Names of the sums of two tensors that both depend on the image."""
+    for node in nodes:
+        if node.op_type == "Add" and all(v is not None and v.producer() is not None for v in node.inputs):
+            yield node.outputs[0].name or ""
+
+
+def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
+    """[b, C, H, W] flipped and shifted at random."""
+
+    def drawn(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    height, width = images.shape[2:]
+    down, right = height // SHIFT, width // SHIFT
+    padded = torch.nn.functional.pad(images, (right, right, down, down), mode="replicate")
+    varied = []
+    for image in padded:
+        top, left = drawn(0, 2 * down), drawn(0, 2 * right)
+        cut = image[:, top : top + height, left : left + width]
+        varied.append(cut.flip(-1) if drawn(0, 1) else cut)
+    return torch.stack(varied)

@@ -1,0 +1,229 @@
+"""Builds the plan, layer after layer in the order of the graph, each on inputs that the layers before it really give.
+
+Two runs over the calibration images go side by side (`execute.lockstep`): one in float, one in which everything up to
+here is quantized. Ranges, regression, rounding and bias of a layer are fitted to its inputs in the second, so that it
+also makes good what it can of the errors it is handed; the target is its output in the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qvit_deploy.calibrate.observe import Observer, rows_per_image
+from qvit_deploy.execute.lockstep import Lockstep
+from qvit_deploy.execute.ops import OpFn
+from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.calibration import Calibration
+from qvit_deploy.quantize.grid import Grid, Tensor, dequantize
+from qvit_deploy.quantize.plan import Plan, SitePlan, Widths
+from qvit_deploy.quantize.ranges.activations import activation_grid, channel_importance
+from qvit_deploy.quantize.rounded_weight import RoundedWeight
+from qvit_deploy.quantize.rounding.compensate import (
+    DAMPING,
+    GramAccumulator,
+    corrected_bias,
+    factorise,
+    pooled,
+    regress,
+    round_weight,
+)
+from qvit_deploy.quantize.rounding.ridge import cross_validated_share
+from qvit_deploy.recipe import Compensation
+
+
+def build_plan(
+    calibration: Calibration,
+    widths: Widths,
+    compensate: Compensation,
+    batches: Iterable[Tensor],
+    seed: int,
+    progress: Callable[[int], None],
+) -> Plan:
+    """Rounds the weights of every site in `widths`.
+
+    Args:
+        compensate: "none" rounds to nearest on the calibration's own grids; "bias" fits grids and biases to the
+            quantized inputs; "gptq" adds regression and error feedback (`compensate`).
+        batches: calibration images, two more passes; not read when `compensate` is "none".
+        seed: of the rows that grids are fitted to, and of the cross-validation.
+        progress: called with 1 for every site done.
+    """
+    chosen = [s for s in calibration.sites if s.name in widths]
+    rounder = _Rounder(calibration, widths, seed)
+    if compensate == "none":
+        return Plan({s.name: rounder.to_nearest(s) for s in chosen})
+    runs = _Runs(calibration, chosen, list(batches), seed)
+    plans = {}
+    for site in chosen:
+        if site.second is not None:
+            plans[site.name] = rounder.to_nearest(site)
+            runs.multiply(site, plans[site.name])
+        else:
+            inputs = runs.inputs(site, widths[site.name][1], calibration.grids)
+            plans[site.name] = rounder.fitted(site, inputs, compensate == "gptq")
+            runs.apply(site, plans[site.name], inputs)
+        progress(1)
+    return Plan(plans)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """The input of a linear or a convolution in the quantized run: every batch, its grid, and (of a linear) second
+    moments beside the float run's, on two halves of the images."""
+
+    values: list[Tensor]
+    grid: Grid
+    halves: tuple[GramAccumulator, GramAccumulator] | None
+
+
+class _Runs:
+    """The float run and the quantized run."""
+
+    def __init__(self, calibration: Calibration, sites: list[Site], batches: list[Tensor], seed: int) -> None:
+        self.calibration = calibration
+        self.images = [len(b) for b in batches]
+        self.seed = seed
+        names = {n for s in sites for n in (s.input, s.second, s.output) if n is not None}
+        self.exact = Lockstep(calibration.executor, batches, names)
+        self.quantized = Lockstep(calibration.executor, batches, names)
+        self.importance = channel_importance(calibration.sites, calibration.weights)
+        self.last: tuple[tuple[str, int], _Inputs] | None = None
+        self.last_reader = {s.input: s.name for s in sites}
+
+    def inputs(self, site: Site, bits: int, grids: Mapping[tuple[str, int], Grid]) -> _Inputs:
+        """The input of `site` at `bits`; sites that share it, one after the other in the graph, share the work."""
+        key = site.input, bits
+        if self.last is None or self.last[0] != key:
+            self.last = None  # at 224 pixels and 128 images an input takes 0.3 GB
+            values = self.quantized.advance(site.input)
+            exact = self.exact.advance(site.input)
+            if site.kind == "linear":
+                grid = self._grid(site.input, values, bits)
+                self.last = key, _Inputs(values, grid, self._halves(site.input, values, exact, grid))
+                if self.last_reader[site.input] == site.name:
+                    del exact
+                    self.exact.advance(site.output)  # lets go of the input
+            else:
+                self.last = key, _Inputs(values, grids[key], None)
+        return self.last[1]
+
+    def apply(self, site: Site, plan: SitePlan, inputs: _Inputs) -> None:
+        """The quantized run goes on with what the planned site makes of its inputs."""
+        assert plan.codes is not None and plan.weight_scale is not None
+        scale = torch.from_numpy(plan.weight_scale)
+        column = scale if site.kind == "linear" else scale[:, None, None, None]
+        weight = dequantize(torch.from_numpy(plan.codes).float(), column)
+        bias = None if plan.bias is None else torch.from_numpy(plan.bias)
+        values, grid = inputs.values, inputs.grid
+
+        def planned(run: OpFn, index: int) -> Tensor:
+            x = grid.apply(values[index])
+            if site.bias is not None:
+                return run(x, weight, bias)
+            product: Tensor = run(x, weight)
+            channel_axis = -1 if site.kind == "linear" else 1
+            return product if bias is None else product + _along(bias, product, channel_axis)
+
+        self.quantized.replace(site.output, planned)
+
+    def multiply(self, site: Site, plan: SitePlan) -> None:
+        """The same for an attention product."""
+        assert site.second is not None and plan.second_grid is not None
+        left, right = self.quantized.advance(site.input), self.quantized.advance(site.second)
+        grid, second = plan.grid, plan.second_grid
+
+        def planned(run: OpFn, index: int) -> Tensor:
+            # The emitted graph takes a shift back behind the product; here it goes before.
+            x, y = grid.apply(left[index]) - grid.shift, second.apply(right[index]) - second.shift
+            return run(x, y)
+
+        self.quantized.replace(site.output, planned)
+
+    def _grid(self, name: str, values: list[Tensor], bits: int) -> Grid:
+        generator = torch.Generator().manual_seed(self.seed)
+        quota = rows_per_image(sum(self.images))
+        observer = Observer(name, quota, generator, self.calibration.importance.get(name))
+        for value, images in zip(values, self.images, strict=True):
+            observer.add(value, images)
+        return activation_grid(observer.result(), self.importance[name], bits)
+
+    def _halves(
+        self, name: str, values: list[Tensor], exact: list[Tensor], grid: Grid
+    ) -> tuple[GramAccumulator, GramAccumulator]:
+        channels = values[0].shape[-1]
+        halves = GramAccumulator(channels), GramAccumulator(channels)
+        importance = self.calibration.importance.get(name)
+        for index, (value, x, images) in enumerate(zip(values, exact, self.images, strict=True)):
+            rows = grid.apply(value).reshape(-1, channels).cpu()
+            weights = torch.ones(len(rows)) if importance is None else importance.repeat(len(rows) // len(importance))
+            # Single images go to the halves in turn.
+            cut = (images + index % 2) // 2 * (len(rows) // images)
+            operands = rows, x.reshape(-1, channels).cpu(), weights
+            halves[0].add(*(operand[:cut] for operand in operands))
+            halves[1].add(*(operand[cut:] for operand in operands))
+        return halves
+
+
+class _Rounder:
+    """Rounds single sites."""
+
+    def __init__(self, calibration: Calibration, widths: Widths, seed: int) -> None:
+        self.calibration = calibration
+        self.widths = widths
+        self.seed = seed
+
+    def to_nearest(self, site: Site) -> SitePlan:
+        w_bits, a_bits = self.widths[site.name]
+        grids = self.calibration.grids
+        if site.second is not None:
+            second = grids[site.second, w_bits]
+            return SitePlan(site, w_bits, a_bits, grids[site.input, a_bits], second, None, None, None)
+        weight = round_weight(self.calibration.weights[site.name], w_bits, None)
+        return self._plan(site, grids[site.input, a_bits], weight, self._initializer(site.bias))
+
+    def fitted(self, site: Site, inputs: _Inputs, feedback: bool) -> SitePlan:
+        """Without `feedback` weights are rounded to nearest; a convolution's always are, and its bias stays."""
+        weight, w_bits = self.calibration.weights[site.name], self.widths[site.name][0]
+        bias = self._initializer(site.bias)
+        if inputs.halves is None:
+            return self._plan(site, inputs.grid, round_weight(weight, w_bits, None), bias)
+        share = cross_validated_share(weight, inputs.halves, self.seed) if feedback else math.inf
+        moments = pooled(inputs.halves)
+        if feedback:
+            target = regress(weight, moments, share)
+            rounded = round_weight(target, w_bits, factorise(moments, DAMPING).feedback())
+        else:
+            importance = moments.covariance.diagonal().float().clamp_min(0)
+            rounded = round_weight(weight, w_bits, None, importance)
+        return self._plan(site, inputs.grid, rounded, corrected_bias(bias, weight, rounded.value(), moments))
+
+    def _plan(self, site: Site, grid: Grid, weight: RoundedWeight, bias: Tensor | None) -> SitePlan:
+        kernel = self._initializer(site.weight)
+        assert kernel is not None
+        codes = weight.codes if site.kind == "linear" else weight.codes.t().reshape(kernel.shape)
+        return SitePlan(
+            site=site,
+            w_bits=self.widths[site.name][0],
+            a_bits=grid.bits,
+            grid=grid,
+            second_grid=None,
+            codes=codes.numpy(),
+            weight_scale=weight.scale.numpy(),
+            bias=None if bias is None else bias.numpy(),
+        )
+
+    def _initializer(self, name: str | None) -> Tensor | None:
+        array = None if name is None else constant(self.calibration.graph.initializers[name])
+        return None if array is None else torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _along(bias: Tensor, product: Tensor, axis: int) -> Tensor:
+    shape = [1] * product.ndim
+    shape[axis] = len(bias)
+    return bias.reshape(shape)

@@ -1,0 +1,67 @@
+"""Weights rounded before their widths are chosen, so that a loss table sees the errors that a plan will have.
+
+Error feedback takes away most of what rounding to nearest costs, and not in the same measure everywhere: a table made
+of weights rounded to nearest gives the wrong layers the bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+import torch
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.execute.lockstep import Lockstep
+from qvit_deploy.graph.sites import Site
+from qvit_deploy.quantize.grid import Tensor
+from qvit_deploy.quantize.rounded_weight import RoundedWeight, RoundedWeights
+from qvit_deploy.quantize.rounding.compensate import (
+    DAMPING,
+    GramAccumulator,
+    factorise,
+    pooled,
+    round_weight,
+)
+
+
+def round_ahead(
+    executor: Executor,
+    sites: Iterable[Site],
+    weights: Mapping[str, Tensor],
+    importance: Mapping[str, Tensor],
+    widths: Collection[int],
+    batches: Iterable[Tensor] | None,
+    progress: Callable[[int], None],
+) -> RoundedWeights:
+    """Rounds every weight to every width with error feedback against its float inputs.
+
+    Args:
+        weights: site name -> [in, out] float32.
+        importance: tensor name -> weight of each row of an image, where rows differ.
+        batches: images to fit to, float32 [b, C, H, W] each; not those that the errors are then measured on, which
+            would flatter wide inputs. None rounds to nearest, as do convolutions.
+        progress: called with 1 for every weight done.
+    """
+    weighted = [s for s in sites if s.name in weights]
+    run = None if batches is None else Lockstep(executor, batches, {s.input for s in weighted})
+    rounded: dict[tuple[str, int], RoundedWeight] = {}
+    last: tuple[str, Tensor] | None = None
+    for site in weighted:
+        feedback = None
+        if run is not None and site.kind == "linear":
+            if last is None or last[0] != site.input:
+                last = site.input, _feedback(run.advance(site.input), importance.get(site.input))
+            feedback = last[1]
+        for bits in widths:
+            rounded[site.name, bits] = round_weight(weights[site.name], bits, feedback)
+        progress(1)
+    return rounded
+
+
+def _feedback(values: list[Tensor], importance: Tensor | None) -> Tensor:
+    accumulator = GramAccumulator(values[0].shape[-1])
+    for value in values:
+        rows = value.reshape(-1, value.shape[-1]).cpu()
+        weights = torch.ones(len(rows)) if importance is None else importance.repeat(len(rows) // len(importance))
+        accumulator.add(rows, rows, weights)
+    return factorise(pooled([accumulator]), DAMPING).feedback()

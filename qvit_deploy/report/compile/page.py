@@ -1,0 +1,205 @@
+"""`report.compile.page`: what a compile decided and how it was proved, for a person who looks rather than reads."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qvit_deploy.artifacts.manifest import Manifest, SiteRecord
+from qvit_deploy.report.compile.findings import fidelity, findings, number
+from qvit_deploy.report.compile.scores import Ranking, rank
+from qvit_deploy.report.labels import printable, role_words, runs, site_labels
+from qvit_deploy.report.numbers import amount, digits, percent, times
+from qvit_deploy.report.templates import render
+
+REPORT = "report.html"
+ATTENTION = ("matmul_qk", "matmul_av")
+
+
+def render_report(manifest: Manifest) -> bytes:
+    """The report as one UTF-8 HTML file: no scripts, nothing loaded from elsewhere.
+
+    The same manifest gives the same bytes. A file of the name `report.html` is left out of the list of files, because a
+    report cannot hold its own digest: the manifest with and without it gives the same report.
+    """
+    from markupsafe import Markup
+
+    from qvit_deploy.report.compile import plots
+
+    sites = manifest.sites
+    ranking = rank(sites, str(_extra(manifest, "relevance").get("method", "")))
+    shown = ranking if isinstance(ranking, Ranking) else None
+    document = render(
+        "compile/compile.html.jinja",
+        model=printable(str(manifest.source.get("model", "unnamed model"))),
+        cards=_cards(manifest),
+        fidelity=fidelity(manifest),
+        findings=findings(manifest.verification),
+        operators=_operators(manifest.verification),
+        widths=sorted({b for s in sites for b in (s.w_bits, s.a_bits) if b is not None}),
+        any_float=any(b is None for s in sites for b in (s.w_bits, s.a_bits)),
+        depth_plot=Markup(plots.depth_plot(sites, shown)) if sites else "",
+        bytes_plot=Markup(plots.bytes_plot(sites)) if any(s.params for s in sites) else "",
+        bitops_plot=Markup(plots.bitops_plot(sites)) if any(s.macs for s in sites) else "",
+        split=_split_words(sites),
+        most_relevant=_most_relevant(sites, shown),
+        score_meaning=shown.meaning if shown else "",
+        no_ranking=ranking if isinstance(ranking, str) else "",
+        unscored=sum(s.score is None for s in sites) if shown else 0,
+        attention=_attention_words(manifest),
+        containers=_container_words(manifest),
+        blocks=_block_words(sites),
+        rows=_rows(sites, shown),
+        recipe=_toml(manifest.recipe),
+        provenance=_provenance(manifest),
+        files=[(printable(n), amount(f.bytes, "B"), f.sha256) for n, f in _files(manifest)],
+        schema=manifest.schema_id,
+    )
+    return document
+
+
+def _cards(manifest: Manifest) -> list[dict[str, Any]]:
+    """The two costs of the headline: amount, reduction, and its share of the float model's as a bar."""
+    s = manifest.summary
+    costs = (
+        ("Weights, packed", s.weight_bytes, s.float_weight_bytes, "B", "smaller"),
+        ("BitOps per image", s.bitops, s.float_bitops, "", "fewer"),
+    )
+    return [
+        {
+            "label": label,
+            "value": amount(small, unit),
+            "ratio": times(large, small),
+            "word": word,
+            "float": amount(large, unit, small),
+            "bar": round(100 * min(small / large, 1.0), 2) if large else 0.0,
+        }
+        for label, small, large, unit, word in costs
+    ] + [{"label": "Mean bits", "weights": f"{s.mean_w_bits:.2f}", "activations": f"{s.mean_a_bits:.2f}"}]
+
+
+def _rows(sites: Sequence[SiteRecord], ranking: Ranking | None) -> list[dict[str, Any]]:
+    labels = site_labels([s.name for s in sites])
+    starts = {first for _, first, _ in runs(labels)}
+    return [
+        {
+            "name": printable(site.name),
+            "role": role_words(site),
+            "w_bits": site.w_bits,
+            "a_bits": site.a_bits,
+            "params": amount(site.params) if site.params else "–",
+            "macs": amount(site.macs) if site.macs else "–",
+            "score": _score_words(site, ranking, index),
+            "bar": ranking.width(index) if ranking else 0.0,
+            "cut": bool(ranking and ranking.cut(index)),
+            "starts_block": index in starts,
+        }
+        for index, site in enumerate(sites)
+    ]
+
+
+def _score_words(site: SiteRecord, ranking: Ranking | None, index: int) -> str:
+    if site.score is None:
+        return "–"
+    share = ranking.shares[index] if ranking else None
+    return digits(site.score) if share is None else percent(share)
+
+
+def _split_words(sites: Sequence[SiteRecord]) -> str:
+    """29 sites at w6a6, 21 at w4a4, ... from wide to narrow."""
+    counts = Counter((s.w_bits, s.a_bits) for s in sites)
+    order = sorted(counts, key=lambda bits: tuple(-(b or 99) for b in bits))
+    words = [f"{counts[bits]} at {_bits_words(*bits)}" for bits in order]
+    if len(words) == 1:
+        return f"All sites: {_bits_words(*order[0])}." if len(sites) > 1 else f"One site, {words[0][2:]}."
+    return f"{len(sites)} sites: " + ", ".join(words) + "." if words else "No sites."
+
+
+def _bits_words(w_bits: int | None, a_bits: int | None) -> str:
+    if w_bits == a_bits:
+        return "float" if w_bits is None else f"{w_bits} bits"
+    if a_bits is None:
+        return f"{w_bits} bits with float activations"
+    return f"w{w_bits}a{a_bits}" if w_bits else f"float with {a_bits}-bit activations"
+
+
+def _most_relevant(sites: Sequence[SiteRecord], ranking: Ranking | None) -> str:
+    if ranking is None:
+        return ""
+    order = sorted((-(share or 0.0), i) for i, share in enumerate(ranking.shares))[:3]
+    return ", ".join(f"{printable(sites[i].name)} ({percent(-share)})" for share, i in order)
+
+
+def _attention_words(manifest: Manifest) -> str:
+    """Says where attention products went when they are not among the sites; bars cannot show what is not there."""
+    if any(s.kind in ATTENTION for s in manifest.sites):
+        return "For the attention products (qk, av), “weights” are the key and the value."
+    if manifest.recipe.get("attention") == "float":
+        return "Attention products (QK and AV) stay in floating point; no cost on this page includes them."
+    return ""
+
+
+def _container_words(manifest: Manifest) -> str:
+    """Why the .onnx file is larger than the packed weights, which would otherwise look like a contradiction."""
+    record = manifest.files.get("model.onnxruntime.onnx")
+    if record is None:
+        return ""
+    return f"The ONNX file is {amount(record.bytes, 'B')}: it keeps every code in a whole byte, whatever its width."
+
+
+def _block_words(sites: Sequence[SiteRecord]) -> str:
+    """What the numbers under the plot stand for: blocks.#"""
+    patterns = dict.fromkeys(label.pattern for label in site_labels([s.name for s in sites]) if label.block)
+    return ", ".join(list(patterns)[:4])
+
+
+def _operators(verification: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Operators of the runtime's optimized graph, most frequent first."""
+    found = verification.get("optimized_ops")
+    counts = found if isinstance(found, dict) else {}
+    known = [(printable(op), n) for op, n in counts.items() if isinstance(n, int)]
+    return sorted(known, key=lambda item: (-item[1], item[0]))
+
+
+def _toml(recipe: Mapping[str, Any]) -> str:
+    """The recipe as TOML. TOML cannot say None, so a choice that is None is said in a comment."""
+    return "\n".join(
+        f"# {key}: none" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, value in sorted(recipe.items(), key=lambda item: (item[1] is None, item[0]))
+    )
+
+
+def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
+    calibration, relevance = _extra(manifest, "calibration"), _extra(manifest, "relevance")
+    rows = [("Input", _preprocess_words(manifest.source.get("preprocess")))]
+    if (images := number(calibration, "images")) is not None:
+        rows.append(("Calibration images", f"{images:,.0f}"))
+    rows.append(("Calibration digest", str(calibration.get("sha256", ""))))
+    if method := relevance.get("method"):
+        images = number(relevance, "images")
+        rows.append(("Score", str(method) + (f", averaged over {images:,.0f} images" if images else "")))
+    firings = relevance.get("firings")
+    if isinstance(firings, dict):
+        rows.append(("Rules fired", ", ".join(f"{rule} {count}" for rule, count in firings.items() if count)))
+    return [(what, printable(words)) for what, words in rows if words]
+
+
+def _preprocess_words(preprocess: object) -> str:
+    if not isinstance(preprocess, dict):
+        return ""
+    size = preprocess.get("input_size")
+    shape = "×".join(map(str, size)) if isinstance(size, list) else ""
+    rest = [f"{key} {preprocess[key]}" for key in ("color", "interpolation", "crop_pct") if key in preprocess]
+    means = [f"{key} {', '.join(map(str, v))}" for key in ("mean", "std") if isinstance(v := preprocess.get(key), list)]
+    return " · ".join(part for part in [shape, *rest, *means] if part)
+
+
+def _files(manifest: Manifest) -> list[tuple[str, Any]]:
+    return sorted((name, record) for name, record in manifest.files.items() if name != REPORT)
+
+
+def _extra(manifest: Manifest, key: str) -> Mapping[str, Any]:
+    found = (manifest.model_extra or {}).get(key)
+    return found if isinstance(found, dict) else {}

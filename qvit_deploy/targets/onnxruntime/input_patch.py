@@ -1,0 +1,44 @@
+"""Activation patching in ONNX Runtime by graph surgery: an intermediate tensor becomes a graph input.
+
+It shares nothing with the executor but the file, which makes it a check of the executor's patches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.targets.onnxruntime import runtime as target
+
+
+def with_tensor_as_input(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
+    """A copy of `model` whose readers of `tensor` read a graph input of that name and `/patch` instead.
+
+    Raises:
+        InputError: no node computes the tensor, or nothing reads it.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    patch, readers = f"{tensor}/patch", 0
+    if not any(tensor in node.output for node in copy.graph.node):
+        raise InputError(f"no node computes tensor {tensor!r}")
+    for node in copy.graph.node:
+        for index, name in enumerate(node.input):
+            if name == tensor:
+                node.input[index] = patch
+                readers += 1
+    if not readers:
+        raise InputError(f"nothing reads tensor {tensor!r}, so it cannot be patched")
+    copy.graph.input.append(onnx.helper.make_tensor_value_info(patch, onnx.TensorProto.FLOAT, None))
+    return copy
+
+
+def patched_logits(graph: Graph, images: np.ndarray, tensor: str, value: np.ndarray) -> np.ndarray:
+    """The first output of `graph` on `images` float32 [n, C, H, W] in ONNX Runtime, `value` in place of `tensor`."""
+    runner = target.session(with_tensor_as_input(graph.to_proto(), tensor).SerializeToString())
+    feeds = {graph.input.name or "": images, f"{tensor}/patch": value}
+    known = {i.name for i in runner.get_inputs()}
+    logits: np.ndarray = runner.run(None, {name: v for name, v in feeds.items() if name in known})[0]
+    return logits

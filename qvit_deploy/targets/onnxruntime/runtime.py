@@ -1,0 +1,95 @@
+"""The `onnxruntime` target: sessions, and proof that ONNX Runtime really fused the integer products."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.targets.batches import in_batches
+from qvit_deploy.targets.processor import wanted_threads
+
+INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
+FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
+FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
+
+
+def session(
+    model: Path | bytes, threads: int = 0, optimized_to: Path | None = None, profile_to: Path | None = None
+) -> ort.InferenceSession:
+    """A CPU session with all graph optimizations.
+
+    Args:
+        threads: intra-op threads, 0 for what `OMP_NUM_THREADS` says, or one per core.
+        optimized_to: where ONNX Runtime writes the graph it really runs.
+        profile_to: turns its profiler on; the beginning of the path of the file that `end_profiling` names.
+
+    Raises:
+        InputError: ONNX Runtime does not take the model; carries its reason.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = wanted_threads(threads)
+    options.log_severity_level = 3
+    if optimized_to is not None:
+        options.optimized_model_filepath = str(optimized_to)
+    if profile_to is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises its own unrelated exception types
+        reason = str(error).splitlines()[0]
+        where = "model" if isinstance(model, bytes) else str(model)
+        raise InputError(f"{where}: ONNX Runtime cannot load it: {reason}") from error
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """What ONNX Runtime made of an emitted graph.
+
+    Attributes:
+        ops: operator -> count in the graph that runs.
+        integer_products: how many matrix products run on integers.
+        float_linears, float_convolutions: names of nodes that still use a dequantized constant weight in float.
+            Convolutions always do, because only a quantized output would let them be fused.
+    """
+
+    ops: dict[str, int]
+    integer_products: int
+    float_linears: tuple[str, ...]
+    float_convolutions: tuple[str, ...]
+
+
+def fusion(model: bytes) -> Fusion:
+    """Optimizes `model` as a session would and looks at the operators that are left."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        session(model, threads=1, optimized_to=path)
+        optimized = onnx.load(str(path))
+    ops = Counter(node.op_type for node in optimized.graph.node)
+    constants = {tensor.name for tensor in optimized.graph.initializer}
+    dequantized = {
+        n.output[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants
+    }
+    left = [node for node in optimized.graph.node if dequantized & set(node.input)]
+    linears, convolutions = (
+        tuple(node.name for node in left if node.op_type in kinds) for kinds in (FLOAT_LINEARS, FLOAT_CONVOLUTIONS)
+    )
+    return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), linears, convolutions)
+
+
+def run(
+    runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None, fetch: list[str] | None = None
+) -> list[np.ndarray]:
+    """Runs `images` float32 [n, C, H, W] and returns the outputs, each [n, ...].
+
+    A graph with a fixed batch gets chunks of that size, the last one padded by repeating its last image.
+    """
+    name = runner.get_inputs()[0].name
+    return in_batches(images, static_batch, lambda chunk: runner.run(fetch, {name: chunk}))

@@ -1,0 +1,164 @@
+"""The `openvino` target: models compiled for OpenVINO's CPU plugin, and what it made of them.
+
+openvino is imported when it is needed: neither a compile nor a device must have it. An .onnx file whose name ends in
+`.openvino.onnx` runs here, as OpenVINO's own .xml files do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import OPENVINO_PROFILE
+from qvit_deploy.targets.batches import AT_ONCE, image_shape, in_batches
+from qvit_deploy.targets.processor import wanted_threads
+
+if TYPE_CHECKING:
+    import openvino
+
+OWN_PRECISION = "f32"
+"""What our files compute in between integer products, which is what they are verified in. By itself OpenVINO takes
+bfloat16 where the CPU has it, which moves values across the boundaries between codes."""
+
+INTEGERS = ("i8", "u8")
+PRODUCTS = ("FullyConnected", "FullyConnectedQuantized", "FullyConnectedQuantizedLegacy", "MatMul", "Convolution")
+"""Layer types of products in the graph that runs."""
+
+
+def runs_in_openvino(path: Path) -> bool:
+    return path.suffix == ".xml" or path.name.endswith(f".{OPENVINO_PROFILE}.onnx")
+
+
+def openvino_precision(path: Path) -> str | None:
+    """What a file computes in between integer products: ours in what they are verified in, others in OpenVINO's choice
+    (None) unless they are called `.f32.xml`."""
+    return OWN_PRECISION if path.name.endswith((".onnx", f".{OWN_PRECISION}.xml")) else None
+
+
+def require_openvino(why: str) -> None:
+    """Raises InputError, which begins with `why`, when openvino is not installed."""
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        raise InputError(f"{why} needs OpenVINO, which is not installed: pip install openvino") from None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of the graph that runs.
+
+    Attributes:
+        name: as the profiler calls it.
+        kind: its type there.
+        originals: nodes of the model that were fused into it.
+        inputs: (name of the layer that makes it, precision) of each input.
+    """
+
+    name: str
+    kind: str
+    originals: tuple[str, ...]
+    inputs: tuple[tuple[str, str], ...]
+
+    @property
+    def on_integers(self) -> bool:
+        """Whether it is a product of integers."""
+        return self.kind in PRODUCTS and all(precision in INTEGERS for _, precision in self.inputs[:2])
+
+
+class OpenVinoModel:
+    """A model compiled for the CPU, for a fixed number of images at a time.
+
+    Attributes:
+        declared: shape of the images in the file, open dimensions as text.
+        shape: of those it is compiled for, [N, C, H, W].
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        batch: int | None = None,
+        any_batch: int = AT_ONCE,
+        threads: int = 0,
+        fetch: Sequence[str] = (),
+        precision: str | None = OWN_PRECISION,
+        profiled: bool = False,
+    ) -> None:
+        """Loads and compiles.
+
+        Args:
+            batch: images at a time; None for the file's own, or `any_batch` where it takes any number.
+            threads: 0 for what `OMP_NUM_THREADS` says, or one per core.
+            fetch: tensors that become the outputs, in place of the model's own.
+            precision: of what is not integer; None for OpenVINO's choice.
+
+        Raises:
+            InputError: openvino is not installed or does not take the model, or not in such batches; carries its
+                reason.
+        """
+        where = "model" if isinstance(model, bytes) else str(model)
+        require_openvino(f"{where}: running it")
+        import openvino
+
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "PERF_COUNT": profiled}
+        if count := wanted_threads(threads):
+            config["INFERENCE_NUM_THREADS"] = count
+        if precision is not None:
+            config["INFERENCE_PRECISION_HINT"] = precision
+        core = openvino.Core()
+        try:
+            read = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
+            value = read.input(0)
+            self.declared = [d.get_length() if d.is_static else str(d) for d in value.partial_shape]
+            self.shape = image_shape(where, value.any_name, self.declared, batch, any_batch)
+            read.reshape({value: list(self.shape)})
+            if fetch:
+                read = openvino.Model([_output(read, name) for name in fetch], read.get_parameters(), "probe")
+            self._compiled = core.compile_model(read, "CPU", config)
+        except RuntimeError as error:  # all that OpenVINO raises
+            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+            raise InputError(f"{where}: OpenVINO cannot load it: {reason.strip()}") from error
+        self._request = self._compiled.create_infer_request()
+
+    def infer(self, images: np.ndarray) -> list[np.ndarray]:
+        """The outputs for `images`, float32 of `shape`; overwritten by the next call."""
+        results = self._request.infer([images], share_inputs=True, share_outputs=True)
+        return [results[i] for i in range(len(self._compiled.outputs))]
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """The outputs for any number of images, each [n, ...]."""
+        return in_batches(images, self.shape[0], lambda chunk: [o.copy() for o in self.infer(chunk)])
+
+    def layers(self) -> list[Layer]:
+        """The graph that runs, in its order."""
+        found = []
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            inputs = [_made_by(node.input_value(i)) for i in range(node.get_input_size())]
+            originals = tuple(filter(None, _info(node, "originalLayersNames").split(",")))
+            found.append(Layer(node.get_friendly_name(), _info(node, "layerType"), originals, tuple(inputs)))
+        return found
+
+    def layer_ms(self) -> Mapping[str, float]:
+        """Layer -> milliseconds it took in the last call, of a model made `profiled`."""
+        return {p.node_name: p.real_time.total_seconds() * 1e3 for p in self._request.get_profiling_info()}
+
+
+def _made_by(value: openvino.Output) -> tuple[str, str]:
+    """(layer, precision) of what a layer reads; a layer says the precisions of all its outputs in one text."""
+    maker = value.get_node()
+    precisions = _info(maker, "outputPrecisions").split(",")
+    return maker.get_friendly_name(), precisions[min(value.get_index(), len(precisions) - 1)]
+
+
+def _output(model: openvino.Model, tensor: str) -> openvino.Output:
+    return next(o for node in model.get_ops() for o in node.outputs() if tensor in o.get_names())
+
+
+def _info(node: openvino.Node, key: str) -> str:
+    info = node.get_rt_info()
+    return str(info[key].astype(str)) if key in info else ""

@@ -1,0 +1,217 @@
+"""Builds engines in a process of their own and writes them whole, with their record beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from qvit_deploy.artifacts.engine_record import BuildRequest, BuildResult, EngineRecord, Plugin, record_path
+from qvit_deploy.artifacts.manifest import FileRecord
+from qvit_deploy.errors import CheckError, InputError
+from qvit_deploy.progress import Progress, Stopwatch
+
+TAIL_LINES = 12
+"""Of the process's standard error that are shown when it dies."""
+UNITS = 1000
+"""The progress bar's length: a build announces its phases as they come, so what is done is only known as a share."""
+
+
+def build_engine(
+    request: BuildRequest, *, timeout: float, force: bool = False, progress: Progress | None = None
+) -> EngineRecord:
+    """Builds the engine of `request`; it and its record appear under their names when both are whole.
+
+    Args:
+        timeout: seconds after which the process is ended.
+        force: replace an engine of that name.
+
+    Raises:
+        InputError: the file, the library, the GPU or the request cannot be used.
+        CheckError: the building process died or took too long.
+    """
+    engine = request.engine
+    if engine.suffix == ".json":
+        raise InputError(f"{engine}: that is where the engine's record goes; call the engine NAME.engine")
+    if not request.onnx.is_file():
+        raise InputError(f"no ONNX file at {request.onnx}")
+    if not force and (taken := next((p for p in (engine, record_path(engine)) if os.path.lexists(p)), None)):
+        raise InputError(f"{taken} exists; pass --force to build it again")
+    label = f"build sm{request.sm}" if request.sm is not None else "build"
+    temp = engine.parent / f".{engine.name}.{secrets.token_hex(4)}.tmp"
+    new = not engine.parent.exists()
+    try:
+        engine.parent.mkdir(parents=True, exist_ok=True)
+        temp.mkdir()
+    except OSError as error:
+        raise InputError(f"{engine} cannot be written: {error.strerror}") from error
+    start = time.monotonic()
+    try:
+        inner = request.model_copy(
+            update={
+                "onnx": request.onnx.resolve(),
+                "engine": (temp / engine.name).resolve(),
+                "plugins": tuple(p.resolve() for p in request.plugins),
+                "timing_cache": None if request.timing_cache is None else request.timing_cache.resolve(),
+                "layer_info": None if request.layer_info is None else (temp / request.layer_info.name).resolve(),
+            }
+        )
+        with Stopwatch(progress).stage(label, UNITS) as advance:
+            result = _in_child(inner, timeout, advance)
+        record = EngineRecord(
+            target=request.target,
+            batch=request.batch,
+            hardware=request.hardware,
+            plugins=tuple(Plugin(name=p.name, sha256=FileRecord.of_file(p).sha256) for p in request.plugins),
+            onnx=FileRecord.of_file(request.onnx),
+            onnx_name=request.onnx.name,
+            engine=FileRecord.of_file(inner.engine),
+            seconds=time.monotonic() - start,
+            build=result,
+        )
+        beside = temp / record_path(engine).name
+        beside.write_text(record.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+        if inner.layer_info is not None and inner.layer_info.is_file() and request.layer_info is not None:
+            inner.layer_info.replace(request.layer_info)
+        # The engine first: stopped in between, the old record's digest refuses the new engine.
+        inner.engine.replace(engine)
+        beside.replace(record_path(engine))
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+        if new and not any(engine.parent.iterdir()):
+            engine.parent.rmdir()
+    return record
+
+
+class Phases:
+    """What share of a build is done, from the phases its monitor announces.
+
+    A phase has steps; a phase within a phase fills one step of it. Phases of unknown parents count as roots, and only
+    the first root moves the bar.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+        self._children: dict[str, list[str]] = {}
+        self._root: str | None = None
+        self._best = 0.0
+
+    def event(self, event: dict[str, Any]) -> float:
+        """Takes in an event of the building process; returns the share done, 0..1, which never goes back."""
+        if "phase" in event:
+            name, parent = str(event["phase"]), event.get("parent")
+            self._steps[name], self._done[name] = max(1, int(event["steps"])), 0
+            self._children[name] = []
+            for siblings in self._children.values():  # begun again: it has one parent, and no descendant as one
+                if name in siblings:
+                    siblings.remove(name)
+            if parent in self._children and parent != name:
+                self._children[str(parent)].append(name)
+            elif self._root is None:
+                self._root = name
+        elif "step" in event and event["step"] in self._steps:
+            name = str(event["step"])
+            self._done[name] = min(self._steps[name], max(self._done[name], int(event["done"])))
+            self._children[name] = []
+        elif "finished" in event and event["finished"] in self._steps:
+            name = str(event["finished"])
+            self._done[name], self._children[name] = self._steps[name], []
+        if self._root is not None:
+            self._best = max(self._best, self._share(self._root))
+        return self._best
+
+    def _share(self, name: str) -> float:
+        inside = max((self._share(c) for c in self._children[name]), default=0.0)
+        return min(1.0, (self._done[name] + inside) / self._steps[name])
+
+
+def _in_child(request: BuildRequest, timeout: float, advance: Callable[[int], None]) -> BuildResult:
+    """Runs `builder_process` on `request`. Raises InputError with its reason, CheckError when it dies."""
+    readable, writable = os.pipe()
+    with tempfile.TemporaryFile() as errors, os.fdopen(readable, "rb", buffering=0) as pipe:
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "qvit_deploy.targets.tensorrt.engine.builder_process", str(writable)],
+                stdin=subprocess.PIPE, stdout=errors, stderr=errors, pass_fds=[writable], start_new_session=True,
+                cwd=request.engine.parent, env=_environment(),
+            )  # fmt: skip
+        finally:
+            os.close(writable)
+        try:
+            assert child.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it died already, and says why below
+                child.stdin.write(request.model_dump_json().encode())
+                child.stdin.close()
+            answer = _listen(pipe, time.monotonic() + timeout, advance)
+            if answer is None:
+                raise CheckError(
+                    f"building {request.engine.name} took more than {timeout:g} s; give it more with --timeout"
+                )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=10)  # it has answered, or died
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)  # the library's own helpers too
+            code = child.wait()
+        if "result" in answer:
+            return BuildResult.model_validate(answer["result"])
+        if "error" in answer:
+            raise InputError(str(answer["error"]))
+        raise CheckError(f"the process that builds {request.engine.name} {_ended(code)}; it last said: {_tail(errors)}")
+
+
+def _environment() -> dict[str, str]:
+    """The user's, in which the child finds this very package and nothing of the folder the user happens to be in."""
+    paths = [str(Path(__file__).parents[4]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in paths)}
+
+
+def _listen(pipe: IO[bytes], deadline: float, advance: Callable[[int], None]) -> dict[str, Any] | None:
+    """The last event before the pipe closes ({} if there is no result or error), None when the deadline passes."""
+    phases, shown, buffer = Phases(), 0, b""
+    answer: dict[str, Any] = {}
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                return None
+            piece = pipe.read(1 << 16)
+            if not piece:
+                return answer
+            *lines, buffer = (buffer + piece).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                if "result" in event or "error" in event:
+                    answer = event
+                now = int(UNITS * phases.event(event))
+                if now > shown:
+                    advance(now - shown)
+                    shown = now
+
+
+def _ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code} and no answer"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _tail(file: IO[bytes]) -> str:
+    """The last lines of what the process said, as one line."""
+    file.seek(0)
+    lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
+    return " | ".join([line for line in lines if line][-TAIL_LINES:]) or "nothing"

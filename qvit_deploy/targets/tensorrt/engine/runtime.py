@@ -1,0 +1,222 @@
+"""Runs engines of both TensorRTs on the GPU: buffers and streams by pycuda, a CUDA graph, times by CUDA events.
+
+Nothing here has run on a GPU yet (docs/tensorrt.md says what was exercised and how).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine, require_device, require_library
+from qvit_deploy.errors import InputError
+from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, require_gpu
+from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
+
+_loaded: set[Path] = set()
+"""Plugin libraries: TensorRT registers each once for the whole process, whichever engine asked first."""
+
+
+def require_runnable(path: Path, record: EngineRecord) -> None:
+    """Raises InputError if there is no GPU or the engine is for another one. Imports nothing of TensorRT."""
+    gpu = require_gpu(f"running {path}")
+    require_device(path, record, gpu.sm, gpu.name)
+
+
+def load(path: Path, plugins: tuple[Path, ...] = ()) -> EngineRunner:
+    """The engine at `path`, ready to run.
+
+    Args:
+        plugins: the libraries it was built with.
+
+    Raises:
+        InputError: as `opener`, or TensorRT does not load the engine.
+    """
+    return opener(path, plugins)()
+
+
+def opener(path: Path, plugins: tuple[Path, ...] = ()) -> Callable[[], EngineRunner]:
+    """What loads the engine at `path`: everything is checked and imported before, so that it can be timed.
+
+    Args:
+        plugins: the libraries it was built with.
+
+    Raises:
+        InputError: there is no GPU, a module is missing, or the engine is damaged, for another GPU or version, or lacks
+            a plugin library.
+    """
+    record = read_engine(path)
+    require_runnable(path, record)
+    library = load_library(record.target)
+    require_library(path, record, library.version, plugins)
+    cuda = load_pycuda()
+    return lambda: EngineRunner(path, record, library, cuda, plugins)
+
+
+def load_pycuda() -> Any:
+    """`pycuda.driver`. Raises InputError when it is not there."""
+    try:
+        return importlib.import_module("pycuda.driver")
+    except ImportError as error:
+        raise InputError('running engines needs pycuda: pip install "qvit-deploy[tensorrt]"') from error
+
+
+def launches_graph(record: EngineRecord) -> bool:
+    """Whether runs go through a CUDA graph. Those of RTX, which compiles kernels while they run, do not."""
+    return record.target == "tensorrt"
+
+
+class EngineRunner:
+    """One engine on the first GPU. Use it from one thread, and `close` it.
+
+    Attributes:
+        record: how the engine was built.
+    """
+
+    def __init__(
+        self, path: Path, record: EngineRecord, library: Library, cuda: Any, plugins: tuple[Path, ...]
+    ) -> None:
+        self.record = record
+        self._cuda, self._trt, self._library = cuda, library.module, library
+        cuda.init()
+        self._device_context = cuda.Device(0).retain_primary_context()
+        self._device_context.push()
+        self._free = cuda.mem_get_info()[0]
+        logger = library.logger()
+        if record.target == "tensorrt":
+            self._trt.init_libnvinfer_plugins(logger, "")
+        needed = {p.name for p in record.plugins}
+        new = tuple(p for p in plugins if p.name in needed and p.resolve() not in _loaded)
+        library.load_plugins(new)
+        _loaded.update(p.resolve() for p in new)
+        self._runtime = self._trt.Runtime(logger)
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            self._device_context.pop()
+            reason = " ".join("; ".join(logger.errors[-3:]).split()) or "no reason given"
+            raise InputError(
+                f"{path}: {record.target} {library.version_text} does not load it ({reason}); build it again here"
+            )
+        self._context = self._engine.create_execution_context()
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        inputs = [n for n in names if self._engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
+        self._inputs, self._outputs = inputs, [n for n in names if n not in inputs]
+        self._stream, self._start, self._end = cuda.Stream(), cuda.Event(), cuda.Event()
+        self._shapes: tuple[tuple[int, ...], ...] | None = None
+        self._host: dict[str, np.ndarray] = {}
+        self._device: dict[str, Any] = {}
+        self._graph: CudaGraph | None = None
+        self._profiler: Any = None
+
+    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs for one array per input, images float32 [n, C, H, W], in the engine's order.
+
+        Raises:
+            InputError: n is not a batch the engine was built for, or the device refuses the work.
+        """
+        batch = self.record.batch
+        for array in inputs:
+            if not batch.least <= len(array) <= batch.most:
+                raise InputError(f"the engine takes {batch.least} to {batch.most} images at a time, not {len(array)}")
+        shapes = tuple(array.shape for array in inputs)
+        if shapes != self._shapes:
+            self._prepare(shapes)
+        for name, array in zip(self._inputs, inputs, strict=True):
+            np.copyto(self._host[name], array, casting="same_kind")  # a part of a model may take float16
+            self._cuda.memcpy_htod_async(self._device[name], self._host[name], self._stream)
+        self._launch()
+        for name in self._outputs:
+            self._cuda.memcpy_dtoh_async(self._host[name], self._device[name], self._stream)
+        self._stream.synchronize()
+        return [self._host[name].copy() for name in self._outputs]
+
+    def time(self) -> float:
+        """Milliseconds between the events before and after the last run's kernels: no transfers, no host time."""
+        return float(self._start.time_till(self._end))
+
+    def repeat(self) -> float:
+        """Runs once more on the inputs of the last `run`, nothing copied. Returns milliseconds, as `time`."""
+        self._launch()
+        self._stream.synchronize()
+        return self.time()
+
+    def device_memory(self) -> int:
+        """Bytes of the device's memory taken since before the engine was loaded; other programs on it disturb that."""
+        return max(0, self._free - self._cuda.mem_get_info()[0])
+
+    def layer_info(self) -> str:
+        """The inspector's description of every layer, JSON."""
+        return self._library.layer_info(self._engine)
+
+    def layer_times(self, runs: int) -> dict[str, list[float]]:
+        """Layer -> milliseconds in each of `runs` runs on the inputs of the last `run`, by TensorRT's IProfiler.
+
+        The profiler waits for the device after every run and stays with the engine: times of whole runs after this are
+        longer.
+
+        Raises:
+            InputError: it reported no layer.
+        """
+        times: dict[str, list[float]] = defaultdict(list)
+        trt = self._trt
+
+        class Profiler(trt.IProfiler):  # type: ignore[name-defined]
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                times[layer_name].append(ms)
+
+        self._profiler = Profiler()  # kept here, since TensorRT need not keep it
+        self._context.profiler = self._profiler
+        for _ in range(runs):
+            self._enqueue()
+            self._stream.synchronize()
+        if not times:
+            raise InputError("TensorRT's profiler reported no layer")
+        return dict(times)
+
+    def close(self) -> None:
+        """Gives back buffers, graph and context."""
+        if self._graph is not None:
+            self._graph.close()
+        self._graph, self._device, self._host = None, {}, {}
+        self._context = self._engine = self._runtime = None
+        self._device_context.pop()
+
+    def _prepare(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        """Buffers, addresses and, after one run that lets the library settle, the graph for inputs of these shapes."""
+        if self._graph is not None:
+            self._graph.close()
+        self._graph = self._shapes = None
+        for name, shape in zip(self._inputs, shapes, strict=True):
+            if not self._context.set_input_shape(name, shape):
+                raise InputError(f"the engine does not take images of shape {'x'.join(map(str, shape))}")
+        for name in (*self._inputs, *self._outputs):
+            dtype = self._trt.nptype(self._engine.get_tensor_dtype(name))
+            self._host[name] = self._cuda.pagelocked_empty(tuple(self._context.get_tensor_shape(name)), dtype)
+            self._device[name] = self._cuda.mem_alloc(max(1, self._host[name].nbytes))
+            self._context.set_tensor_address(name, int(self._device[name]))
+        self._enqueue()
+        self._stream.synchronize()
+        if launches_graph(self.record):
+            self._graph = CudaGraph(self._stream.handle, self._enqueue)
+        self._shapes = shapes
+
+    def _launch(self) -> None:
+        """Enqueues one run between the two events."""
+        self._start.record(self._stream)
+        if self._graph is not None:
+            self._graph.launch()
+        else:
+            self._enqueue()
+        self._end.record(self._stream)
+
+    def _enqueue(self) -> None:
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise InputError("the engine could not be run: TensorRT enqueued nothing")

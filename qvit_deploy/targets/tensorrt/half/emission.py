@@ -1,0 +1,134 @@
+"""Which sites of a plan TensorRT runs on integers, and which its profiles leave in floating point, with the reason.
+
+What stays in float has its unrounded weights: rounding them buys nothing where nothing multiplies integers.
+Rules (facts of TensorRT 10 and 11, as NVIDIA's ModelOpt applies them):
+1. no integer matrix product with fewer than 16 columns;
+2. attention products on integers only where TensorRT fuses the whole attention: both products, one after the other
+   with nothing but the softmax between, one plain quantizer on each of the four operands, at most 512 keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import SMALLEST_REDUCTION
+from qvit_deploy.quantize.half import is_plain
+from qvit_deploy.quantize.plan import Plan, SitePlan
+
+SMALLEST_COLUMNS = 16
+"""GEMMs with N < 16 have no integer kernel (as those with K < 16, `graph.sites.SMALLEST_REDUCTION`)."""
+LONGEST_SEQUENCE = 512
+"""Keys of the longest attention that TensorRT fuses on int8."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorrtGraph:
+    """What the TensorRT profiles are written from.
+
+    Attributes:
+        graph: float32 between its quantizers; `targets.tensorrt.half.precision` makes most of it float16.
+        plan: the sites that are quantized in it.
+        in_float: site name -> why it is not.
+    """
+
+    graph: Graph
+    plan: Plan
+    in_float: dict[str, str]
+
+
+def emit_tensorrt(graph: Graph, plan: Plan) -> TensorrtGraph:
+    """Writes what TensorRT runs on integers of `plan` into a copy of `graph`."""
+    by_output = {node.outputs[0].name: node for node in graph.nodes()}
+    in_float: dict[str, str] = {}
+    for name, site in plan.sites.items():
+        reason = _too_narrow(site) if site.codes is not None else None
+        if reason is not None:
+            in_float[name] = reason
+    for name, site in plan.sites.items():
+        if site.site.kind == "matmul_qk":
+            in_float |= _attention(name, by_output[site.site.product], plan)
+        elif site.site.kind == "matmul_av" and name not in in_float:
+            first = _scores_of(by_output[site.site.product])
+            if first is None or not any(s.site.product == first.outputs[0].name for s in plan.sites.values()):
+                in_float[name] = "its attention is not the one that TensorRT fuses: no product right before the softmax"
+    kept = Plan({name: site for name, site in plan.sites.items() if name not in in_float})
+    return TensorrtGraph(emit_qdq(graph, kept, for_onnxruntime=False), kept, in_float)
+
+
+def _too_narrow(plan: SitePlan) -> str | None:
+    assert plan.codes is not None
+    columns = plan.codes.shape[1 if plan.site.kind == "linear" else 0]
+    if columns < SMALLEST_COLUMNS:
+        return f"{columns} output channels, and no integer kernel takes fewer than {SMALLEST_COLUMNS}"
+    return None
+
+
+def _attention(name: str, product: ir.Node, plan: Plan) -> dict[str, str]:
+    """{} if TensorRT fuses the attention that `product`, q k^T, begins; else both its sites with the reason."""
+    second = _values_product(product)
+    site = None if second is None else _site_of(second, plan)
+    reason = (
+        "its attention is not the one that TensorRT fuses: something stands between the first product and the softmax"
+    )
+    if second is None:
+        return {name: reason}
+    if site is None:
+        return {name: "the product with the values is not quantized, and TensorRT fuses both or none"}
+    first = plan.sites[name]
+    reason_found = _sizes(product, second) or _grids(first, site)
+    return {} if reason_found is None else {name: reason_found, site.site.name: reason_found}
+
+
+def _sizes(first: ir.Node, second: ir.Node) -> str | None:
+    scores, query, values = first.outputs[0].shape, first.inputs[0], second.outputs[0].shape
+    if scores is None or query is None or query.shape is None or values is None:
+        return "its sizes are not known"
+    keys, depth, width = scores[-1], query.shape[-1], values[-1]
+    if not isinstance(keys, int) or not isinstance(depth, int) or not isinstance(width, int):
+        return "its sizes are not known"
+    if keys > LONGEST_SEQUENCE:
+        return f"{keys} keys, and TensorRT fuses int8 attention up to {LONGEST_SEQUENCE}"
+    if min(keys, depth, width) < SMALLEST_REDUCTION:
+        return f"a product of {min(keys, depth, width)}, and no integer kernel takes fewer than {SMALLEST_REDUCTION}"
+    return None
+
+
+def _grids(first: SitePlan, second: SitePlan) -> str | None:
+    operands = {
+        "query": first.grid, "key": first.second_grid, "probabilities": second.grid, "value": second.second_grid,
+    }  # fmt: skip
+    for operand, grid in operands.items():
+        if grid is None or not is_plain(grid):
+            kind = type(grid).__name__ if grid is None or not getattr(grid, "shift", 0.0) else "shifted grid"
+            return f"the codes of its {operand} ({kind}) need more than one QuantizeLinear, which breaks the fusion"
+    return None
+
+
+def _values_product(product: ir.Node) -> ir.Node | None:
+    """The product that reads softmax(product)."""
+    softmax = _only_reader(product, "Softmax")
+    return None if softmax is None else _only_reader(softmax, "MatMul")
+
+
+def _scores_of(product: ir.Node) -> ir.Node | None:
+    """The MatMul right before the softmax that `product` reads."""
+    node: ir.Node | None = product
+    for op_type in ("Softmax", "MatMul"):
+        value = None if node is None else node.inputs[0]
+        node = None if value is None else value.producer()
+        if node is None or node.op_type != op_type:
+            return None
+    return node
+
+
+def _only_reader(node: ir.Node, op_type: str) -> ir.Node | None:
+    readers = [use.node for use in node.outputs[0].uses()]
+    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
+
+
+def _site_of(node: ir.Node, plan: Plan) -> SitePlan | None:
+    return next((s for s in plan.sites.values() if s.site.product == node.outputs[0].name), None)

@@ -1,0 +1,93 @@
+"""Nodes of our operators in a graph: what they read, how they take the place of the nodes they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN
+from qvit_deploy.targets.tensorrt.half.casts import WIDE
+from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN
+
+RESULT = "packed"
+"""What ends the name of an operator's float32 result that is cast to float16 under the plain name."""
+
+FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+def call(
+    graph: ir.Graph,
+    last: ir.Node,
+    site: str,
+    operator: str,
+    inputs: list[ir.Value],
+    attributes: Mapping[str, Any],
+) -> ir.Value:
+    """Puts `operator` in the place of `last`, whose result's name, readers and type it takes over; what `last` alone
+    read is left for `remove_unused`.
+
+    The operator's own result has the type of its first input; where the graph has another, a Cast follows."""
+    wanted = last.outputs[0].dtype or FULL
+    node = ir.node(operator, inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=f"{site}{CALL_SUFFIX}")
+    old, new = last.outputs[0], node.outputs[0]
+    new.shape, new.type = old.shape, ir.TensorType(inputs[0].dtype or FULL)
+    graph.insert_before(last, node)
+    if new.dtype != wanted:
+        new.name = f"{old.name}.{RESULT}"
+        new = cast(graph, new, wanted, f"{old.name}.narrowed")
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    new.name, old.name = old.name, f"{old.name}.qdq"
+    return new
+
+
+def declare(model: ir.Model, functions: Iterable[onnx.FunctionProto]) -> None:
+    """Adds the bodies of operators that the model calls."""
+    for proto in functions:
+        function = ir.serde.deserialize_function(proto)
+        model.functions[function.identifier()] = function
+        model.opset_imports[DOMAIN] = 1
+
+
+def only_reader(node: ir.Node, op_type: str) -> ir.Node | None:
+    """The one node that reads `node`, when it is an `op_type`."""
+    value = node.outputs[0]
+    readers = value.consumers()
+    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type and not value.is_graph_output() else None
+
+
+def before_widening(value: ir.Value | None) -> ir.Value:
+    """What was cast from float16 to float32 into `value`, which changes no number; or `value`."""
+    assert value is not None
+    node = value.producer()
+    if node is None or not _widens(node):
+        return value
+    assert node.inputs[0] is not None
+    return node.inputs[0]
+
+
+def widened(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """`value` as float32."""
+    if value.dtype != HALF:
+        return value
+    wide = next((n.outputs[0] for n in value.consumers() if _widens(n)), None)
+    return wide if wide is not None else cast(graph, value, FULL, f"{value.name}.{WIDE}")
+
+
+def _widens(node: ir.Node) -> bool:
+    x = node.inputs[0] if node.op_type == "Cast" else None
+    return x is not None and x.dtype == HALF and node.outputs[0].dtype == FULL
+
+
+def cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
+    node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
+    made = node.outputs[0]
+    made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return made

@@ -1,0 +1,240 @@
+"""The packed profile: linears of a Q/DQ graph as `qvit` operators whose weights take as many bytes as their bits.
+
+`qvit::QLinearW4`, `W6` and `W8`, and `QLinearW4Gelu` and so on with the GELU behind the layer, are ONNX functions:
+packed codes (`packed.packing`) as an int8 initializer, and a body of standard operators that unpacks them and computes
+with the integers of the Q/DQ graph. So the file runs in ONNX Runtime, and a runtime that has a plugin of the same name
+and namespace (TensorRT from 10.7 on) runs its kernel instead. One name per width, because a function's body cannot
+depend on an attribute.
+
+    y = QLinearW4 <x_scale, x_shift, x_low, x_high, x_bits, n, k, plugin_namespace, plugin_version>
+                  (x, packed, w_scale, bias)
+
+x [.., k] float16 or float32 plus x_shift is clipped to [x_low, x_high] (the ends of the x_bits grid times x_scale) and
+quantized, in float32; `packed` is int8 [panels, blocks, chunks, 8, 16]; w_scale and bias are float32 [n]; y [.., n] has
+the type of x. The unpacking halves and subtracts small integers in float32, which is exact, and keeps to operators that
+every runtime has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.quantize.grid import code_range
+from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.targets.tensorrt.half.casts import WIDE
+from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
+from qvit_deploy.targets.tensorrt.packed.calls import HALF, before_widening, call, declare, only_reader, widened
+from qvit_deploy.targets.tensorrt.packed.function_body import Body
+from qvit_deploy.targets.tensorrt.packed.packing import CHUNK, PACKED_BITS, pack, packed_shape
+
+FUNCTION_INPUT, FUNCTION_CODES = "x_wide", "x_codes"
+"""The activation in float32 and its codes inside the functions' bodies."""
+
+ATTRIBUTES = ("x_scale", "x_shift", "x_low", "x_high", "x_bits", "n", "k")
+CODE_ATTRIBUTES = ("x_scale", "x_bits", "n", "k", "to")
+"""Of the operators that read codes: `to` is the ONNX type of their result, float (1) or float16 (10)."""
+
+ROW_BYTES = 16
+"""What the kernels need the rows of x to be a multiple of: 8 columns of float16 or 4 of float32."""
+
+
+class _Unpacking(Body):
+    """A body that reads packed weights."""
+
+    def divide(self, value: str, divisor: int) -> tuple[str, str]:
+        """(quotient rounded down, remainder) of float integers by a power of two: exact."""
+        quotient = self.op("Floor", self.op("Mul", value, self.number(1 / divisor)))
+        return quotient, self.op("Sub", value, self.op("Mul", quotient, self.number(divisor)))
+
+    def signed_halves(self, chunks: str) -> str:
+        """Codes [.., 2, 16] of 4 bits of bytes [.., 16], those of the low halves before those of the high ones."""
+        high, unsigned = self.divide(chunks, 16)
+        above, _ = self.divide(unsigned, 8)
+        low = self.op("Sub", unsigned, self.op("Mul", above, self.number(16)))
+        axis = self.ints(-2)
+        return self.op("Concat", self.op("Unsqueeze", low, axis), self.op("Unsqueeze", high, axis), axis=-2)
+
+    def nibbles(self, chunks: str) -> str:
+        return self.op("Reshape", self.signed_halves(chunks), self.ints(0, 0, 0, 4, 16))
+
+    def activation(self, codes: int) -> str:
+        """Int8 codes of x, one a byte, of the operator's `codes` in containers of 8 or 4 bits."""
+        if codes == 8:
+            return "codes"
+        single = self.op("DequantizeLinear", "codes", self.number(1))
+        halves = self.signed_halves(self.op("Reshape", single, self.ints(-1, CHUNK)))
+        rows = self.op("Slice", self.op("Shape", "codes"), self.ints(0), self.ints(-1))
+        flat = self.op("Reshape", halves, self.op("Concat", rows, self.ints(-1), axis=0))
+        return self.op("Cast", flat, to=onnx.TensorProto.INT8)
+
+    def unpack(self, chunks: str, bits: int) -> str:
+        """Float codes [panels, 8, blocks, 4, 16] of the bytes [panels, 8, blocks, chunks, 16], float and signed:
+        packing.h read backwards."""
+        if bits == 8:
+            return chunks
+        if bits == 4:
+            return self.nibbles(chunks)
+        first, second = self.op("Split", chunks, self.ints(2, 1), axis=3), "pairs"
+        self.nodes[-1].output.append(second)
+        upper = self.nibbles(first)
+        _, rest = self.divide(second, 256)  # the byte without its sign
+        pairs = []
+        for divisor in (64, 16, 4):
+            pair, rest = self.divide(rest, divisor)
+            pairs.append(pair)
+        lower = self.op("Concat", rest, *reversed(pairs), axis=3)
+        return self.op("Add", self.op("Mul", upper, self.number(4)), lower)
+
+
+def container(a_bits: int) -> int:
+    """Bits in which a code of an activation is kept in memory."""
+    return 4 if a_bits == 4 else 8
+
+
+def operator(bits: int, gelu: bool, codes: int | None = None) -> str:
+    """Name of the operator: `QLinearW4`, `QLinearW4Gelu`, ...; `QLinearW4Codes8` where x is codes already, in
+    containers of 8 or 4 bits."""
+    return f"QLinearW{bits}{'' if codes is None else f'Codes{codes}'}{'Gelu' if gelu else ''}"
+
+
+def linear_function(bits: int, gelu: bool = False, codes: int | None = None) -> onnx.FunctionProto:
+    """The function called `operator(bits, gelu, codes)`; bits 4, 6 or 8."""
+    body = _Unpacking()
+    op, zero = body.op, body.ints(0)
+    # TensorRT lets an int8 constant go into a DequantizeLinear or a plugin and nowhere else.
+    chunks = op("Transpose", op("DequantizeLinear", "packed", body.number(1)), perm=[0, 3, 1, 2, 4])
+    matrix = op("Flatten", body.unpack(chunks, bits), axis=2)
+    for axis, name in enumerate(("n", "k")):
+        end = op("Unsqueeze", body.attribute(name, "value_int", "INT"), zero)
+        matrix = op("Slice", matrix, zero, end, body.ints(axis))
+    weight = op("DequantizeLinear", op("Cast", matrix, to=onnx.TensorProto.INT8), "w_scale", axis=0)
+    if codes is None:
+        scale, shift, low, high = body.floats("x_scale", "x_shift", "x_low", "x_high")
+        shifted = op("Add", body.wide("x", FUNCTION_INPUT), shift)
+        x = body.quantized(shifted, scale, low, high, FUNCTION_CODES)
+    else:
+        x = op("DequantizeLinear", body.activation(codes), *body.floats("x_scale"))
+    y = op("Add", op("MatMul", x, op("Transpose", weight, perm=[1, 0])), "bias")
+    y = op("Gelu", y) if gelu else y
+    if codes is None:
+        op("CastLike", y, "x", output="y")
+    else:
+        op("Cast", y, output="y")
+        body.nodes[-1].attribute.append(onnx.AttributeProto(name="to", type="INT", ref_attr_name="to"))
+    first, attributes = ("x", ATTRIBUTES) if codes is None else ("codes", CODE_ATTRIBUTES)
+    return body.function(operator(bits, gelu, codes), [first, "packed", "w_scale", "bias"], "y", attributes)
+
+
+def carriable(plan: SitePlan) -> bool:
+    """Whether the kernels can run this site: a linear of 4, 6 or 8 bits on one grid, whose rows can be aligned."""
+    if plan.site.kind != "linear" or plan.codes is None or not isinstance(plan.grid, ActivationGrid):
+        return False
+    aligned = plan.codes.shape[0] * 4 % ROW_BYTES == 0
+    return aligned and plan.w_bits in PACKED_BITS and plan.a_bits in PACKED_BITS
+
+
+def emit_packed(emitted: Graph, plan: Plan, sites: Iterable[str] | None = None) -> Graph:
+    """`emitted` (of `emit_qdq` or `to_half`, which stays as it is) with linears, and the GELUs that alone read them, as
+    packed operators.
+
+    Args:
+        sites: names of the sites to pack, by default every `carriable` one.
+
+    Raises:
+        ValueError: a site that is not in the plan or not `carriable`.
+    """
+    chosen = [name for name, site in plan.sites.items() if carriable(site)] if sites is None else list(sites)
+    packed = emitted.clone()
+    weights = {v.name: v for node in packed.nodes() if node.op_type == "DequantizeLinear" for v in node.outputs}
+    functions = set()
+    for name in chosen:
+        site = plan.sites.get(name)
+        if site is None or not carriable(site):
+            raise ValueError(f"site {name!r} cannot be packed")
+        weight = weights.get(f"{name}.weight.value") or weights[f"{name}.weight.value.{WIDE}"]
+        functions.add(_replace(packed, weight, site))
+    remove_unused(packed.model)
+    declare(packed.model, (linear_function(bits, gelu) for bits, gelu in sorted(functions)))
+    return packed
+
+
+def pack_linears(half: HalfGraph) -> HalfGraph:
+    """`half` with every `carriable` site of its plan packed."""
+    packed = tuple(name for name, site in half.plan.sites.items() if carriable(site))
+    return replace(half, graph=emit_packed(half.graph, half.plan, packed), packed=packed)
+
+
+def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]:
+    """Puts the operator in place of the product that reads `weight`, of its bias and of a GELU that alone reads that.
+
+    Returns (weight bits, whether there was a GELU)."""
+    (product,) = weight.consumers()
+    assert product.op_type == "MatMul" and plan.codes is not None and plan.weight_scale is not None
+    assert isinstance(plan.grid, ActivationGrid)
+    onnx_graph, name = graph.model.graph, plan.site.name
+    k, n = plan.codes.shape
+    last, bias = _with_bias(product, n)
+    if plan.bias is not None:
+        assert last is not product, f"{name}: no addition of its bias behind the product"
+        bias = plan.bias.astype(np.float32)
+    gelu = only_reader(last, "Gelu")
+    if gelu is not None and gelu.attributes.get_string("approximate", "none") == "none":
+        last = gelu
+    layout = packed_shape((n, k), plan.w_bits)
+    codes = pack(np.ascontiguousarray(plan.codes.T), plan.w_bits).view(np.int8).reshape(layout)
+    scale = np.float32(plan.grid.scale)
+    low, high = code_range(plan.a_bits)
+    inputs = [
+        _operand(onnx_graph, product, plan.grid, k, last.outputs[0].dtype),
+        add_constant(onnx_graph, f"{name}.weight.packed{plan.w_bits}", codes),
+        add_constant(onnx_graph, f"{name}.weight.scales", plan.weight_scale.astype(np.float32)),
+        add_constant(onnx_graph, f"{name}.bias.packed", bias),
+    ]
+    attributes = {
+        "x_scale": float(scale),
+        "x_shift": float(np.float32(plan.grid.shift)),
+        "x_low": float(np.float32(low) * scale),
+        "x_high": float(np.float32(high) * scale),
+        "x_bits": plan.a_bits,
+        "n": n,
+        "k": k,
+    }
+    call(onnx_graph, last, name, operator(plan.w_bits, last is gelu), inputs, attributes)
+    return plan.w_bits, last is gelu
+
+
+def _with_bias(product: ir.Node, n: int) -> tuple[ir.Node, np.ndarray]:
+    """(the addition of a bias [n] behind the product, or the product; the bias, or zeros)."""
+    # A product that weight scales keep in float32 is cast to float16 before its bias is added.
+    before = only_reader(product, "Cast") or product
+    added = only_reader(before, "Add")
+    found = None if added is None else next(constant(v) for v in added.inputs if v is not before.outputs[0])
+    if added is None or found is None or found.size != n:
+        return product, np.zeros(n, np.float32)
+    return added, found.reshape(n).astype(np.float32)
+
+
+def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wanted: ir.DataType | None) -> ir.Value:
+    """The tensor that is quantized for the product's first operand, as the operator takes it: float32 where the result
+    has to be (float16 might overflow) or where float16 rows would not be aligned."""
+    value = product.inputs[0]
+    for op_type in ("DequantizeLinear", "QuantizeLinear", "Clip", "Add"):
+        value = before_widening(value)
+        node = value.producer()
+        if op_type == "Clip" and (node is None or node.op_type != "Clip"):
+            assert grid.bits == 8, f"{product.name}: no Clip in front of {grid.bits}-bit codes"
+            continue
+        if op_type == "Add" and not grid.shift:
+            break
+        assert node is not None and node.op_type == op_type, f"{product.name}: expected {op_type} in front of it"
+        value = node.inputs[0]
+    value = before_widening(value)
+    return value if wanted == HALF and k * 2 % ROW_BYTES == 0 else widened(graph, value)

@@ -1,0 +1,148 @@
+"""A folder of site models: what it is written from, and what of it is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from qvit_deploy.bench.sites.models import (
+    INDEX,
+    OVERHEAD,
+    Asked,
+    Index,
+    SiteTarget,
+    read_index,
+    require_asked,
+    require_library,
+)
+from qvit_deploy.bench.sites.write import profile_of
+from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import Profile
+
+LIBRARY = (Path("libqvit_plugins.so"),)
+SITES = {"fc1": {"w4a4": "0.w4a4.onnx", "w8a8": "1.w8a8.onnx"}, "head": {"w4a4": "2.onnx", "w8a8": "2.onnx"}}
+TREE = {
+    "schema": "qvit-deploy/site-models/2", "target": "tensorrt", "profile": "tensorrt", "batch": 2, "sites": SITES,
+    "baselines": {"1.w8a8.onnx": "3.norm.onnx"},
+}  # fmt: skip
+
+
+def folder_of(folder: Path, **changes: Any) -> Path:
+    (folder / INDEX).write_text(json.dumps({**TREE, **changes}))
+    for name in (OVERHEAD, "0.w4a4.onnx", "1.w8a8.onnx", "2.onnx", "3.norm.onnx"):
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def index(**changes: Any) -> Index:
+    return Index.model_validate({**TREE, **changes})
+
+
+def test_files_are_named_by_their_first_site() -> None:
+    found = index()
+    assert found.widths == ("w4a4", "w8a8") and next(iter(found.files)) == OVERHEAD
+    assert found.files["3.norm.onnx"] == "the LayerNorm in front of site 'fc1' at w8a8"
+    assert found.files["1.w8a8.onnx"] == "site 'fc1' at w8a8" and found.files["2.onnx"] == "site 'head' at w4a4"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"schema": "qvit-deploy/site-models/1"}, "site-models/2"),
+        ({"target": "tensorrt-plugin"}, "target"),
+        ({"profile": "float"}, "profile"),
+        ({"batch": 0}, "batch"),
+        ({"sites": {}}, "sites"),
+        ({"sites": {"fc1": {}}}, "do not all have the same widths"),
+        ({"sites": {**SITES, "fc2": {"w4a4": "2.onnx"}}}, "do not all have the same widths"),
+        ({"sites": {"fc1": {"w9a9": "2.onnx"}}}, "w9a9"),
+        ({"sites": {"fc1": {"w4a4": "../2.onnx"}}}, "sites.fc1.w4a4"),
+        ({"baselines": {"2.onnx": "/2.onnx"}}, "baselines"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_an_index_that_is_none(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=rf"{INDEX}: .*{said}") as caught:
+        read_index(folder_of(tmp_path, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_whole(tmp_path: Path) -> None:
+    assert read_index(folder_of(tmp_path)) == index()
+    (tmp_path / "2.onnx").unlink()
+    with pytest.raises(InputError, match=r"lacks 2\.onnx, which its index\.json names"):
+        read_index(tmp_path)
+    (tmp_path / INDEX).write_text('{"schema": ')
+    with pytest.raises(InputError, match="cut off"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Asked("onnxruntime"), "for tensorrt, not onnxruntime: pass --target tensorrt"),
+        (Asked("tensorrt-rtx"), "for tensorrt, not tensorrt-rtx"),
+        (Asked("tensorrt", batch=1), "for batches of 2, not 1: leave --batch out"),
+        (Asked("tensorrt", bits=(4, 6, 8)), "of w4a4, w8a8, not w4a4, w6a6, w8a8: leave --bits out"),
+        (Asked("tensorrt", bits=(4,)), "of w4a4, w8a8, not w4a4"),
+        (Asked("tensorrt", plugins=LIBRARY), "of the tensorrt file, which calls no plugins: leave --plugin out"),
+    ],
+)
+def test_another_folder_than_asked_for(asked: Asked, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        require_asked(Path("models"), index(), asked)
+    assert said in str(caught.value) and str(caught.value).startswith("models holds site models")
+
+
+def test_what_is_not_asked_for_is_the_folder_s() -> None:
+    require_asked(Path("models"), index(), Asked("tensorrt"))
+    require_asked(Path("models"), index(), Asked("tensorrt", bits=(8, 4, 4), batch=2))
+
+
+def test_models_in_plugins_need_a_library_where_there_are_plugins() -> None:
+    packed = index(profile="tensorrt-plugin")
+    require_library(Path("models"), packed, Asked("tensorrt", plugins=LIBRARY))
+    require_library(Path("models"), index(), Asked("tensorrt"))
+    require_library(Path("models"), packed.model_copy(update={"target": "tensorrt-rtx"}), Asked("tensorrt-rtx"))
+    with pytest.raises(InputError, match=r"run in the plugins of libqvit_plugins\.so: pass --plugin"):
+        require_library(Path("models"), packed, Asked("tensorrt"))
+
+
+@pytest.mark.parametrize(
+    ("target", "plugins", "held", "profile"),
+    [
+        ("onnxruntime", (), ("tensorrt",), "onnxruntime"),
+        ("tensorrt", (), (), "tensorrt"),
+        ("tensorrt", (), ("tensorrt", "tensorrt-plugin"), "tensorrt"),
+        ("tensorrt", (), ("tensorrt-plugin",), "tensorrt-plugin"),
+        ("tensorrt", LIBRARY, ("tensorrt",), "tensorrt-plugin"),
+        ("tensorrt-rtx", (), ("tensorrt", "tensorrt-rtx"), "tensorrt-rtx"),
+        ("tensorrt-rtx", (), ("tensorrt-plugin",), "tensorrt-plugin"),
+    ],
+)
+def test_the_file_is_chosen_as_build_chooses_it(
+    target: SiteTarget, plugins: tuple[Path, ...], held: tuple[str, ...], profile: Profile
+) -> None:
+    bundle = SimpleNamespace(manifest=SimpleNamespace(files=[f"model.{p}.onnx" for p in held]))
+    assert profile_of(bundle, Asked(target, plugins=plugins)) == profile  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"target": "tensorrt-plugin"}, "onnxruntime, tensorrt, tensorrt-rtx"),
+        ({"target": "openvino"}, "not on 'openvino'"),
+        ({"target": "tensorrt", "bits": (4, 9)}, "--bits 4,9"),
+        ({"target": "tensorrt", "bits": ()}, "--bits"),
+        ({"target": "tensorrt", "batch": 0}, "--batch must be at least 1"),
+        ({"target": "tensorrt-rtx", "plugins": LIBRARY}, "--target tensorrt-rtx takes no plugins"),
+        ({"target": "onnxruntime", "plugins": LIBRARY}, "--target onnxruntime takes no plugins"),
+    ],
+)
+def test_what_cannot_be_asked_for(flags: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Asked(**flags)

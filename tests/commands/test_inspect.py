@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qvit_deploy.commands.inspect import describe
+from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.errors import BundleError, InputError
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> Calibrated:
+    return calibrate(mixed_vit(), (2, 3, 4, 5, 6, 8))
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_a_float_model(tmp_path: Path) -> None:
+    graph = mixed_vit()
+    path = written(tmp_path / "m.onnx", graph.serialize())
+    found = describe(path)
+    assert found["type"] == "onnx" and found["bytes"] == path.stat().st_size
+    assert found["opset"] == {"ai.onnx": 21}
+    assert found["inputs"] == {"image": ["batch", 3, 16, 16]} and found["outputs"] == {"logits": ["batch", 5]}
+    assert found["operators"]["LayerNormalization"] == 3 and list(found["operators"]) == sorted(found["operators"])
+    assert len(found["products"]) == 11 and found["quantized_products"] == 0
+    assert all(o["bits"] is None for p in found["products"] for o in p["operands"])
+
+
+@pytest.mark.parametrize(("w_bits", "a_bits"), [(4, 8), (8, 4), (6, 6), (2, 3), (5, 5)])
+def test_the_widths_of_a_quantized_model(calibrated: Calibrated, tmp_path: Path, w_bits: int, a_bits: int) -> None:
+    emitted = emit_qdq(calibrated.graph, calibrated.plan((w_bits, a_bits)))
+    found = describe(written(tmp_path / "m.onnx", emitted.serialize()))
+    quantized = [p for p in found["products"] if p["quantized"]]
+    assert found["quantized_products"] == len(quantized) == 9 and len(found["products"]) == 11
+    assert {tuple(o["bits"] for o in p["operands"]) for p in quantized} == {(a_bits, w_bits)}
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+def test_the_widths_of_attention_operands(bits: int, tmp_path: Path) -> None:
+    """Levels are int8 whatever the width of their codes; logarithmic codes leave the product in floating point."""
+    for softmax, expected in (("uniform", bits), ("levels", 8), ("log2", None if bits <= 4 else bits)):
+        attention = calibrate(mixed_vit(), (bits,), True, 6, softmax)  # type: ignore[arg-type]
+        emitted = emit_qdq(attention.graph, attention.plan({"attn.av": (bits, bits)}, "none"))
+        found = describe(written(tmp_path / "m.onnx", emitted.serialize()))
+        (product,) = [p for p in found["products"] if p["operands"][1]["bits"] == bits]
+        assert product["operands"][0]["bits"] == (bits if softmax == "levels" and bits > 6 else expected)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 64, b"this is not a model\n" * 9, None])
+def test_a_file_that_is_no_model(tmp_path: Path, content: bytes | None) -> None:
+    whole = mixed_vit().serialize()
+    path = written(tmp_path / "m.onnx", whole[: len(whole) // 3] if content is None else content)
+    with pytest.raises(InputError, match="cannot be read as ONNX") as caught:
+        describe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_there_and_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no bundle, \.onnx file or engine at"):
+        describe(tmp_path / "none")
+    with pytest.raises(BundleError, match="is not a bundle"):
+        describe(tmp_path)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.errors import CheckError
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.quantize.grid import code_range
+from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.quantize.rounding.distill import Loss, distill
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
+
+BITS = 3
+
+
+def distilled(calibrated: Calibrated, start: Plan, epochs: int, batch: int = 4) -> Plan:
+    done: list[int] = []
+    plan = distill(calibrated.calibration(), start, calibrated.images.split(batch), epochs, 0, done.append)
+    assert done == [1] * epochs
+    return plan
+
+
+def error(calibrated: Calibrated, plan: Plan) -> float:
+    """What distillation minimises, of the emitted graph on the images as they are."""
+    loss = Loss(Executor(calibrated.graph), calibrated.images.split(4))
+    with torch.no_grad():
+        return float(loss(Executor(emit_qdq(calibrated.graph, plan)), calibrated.images))
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_plan_with_wrong_scales_and_biases_is_put_right(attention: bool) -> None:
+    calibrated = calibrate(mixed_vit(), (8,), attention=attention, images=8)
+    draw, sites = np.random.default_rng(0), {}
+    for name, site in calibrated.plan((8, 8), "gptq").sites.items():
+        if site.weight_scale is not None and site.bias is not None:
+            scale = site.weight_scale * np.exp(0.04 * draw.standard_normal(site.weight_scale.shape)).astype(np.float32)
+            site = replace(site, weight_scale=scale, bias=site.bias + 0.05 * float(np.abs(site.bias).max()))
+        sites[name] = site
+    plan = distilled(calibrated, Plan(sites), epochs=200)
+    assert error(calibrated, plan) < 0.5 * error(calibrated, Plan(sites))
+
+
+def test_widths_grids_of_attention_and_absent_biases_stay_and_codes_fit() -> None:
+    calibrated = calibrate(mixed_vit(head_bias=False), (BITS,), attention=True)
+    start = calibrated.plan((BITS, BITS), "none")
+    plan = distilled(calibrated, start, epochs=300)
+    assert list(plan.sites) == list(start.sites)
+    low, high = code_range(BITS)
+    changed = 0
+    for name, site in plan.sites.items():
+        old = start.sites[name]
+        assert (site.w_bits, site.a_bits, site.site) == (old.w_bits, old.a_bits, old.site)
+        assert (site.bias is None) == (old.bias is None)
+        if site.codes is None:
+            assert site == old
+            continue
+        assert old.codes is not None and site.weight_scale is not None
+        assert site.codes.dtype == np.int8 and site.codes.shape == old.codes.shape
+        assert site.codes.min() >= low and site.codes.max() <= high
+        assert site.weight_scale.dtype == np.float32 and (site.weight_scale > 0).all()
+        changed += int((site.codes != old.codes).sum())
+    assert changed > 0
+
+
+def test_without_epochs_the_plan_computes_what_it_did() -> None:
+    calibrated = calibrate(mixed_vit(), (BITS,))
+    start = calibrated.plan((BITS, BITS), "gptq")
+    plan = distilled(calibrated, start, epochs=0)
+    for name, site in plan.sites.items():
+        old = start.sites[name]
+        assert site.codes is not None and old.codes is not None
+        np.testing.assert_array_equal(site.codes, old.codes)
+        np.testing.assert_allclose(site.weight_scale, old.weight_scale, rtol=1e-5)
+        assert site.grid.scale == pytest.approx(old.grid.scale, rel=1e-5)
+
+
+def test_a_graph_of_fixed_batch_size_is_fed_whole_batches() -> None:
+    calibrated = calibrate(fixed_batch(mixed_vit(), 4), (BITS,), images=8)
+    calibrated = replace(calibrated, images=calibrated.images[:6])
+    start = calibrated.plan((BITS, BITS), "none")
+    batches = [calibrated.images[:4], calibrated.images[2:6], calibrated.images[:4]]
+    plan = distill(calibrated.calibration(), start, batches, 1, 0, lambda _: None)
+    assert list(plan.sites) == list(start.sites)
+
+
+def test_a_loss_that_is_not_finite_is_an_error() -> None:
+    calibrated = calibrate(mixed_vit(), (BITS,))
+    start = calibrated.plan((BITS, BITS), "none")
+    broken = replace(start.sites["head"], bias=np.full_like(start.sites["head"].bias, math.inf))
+    with pytest.raises(CheckError, match="diverged"):
+        distilled(calibrated, Plan({**start.sites, "head": broken}), epochs=1)

@@ -1,0 +1,72 @@
+"""Exact sensitivity against whole forward passes that share no code with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import constant
+from qvit_deploy.quantize.grid import Tensor, fake_quantize
+from qvit_deploy.quantize.ranges.clip import weight_scale
+from qvit_deploy.quantize.scoring.exact import exact_sensitivity
+from qvit_deploy.quantize.scoring.losses import SiteError
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
+
+SITES = ["stem", "patch", "attn.q", "attn.qk", "attn.av", "fc1", "fc2", "head"]
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> Calibrated:
+    return calibrate(mixed_vit(), (3, 8), attention=True)
+
+
+@pytest.fixture(scope="module")
+def found(calibrated: Calibrated) -> dict[str, SiteError]:
+    seen: list[int] = []
+    errors, images = exact_sensitivity(calibrated.calibration(), calibrated.images.split(4), seen.append)
+    assert seen == [4, 2] and images == 6
+    return errors
+
+
+def product(name: str, x: Tensor, other: Tensor) -> Tensor:
+    return F.conv2d(x, other, stride=2, padding=1) if name == "stem" else x @ other
+
+
+@pytest.mark.parametrize("bits", [3, 8])
+@pytest.mark.parametrize("operand", ["activation", "weight"])
+@pytest.mark.parametrize("name", SITES)
+def test_it_is_the_change_of_the_logits(
+    calibrated: Calibrated, found: dict[str, SiteError], name: str, operand: str, bits: int
+) -> None:
+    site = next(s for s in calibrated.sites if s.name == name)
+    executor, images = Executor(calibrated.graph), calibrated.images
+    clean = executor.logits(images)
+    x = executor.run(images, fetch=[site.input])[site.input]
+    if site.second is not None:
+        other = executor.run(images, fetch=[site.second])[site.second]
+        rounded = calibrated.grids[site.second, bits].apply(other)
+    else:
+        array = constant(calibrated.graph.initializers[site.weight or ""])
+        assert array is not None
+        other = torch.from_numpy(array.copy())
+        columns = other.flatten(1).t() if name == "stem" else other
+        matrix = fake_quantize(columns, weight_scale(columns, bits), bits)
+        rounded = matrix.t().reshape(other.shape) if name == "stem" else matrix
+    grid = calibrated.grids[site.input, bits]
+    # The bias makes good for what rounded weights do to the mean output of a linear.
+    if operand == "weight" and site.kind == "linear":
+        x = x - calibrated.observations[site.input].mean
+    pair = (grid.apply(x) - grid.shift, other) if operand == "activation" else (x, rounded)
+    before = product(name, x, other)
+    changed = executor.logits(images, {site.output: lambda y: y - before + product(name, *pair)})
+    expected = float((changed - clean).double().square().sum() / clean.double().square().sum())
+    assert getattr(found[name], operand)[bits] == pytest.approx(expected, rel=1e-3)
+
+
+def test_more_bits_lose_less_everywhere(found: dict[str, SiteError]) -> None:
+    for error in found.values():
+        assert 0 <= error.activation[8] < error.activation[3] and 0 <= error.weight[8] < error.weight[3]
+        assert np.isfinite(error.at(3, 3))

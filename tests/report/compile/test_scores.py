@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from qvit_deploy.artifacts.manifest import SiteRecord
+from qvit_deploy.report.compile.scores import Ranking, rank
+from tests.support.artifacts.manifests import site
+
+
+def sites(*scores: float | None) -> list[SiteRecord]:
+    return [SiteRecord(**site(f"s{i}", score=score)) for i, score in enumerate(scores)]
+
+
+def ranking(*scores: float | None) -> Ranking:
+    found = rank(sites(*scores), "lrp:deep-taylor")
+    assert isinstance(found, Ranking)
+    return found
+
+
+def test_shares_of_the_sum_with_places_left_empty() -> None:
+    assert ranking(1.0, None, 3.0).shares == (0.25, None, 0.75)
+
+
+def test_a_score_that_dwarfs_the_rest_is_cut_so_that_the_rest_is_seen() -> None:
+    found = ranking(*[0.01, 0.02] * 10, 5.0)
+    assert [i for i in range(21) if found.cut(i)] == [20]
+    assert found.width(20) == 100 and found.width(1) > 50
+
+
+@pytest.mark.parametrize("scores", [(1.0,), (1.0, 2.0), (1.0, 2.9, 1.0), (0.0, 0.0, 1.0), (1.0, 5.0, 5.0)])
+def test_nothing_is_cut_without_need(scores: tuple[float, ...]) -> None:
+    found = ranking(*scores)
+    assert not any(found.cut(i) for i in range(len(scores)))
+
+
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ((), "no relevance"),
+        ((None, None), "no relevance"),
+        ((0.0, 0.0), "is 0"),
+        ((0.5, 0.5), "same score"),
+        ((-1.0, 0.5), "do not add up"),
+    ],
+)
+def test_scores_not_worth_a_plot_are_explained(scores: tuple[float | None, ...], reason: str) -> None:
+    found = rank(sites(*scores), "")
+    assert isinstance(found, str) and reason in found
+
+
+@pytest.mark.parametrize(
+    ("method", "called", "words"),
+    [
+        ("lrp:attnlrp", "relevance", "what the decisions rest on"),
+        ("relp:sensitivity", "sensitivity", "RelP expects"),
+        ("gradient:sensitivity", "sensitivity", "the gradient expects"),
+        ("exact:sensitivity", "sensitivity", "measured"),
+        ("random:lrp:attnlrp", "dealt share", "at random"),
+        ("inverted:lrp:attnlrp", "dealt share", "in reverse"),
+    ],
+)
+def test_the_method_decides_what_a_share_means(method: str, called: str, words: str) -> None:
+    found = rank(sites(1.0, 2.0), method)
+    assert isinstance(found, Ranking) and found.called == called and words in found.meaning

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.emit.runtime_model import RuntimeModel
+from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.targets.onnxruntime_fused import verification as fused_verification
+from qvit_deploy.targets.onnxruntime_fused.emission import emit_fused
+from qvit_deploy.targets.onnxruntime_fused.verification import verify_fused
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
+from tests.support.models.runtime_models import changed
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> Calibrated:
+    return calibrate(mixed_vit(), (6,), images=8)
+
+
+@pytest.fixture(scope="module")
+def plan(calibrated: Calibrated) -> Plan:
+    return calibrated.plan({s.name: (6, 6) for s in calibrated.sites if s.kind == "linear"})
+
+
+@pytest.fixture(scope="module")
+def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
+    return emit_qdq(calibrated.graph, plan)
+
+
+def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:
+    return [n for n in fused.proto.graph.node if n.op_type == "MatMulIntegerToFloat"][index]
+
+
+def test_a_sound_file_passes(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
+    found = verify_fused(emitted, emit_fused(emitted), plan, calibrated.images.numpy())
+    # Of the query, proj, fc1, fc2 and the head only the class token's codes exist.
+    assert found.codes == 4 * (4 * 256 + 2 * 64 + 4 * 16 + 64)
+    assert found.code_mismatches == 0 and found.worst_site_error < 1e-5
+    assert found.reference_agreement == 1.0 and found.reference_sqnr_db > 40
+    assert found.attentions == 1 and found.integer_products == len(plan.sites)
+
+
+def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
+    fused = emit_fused(emitted)
+    (quantize,) = [n for n in fused.proto.graph.node if n.output[0] == product(fused, 2).input[0]]
+    wrong = changed(fused, quantize.input[1], lambda a: a * 1.01)
+    with pytest.raises(CheckError, match=r"codes of .* differ"):
+        verify_fused(emitted, wrong, plan, calibrated.images.numpy())
+
+
+@pytest.mark.parametrize(("operand", "edit"), [(1, lambda a: a + (a == a.max())), (6, lambda a: a + 0.05)])
+def test_a_wrong_weight_or_bias_is_found(
+    calibrated: Calibrated,
+    emitted: Graph,
+    plan: Plan,
+    operand: int,
+    edit: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    fused = emit_fused(emitted)
+    wrong = changed(fused, product(fused, 3).input[operand], edit)
+    with pytest.raises(CheckError, match="output of site"):
+        verify_fused(emitted, wrong, plan, calibrated.images.numpy())
+
+
+def test_a_wrong_attention_is_found_at_its_output(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
+    fused = emit_fused(emitted)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(fused.proto)
+    (attention,) = [n for n in proto.graph.node if n.op_type == "Attention"]
+    (scale,) = [a for a in attention.attribute if a.name == "scale"]
+    scale.f *= 3
+    with pytest.raises(CheckError, match="dB from the onnxruntime file"):
+        verify_fused(emitted, replace(fused, proto=proto), plan, calibrated.images.numpy())
+
+
+def test_a_linear_that_was_left_out_is_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
+    fused = emit_fused(emitted)
+    with pytest.raises(CheckError, match="linears were fused"):
+        verify_fused(emitted, replace(fused, linears=fused.linears[1:]), plan, calibrated.images.numpy())
+
+
+def test_logits_off_the_reference_fail(
+    calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_verification, "LOST_DB", 1e9)
+    with pytest.raises(CheckError, match="dB"):
+        verify_fused(emitted, emit_fused(emitted), plan, calibrated.images.numpy())

@@ -1,0 +1,96 @@
+"""Builds TensorRT-RTX engines of bundles and prints what they took, beside what compiling proved about their files.
+
+Engines are built into a temporary folder, one after the other, each in a process of its own; no GPU is needed.
+
+    python -m tools.measure.engines BUNDLE_OR_FOLDER_OF_BUNDLES... [--sm 86 --sm 120] [--batch 1:4:8] [--markdown]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Target
+from qvit_deploy.artifacts.manifest import MANIFEST
+from qvit_deploy.commands.build import Built, build
+from qvit_deploy.errors import InputError
+
+PROFILE: Target = "tensorrt-rtx"
+COLUMNS = (
+    "bundle", "codes equal", "free", "dB", "in float", "SM", "ONNX, MB", "engine, MB", "layers", "parse, s", "build, s",
+    "in all, s", "peak, MB", "messages",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("paths", type=Path, nargs="+")
+    parser.add_argument("--sm", type=int, action="append")
+    parser.add_argument("--batch", default="1")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    found = list(rows(bundles(arguments.paths), tuple(arguments.sm or (86, 120)), Batch.parse(arguments.batch)))
+    if arguments.markdown:
+        for line in (COLUMNS, ("---",) * len(COLUMNS), *found):
+            print("| " + " | ".join(line) + " |")
+        return
+    table = Table(*COLUMNS)
+    for row in found:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def bundles(paths: Iterable[Path]) -> Iterator[Path]:
+    """The bundles among `paths` and right below them, by name. Raises InputError where there is none."""
+    for path in paths:
+        inside = [path] if (path / MANIFEST).is_file() else sorted(p.parent for p in path.glob(f"*/{MANIFEST}"))
+        if not inside:
+            raise InputError(f"no bundle at {path} or right below it")
+        yield from inside
+
+
+def rows(paths: Iterable[Path], sms: tuple[int, ...], batch: Batch) -> Iterator[tuple[str, ...]]:
+    """One row for every bundle and compute capability."""
+    for path in paths:
+        bundle = read_bundle(path)
+        onnx = bundle.path_of(f"model.{PROFILE}.onnx")
+        profiles: Any = bundle.manifest.verification["profiles"]
+        for sm in sms:
+            with tempfile.TemporaryDirectory() as folder:
+                (built,) = build(onnx, PROFILE, BuildOptions(batch=batch), sms=(sm,), out=Path(folder) / "m.engine")
+            yield (path.name, *_verified(profiles[PROFILE]), *_measured(built))
+
+
+def _verified(checked: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        f"{checked['codes'] - checked['code_mismatches']:,} of {checked['codes']:,}",
+        f"{checked['free_codes_equal']:.1%}",
+        f"{checked['reference_sqnr_db']:.1f}",
+        str(len(checked["in_float"])),
+    )
+
+
+def _measured(built: Built) -> tuple[str, ...]:
+    record, made = built.record, built.record.build
+    return (
+        str(made.sm),
+        f"{record.onnx.bytes / 1e6:.2f}",
+        f"{record.engine.bytes / 1e6:.2f}",
+        str(made.layers),
+        f"{made.parse_seconds:.2f}",
+        f"{made.build_seconds:.2f}",
+        f"{record.seconds:.1f}",
+        f"{made.peak_memory_bytes / 1e6:.0f}",
+        "; ".join(made.messages) or "none",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""How well gradient, RelP and other rule sets agree with exact patching: Pearson over pairs of images.
+
+Three graphs of each model (float, w8a8, and mixed widths of mean 4), composites of two test images of different
+classes, the logit difference of the two predicted classes, denoising. Exact maps are kept in the work folder, so the
+same command goes on after an interruption.
+
+    python -m tools.measure.relp WORK_FOLDER [--reference FOLDER] [--model demo:vit ...] [--pairs 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from qvit_deploy.cli.console import Bars
+from qvit_deploy.commands.relp import patch_size
+from qvit_deploy.data.images import open_images
+from qvit_deploy.data.pairs.make import ImagePair, make_pairs
+from qvit_deploy.pipeline.compile import compile
+from qvit_deploy.pipeline.exact_maps import ExactMaps, exact_maps
+from qvit_deploy.pipeline.explain import Explanation, explain
+from qvit_deploy.pipeline.model_files import ModelFile, read_model
+from qvit_deploy.recipe import Recipe
+from tools.measure.reference import MODEL, PREPROCESS
+
+DEMOS = ("demo:vit", "demo:deit", "demo:swin")
+RULES = ("relp", "relp-ah", "attnlrp")  # the gradient comes with each as a baseline
+GRAPHS: dict[str, tuple[dict[str, Any], str]] = {
+    "float": ({"uniform": "w8a8"}, "float"),
+    "w8a8": ({"uniform": "w8a8"}, "onnxruntime"),
+    "mean 4": ({"mean_bits": 4, "bits": (3, 4, 5, 6, 8)}, "onnxruntime"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--reference", type=Path, help="folder of the DINOv2 reference; it is left out without")
+    parser.add_argument("--model", action="append", choices=DEMOS, help="only these")
+    parser.add_argument("--graph", action="append", choices=list(GRAPHS), help="only these")
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--processes", type=int, default=1)
+    arguments = parser.parse_args()
+    rows = []
+    for model in asked_models(arguments.model, arguments.reference):
+        for graph in arguments.graph or GRAPHS:
+            file, data = compiled(model, graph, arguments.work, arguments.reference)
+            pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, arguments.processes)
+            found = {rules: explain(file, pairs, rules=rules, exact=truth) for rules in RULES}
+            rows += _rows("DINOv2" if model == MODEL else model, graph, found)
+            for row in rows[-4:]:
+                print(json.dumps(row), flush=True)
+    Console(width=120).print(_table(rows))
+
+
+def asked_models(names: Sequence[str] | None, reference: Path | None) -> tuple[str, ...]:
+    """The demo models named, and the reference if its folder is given; all demo models if neither is."""
+    demos = () if reference and not names else tuple(names or DEMOS)
+    return (*demos, *((MODEL,) if reference else ()))
+
+
+def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:
+    choices, profile = GRAPHS[graph]
+    is_reference = model == MODEL
+    data = str(reference / "fashion_mnist_dev.npz") if reference and is_reference else "demo:fashion-mnist"
+    name = "dinov2" if is_reference else model.replace(":", "-")
+    out = work / f"{name}-{'-'.join(map(str, choices.values())).replace(' ', '')}"
+    if not out.exists():
+        with Bars() as bars:
+            compile(
+                model, out, calib=data, recipe=Recipe.load(None, **choices), progress=bars,
+                checkpoint=reference / "dinov2_vits14_fmnist.safetensors" if reference and is_reference else None,
+                preprocess=PREPROCESS if is_reference else None,
+            )  # fmt: skip
+    return read_model(out, profile, None), data
+
+
+def patched_pairs(
+    file: ModelFile, data: str, work: Path, count: int, processes: int
+) -> tuple[tuple[ImagePair, ...], ExactMaps]:
+    """`count` composites of test images, and their exact maps, kept in `work`."""
+    images = open_images(data, file.preprocess, split="test")
+    pairs = make_pairs(images, "composite", patch_size(file), count, seed=0)
+    with Bars() as bars, bars.stage("exact", len(pairs)) as advance:
+        truth = exact_maps(
+            file, pairs, metric="logit-diff", direction="denoising", folder=work / "exact", advance=advance,
+            processes=processes,
+        )  # fmt: skip
+    return pairs, truth
+
+
+def _rows(model: str, graph: str, found: dict[str, Explanation]) -> list[dict[str, Any]]:
+    agreement = {rules: e.agreement for rules, e in found.items()}
+    rows = []
+    for kind in ("residual", "attention", "mlp", "head"):
+        row: dict[str, Any] = {"model": model, "graph": graph, "kind": kind}
+        for rules in ("gradient", *RULES, "|difference|"):
+            by_kind = agreement[rules if rules in RULES else "relp"]
+            assert by_kind is not None
+            mean = by_kind[kind][rules].metrics["pearson"]
+            row[rules] = None if mean.mean is None else round(mean.mean, 3)
+        row["relp - gradient"] = _difference(found["relp"], kind)
+        rows.append(row)
+    return rows
+
+
+def _difference(found: Explanation, kind: str) -> list[float]:
+    """Mean difference of the Pearson correlations over pairs, and its 95 % interval (Student's t)."""
+    mine = [c for c in found.components if c.kind == kind]
+    differences = []
+    for pair in found.pairs:
+        assert pair.exact is not None and pair.gradient is not None
+        keep = np.concatenate([pair.reached[c] for c in mine])
+        truth = np.concatenate([pair.exact[c] for c in mine])[keep]
+        ours, plain = (
+            float(np.corrcoef(np.concatenate([m[c] for c in mine])[keep], truth)[0, 1])
+            for m in (pair.effects, pair.gradient)
+        )
+        differences.append(ours - plain)
+    mean, half = float(np.mean(differences)), _half_width(differences)
+    return [round(mean, 3), round(mean - half, 3), round(mean + half, 3)]
+
+
+def _half_width(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table("model", "graph", "component", "gradient", *RULES, "|difference|", "relp - gradient")
+    for row in rows:
+        mean, low, high = row["relp - gradient"]
+        values = ["" if row[r] is None else f"{row[r]:.3f}" for r in ("gradient", *RULES, "|difference|")]
+        table.add_row(row["model"], row["graph"], row["kind"], *values, f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+    return table
+
+
+if __name__ == "__main__":
+    main()
