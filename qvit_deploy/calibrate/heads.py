@@ -15,7 +15,8 @@ import torch
 
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.sites import MOVES, Site, producers
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SCALES
+from qvit_deploy.graph.sites import Site, producers
 
 Array = np.ndarray
 
@@ -177,7 +178,7 @@ def _source(operand: ir.Value | None, linears: Mapping[str, Site]) -> Site | Non
         found = linears.get(node.outputs[0].name or "")
         if found is not None:
             return found
-        operand = node.inputs[0] if node.op_type in ("Mul", "Div") and _scalar(node.inputs[1]) else None
+        operand = node.inputs[0] if node.op_type in SCALES and _scalar(node.inputs[1]) else None
     return None
 
 
@@ -194,8 +195,8 @@ def _readers(by_product: Mapping[str | None, ir.Node], site: Site) -> set[str]:
 
 
 def _computed(node: ir.Node) -> Iterator[str]:
-    moves = node.op_type in MOVES or (node.op_type in ("Mul", "Div") and _scalar(node.inputs[1]))
-    if node.op_type == "Shape":
+    moves = node.op_type in MOVES or (node.op_type in SCALES and _scalar(node.inputs[1]))
+    if node.op_type in DESCRIBES:
         return
     if not moves or any(v.is_graph_output() for v in node.outputs):
         yield node.outputs[0].name or ""
@@ -232,7 +233,7 @@ def _straight_to_softmax(node: ir.Node) -> bool:
         if user.op_type == "Reshape":
             if made.shape is None or made.shape[-1] != value.shape[-1]:
                 return False
-        elif user.op_type in ("Mul", "Div"):
+        elif user.op_type in SCALES:
             if not _scalar(user.inputs[1 - users[0].idx]):
                 return False
         elif user.op_type != "Add":

@@ -10,6 +10,7 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import ON_SCORES, RESHAPES
 from qvit_deploy.graph.sites import Site
 
 Tensor = torch.Tensor
@@ -114,7 +115,7 @@ def _softmax_of(scores: ir.Value) -> str | None:
     for use in scores.uses():
         if use.node.op_type == "Softmax":
             return use.node.outputs[0].name
-        if use.node.op_type in ("Add", "Mul", "Div", "Where", "Reshape"):
+        if use.node.op_type in ON_SCORES | RESHAPES:
             return _softmax_of(use.node.outputs[0])
     return None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.op_traits import MOVES, ON_SCORES
 
 Kind = Literal["linear", "conv", "matmul_qk", "matmul_av"]
 Role = Literal["image", "post_layernorm", "post_gelu", "post_softmax", "query", "key", "value", "other"]
@@ -16,22 +17,6 @@ Role = Literal["image", "post_layernorm", "post_gelu", "post_softmax", "query", 
 SMALLEST_REDUCTION = 16
 """Products that sum fewer terms stay in float: they cost nothing and no integer kernel takes them (TensorRT
 excludes GEMMs with K < 16). CaiT's talking heads, which mix 4 heads, are the case in the field."""
-
-MOVES = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Slice",
-        "Concat",
-        "Split",
-        "Gather",
-        "Squeeze",
-        "Unsqueeze",
-        "Expand",
-        "Flatten",
-    }
-)
-"""Operators that copy values around without changing one."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +56,12 @@ def find_sites(graph: Graph) -> tuple[Site, ...]:
             continue
         count = taken[site.name] = taken.get(site.name, 0) + 1
         if count > 1:  # one weight used at several places, or an export without names
-            site = Site(**{**site.__dict__, "name": f"{site.name}.{count}"})
+            site = replace(site, name=f"{site.name}.{count}")
         sites.append(site)
     return tuple(sites)
 
 
-def producers(value: ir.Value | None, through: frozenset[str] = MOVES) -> Iterator[ir.Node]:
+def producers(value: ir.Value | None, through: Set[str] = MOVES) -> Iterator[ir.Node]:
     """The nodes whose results reach `value` through operators in `through` only (data operands)."""
     stack, seen = [value], set()
     while stack:
@@ -195,7 +180,7 @@ def _is_image(value: ir.Value) -> bool:
 def _reaches_softmax(value: ir.Value, depth: int = 8) -> bool:
     if depth == 0:
         return False
-    passing = MOVES | {"Add", "Mul", "Div", "Sub", "Where", "Clip", "MatMul", "Cast"}
+    passing = MOVES | ON_SCORES | {"MatMul"}  # talking heads: a product that mixes them
     for use in value.uses():
         node = use.node
         if node.op_type == "Softmax":

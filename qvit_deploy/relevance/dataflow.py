@@ -11,17 +11,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.sites import MOVES
-
-_DESCRIBE = frozenset({"Shape", "Size"})
-"""Read a tensor's shape only: what they compute does not depend on the image's pixels."""
-
-ELEMENTWISE = frozenset(
-    {
-        "Abs", "Add", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "HardSwish", "Identity", "Log", "Max",
-        "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh",
-    }
-)  # fmt: skip
+from qvit_deploy.graph.op_traits import DESCRIBES, ELEMENTWISE, MOVES, SCALES, SUMS
 
 
 class Dataflow:
@@ -65,7 +55,7 @@ class Dataflow:
     def _reachable(self) -> set[ir.Value | None]:
         found: set[ir.Value | None] = {self.graph.input}
         for node in self.graph.nodes():
-            if node.op_type in _DESCRIBE or node in self._frozen:
+            if node.op_type in DESCRIBES or node in self._frozen:
                 continue
             if any(value in found for value in node.inputs if value is not None):
                 found.update(node.outputs)
@@ -74,7 +64,7 @@ class Dataflow:
     def _needed(self) -> set[ir.Value | None]:
         found: set[ir.Value | None] = set(self.graph.outputs)
         for node in reversed(list(self.graph.nodes())):
-            if any(out in found for out in node.outputs) and not (node in self._frozen or node.op_type in _DESCRIBE):
+            if any(out in found for out in node.outputs) and not (node in self._frozen or node.op_type in DESCRIBES):
                 found.update(value for value in node.inputs if value is not None)
         return found
 
@@ -96,7 +86,7 @@ def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value 
 
 def scaled_source(value: ir.Value | None, flow: Dataflow) -> ir.Value | None:
     """The tensor behind `value` when constants that multiply or divide it are taken away."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in ("Mul", "Div"):
+    while value is not None and (node := value.producer()) is not None and node.op_type in SCALES:
         data = [v for v in node.inputs if flow.is_data(v)]
         if len(data) != 1 or (node.op_type == "Div" and data[0] is not node.inputs[0]):
             break
@@ -109,7 +99,7 @@ def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
     node = value.producer() if value is not None else None
     if node is None or depth == 0:
         return False
-    if node.op_type in ("ReduceMean", "ReduceSum", "ReduceSumSquare"):
+    if node.op_type in SUMS:
         return True
     data = [v for v in node.inputs if flow.is_data(v)]
     return node.op_type in ("Add", "Clip", "Max", "Mul", "Div") and len(data) == 1 and reduced(data[0], flow, depth - 1)
@@ -131,7 +121,7 @@ def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
         is_fixed = node is not None and (
             node.op_type in MOVES
             or node.op_type == "Neg"
-            or (node.op_type in ("Mul", "Div") and data == [node.inputs[0]])
+            or (node.op_type in SCALES and data == [node.inputs[0]])
             or (node.op_type == "Mul" and data == [node.inputs[1]])
         )
         if is_fixed:

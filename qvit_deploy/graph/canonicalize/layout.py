@@ -20,8 +20,8 @@ import onnx_ir as ir
 from qvit_deploy.graph.canonicalize.edit import add_constant, emit, remove_unused, replace, shape_constant
 from qvit_deploy.graph.canonicalize.match import Dim, dims, ints, perm_of, producer, sole_consumer
 from qvit_deploy.graph.canonicalize.noop import remove_noops
+from qvit_deploy.graph.op_traits import RESHAPES
 
-_TO_RESHAPE = ("Squeeze", "Unsqueeze", "Flatten")
 _PROBE_BATCH = 3  # a stand-in for the batch dimension when an index permutation is computed
 
 
@@ -83,7 +83,7 @@ def _gather(graph: ir.Graph, node: ir.Node, x: ir.Value, index: int, axis: int) 
 
 def _to_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     """Rule 2."""
-    if node.op_type not in _TO_RESHAPE:
+    if node.op_type not in RESHAPES or node.op_type == "Reshape":
         return False
     assert node.inputs[0] is not None
     return _reshape(graph, node, node.inputs[0])
