@@ -19,7 +19,9 @@ def _ranks(node: ir.Node) -> tuple[int, int]:
 
 def kept_by_transpose(node: ir.Node) -> bool:
     """The permutation ends with the last axis."""
-    return node.attributes["perm"].as_ints()[-1] == _ranks(node)[0] - 1
+    rank = _ranks(node)[0]
+    perm = node.attributes.get_ints("perm", list(range(rank))[::-1])
+    return perm[-1] == rank - 1
 
 
 def kept_by_reshape(node: ir.Node) -> bool:
@@ -43,8 +45,7 @@ def kept_by_gather(node: ir.Node) -> bool:
 def kept_by_axis(node: ir.Node) -> bool:
     """Its attribute `axis` (0 when absent) is another axis: Split and Concat."""
     rank = _ranks(node)[0]
-    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-    return axis % rank != rank - 1
+    return node.attributes.get_int("axis", 0) % rank != rank - 1
 
 
 def kept_by_squeeze(node: ir.Node) -> bool:

@@ -140,6 +140,7 @@ TRAITS: dict[str, Traits] = {
     "IsNaN": Traits(elementwise=True),
     "LeakyRelu": Traits(elementwise=True, slope_at_zero=lambda node: node.attributes.get_float("alpha", 0.01)),
     "Log": Traits(elementwise=True, float_only=True),
+    "Mish": Traits(elementwise=True, slope_at_zero=0.6, keeps_rows="first", float_only=True),  # tanh(log 2) = 3/5
     "Neg": Traits(elementwise=True),
     "Not": Traits(elementwise=True),
     "Reciprocal": Traits(elementwise=True, float_only=True),
