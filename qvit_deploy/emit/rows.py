@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints
-from qvit_deploy.graph.canonicalize.match import dims, scalar
+from qvit_deploy.graph.edit import add_constant, add_ints
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.op_traits import KEEPS_ROWS, KEEPS_ROWS_OF_BOTH, QUANTIZERS
+from qvit_deploy.graph.query import dims, scalar
 
 TOKENS = 1
 """The axis, of [batch, tokens, channels]."""

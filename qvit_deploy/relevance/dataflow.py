@@ -10,8 +10,9 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.op_traits import DESCRIBES, ELEMENTWISE, MOVES, SCALES, SUMS
+from qvit_deploy.graph.query import producer
 
 
 class Dataflow:
@@ -39,10 +40,6 @@ class Dataflow:
     def is_data(self, value: ir.Value | None) -> bool:
         """The value depends on the image's pixels."""
         return value in self._data
-
-    def is_live(self, value: ir.Value | None) -> bool:
-        """The value depends on the image through at least one path that is not frozen."""
-        return value in self._live
 
     def is_used(self, node: ir.Node) -> bool:
         """Some gradient of the logits can arrive at an output of the node and go on to the image."""
@@ -77,7 +74,7 @@ def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value 
         if current is source or current in seen or not flow.is_data(current):
             continue
         seen.add(current)
-        node = current.producer() if current is not None else None
+        node = producer(current)
         if node is None or node.op_type not in ELEMENTWISE:
             return False
         stack.extend(node.inputs)
@@ -96,7 +93,7 @@ def scaled_source(value: ir.Value | None, flow: Dataflow) -> ir.Value | None:
 
 def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
     """Whether `value` is a mean or sum over features, up to an added epsilon or a clip (a norm's square)."""
-    node = value.producer() if value is not None else None
+    node = producer(value)
     if node is None or depth == 0:
         return False
     if node.op_type in SUMS:
@@ -116,7 +113,7 @@ def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
     found, stack = set[ir.Value | None](), [value]
     while stack:
         current = stack.pop()
-        node = current.producer() if current is not None else None
+        node = producer(current)
         data = [v for v in node.inputs if flow.is_data(v)] if node is not None else []
         is_fixed = node is not None and (
             node.op_type in MOVES
@@ -139,26 +136,3 @@ def reads_image(value: ir.Value | None, flow: Dataflow) -> bool:
             return False
         value = node.inputs[0]
     return value is not None
-
-
-def bias_of(node: ir.Node) -> ir.Node | None:
-    """The Add that puts a constant [out] bias on the product of a MatMul, when nothing else reads the product."""
-    product = node.outputs[0]
-    users = [use.node for use in product.uses()]
-    if len(users) != 1 or users[0].op_type != "Add" or product.is_graph_output():
-        return None
-    bias = constant(users[0].inputs[1]) if users[0].inputs[0] is product else None
-    return users[0] if bias is not None and bias.ndim == 1 else None
-
-
-def runs_with_bias(node: ir.Node, add: ir.Node) -> bool:
-    """Whether the executor runs the two as one kernel (its own condition); a rule has to keep that kernel's value."""
-    weight, bias = node.inputs[1], add.inputs[1]
-    return (
-        weight is not None
-        and weight.is_initializer()
-        and weight.shape is not None
-        and len(weight.shape) == 2
-        and bias is not None
-        and bias.is_initializer()
-    )

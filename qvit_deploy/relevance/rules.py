@@ -15,18 +15,18 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
+from qvit_deploy.execute.executor import merged_bias
 from qvit_deploy.execute.ops import NodeView, OpFn, build
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.op_traits import ACTIVATIONS, NORMS, slope_at_zero
+from qvit_deploy.graph.query import bias_of
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.dataflow import (
     Dataflow,
-    bias_of,
     elementwise_source,
     is_linear_map,
     reads_image,
     reduced,
-    runs_with_bias,
     scaled_source,
 )
 
@@ -193,7 +193,7 @@ def _linear(node: ir.Node, context: Context) -> Replacements:
 
     if add is None or bias is None:
         return {node: backward.with_backward(own, rule)}
-    if runs_with_bias(node, add) and node.outputs[0].name not in context.observed:
+    if merged_bias(node) is add and node.outputs[0].name not in context.observed:
         with_bias = partial(_affine, bias)
         return {node: backward.with_backward(with_bias, rule), add: lambda y, _: y}
 

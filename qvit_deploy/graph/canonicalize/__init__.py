@@ -8,7 +8,6 @@ from onnx_ir.passes import common
 from qvit_deploy.graph.canonicalize.attention import normalise_attention
 from qvit_deploy.graph.canonicalize.batch import specialise
 from qvit_deploy.graph.canonicalize.control_flow import decide_branches
-from qvit_deploy.graph.canonicalize.edit import detach_constants
 from qvit_deploy.graph.canonicalize.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names
 from qvit_deploy.graph.canonicalize.layer_norm import normalise_layer_norms
@@ -20,6 +19,7 @@ from qvit_deploy.graph.canonicalize.opset import to_canonical_opset
 from qvit_deploy.graph.canonicalize.patch_embed import convs_to_linears
 from qvit_deploy.graph.canonicalize.precision import require_finite, to_float32
 from qvit_deploy.graph.canonicalize.sequences import remove_sequences
+from qvit_deploy.graph.edit import detach_constants
 from qvit_deploy.graph.graph import Graph
 
 

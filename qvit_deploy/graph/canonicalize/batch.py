@@ -23,7 +23,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import (
+from qvit_deploy.graph.canonicalize.interface import BATCH
+from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
+from qvit_deploy.graph.canonicalize.provenance import Provenance
+from qvit_deploy.graph.edit import (
     add_constant,
     add_ints,
     emit,
@@ -32,10 +35,7 @@ from qvit_deploy.graph.canonicalize.edit import (
     replace,
     shape_constant,
 )
-from qvit_deploy.graph.canonicalize.interface import BATCH
-from qvit_deploy.graph.canonicalize.match import Dim, dims
-from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
-from qvit_deploy.graph.canonicalize.provenance import Provenance
+from qvit_deploy.graph.query import Dim, dims
 
 _SMALL, _LARGE = 2, 3
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import remove_unused
-from qvit_deploy.graph.canonicalize.match import dims
 from qvit_deploy.graph.canonicalize.measure import Probe
 from qvit_deploy.graph.canonicalize.provenance import Provenance, has_subgraph
+from qvit_deploy.graph.edit import remove_unused
+from qvit_deploy.graph.query import dims
 
 _BATCH = 2  # for a model with a symbolic batch
 

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import emit, remove_unused, replace
-from qvit_deploy.graph.canonicalize.match import close, dims, scalar
+from qvit_deploy.graph.canonicalize.match import close
+from qvit_deploy.graph.edit import emit, remove_unused, replace
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import dims, scalar
 
 # Exponents of (x, e) -> coefficient.
 Polynomial = dict[tuple[int, int], float]

@@ -17,10 +17,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, emit, remove_unused, replace, shape_constant
-from qvit_deploy.graph.canonicalize.match import Dim, dims, ints, perm_of, producer, sole_consumer
 from qvit_deploy.graph.canonicalize.noop import remove_noops
+from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace, shape_constant
 from qvit_deploy.graph.op_traits import RESHAPES
+from qvit_deploy.graph.query import Dim, dims, ints, perm_of, producer, sole_reader
 
 _PROBE_BATCH = 3  # a stand-in for the batch dimension when an index permutation is computed
 
@@ -112,7 +112,7 @@ def _cancel_around_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     if found is None:
         return False
     x, first, middle = found
-    if sole_consumer(middle.outputs[0]) is None or sole_consumer(first.outputs[0]) is None:
+    if sole_reader(middle.outputs[0]) is None or sole_reader(first.outputs[0]) is None:
         return False
     start = _numbers(dims(x))
     inner = _numbers(dims(middle.outputs[0]))

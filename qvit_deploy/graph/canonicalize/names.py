@@ -16,7 +16,7 @@ import re
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import free_name
+from qvit_deploy.graph.edit import free_name
 from qvit_deploy.graph.graph import constant
 
 _SCOPES = "pkg.torch.onnx.name_scopes"

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import remove_unused, replace
-from qvit_deploy.graph.canonicalize.match import Dim, dims, ints, perm_of, rank, scalar
+from qvit_deploy.graph.edit import remove_unused, replace
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.op_traits import BROADCASTS, SAME_IF_SAME_SHAPE, TRAITS
+from qvit_deploy.graph.query import Dim, dims, ints, perm_of, rank, scalar
 
 
 def remove_noops(model: ir.Model) -> None:

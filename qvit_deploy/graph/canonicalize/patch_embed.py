@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints, emit, remove_unused, replace, shape_constant
-from qvit_deploy.graph.canonicalize.match import dims, perm_of, rank
+from qvit_deploy.graph.edit import add_constant, add_ints, emit, remove_unused, replace, shape_constant
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import dims, perm_of, rank
 
 
 def convs_to_linears(model: ir.Model) -> None:

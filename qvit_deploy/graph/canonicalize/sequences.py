@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.errors import UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints, remove_unused
-from qvit_deploy.graph.canonicalize.match import ints, producer
+from qvit_deploy.graph.edit import add_constant, add_ints, remove_unused
+from qvit_deploy.graph.query import ints, producer
 
 
 def remove_sequences(model: ir.Model) -> None:
