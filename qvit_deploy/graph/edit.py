@@ -25,7 +25,7 @@ def emit(
     """Insert one node in front of `before` and return its output.
 
     The node inherits name and metadata of `origin` (default: `before`): module scopes live there, and
-    names.py reads them. Value names are made unique at the end, by names.py as well.
+    `canonicalize.names` reads them, and makes value names unique at the end.
     """
     source = origin or before
     node = ir.node(op_type, inputs, attributes, name=source.name, metadata_props=dict(source.metadata_props))

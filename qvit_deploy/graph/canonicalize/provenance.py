@@ -63,4 +63,5 @@ class Provenance:
 
 
 def has_subgraph(node: ir.Node) -> bool:
+    """Whether the node holds graphs of its own: an If, a Loop, a Scan."""
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())

@@ -21,6 +21,7 @@ from qvit_deploy.graph.query import Dim, dims, ints, perm_of, rank, scalar
 
 
 def remove_noops(model: ir.Model) -> None:
+    """Applies the rules in place; shapes must be known up to the batch."""
     changed = True
     while changed:
         changed = False

@@ -20,6 +20,7 @@ from qvit_deploy.graph.query import dims, producer, rank, scaled, sole_reader
 
 
 def normalise_attention(model: ir.Model) -> None:
+    """Applies the rules in place; shapes must be known. A product without a scalar factor stays as it is."""
     for node in list(model.graph):
         if node.op_type == "MatMul":
             _one_scale(model.graph, node)

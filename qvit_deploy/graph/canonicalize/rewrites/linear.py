@@ -19,6 +19,7 @@ from qvit_deploy.graph.query import dims, operands, producer, rank
 
 
 def normalise_linears(model: ir.Model) -> None:
+    """Applies the rules in place. A Gemm of two activations stays: the executor knows it."""
     for node in list(model.graph):
         if node.op_type == "Gemm":
             _gemm(model.graph, node)

@@ -1,7 +1,7 @@
 """If nodes whose condition does not depend on the image are decided.
 
 Rules, in order:
-1. the conditions that depend on weights and shapes alone are computed by running the model (measure.py); the
+1. the conditions that depend on weights and shapes alone are computed by running the model (`measure.py`); the
    branch they choose takes the place of the If, branches inside it are decided in the next round;
 2. any other control flow is refused.
 TorchScript exports contain If nodes wherever a tensor's rank was not known while tracing.

@@ -16,6 +16,11 @@ from qvit_deploy.graph.query import ints, producer
 
 
 def remove_sequences(model: ir.Model) -> None:
+    """Applies the rules in place.
+
+    Raises:
+        UnsupportedOpError: an index or the sizes of the pieces are not constant.
+    """
     graph = model.graph
     for node in list(graph):
         split = producer(node.inputs[0], "SplitToSequence") if node.op_type == "SequenceAt" else None

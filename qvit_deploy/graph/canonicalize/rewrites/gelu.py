@@ -32,6 +32,7 @@ _DEPTH = 8  # the longest written form nests six deep
 
 
 def fuse_gelus(model: ir.Model) -> None:
+    """Applies the rules in place. What is no GELU up to the rounding of a half-precision export stays."""
     for node in list(model.graph):
         found = written_out(node)
         if found is not None:

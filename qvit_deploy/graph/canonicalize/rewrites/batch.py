@@ -1,6 +1,6 @@
 """Shape arithmetic disappears: constants are folded and every shape is known up to the batch size.
 
-The model runs at batch 2 and at batch 3 (measure.py). Whatever does not depend on pixels has a value in both
+The model runs at batch 2 and at batch 3 (`measure.py`). Whatever does not depend on pixels has a value in both
 runs; whatever does has a shape in both. Rules, in order:
 1. a value equal in both runs becomes an initializer (one run is enough when nothing above it read a shape);
 2. a dimension equal in both runs is that number; one that grows by k per image is the symbol "batch" (k=1) or

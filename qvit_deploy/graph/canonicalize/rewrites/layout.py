@@ -17,7 +17,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.noop import remove_noops
+from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
 from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace, shape_constant
 from qvit_deploy.graph.op_traits import RESHAPES
 from qvit_deploy.graph.query import Dim, dims, ints, perm_of, producer, sole_reader
@@ -26,6 +26,7 @@ _PROBE_BATCH = 3  # a stand-in for the batch dimension when an index permutation
 
 
 def simplify_layout(model: ir.Model) -> None:
+    """Applies the rules in place, with those of `noop.py` in between; shapes must be known up to the batch."""
     rules = (
         _select,
         _select_from_split,

@@ -20,6 +20,7 @@ from qvit_deploy.graph.query import dims, ints, operands, producer, rank, scalar
 
 
 def normalise_layer_norms(model: ir.Model) -> None:
+    """Applies the rules in place; shapes must be known. A norm over several axes keeps them."""
     graph = model.graph
     for node in list(graph):
         found = written_out(node)
