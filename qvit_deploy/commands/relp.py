@@ -132,7 +132,7 @@ def relp(
             model, pairs, metric=metric, rules=rules, secant_quantizers=secant_quantizers, direction=way,
             exact=truth, advance=advance,
         )  # fmt: skip
-    tree = relp_tree(model.description, found, model.graph.image_shape)
+    tree = relp_tree(model.description, found, model.graph.interface.image_size)
     clean, corrupt = _stacked(pairs, "clean"), _stacked(pairs, "corrupt")
     return Session(tree, lambda: relp_page(tree, clean, corrupt), lambda: relp_figures(tree, clean, corrupt))
 
@@ -161,7 +161,7 @@ def drift(
         found = explain_drift(model, quantized, images, metric=metric, rules=rules, advance=advance)
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
-    tree = drift_tree(name, found, model.graph.image_shape)
+    tree = drift_tree(name, found, model.graph.interface.image_size)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 
 
@@ -184,10 +184,10 @@ def patch_size(model: ModelFile) -> int:
         InputError: the tokens are no grid of square patches.
     """
     first = find_components(model.graph)[0]
-    _, height, width = model.graph.image_shape
+    _, height, width = model.graph.interface.image_size
     rows = model.graph.static_batch or 1
     with torch.no_grad():
-        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.image_shape), fetch=[first.tensor])
+        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.interface.image_size), fetch=[first.tensor])
     grid = cells.token_grid(cells.count(first, tensor[first.tensor], rows), height, width)
     if grid is None:
         raise InputError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qvit_deploy.data.images import ImageSet
+from qvit_deploy.data.padding import padded
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.patching.agreement import Agreement, compare
@@ -77,7 +78,7 @@ def explain_drift(
     parts: list[Drift] = []
     size, runner = 0, Executor(quantized.graph)
     for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
-        batch = torch.from_numpy(_padded(pixels, clean.graph.static_batch))
+        batch = torch.from_numpy(padded(pixels, clean.graph.static_batch))
         if len(batch) != size:
             size = len(batch)
             executor = Executor(clean.graph, overrides=rule_set.bind(clean.graph, size).overrides)
@@ -91,7 +92,7 @@ def explain_drift(
     ordered = set.intersection(*(set(p.in_order) for p in parts))
     before, after, estimated = (joined([getattr(p, v) for p in parts]) for v in ("before", "after", "estimated"))
     classes_before, classes_after = (joined([getattr(p, f"classes_{v}") for p in parts]) for v in ("before", "after"))
-    _, height, width = clean.graph.image_shape
+    _, height, width = clean.graph.interface.image_size
     per_row = {s.name: joined([p.effects[s.name] for p in parts]) for s in sites}
     return DriftExplanation(
         metric=metric,
@@ -120,7 +121,3 @@ def _blocks(model: ModelFile, sites: Sequence[Site]) -> dict[str, str]:
     return {
         s.name: next((label for label in labels if s.name.startswith(f"{label}.")), OUTSIDE) for s in sites
     }  # fmt: skip
-
-
-def _padded(pixels: np.ndarray, static: int | None) -> np.ndarray:
-    return pixels if static in (None, len(pixels)) else np.resize(pixels, (static, *pixels.shape[1:]))

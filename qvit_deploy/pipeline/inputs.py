@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
@@ -45,9 +46,7 @@ class Batches:
 
     def arrays(self) -> Iterator[np.ndarray]:
         for pixels, _ in self.images.batches(self.size):
-            if self.static and len(pixels) < self.size:
-                pixels = np.resize(pixels, (self.size, *pixels.shape[1:]))
-            yield pixels
+            yield padded(pixels, self.size if self.static else None)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return (torch.from_numpy(pixels) for pixels in self.arrays())
@@ -128,10 +127,10 @@ def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
             "input_size, mean and std"
         )
     preprocess = override or Preprocess.model_validate(source.preprocess)
-    if preprocess.input_size != source.graph.image_shape:
+    if preprocess.input_size != source.graph.interface.image_size:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, the model takes "
-            f"{'x'.join(map(str, source.graph.image_shape))} (channels x height x width)"
+            f"{'x'.join(map(str, source.graph.interface.image_size))} (channels x height x width)"
         )
     return preprocess
 

@@ -16,7 +16,7 @@ from qvit_deploy.patching.components import find_components
 def test_replacing_a_whole_stream_gives_the_whole_difference(fixture: str, request: pytest.FixtureRequest) -> None:
     """What makes 1 the right completeness of the residual stream, at every place of it."""
     graph: Graph = request.getfixturevalue(fixture)
-    clean, corrupt = torch.randn(2, 1, *graph.image_shape, generator=torch.Generator().manual_seed(0))
+    clean, corrupt = torch.randn(2, 1, *graph.interface.image_size, generator=torch.Generator().manual_seed(0))
     executor = Executor(graph)
     streams = [c.tensor for c in find_components(graph) if c.kind == "residual"]
     with torch.no_grad():

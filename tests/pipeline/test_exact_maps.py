@@ -27,7 +27,7 @@ CHOICES = {"metric": "logit-diff:0,1", "direction": "denoising"}
 
 
 def test_maps_are_those_of_patching(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(2, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(2, tiny_vit.interface.image_size)
     components = find_components(model.graph)
     found = exact_maps(model, pairs, **CHOICES)
     for pair in pairs:
@@ -38,7 +38,7 @@ def test_maps_are_those_of_patching(tiny_vit: Graph, tmp_path: Path) -> None:
 
 
 def test_processes_share_the_pairs(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.interface.image_size)
     components, counted = find_components(model.graph), []
     alone = exact_maps(model, pairs, **CHOICES)
     shared = exact_maps(model, pairs, **CHOICES, processes=2, advance=counted.append)
@@ -54,7 +54,7 @@ def written(folder: Path) -> dict[str, int]:
 
 
 def test_what_is_kept_is_not_computed_again(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.interface.image_size)
     folder = tmp_path / "exact"
     first = exact_maps(model, pairs[:2], **CHOICES, folder=folder)
     two = written(folder)
@@ -105,7 +105,9 @@ def test_a_killed_run_goes_on(tiny_vit: Graph, tmp_path: Path) -> None:
         process.kill()
     kept = written(folder)
     assert process.returncode == -signal.SIGKILL and 3 <= len(kept) < 200
-    pairs = image_pairs(len(kept) + 2, tiny_vit.image_shape)  # pairs are drawn one after the other: the same first ones
+    pairs = image_pairs(
+        len(kept) + 2, tiny_vit.interface.image_size
+    )  # pairs are drawn one after the other: the same first ones
     maps = exact_maps(model, pairs, **CHOICES, folder=folder)
     # A file that was cut off by the kill has another name until it is whole, so all that are there stay.
     assert kept.items() <= written(folder).items() and len(written(folder)) == len(pairs)
@@ -113,7 +115,7 @@ def test_a_killed_run_goes_on(tiny_vit: Graph, tmp_path: Path) -> None:
 
 
 def test_a_pair_given_twice_is_computed_once(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, (pair,) = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.image_shape)
+    model, (pair,) = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     counted: list[int] = []
     found = exact_maps(model, [pair, pair], **CHOICES, advance=counted.append)
     assert len(found.effects) == 1 and sum(counted) == 2
@@ -123,5 +125,8 @@ def test_a_folder_that_cannot_be_written(tiny_vit: Graph, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         exact_maps(
-            model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.image_shape), **CHOICES, folder=tmp_path / "file"
+            model_file(tiny_vit, tmp_path),
+            image_pairs(1, tiny_vit.interface.image_size),
+            **CHOICES,
+            folder=tmp_path / "file",
         )

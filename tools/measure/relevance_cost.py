@@ -45,7 +45,7 @@ def main() -> None:
     graph = load_model(MODEL).graph
     sites, components = find_sites(graph), find_components(graph)
     inputs = sorted({n for s in sites for n in (s.input, s.second) if n is not None})
-    image, other = torch.randn(2, 1, *graph.image_shape)
+    image, other = torch.randn(2, 1, *graph.interface.image_size)
     plain, metric = Executor(graph), parse_metric("logit-diff:0,1")
     objective = logit_difference(torch.tensor([0]), torch.tensor([1]))
 

@@ -89,7 +89,7 @@ def run(
 ) -> list[np.ndarray]:
     """Runs `images` float32 [n, C, H, W] and returns the outputs, each [n, ...].
 
-    A graph with a fixed batch gets chunks of that size, the last one padded by repeating its last image.
+    A graph with a fixed batch gets chunks of that size, the last one padded.
     """
     name = runner.get_inputs()[0].name
     return in_batches(images, static_batch, lambda chunk: runner.run(fetch, {name: chunk}))
