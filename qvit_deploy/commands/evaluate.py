@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.session import OpenedModel, logits, open_model
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.targets.session import OpenedModel, open_model, outputs
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Arrays, Task
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Evaluation:
     """Results on `n` images.
 
     Attributes:
-        top1: share classified right; None when the images have no labels.
+        top1: the task's score by the labels, for classifiers the share classified right; None without labels.
         float_top1, agreement, sqnr_db: of the float model, and against it; None for a lone ONNX file.
         skipped_images: name and reason of what `skip_bad_images` left out.
     """
@@ -39,13 +38,14 @@ def evaluate(
     data: str,
     *,
     preprocess: Preprocess | None = None,
+    task: Task = CLASSIFY,
     profile: str = "onnxruntime",
     limit: int | None = None,
     skip_bad_images: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs the bundle or .onnx file at `path` on DATA.
+    """Runs the bundle or .onnx file at `path` on DATA; `task` says what its outputs mean.
 
     Raises:
         InputError: no such model or images, or nothing says how images are prepared, or they do not fit the model.
@@ -63,20 +63,19 @@ def evaluate(
     else:
         raise InputError(f"no bundle or .onnx file at {path}")
     images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")
-    outputs: list[np.ndarray] = []
+    results: list[Arrays] = []
     for model in models:
-        with watch.stage("eval" if len(outputs) == 0 else "eval float", len(images)) as advance:
+        with watch.stage("eval" if not results else "eval float", len(images)) as advance:
             opened = open_model(model, threads)
             _check_size(opened, preprocess, model)
-            outputs.append(logits(opened, images, advance))
+            results.append(outputs(opened, images, advance))
     labels = images.labels
-    top1 = [None if labels is None else float((o.argmax(1) == labels).mean()) for o in outputs]
-    if len(outputs) == 1:
-        return Evaluation(len(images), top1[0], None, None, None, images.skipped)
-    quantized, reference = outputs
-    return Evaluation(
-        len(images), top1[0], top1[1], agreement(reference, quantized), sqnr_db(reference, quantized), images.skipped
-    )
+    scores = [None if labels is None else task.score(found, labels) for found in results]
+    if len(results) == 1:
+        return Evaluation(len(images), scores[0], None, None, None, images.skipped)
+    quantized, exact = results
+    agreement, sqnr_db = task.agreement(exact, quantized), task.sqnr_db(exact, quantized)
+    return Evaluation(len(images), scores[0], scores[1], agreement, sqnr_db, images.skipped)
 
 
 def _check_size(opened: OpenedModel, preprocess: Preprocess, model: Path) -> None:

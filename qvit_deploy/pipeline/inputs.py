@@ -1,4 +1,4 @@
-"""What a compile starts from: the model, how its images are prepared, and the calibration images."""
+"""What a compile starts from: the model, what its outputs mean, how its images are prepared, the calibration images."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,9 +56,10 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A model and the images it is calibrated on, drawn from the DATA `calib`."""
+    """A model, what its outputs mean, and the images it is calibrated on, drawn from the DATA `calib`."""
 
     source: Source
+    task: Task
     preprocess: Preprocess
     batches: Batches
     calib: str
@@ -80,6 +83,7 @@ def open_inputs(
     calib: str | None,
     recipe: Recipe,
     *,
+    task: Task = CLASSIFY,
     checkpoint: Path | None,
     pretrained: bool,
     preprocess: Preprocess | None,
@@ -102,7 +106,7 @@ def open_inputs(
         )
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
-    return Inputs(source, preprocess, batches, calib, skip_bad_images)
+    return Inputs(source, task, preprocess, batches, calib, skip_bad_images)
 
 
 def _source(

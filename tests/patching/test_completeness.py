@@ -20,9 +20,9 @@ def test_replacing_a_whole_stream_gives_the_whole_difference(fixture: str, reque
     executor = Executor(graph)
     streams = [c.tensor for c in find_components(graph) if c.kind == "residual"]
     with torch.no_grad():
-        values, expected = executor.run(clean, fetch=streams), executor.logits(clean)
+        values, expected = executor.run(clean, fetch=streams), executor.run(clean)["logits"]
         for name in streams:
-            patched = executor.logits(corrupt, {name: lambda _, value=values[name]: value})
+            patched = executor.run(corrupt, {name: lambda _, value=values[name]: value})["logits"]
             torch.testing.assert_close(patched, expected)
 
 

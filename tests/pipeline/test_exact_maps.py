@@ -20,7 +20,7 @@ from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.exact import patch_effects
 from qvit_deploy.pipeline import exact_maps as exact
 from qvit_deploy.pipeline.exact_maps import exact_maps
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.artifacts.explained import image_pairs, model_file
 
 CHOICES = {"metric": "logit-diff:0,1", "direction": "denoising"}
@@ -32,7 +32,9 @@ def test_maps_are_those_of_patching(tiny_vit: Graph, tmp_path: Path) -> None:
     found = exact_maps(model, pairs, **CHOICES)
     for pair in pairs:
         clean, corrupt = (torch.tensor(i)[None] for i in (pair.clean, pair.corrupt))
-        expected = patch_effects(Executor(model.graph), components, clean, corrupt, parse_metric(CHOICES["metric"]))
+        expected = patch_effects(
+            Executor(model.graph), components, clean, corrupt, CLASSIFY.parse_metric(CHOICES["metric"])
+        )
         for component, effects in found.of(pair, components).items():
             np.testing.assert_allclose(effects, expected[component], atol=1e-6)
 

@@ -84,6 +84,12 @@ def fusion(model: bytes) -> Fusion:
     return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), linears, convolutions)
 
 
+def outputs(runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None) -> dict[str, np.ndarray]:
+    """The outputs for `images` float32 [n, C, H, W] by name, each [n, ...]; see `run`."""
+    names = [o.name for o in runner.get_outputs()]
+    return dict(zip(names, run(runner, images, static_batch), strict=True))
+
+
 def run(
     runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None, fetch: list[str] | None = None
 ) -> list[np.ndarray]:

@@ -134,6 +134,11 @@ class OpenVinoModel:
         """The outputs for any number of images, each [n, ...]."""
         return in_batches(images, self.shape[0], lambda chunk: [o.copy() for o in self.infer(chunk)])
 
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for any number of images by name, each [n, ...]."""
+        names = [value.any_name for value in self._compiled.outputs]
+        return dict(zip(names, self.run(images), strict=True))
+
     def layers(self) -> list[Layer]:
         """The graph that runs, in its order."""
         found = []

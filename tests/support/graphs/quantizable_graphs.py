@@ -136,7 +136,7 @@ def calibrate(
 
 def logits(graph: Graph, images: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
-        return Executor(graph).logits(images).numpy()
+        return Executor(graph).run(images)["logits"].numpy()
 
 
 def node_making(graph: Graph, output: str) -> ir.Node:
