@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from qvit_deploy.artifacts.bundle import read_bundle
@@ -12,6 +12,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.session import OpenedModel, open_model, outputs
 from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_called
 from qvit_deploy.tasks.task import Arrays, Task
 
 
@@ -25,6 +26,7 @@ class Evaluation:
         skipped_images: name and reason of what `skip_bad_images` left out.
     """
 
+    task: Task
     n: int
     top1: float | None
     float_top1: float | None
@@ -32,20 +34,27 @@ class Evaluation:
     sqnr_db: float | None
     skipped_images: tuple[tuple[str, str], ...]
 
+    def as_dict(self) -> dict[str, object]:
+        """The numbers by their names in JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "task"}
+
 
 def evaluate(
     path: Path,
     data: str,
     *,
     preprocess: Preprocess | None = None,
-    task: Task = CLASSIFY,
+    task: Task | None = None,
     profile: str = "onnxruntime",
     limit: int | None = None,
     skip_bad_images: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Runs the bundle or .onnx file at `path` on DATA; `task` says what its outputs mean.
+    """Runs the bundle or .onnx file at `path` on DATA.
+
+    Args:
+        task: what its outputs mean; None for what the bundle says, or classification for a lone file.
 
     Raises:
         InputError: no such model or images, or nothing says how images are prepared, or they do not fit the model.
@@ -56,6 +65,7 @@ def evaluate(
         bundle = read_bundle(path)
         models = [bundle.path_of(f"model.{profile}.onnx"), bundle.path_of("model.float.onnx")]
         preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
+        task = task or task_called(bundle.manifest.task)
     elif path.is_file():
         models = [path]
         if preprocess is None:
@@ -70,12 +80,13 @@ def evaluate(
             _check_size(opened, preprocess, model)
             results.append(outputs(opened, images, advance))
     labels = images.labels
+    task = task or CLASSIFY
     scores = [None if labels is None else task.score(found, labels) for found in results]
     if len(results) == 1:
-        return Evaluation(len(images), scores[0], None, None, None, images.skipped)
+        return Evaluation(task, len(images), scores[0], None, None, None, images.skipped)
     quantized, exact = results
     agreement, sqnr_db = task.agreement(exact, quantized), task.sqnr_db(exact, quantized)
-    return Evaluation(len(images), scores[0], scores[1], agreement, sqnr_db, images.skipped)
+    return Evaluation(task, len(images), scores[0], scores[1], agreement, sqnr_db, images.skipped)
 
 
 def _check_size(opened: OpenedModel, preprocess: Preprocess, model: Path) -> None:

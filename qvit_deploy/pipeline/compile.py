@@ -184,6 +184,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
+        "task": inputs.task.name,
         "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
