@@ -58,7 +58,7 @@ def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> Model
         found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
     else:
         raise InputError(f"no bundle or .onnx file at {path}")
-    made, takes = found.preprocess.input_size, found.graph.image_shape
+    made, takes = found.preprocess.input_size, found.graph.interface.image_size
     if made != takes:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, made))} images, {found.path} takes {'x'.join(map(str, takes))}"
