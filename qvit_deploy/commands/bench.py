@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
@@ -11,6 +10,7 @@ from typing import get_args
 import onnx_ir as ir
 from pydantic import BaseModel
 
+from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.artifacts.engine_record import Target, engines_in, runs_on
 from qvit_deploy.artifacts.latency_table import LatencyTable
@@ -30,6 +30,7 @@ from qvit_deploy.targets.tensorrt.engine.files import ENGINES
 from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
 
 FOLDER = "measurements"
+ELSEWHERE = "; choose another file with -o"
 DEFAULT_TARGET = "onnxruntime"
 
 
@@ -103,23 +104,14 @@ def _stamp() -> str:
 
 
 def _write(place: Path, content: BaseModel) -> Path:
-    """Beside it first, then renamed: never half a file."""
     require_writable(place)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
-        temporary.replace(place)
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error}; choose another file with -o") from error
+    write_file(place, content.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode() + b"\n", ELSEWHERE)
     return place
 
 
 def require_writable(out: Path) -> Path:
     """`out`, its folder made if need be; for failing before minutes of measuring. Raises InputError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}; choose another file with -o") from error
+    make_folder(out.parent, ELSEWHERE)
     if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
         raise InputError(f"{out} cannot be written: it is a folder, or its folder is read-only; choose another with -o")
     return out
