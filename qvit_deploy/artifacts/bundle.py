@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from qvit_deploy.artifacts.manifest import (
     validate,
 )
 from qvit_deploy.errors import BundleError, InputError
+from qvit_deploy.validation import non_finite, parse_json
 
 __all__ = ["Bundle", "FileRecord", "Manifest", "SiteRecord", "Summary", "check_output", "read_bundle", "write_bundle"]
 
@@ -102,19 +102,18 @@ def read_bundle(path: Path, verify: bool = True) -> Bundle:
 
 
 def _load_manifest(root: Path) -> dict[str, Any]:
-    def no_constant(name: str) -> None:
-        raise ValueError(f"{name} is not JSON")
-
     try:
-        tree = json.loads((root / MANIFEST).read_bytes(), parse_constant=no_constant)
+        tree = parse_json((root / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}") from None
     except OSError as error:
         raise BundleError(f"{root / MANIFEST} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{root / MANIFEST} is damaged: {error}; compile the bundle again") from None
+    except ValueError as error:
+        raise BundleError(f"{root / MANIFEST} is damaged: it {error}; compile the bundle again") from None
     if not isinstance(tree, dict):
         raise BundleError(f"{root / MANIFEST} is damaged: it is not a JSON object; compile the bundle again")
+    if where := non_finite(tree):
+        raise BundleError(f"{root / MANIFEST} is damaged: {where} is not finite; compile the bundle again")
     return tree
 
 
