@@ -38,7 +38,7 @@ def validated(model: type[Model], tree: object, called: str, error: type[InputEr
 
 
 def first_problem(error: ValidationError) -> str:
-    """`place: message (and N more)` of the first problem; the place, fields and indices between dots, may be missing."""
+    """`place: message (and N more)` of the first problem; the place, fields and indices between dots, may be empty."""
     problems = error.errors()
     # pydantic marks the key of a mapping, which the part in front names already.
     place = ".".join(str(part) for part in problems[0]["loc"] if part != "[key]")
