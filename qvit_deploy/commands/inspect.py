@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy import recipe
+from qvit_deploy.allocate.cost import packed_bytes, storage_bits
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.engine_record import read_engine
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
@@ -138,8 +139,8 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
     tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
-    stored = 0 if tensor is None else -(-tensor.size * _container(tensor.dtype) // 8)
-    packed = stored if bits is None or tensor is None else -(-tensor.size * bits // 8)
+    stored = 0 if tensor is None else packed_bytes(storage_bits(tensor.size, _container(tensor.dtype)))
+    packed = stored if bits is None or tensor is None else packed_bytes(storage_bits(tensor.size, bits))
     return {
         "tensor": value.name,
         "bits": bits,
