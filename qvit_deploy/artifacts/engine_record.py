@@ -21,6 +21,7 @@ Target = Literal["tensorrt", "tensorrt-rtx"]
 Hardware = Literal["none", "ampere-plus", "same-capability"]
 SCHEMA: Literal["qvit-deploy/engine/1"] = "qvit-deploy/engine/1"
 FLOAT32 = "float32"
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
 class Batch(Record):

@@ -141,14 +141,14 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
 
 
 def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
+    from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES
     from qvit_deploy.bench.profiles.engine import profile_engine
     from qvit_deploy.bench.profiles.onnxruntime import profile
     from qvit_deploy.bench.profiles.openvino import profile_openvino
-    from qvit_deploy.bench.runner import ENGINES
     from qvit_deploy.targets.openvino.runtime import runs_in_openvino
 
     path = Path(job.files[0])
-    if path.suffix in ENGINES:
+    if path.suffix in ENGINE_SUFFIXES:
         return profile_engine(path, job.batch, tuple(Path(p) for p in job.plugins), request["sites"])
     if runs_in_openvino(path):
         return profile_openvino(path, job.batch, job.threads)

@@ -12,12 +12,12 @@ from pydantic import BaseModel
 
 from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
-from qvit_deploy.artifacts.engine_record import Target, engines_in, runs_on
+from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, Target, engines_in, runs_on
 from qvit_deploy.artifacts.latency_table import LatencyTable
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
+from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.bench.measure import File, Plan, measure
-from qvit_deploy.bench.runner import ENGINES as ENGINE_FILES
 from qvit_deploy.bench.trtexec import Recording, read_trtexec
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
@@ -58,7 +58,7 @@ def benchmark(
     """
     sides = [path] if against is None else [path, against]
     files = [_file(side, target, plan.batch) for side in sides]
-    if data is not None and any(f.path.suffix in ENGINE_FILES for f in files):
+    if data is not None and any(f.path.suffix in ENGINE_SUFFIXES for f in files):
         raise InputError(
             "--data: bench takes top-1 of ONNX files only; build --data compares an engine with its ONNX file"
         )
@@ -118,9 +118,9 @@ def require_writable(out: Path) -> Path:
 
 
 def _file(path: Path, target: str, batch: int | None) -> File:
-    if not path.is_dir():
-        return File(path, sites=_sites(path) if path.suffix in ENGINE_FILES else ())
-    bundle = read_bundle(path)
+    bundle = artifact_at(path)
+    if not isinstance(bundle, Bundle):
+        return File(path, sites=_sites(path) if isinstance(bundle, EngineFile) else ())
     for each in get_args(Target):
         if target == each:
             return File(_engine(bundle, each, batch), sites=tuple(s.name for s in bundle.manifest.sites))
