@@ -122,7 +122,7 @@ def site_relevance(
     """LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
 
     For an attention product both operands count. The mean of the absolute value is used because these rules conserve
-    the signed sum, which therefore cannot tell fc1 from fc2 (facts/lrp-qvit.md, 2.2).
+    the signed sum, which therefore cannot tell fc1 from fc2.
 
     Args:
         batches: float32 [batch, C, H, W] each; sizes may differ.
