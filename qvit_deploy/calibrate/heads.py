@@ -117,7 +117,7 @@ class _Columns:
                 taps[first.output], taps[site.output] = _number_last, _number_heads
         names = {n for site, *_ in found for n in (site.input, site.second) if n is not None}
         names |= {reader.input for site, _, reader in found if site.kind == "matmul_av"}
-        shape = graph.image_shape
+        shape = graph.interface.image_size
         with torch.no_grad():
             self.seen = Executor(graph).run(torch.zeros(2, *shape), taps=taps, fetch=sorted(names))
 

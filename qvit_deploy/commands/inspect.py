@@ -11,8 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy import recipe
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.allocate.cost import packed_bytes, storage_bits
+from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.engine_record import read_engine
+from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import constant
@@ -36,15 +38,13 @@ def describe(path: Path, profile: Profile | None = None, version: tuple[int, int
         InputError: nothing is there, or it is none of them, or an engine was changed since it was built.
         BundleError: the bundle is damaged.
     """
-    if path.is_dir():
-        bundle = read_bundle(path)
-        manifest = bundle.manifest.model_dump(mode="json", by_alias=True)
-        names = [n for n in bundle.manifest.files if n.endswith(".onnx")]
-        models = {n: describe_onnx(bundle.path_of(n), profile, version) for n in names}
+    artifact = artifact_at(path)
+    if isinstance(artifact, Bundle):
+        manifest = artifact.manifest.model_dump(mode="json", by_alias=True)
+        names = [n for n in artifact.manifest.files if n.endswith(".onnx")]
+        models = {n: describe_onnx(artifact.path_of(n), profile, version) for n in names}
         return {"type": "bundle", "manifest": manifest, "models": models}
-    if not path.is_file():
-        raise InputError(f"no bundle, .onnx file or engine at {path}")
-    if path.suffix == ".engine":
+    if isinstance(artifact, EngineFile):
         return {"type": "engine", **read_engine(path).model_dump(mode="json", by_alias=True)}
     return {"type": "onnx", **describe_onnx(path, profile, version)}
 
@@ -138,8 +138,8 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
     tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
-    stored = 0 if tensor is None else -(-tensor.size * _container(tensor.dtype) // 8)
-    packed = stored if bits is None or tensor is None else -(-tensor.size * bits // 8)
+    stored = 0 if tensor is None else packed_bytes(storage_bits(tensor.size, _container(tensor.dtype)))
+    packed = stored if bits is None or tensor is None else packed_bytes(storage_bits(tensor.size, bits))
     return {
         "tensor": value.name,
         "bits": bits,

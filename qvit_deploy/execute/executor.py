@@ -120,14 +120,15 @@ class Executor:
             raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
         return {n: results[n] for n in wanted}
 
-    def logits(self, images: Tensor, taps: Mapping[str, Tap] | None = None) -> Tensor:
-        """The first output, float32 [batch, classes]."""
-        return next(iter(self.run(images, taps).values()))
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the graph's outputs, in its order."""
+        return tuple(self._output_slots)
 
-    def forked_logits(
+    def run_forked(
         self, images: Tensor, taps: Mapping[str, Tap], forks: Mapping[str, Fork]
-    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """(logits [batch, classes], fork name -> the logits with each of its tensors in place of the computed one).
+    ) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Tensor]]]]:
+        """(outputs by name, fork name -> the outputs with each of its tensors in place of the computed one).
 
         One forward pass that at every fork also runs the rest of the graph, once per tensor the fork returns. What
         comes before a fork is computed once, however many forks there are.
@@ -141,22 +142,21 @@ class Executor:
         """
         steps = self.steps(frozenset(taps) | frozenset(forks))
         env = self.start(images, taps)
-        output = next(iter(self._output_slots.values()))
-        found: dict[str, list[Tensor]] = {}
+        forked: dict[str, list[dict[str, Tensor]]] = {}
         for index, step in enumerate(steps):
             execute(step, env, taps)
             for slot, name in zip(step.outputs, step.names, strict=True):
                 if name not in forks:
                     continue
-                found[name] = []
+                forked[name] = []
                 for other in forks[name](env[slot]):
-                    fork = {**env, slot: other}
+                    branch = {**env, slot: other}
                     for later in steps[index + 1 :]:
-                        execute(later, fork, {})
-                    found[name].append(fork[output])
-        if missing := forks.keys() - found.keys():
+                        execute(later, branch, {})
+                    forked[name].append({output: branch[s] for output, s in self._output_slots.items()})
+        if missing := forks.keys() - forked.keys():
             raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
-        return env[output], found
+        return {output: env[s] for output, s in self._output_slots.items()}, forked
 
     def start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
         """Slot -> tensor before the first step: the constants and the image."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from qvit_deploy.tasks.objective import parse_metric
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.rows import keep_read_rows
@@ -22,7 +23,6 @@ from qvit_deploy.patching.relp import attribute
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.onnxruntime.verification import verify
-from qvit_deploy.tasks.objective import parse_metric
 from tests.support.graphs.quantizable_graphs import calibrate, canonical, images_for, logits
 from tests.support.graphs.relevance_graphs import Builder
 

@@ -83,8 +83,8 @@ def specialise(model: ir.Model) -> None:
 def _measure(
     probe: Probe, image: ir.Value, frontier: Sequence[str], varying: set[str], outputs: Sequence[str]
 ) -> tuple[Measurement, Measurement]:
-    batch, *image_shape = dims(image)
-    shape = tuple(int(d) for d in image_shape)
+    batch, *image_size = dims(image)
+    shape = tuple(int(d) for d in image_size)
     if isinstance(batch, str):
         try:
             small = probe.run(_SMALL, shape, frontier)
