@@ -16,6 +16,7 @@ import onnx
 
 from qvit_deploy.emit.local_functions import CALL_SUFFIX
 from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.op_traits import PRODUCTS
 from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.tasks.classify import CLASSIFY
@@ -113,7 +114,7 @@ def products(path: Path) -> Products:
             site = node.name.removesuffix(CALL_SUFFIX)
             quantized[site] = node.name
             plugins.append(site)
-        elif node.op_type in ("MatMul", "Conv") and all(name in pairs for name in node.input[:2]):
+        elif node.op_type in PRODUCTS and all(name in pairs for name in node.input[:2]):
             codes = pairs[node.input[1]]
             site = codes.rpartition(".weight.q")[0] if codes in constants else node.name
             quantized[site] = node.name
