@@ -1,4 +1,4 @@
-"""Images through a runtime that takes so many at a time."""
+"""Splits images into batches of the size that a runtime takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from qvit_deploy.errors import InputError
 
-AT_ONCE = 8
+DEFAULT_BATCH = 8
 """Images per run of a graph that takes any number: a session keeps the memory of its largest run."""
 
 
@@ -21,7 +21,7 @@ def in_batches(
         static_batch: images that `run` must get, or None for any number. The last batch is padded by repeating its
             last image.
     """
-    size = static_batch or AT_ONCE
+    size = static_batch or DEFAULT_BATCH
     chunks = []
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
@@ -36,14 +36,15 @@ def in_batches(
 def image_shape(
     path: str, name: str, declared: Sequence[int | str | None], batch: int | None, any_batch: int = 1
 ) -> tuple[int, ...]:
-    """The shape to run a model's images with.
+    """Returns the shape to run a model's images with.
 
     Args:
-        declared: in the file; open dimensions by name, or None.
-        batch: images per run that are asked for; None for the file's own, or `any_batch` where it takes any number.
+        path, name: of the file and of its input, for messages.
+        declared: shape in the file; open dimensions by name, or None.
+        batch: images per run; None for the file's own number, or `any_batch` where it takes any number.
 
     Raises:
-        InputError: the input is no batch of images of one size, or the file takes another number of them.
+        InputError: the input is not a batch of images of one size, or the file takes batches of another size.
     """
     if not declared:
         raise InputError(f"{path}: input {name!r} is a scalar; images come in batches")
