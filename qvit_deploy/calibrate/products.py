@@ -79,14 +79,14 @@ def observe_products(
     observers = {s.name: _Observer(executor.graph, s, generator) for s in sites if s.second is not None}
     names = list(dict.fromkeys(n for o in observers.values() for n in o.names))
     chosen = set(torch.randperm(images, generator=generator)[:IMAGES].tolist())
-    seen = 0
+    processed = 0
     with torch.no_grad():
         for batch in batches if names else ():
             tensors = executor.run(batch, fetch=names)
-            in_batch = [i for i in range(len(batch)) if seen + i in chosen]
+            in_batch = [i for i in range(len(batch)) if processed + i in chosen]
             for observer in observers.values():
                 observer.add([tensors[n] for n in observer.names], len(batch), in_batch)
-            seen += len(batch)
+            processed += len(batch)
     return {name: observer.result() for name, observer in observers.items()}
 
 

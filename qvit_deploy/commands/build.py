@@ -156,7 +156,7 @@ def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, ti
 def _where(request: BuildRequest, model: bytes, images: np.ndarray, timeout: float) -> str:
     """Which tensor is the first that differs, from an engine with every quantizer's codes as outputs."""
     with tempfile.TemporaryDirectory() as folder:
-        onnx, engine = Path(folder) / "expose_codes.onnx", Path(folder) / "expose_codes.engine"
+        onnx, engine = Path(folder) / "probed.onnx", Path(folder) / "probed.engine"
         content, names = expose_codes(model)
         onnx.write_bytes(content)
         build_engine(request.model_copy(update={"onnx": onnx, "engine": engine, "layer_info": None}), timeout=timeout)

@@ -32,8 +32,8 @@ def pixels_of(tokens: Tokens, patch: int) -> NDArray[np.bool_]:
 
 def tokens_of(pixels: NDArray[np.bool_], patch: int) -> Tokens:
     """Returns the tokens, boolean [rows, columns], that see any of `pixels`, boolean [H, W]."""
-    seen: Tokens = np.any(by_token(pixels, patch), axis=-1)
-    return seen
+    tokens: Tokens = np.any(by_token(pixels, patch), axis=-1)
+    return tokens
 
 
 def by_token(plane: NDArray[Any], patch: int) -> NDArray[Any]:

@@ -65,9 +65,9 @@ class OpenVinoVerification(CodesCompared):
 
 
 def verify_openvino(
-    float_graph: Graph, emitted: Graph, written: RuntimeModel, plan: Plan, images: np.ndarray
+    float_graph: Graph, emitted: Graph, rewritten: RuntimeModel, plan: Plan, images: np.ndarray
 ) -> OpenVinoVerification:
-    """Verifies `written`, the model of `emit_openvino(emitted)`, on `images` float32 [n, C, H, W].
+    """Verifies `rewritten`, the model of `emit_openvino(emitted)`, on `images` float32 [n, C, H, W].
 
     Raises:
         InputError: openvino is not installed.
@@ -76,16 +76,16 @@ def verify_openvino(
     """
     batch = emitted.static_batch
     probes = probe_images(images, batch)
-    measured = _tensors(emitted, written, plan, probes)
-    forced = compare_forced(Executor(emitted), emitted, plan, probes, measured, written.rows, TIE, written.biases)
+    measured = _tensors(emitted, rewritten, plan, probes)
+    forced = compare_forced(Executor(emitted), emitted, plan, probes, measured, rewritten.rows, TIE, rewritten.biases)
     require_close(forced, OPENVINO_PROFILE)
     if forced.ties > MAX_TIE_SHARE * forced.codes:
         raise CheckError(f"{FAILED}: {forced.ties} of {forced.codes} codes are rounded differently")
-    runner = OpenVinoModel(written.serialize())
+    runner = OpenVinoModel(rewritten.serialize())
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
-    if len(written.linears) != linears:
-        raise CheckError(f"{FAILED}: {len(written.linears)} of {linears} linears were rewritten")
-    on_integers = _require_integers(runner, written.linears)
+    if len(rewritten.linears) != linears:
+        raise CheckError(f"{FAILED}: {len(rewritten.linears)} of {linears} linears were rewritten")
+    on_integers = _require_integers(runner, rewritten.linears)
     logits = runner.run(images)[0]
     reference, exact = (target.run(target.session(g.serialize()), images, batch)[0] for g in (emitted, float_graph))
     if not np.isfinite(logits).all():
@@ -104,18 +104,18 @@ def verify_openvino(
         float_sqnr_db=sqnr,
         float_agreement=agreement(exact, logits),
         integer_products=on_integers,
-        rows=len(written.rows),
+        rows=len(rewritten.rows),
     )
 
 
-def _tensors(emitted: Graph, written: RuntimeModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
+def _tensors(emitted: Graph, rewritten: RuntimeModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the tensors of the Q/DQ graph, by its names, as OpenVINO computes them."""
     names = compared_tensors(emitted, plan)
-    renamed = written.renamed(names)
+    renamed = rewritten.renamed(names)
     fetch = list(dict.fromkeys(renamed))
-    runner = OpenVinoModel(written.serialize(), batch=emitted.static_batch or len(images), fetch=fetch)
+    runner = OpenVinoModel(rewritten.serialize(), batch=emitted.static_batch or len(images), fetch=fetch)
     tensors = dict(zip(fetch, runner.run(images), strict=True))
-    return {name: written.signed(name, tensors[new]) for name, new in zip(names, renamed, strict=True)}
+    return {name: rewritten.signed(name, tensors[new]) for name, new in zip(names, renamed, strict=True)}
 
 
 def _require_integers(runner: OpenVinoModel, linears: Sequence[str]) -> int:
