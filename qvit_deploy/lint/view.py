@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,15 +14,11 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.graph import constant
-from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, PRODUCTS, QUANTIZERS
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
-
-PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
-"""Operators with integer kernels, for which Q/DQ pairs exist."""
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 _STANDARD = ("", "ai.onnx")
-_SHAPE_ONLY = frozenset({"Shape", "Size"})
 _LARGEST_PARAMETERS = 1 << 20
 """Elements of the largest scale or zero point that is read: enough for a block-quantized matrix, never a weight."""
 
@@ -149,7 +145,7 @@ class View:
 
     def quantizer(self, node: ir.Node | None) -> Quantizer | None:
         """Returns the node as a Quantizer if it is one, of the standard domain or of com.microsoft; else None."""
-        if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear") or not node.inputs:
+        if node is None or node.op_type not in QUANTIZERS or not node.inputs:
             return None
         inputs = [*node.inputs, None, None][:3]
         zero = inputs[2]
@@ -192,13 +188,13 @@ class View:
         reached, stack = set(start), list(start)
         while stack:
             for use in stack.pop().uses():
-                new = [] if use.node.op_type in _SHAPE_ONLY else [v for v in use.node.outputs if v not in reached]
+                new = [] if use.node.op_type in DESCRIBES else [v for v in use.node.outputs if v not in reached]
                 reached.update(new)
                 stack.extend(new)
         return frozenset(reached)
 
 
-def before(value: ir.Value | None, through: frozenset[str]) -> ir.Node | None:
+def before(value: ir.Value | None, through: Set[str]) -> ir.Node | None:
     """Returns the first producer of a value that is not one of `through`, following first inputs."""
     node = value.producer() if value is not None else None
     for _ in range(1000):
@@ -208,7 +204,7 @@ def before(value: ir.Value | None, through: frozenset[str]) -> ir.Node | None:
     return None
 
 
-def readers(value: ir.Value | None, through: frozenset[str] = frozenset()) -> tuple[ir.Node, ...]:
+def readers(value: ir.Value | None, through: Set[str] = frozenset()) -> tuple[ir.Node, ...]:
     """Returns the nodes that read a value, also behind nodes of `through`, each once."""
     nodes: dict[ir.Node, None] = {}
     stack, seen = [value], set()

@@ -8,7 +8,6 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,22 +45,18 @@ def draw(name: str, description: str, figure: Callable[[], Figure]) -> str:
     return _inline(document, description)
 
 
-def export(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Writes NAME.png (144 dpi) and NAME.svg of every figure into `folder`, creating it; returns the files.
+def pictures(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Draws every figure as NAME.png (144 dpi) and NAME.svg; returns contents by file name.
 
     The same figures give the same bytes. Text in an SVG file stays text.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
+    files: dict[str, bytes] = {}
     for name, figure in figures.items():
         picture = io.BytesIO()
         with own_style(name):
             drawing = _svg(figure, transparent=False)
             figure.savefig(picture, format="png", dpi=144, metadata={"Software": None})
-        for suffix, content in ((".png", picture.getvalue()), (".svg", drawing)):
-            path = folder / f"{name}{suffix}"
-            path.write_bytes(content)
-            files.append(path)
+        files |= {f"{name}.png": picture.getvalue(), f"{name}.svg": drawing}
     return files
 
 

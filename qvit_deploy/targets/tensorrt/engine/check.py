@@ -16,8 +16,11 @@ import onnx
 
 from qvit_deploy.emit.local_functions import CALL_SUFFIX
 from qvit_deploy.errors import CheckError
+from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import sqnr_db
+from qvit_deploy.tasks.task import Task
 
 _STANDARD = ("", "ai.onnx")
 LEAST_DB = 15.0
@@ -64,7 +67,7 @@ class Products:
     plugins: tuple[str, ...]
 
 
-def check_logits(runner: Runner, model: bytes, images: np.ndarray, batch: int) -> EngineCheck:
+def check_outputs(runner: Runner, model: bytes, images: np.ndarray, batch: int, task: Task = CLASSIFY) -> EngineCheck:
     """Runs full batches of `images`, float32 [n, C, H, W], through the engine and ONNX Runtime.
 
     Raises:
@@ -72,13 +75,14 @@ def check_logits(runner: Runner, model: bytes, images: np.ndarray, batch: int) -
     """
     session = target.session(model)
     compared = images[: len(images) // batch * batch]
-    expected = target.run(session, compared, batch)[0]
-    actual = np.concatenate([runner.run(compared[i : i + batch])[0] for i in range(0, len(compared), batch)])
-    check = EngineCheck(len(compared), sqnr_db(expected, actual.astype(np.float32)), agreement(expected, actual))
-    if not np.isfinite(actual).all() or check.sqnr_db < LEAST_DB:
+    expected = target.outputs(session, compared, batch)
+    values = in_batches(compared, batch, lambda chunk: [v.astype(np.float32) for v in runner.run(chunk)])
+    outputs = dict(zip(expected, values, strict=True))
+    check = EngineCheck(len(compared), task.sqnr_db(expected, outputs), task.agreement(expected, outputs))
+    if not np.isfinite(task.signal(outputs)).all() or check.sqnr_db < LEAST_DB:
         raise CheckError(
-            f"the engine's logits are {check.sqnr_db:.1f} dB from ONNX Runtime's of the same file ({LEAST_DB:g} dB is "
-            f"the least), top-1 agrees on {check.agreement:.0%}"
+            f"the engine's {task.words.signal} are {check.sqnr_db:.1f} dB from ONNX Runtime's of the same file "
+            f"({LEAST_DB:g} dB is the least), {task.words.same} agrees on {check.agreement:.0%}"
         )
     return check
 
