@@ -10,21 +10,21 @@ from fractions import Fraction
 from qvit_deploy.errors import InputError
 
 FLOAT_BITS = 32
-"""What an operand in floating point counts as, whatever a target computes it in."""
+"""Bits that an operand in floating point counts as, whatever type a target computes in."""
 
 
 def bit_operations(macs: int, w_bits: int | None, a_bits: int | None) -> int:
-    """BitOps of `macs` multiply-accumulates: times the bits of both operands; None is an operand in float."""
+    """Returns the BitOps of `macs` multiply-accumulates: times the bits of both operands; None is a float operand."""
     return macs * (w_bits or FLOAT_BITS) * (a_bits or FLOAT_BITS)
 
 
 def storage_bits(elements: int, bits: int | None) -> int:
-    """Bits of `elements` numbers packed without gaps; None is float."""
+    """Returns the bits of `elements` numbers packed without gaps; None is float."""
     return elements * (bits or FLOAT_BITS)
 
 
 def packed_bytes(bits: int) -> int:
-    """The whole bytes that hold so many bits."""
+    """Returns how many bytes hold so many bits."""
     return -(-bits // 8)
 
 

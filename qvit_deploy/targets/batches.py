@@ -25,10 +25,10 @@ def in_batches(
     chunks = []
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
-        whole = padded(chunk, static_batch)
-        outputs = [np.asarray(o) for o in run(whole)]
+        batch = padded(chunk, static_batch)
+        outputs = [np.asarray(o) for o in run(batch)]
         # Only padding is cut: an intermediate tensor may hold several rows, such as windows, of one image.
-        chunks.append([o[: len(chunk)] for o in outputs] if len(whole) > len(chunk) else outputs)
+        chunks.append([o[: len(chunk)] for o in outputs] if len(batch) > len(chunk) else outputs)
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.bench.compare.stats import paired_ratio
 from qvit_deploy.bench.device.environment import environment
 from qvit_deploy.bench.measure import BLOCKS, PROCESSES, Plan, in_turn
@@ -209,6 +209,46 @@ def _row(file: QuantizedFile, blocks: list[list[float]], base: list[list[float]]
     }
 
 
+def quantized_files(bundle: Bundle, arguments: argparse.Namespace, folder: Path, bars: Bars) -> list[QuantizedFile]:
+    """Returns the float file, the bundle's files, and those of the other quantizers, written to `folder`."""
+    model = bundle.path_of("model.float.onnx").absolute()
+    preprocess = Preprocess.model_validate(bundle.manifest.source["preprocess"])
+    chosen = open_images(arguments.calib, preprocess, limit=arguments.images, split="calib")
+    np.save(folder / "images.npy", np.concatenate([pixels for pixels, _ in chosen.batches(16)]))
+    cost: tuple[float | None, int | None] = None, None
+    with bars.stage("quantize", len(QUANTIZERS) + 1) as advance:
+        if not arguments.no_compile:
+            cost = compile_cost(arguments.bundle.absolute(), arguments.calib, folder)
+        advance(1)
+        files = [QuantizedFile("float, ONNX Runtime", model, None, None)]
+        for profile in CPU_PROFILES:
+            if (file := f"model.{profile}.onnx") in bundle.manifest.files:
+                spent = cost if profile == "onnxruntime" else (None, None)
+                files.append(QuantizedFile(f"qvit-deploy, {profile}", bundle.path_of(file).absolute(), *spent))
+        for name in QUANTIZERS:
+            quantized = quantize(name, model, folder / "images.npy", folder)
+            files += [] if quantized is None else [quantized]
+            advance(1)
+    return files
+
+
+def _print(rows: Sequence[dict[str, Any]], batch: int, threads: int) -> None:
+    table = Table("file", "ms", "of float's time", "faster", "MB", "made in", "peak memory")
+    for row in rows:
+        low, high = row["interval95"]
+        table.add_row(
+            row["file"], f"{row['ms']:.3f}", f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})",
+            f"{1 / row['ratio']:.2f}x", f"{row['bytes'] / 1e6:.1f}",
+            "" if row["seconds"] is None else f"{row['seconds']:.0f} s",
+            "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e9:.2f} GB",
+        )  # fmt: skip
+    console = Console(width=120)
+    console.print(table)
+    machine = environment()
+    versions = ", ".join(f"{n} {v}" for n, v in machine.versions.items())
+    console.print(f"batch {batch}, threads {threads}; {machine.cpu}; {versions}")
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--make"]:
         name, *paths = sys.argv[2:]
@@ -226,47 +266,15 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="do not time our own compile")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     arguments = parser.parse_args()
-    bundle = read_bundle(arguments.bundle)
-    model = bundle.path_of("model.float.onnx").absolute()
-    preprocess = Preprocess.model_validate(bundle.manifest.source["preprocess"])
-    with tempfile.TemporaryDirectory() as temporary, Bars() as bars:
-        folder = Path(temporary)
-        chosen = open_images(arguments.calib, preprocess, limit=arguments.images, split="calib")
-        np.save(folder / "images.npy", np.concatenate([pixels for pixels, _ in chosen.batches(16)]))
-        cost: tuple[float | None, int | None] = None, None
-        with bars.stage("quantize", len(QUANTIZERS) + 1) as advance:
-            if not arguments.no_compile:
-                cost = compile_cost(arguments.bundle.absolute(), arguments.calib, folder)
-            advance(1)
-            files = [QuantizedFile("float, ONNX Runtime", model, None, None)]
-            for profile in CPU_PROFILES:
-                if (file := f"model.{profile}.onnx") in bundle.manifest.files:
-                    spent = cost if profile == "onnxruntime" else (None, None)
-                    files.append(QuantizedFile(f"qvit-deploy, {profile}", bundle.path_of(file).absolute(), *spent))
-            for name in QUANTIZERS:
-                quantized = quantize(name, model, folder / "images.npy", folder)
-                files += [] if quantized is None else [quantized]
-                advance(1)
+    with tempfile.TemporaryDirectory() as folder, Bars() as bars:
+        files = quantized_files(read_bundle(arguments.bundle), arguments, Path(folder), bars)
         plan = Plan(batch=arguments.batch, threads=arguments.threads, processes=arguments.processes)
         times = in_turn([quantized.path for quantized in files], plan, BLOCKS, bars)
         rows = [_row(quantized, blocks, times[0]) for quantized, blocks in zip(files, times, strict=True)]
-    where = environment()
     if arguments.json:
         print(json.dumps({"batch": arguments.batch, "threads": arguments.threads, "rows": rows}, indent=2))
-        return
-    table = Table("file", "ms", "of float's time", "faster", "MB", "made in", "peak memory")
-    for row in rows:
-        low, high = row["interval95"]
-        table.add_row(
-            row["file"], f"{row['ms']:.3f}", f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})",
-            f"{1 / row['ratio']:.2f}x", f"{row['bytes'] / 1e6:.1f}",
-            "" if row["seconds"] is None else f"{row['seconds']:.0f} s",
-            "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e9:.2f} GB",
-        )  # fmt: skip
-    console = Console(width=120)
-    console.print(table)
-    versions = ", ".join(f"{n} {v}" for n, v in where.versions.items())
-    console.print(f"batch {arguments.batch}, threads {arguments.threads}; {where.cpu}; {versions}")
+    else:
+        _print(rows, arguments.batch, arguments.threads)
 
 
 if __name__ == "__main__":
