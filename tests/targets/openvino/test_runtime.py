@@ -92,7 +92,8 @@ def test_files_say_by_their_names_where_they_run(tmp_path: Path, calibrated: Cal
         (tmp_path / name).write_bytes(calibrated.graph.serialize())
         opened = open_model(tmp_path / name, 1)
         assert opened.static_batch is None
-        outputs.append(opened.run(images))
+        (output,) = opened.run(images).values()
+        outputs.append(output)
     assert np.abs(outputs[0] - outputs[1]).max() <= 1e-5 * np.abs(outputs[0]).max()
 
 

@@ -31,7 +31,8 @@ of the thirty or so that the two float types give; a wrong kernel leaves none.""
 class Runner(Protocol):
     """What the check needs of `targets.tensorrt.engine.runtime.EngineRunner`."""
 
-    def run(self, images: np.ndarray, /) -> list[np.ndarray]: ...
+    def run(self, images: np.ndarray, /) -> list[np.ndarray]:
+        """Returns the outputs for `images`, float32 [n, C, H, W], each [n, ...]."""
 
 
 @dataclass(frozen=True)
