@@ -29,7 +29,13 @@ from qvit_deploy.progress import Progress
 from qvit_deploy.recipe import Profile
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.tensorrt.engine.build import build_engine
-from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_outputs, first_difference, probed, products
+from qvit_deploy.targets.tensorrt.engine.check import (
+    EngineCheck,
+    check_outputs,
+    expose_codes,
+    first_difference,
+    products,
+)
 from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from qvit_deploy.targets.tensorrt.engine.layer_info import EngineLayers, engine_layers, read_layers
@@ -151,7 +157,7 @@ def _where(request: BuildRequest, model: bytes, images: np.ndarray, timeout: flo
     """Which tensor is the first that differs, from an engine with every quantizer's codes as outputs."""
     with tempfile.TemporaryDirectory() as folder:
         onnx, engine = Path(folder) / "probed.onnx", Path(folder) / "probed.engine"
-        content, names = probed(model)
+        content, names = expose_codes(model)
         onnx.write_bytes(content)
         build_engine(request.model_copy(update={"onnx": onnx, "engine": engine, "layer_info": None}), timeout=timeout)
         some = images[: request.batch.best]

@@ -1,4 +1,4 @@
-"""What a target will refuse, misread or run slowly in an ONNX graph, from wherever the graph comes."""
+"""Finds what a target will refuse, misread or run slowly in an ONNX graph, wherever the graph comes from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def lint(model: ir.Model, profile: Profile, *, version: tuple[int, int] = OLDEST_TENSORRT) -> list[Finding]:
-    """Everything in `model` that breaks a rule of `profile`, errors first; equal models give equal lists.
+    """Returns everything in `model` that breaks a rule of `profile`, errors first; equal models give equal lists.
 
     Args:
         version: (major, minor) of TensorRT, for the `tensorrt` profile.
@@ -40,20 +40,20 @@ def lint(model: ir.Model, profile: Profile, *, version: tuple[int, int] = OLDEST
 
 
 def view_of(model: ir.Model, profile: Profile, version: tuple[int, int]) -> View:
-    """The model as rules see it; arguments as for `lint`."""
+    """Returns the model as rules see it; arguments as for `lint`."""
     # TensorRT-RTX has versions of its own; its parser is that of the newest TensorRT.
     return View(model, profile, version if profile == "tensorrt" else NEWEST_TENSORRT)
 
 
 def findings(view: View) -> list[Finding]:
-    """`lint` of a model that is viewed already."""
-    found = [
+    """Does the same as `lint` for a view that exists already."""
+    broken = [
         Finding(rule.id, rule.severity, where if isinstance(where, str) else _name(where), message, rule.hint)
         for rule in RULES
         if view.profile in rule.profiles
         for where, message in rule.check(view)
     ]
-    return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
+    return sorted(broken, key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule))
 
 
 def _name(node: ir.Node) -> str:

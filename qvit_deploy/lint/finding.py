@@ -1,4 +1,4 @@
-"""What the lint says, and the rules that say it."""
+"""Defines a rule of the lint, and the finding that it reports."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ class Finding:
     """One place where a graph breaks a rule.
 
     Attributes:
-        node: name of the node, or of its first output when it has none; of a value where no node is to blame; "" when
-            the whole model is meant.
+        rule: id of the rule.
+        node: name of the node, or of its first output when it has none; name of a value where no node is the cause;
+            "" for the whole model.
+        message: what is there.
+        hint: what to do about it.
     """
 
     rule: str
@@ -37,19 +40,19 @@ class Finding:
 
 
 Hit = tuple[ir.Node | str, str]
-"""Where a rule is broken (a node, or a name), and what is there."""
+"""The place that breaks a rule (a node, or a name), and what is there."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """A rule: for which targets it holds, why, and the function that finds what breaks it.
 
     Attributes:
         severity: `error` when the target refuses the file or computes other numbers than it says, `warning` when it
             costs speed or accuracy, `note` for what is worth knowing.
-        source: what the rule rests on. `parser`: TensorRT-RTX's own parser or builder says so and a test asks it.
+        source: the evidence for the rule. `parser`: TensorRT-RTX's own parser or builder says so and a test runs it.
             `measured`: seen in another program that a test runs. `documentation`: manuals, headers, issue threads.
-        check: the places that break it.
+        check: yields the places that break the rule.
     """
 
     id: str

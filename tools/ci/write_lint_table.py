@@ -13,7 +13,7 @@ _PROFILES = {"tensorrt": "TRT", "tensorrt-rtx": "RTX", "onnxruntime": "ORT"}
 
 
 def summary() -> str:
-    """How many rules of each severity rest on what."""
+    """Counts the rules by severity and by source."""
     severities = ", ".join(f"{n} {s}s" for s, n in Counter(r.severity for r in RULES).most_common())
     sources = ", ".join(f"{n} {s}" for s, n in Counter(r.source for r in RULES).most_common())
     untried = ", ".join(r.id for r in RULES if r.severity == "error" and r.source == "documentation")
@@ -21,7 +21,7 @@ def summary() -> str:
 
 
 def table() -> str:
-    """All rules as a Markdown table, in the order of `RULES`."""
+    """Writes all rules as a Markdown table, in the order of `RULES`."""
     rows = ["| rule | severity | profiles | what | why | hint | source |", "|---|---|---|---|---|---|---|"]
     return "\n".join([*rows, *map(_row, RULES)]) + "\n"
 
@@ -33,7 +33,7 @@ def _row(rule: Rule) -> str:
 
 
 def page(text: str) -> str:
-    """A page with the table between its marks brought up to date."""
+    """Replaces the summary and the table between the marks of a page."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + summary() + "\n" + table() + END + after

@@ -1,4 +1,4 @@
-"""Builds TensorRT-RTX engines of bundles and prints what they took, beside what compiling proved about their files.
+"""Builds TensorRT-RTX engines of bundles and prints what that took, next to what compiling verified of their files.
 
 Engines are built into a temporary folder, one after the other, each in a process of its own; no GPU is needed.
 
@@ -36,19 +36,19 @@ def main() -> None:
     parser.add_argument("--batch", default="1")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
-    found = list(rows(bundles(arguments.paths), tuple(arguments.sm or (86, 120)), Batch.parse(arguments.batch)))
+    lines = list(rows(bundles(arguments.paths), tuple(arguments.sm or (86, 120)), Batch.parse(arguments.batch)))
     if arguments.markdown:
-        for line in (COLUMNS, ("---",) * len(COLUMNS), *found):
+        for line in (COLUMNS, ("---",) * len(COLUMNS), *lines):
             print("| " + " | ".join(line) + " |")
         return
     table = Table(*COLUMNS)
-    for row in found:
+    for row in lines:
         table.add_row(*row)
     Console().print(table)
 
 
 def bundles(paths: Iterable[Path]) -> Iterator[Path]:
-    """The bundles among `paths` and right below them, by name. Raises InputError where there is none."""
+    """Yields the bundles among `paths` and in their folders, by name. Raises InputError where there is none."""
     for path in paths:
         inside = [path] if (path / MANIFEST).is_file() else sorted(p.parent for p in path.glob(f"*/{MANIFEST}"))
         if not inside:
@@ -57,7 +57,7 @@ def bundles(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def rows(paths: Iterable[Path], sms: tuple[int, ...], batch: Batch) -> Iterator[tuple[str, ...]]:
-    """One row for every bundle and compute capability."""
+    """Builds the engines and yields one row for every bundle and compute capability."""
     for path in paths:
         bundle = read_bundle(path)
         onnx = bundle.path_of(f"model.{PROFILE}.onnx")
@@ -65,10 +65,10 @@ def rows(paths: Iterable[Path], sms: tuple[int, ...], batch: Batch) -> Iterator[
         for sm in sms:
             with tempfile.TemporaryDirectory() as folder:
                 (built,) = build(onnx, PROFILE, BuildOptions(batch=batch), sms=(sm,), out=Path(folder) / "m.engine")
-            yield (path.name, *_verified(profiles[PROFILE]), *_measured(built))
+            yield (path.name, *_verification_cells(profiles[PROFILE]), *_build_cells(built))
 
 
-def _verified(checked: dict[str, Any]) -> tuple[str, ...]:
+def _verification_cells(checked: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"{checked['codes'] - checked['code_mismatches']:,} of {checked['codes']:,}",
         f"{checked['free_codes_equal']:.1%}",
@@ -77,18 +77,18 @@ def _verified(checked: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _measured(built: Built) -> tuple[str, ...]:
-    record, made = built.record, built.record.build
+def _build_cells(built: Built) -> tuple[str, ...]:
+    record, result = built.record, built.record.build
     return (
-        str(made.sm),
+        str(result.sm),
         f"{record.onnx.bytes / 1e6:.2f}",
         f"{record.engine.bytes / 1e6:.2f}",
-        str(made.layers),
-        f"{made.parse_seconds:.2f}",
-        f"{made.build_seconds:.2f}",
+        str(result.layers),
+        f"{result.parse_seconds:.2f}",
+        f"{result.build_seconds:.2f}",
         f"{record.seconds:.1f}",
-        f"{made.peak_memory_bytes / 1e6:.0f}",
-        "; ".join(made.messages) or "none",
+        f"{result.peak_memory_bytes / 1e6:.0f}",
+        "; ".join(result.messages) or "none",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from qvit_deploy.artifacts.manifest import Manifest, SiteRecord
 from qvit_deploy.report.compile.findings import fidelity, findings, number
 from qvit_deploy.report.compile.scores import Ranking, rank
-from qvit_deploy.report.labels import printable, role_words, runs, site_labels
+from qvit_deploy.report.labels import printable, role_text, runs, site_labels
 from qvit_deploy.report.numbers import amount, digits, percent, times
 from qvit_deploy.report.templates import render
 from qvit_deploy.tasks.registry import task_called
@@ -87,7 +87,7 @@ def _rows(sites: Sequence[SiteRecord], ranking: Ranking | None) -> list[dict[str
     return [
         {
             "name": printable(site.name),
-            "role": role_words(site),
+            "role": role_text(site),
             "w_bits": site.w_bits,
             "a_bits": site.a_bits,
             "params": amount(site.params) if site.params else "–",

@@ -29,7 +29,7 @@ from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.ranges.attention import inner_grid
 from qvit_deploy.quantize.ranges.softmax import LogGrid
 from qvit_deploy.targets.batches import in_batches
-from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared, require_close
+from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared_tensors, require_close
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.metrics import relative_error
@@ -226,7 +226,7 @@ def executor_outputs(executor: Executor, images: np.ndarray, static_batch: int |
 
 
 def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> Comparison:
-    fetch = compared(emitted, plan)
+    fetch = compared_tensors(emitted, plan)
     return compare_forced(executor, emitted, plan, images, dict(zip(fetch, probe(emitted, images, fetch), strict=True)))
 
 
