@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.errors import BundleError, NonFiniteError
 
 SCHEMA: Literal["qvit-deploy/bundle/1"] = "qvit-deploy/bundle/1"
@@ -92,7 +93,7 @@ class Manifest(BaseModel):
     recipe: dict[str, JsonValue]
     sites: tuple[SiteRecord, ...]
     summary: Summary
-    verification: dict[str, JsonValue]
+    verification: Verification
     files: dict[str, FileRecord] = {}
 
     @field_validator("files")

@@ -12,7 +12,10 @@ from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.session import OpenedModel, logits, open_model
+from qvit_deploy.targets.registry import REFERENCE
+from qvit_deploy.targets.runtime import OpenedModel
+from qvit_deploy.targets.session import logits, open_model
+from qvit_deploy.targets.target import FLOAT, file_of
 from qvit_deploy.tasks.metrics import agreement, sqnr_db
 
 
@@ -39,13 +42,16 @@ def evaluate(
     data: str,
     *,
     preprocess: Preprocess | None = None,
-    profile: str = "onnxruntime",
+    target: str = REFERENCE.name,
     limit: int | None = None,
     skip_bad_images: bool = False,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Runs the bundle or .onnx file at `path` on DATA.
+
+    Args:
+        target: whose file of a bundle.
 
     Raises:
         InputError: no such model or images, or nothing says how images are prepared, or they do not fit the model.
@@ -54,7 +60,7 @@ def evaluate(
     watch = Stopwatch(progress)
     if path.is_dir():
         bundle = read_bundle(path)
-        models = [bundle.path_of(f"model.{profile}.onnx"), bundle.path_of("model.float.onnx")]
+        models = [bundle.path_of(file_of(target)), bundle.path_of(file_of(FLOAT))]
         preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
     elif path.is_file():
         models = [path]

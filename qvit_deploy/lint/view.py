@@ -62,6 +62,10 @@ class Operand:
     of_data: bool
 
 
+VERSIONED = ("tensorrt",)
+"""Targets that are linted for a version of theirs."""
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """A MatMul, Gemm or convolution with its two operands."""
@@ -78,11 +82,11 @@ class View:
     """A model under the eyes of the lint. Reads, never writes, the model it is given.
 
     Attributes:
-        version: (major, minor) of the runtime; of TensorRT for its profiles.
+        version: (major, minor) of the runtime; of TensorRT for its targets.
     """
 
-    def __init__(self, model: ir.Model, profile: str, version: tuple[int, int]) -> None:
-        self.profile = profile
+    def __init__(self, model: ir.Model, target: str, version: tuple[int, int]) -> None:
+        self.target = target
         self.version = version
         self.model = _with_shapes(model)
         self.opset = self.model.opset_imports.get("", self.model.opset_imports.get("ai.onnx", 0))
@@ -91,9 +95,14 @@ class View:
         self.nodes: tuple[ir.Node, ...] = tuple(n for scope in scopes for n in scope.all_nodes())
         self._data = self._reachable()
 
+    @property
+    def versioned(self) -> bool:
+        """Whether `version` is the one of the target itself."""
+        return self.target in VERSIONED
+
     def _hidden(self, function: ir.Function) -> bool:
         """TensorRT puts a plugin in the place of a function that its callers declare to be one (10.7 on)."""
-        return self.profile == "tensorrt" and self.version >= (10, 7) and "plugin_namespace" in function.attributes
+        return self.versioned and self.version >= (10, 7) and "plugin_namespace" in function.attributes
 
     def named(self, *op_types: str) -> Iterator[ir.Node]:
         """Nodes of the standard domain."""

@@ -12,8 +12,7 @@ from qvit_deploy.errors import BundleError, InputError
 from qvit_deploy.frontend.onnx_file import from_canonical, from_onnx
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-
-FLOAT = "float"
+from qvit_deploy.targets.target import file_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +37,19 @@ class ModelFile:
         return FileRecord.of_file(self.path).sha256
 
 
-def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> ModelFile:
-    """Opens the graph `profile` of the bundle at `path`, or the .onnx file there.
+def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelFile:
+    """Opens the file for `target` of the bundle at `path` (`FLOAT` for its float model), or the .onnx file there.
 
     Raises:
         InputError: nothing is there, or nothing says how images are prepared, or they do not fit the model.
-        BundleError: the bundle is damaged, or has no such profile.
+        BundleError: the bundle is damaged, or has no such file.
     """
     if path.is_dir():
         bundle = read_bundle(path)
-        file = bundle.path_of(f"model.{profile}.onnx")
+        file = bundle.path_of(file_of(target))
         graph = from_canonical(file)
         preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
-        description = f"{bundle.manifest.source.get('model', path.name)}, {profile}"
+        description = f"{bundle.manifest.source.get('model', path.name)}, {target}"
         found = ModelFile(file, graph, preprocess, description, bundle.manifest)
     elif path.exists():
         if preprocess is None:

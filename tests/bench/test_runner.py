@@ -6,9 +6,9 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from qvit_deploy.bench.runner import opener, runtime_of
 
 from qvit_deploy.artifacts.engine_record import record_path
-from qvit_deploy.bench.runner import opener, runtime_of
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from tests.support.devices.engine_examples import written

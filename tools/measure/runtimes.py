@@ -38,9 +38,9 @@ from qvit_deploy.bench.worker import peak_memory
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile
+from qvit_deploy.targets.registry import REFERENCE, TARGETS
 
-CPU_PROFILES: tuple[Profile, ...] = ("onnxruntime", FUSED_PROFILE, OPENVINO_PROFILE)
+CPU_TARGETS = tuple(target for target in TARGETS.values() if not target.half_precision)
 """Profiles whose files are measured, as far as the bundle has them."""
 
 
@@ -237,10 +237,10 @@ def main() -> None:
                 cost = compile_cost(arguments.bundle.absolute(), arguments.calib, folder)
             advance(1)
             found = [Made("float, ONNX Runtime", model, None, None)]
-            for profile in CPU_PROFILES:
-                if (file := f"model.{profile}.onnx") in bundle.manifest.files:
-                    spent = cost if profile == "onnxruntime" else (None, None)
-                    found.append(Made(f"qvit-deploy, {profile}", bundle.path_of(file).absolute(), *spent))
+            for target in CPU_TARGETS:
+                if target.file in bundle.manifest.files:
+                    spent = cost if target is REFERENCE else (None, None)
+                    found.append(Made(f"qvit-deploy, {target.name}", bundle.path_of(target.file).absolute(), *spent))
             for name in MAKERS:
                 made = make(name, model, folder / "images.npy", folder)
                 found += [] if made is None else [made]

@@ -1,4 +1,4 @@
-"""The `onnxruntime-fused` profile: a Q/DQ graph in the operators that ONNX Runtime's CPU kernels really have.
+"""The target `onnxruntime-fused`: a Q/DQ graph in the operators that ONNX Runtime's CPU kernels really have.
 
 ONNX Runtime fuses a Q/DQ graph itself, but stops short of what its kernels can do: the bias of an integer product stays
 an Add of its own, separate q, k and v quantize their input three times, heads are moved through memory before and after

@@ -1,4 +1,4 @@
-"""Verification of the `onnxruntime-fused` profile: its file against the executor and the `onnxruntime` file.
+"""Verification of the target `onnxruntime-fused`: its file against the executor and the `onnxruntime` file.
 
 1. **Proved**: the executor runs the Q/DQ graph on the fused file's own inputs of every site; the integer codes of both
    must be equal, every one, and every site's output agree to `OUTPUT_TOLERANCE` of its largest value. Where the file
@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 
@@ -19,33 +17,16 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.recipe import FUSED_PROFILE
-from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
+from qvit_deploy.targets.forced_comparison import compare_forced, compared, probe_images, require_close
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.targets.onnxruntime.verification import CodesCompared, comparison_fields, fetched, probe_images
+from qvit_deploy.targets.onnxruntime.tensors import fetched
+from qvit_deploy.targets.onnxruntime_fused import NAME
+from qvit_deploy.targets.onnxruntime_fused.verified import FusedVerification
 from qvit_deploy.tasks.metrics import agreement, sqnr_db
 
 LOST_DB = 20.0
 """Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
 a rounding boundary because of one last bit change some logits a little; a wrong graph changes all of them."""
-
-
-@dataclass(frozen=True)
-class FusedVerification(CodesCompared):
-    """How the `onnxruntime-fused` file compared with the executor and the `onnxruntime` file.
-
-    Attributes:
-        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
-        integer_products: products that run on integers in the graph ONNX Runtime optimized.
-        attentions: attentions that became one operator.
-        rows: tensors of which only the tokens that are read are computed.
-    """
-
-    reference_sqnr_db: float
-    reference_agreement: float
-    integer_products: int
-    attentions: int
-    rows: int
 
 
 def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray) -> FusedVerification:
@@ -63,27 +44,28 @@ def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.nda
         target.run(target.session(model), images, batch)[0] for model in (emitted.serialize(), fused.serialize())
     )
     found = target.fusion(fused.serialize())
+    kept_db = sqnr_db(reference, logits)
     result = FusedVerification(
-        **comparison_fields(images, probe, forced),
-        reference_sqnr_db=sqnr_db(reference, logits),
+        **forced.fields(images, probe),
+        reference_sqnr_db=kept_db,
         reference_agreement=agreement(reference, logits),
         integer_products=found.integer_products,
         attentions=fused.attentions,
         rows=len(fused.rows),
     )
-    require_close(forced, FUSED_PROFILE)
+    require_close(forced, NAME)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     if len(fused.linears) != linears:
-        raise CheckError(f"verification of onnxruntime-fused: {len(fused.linears)} of {linears} linears were fused")
+        raise CheckError(f"verification of {NAME}: {len(fused.linears)} of {linears} linears were fused")
     expected = target.fusion(emitted.serialize()).integer_products
     if found.integer_products < expected:
         raise CheckError(
-            f"verification of onnxruntime-fused: {found.integer_products} products run on integers, {expected} in the "
+            f"verification of {NAME}: {found.integer_products} products run on integers, {expected} in the "
             "onnxruntime file"
         )
-    if result.reference_sqnr_db < LOST_DB or not np.isfinite(logits).all():
+    if kept_db < LOST_DB or not np.isfinite(logits).all():
         raise CheckError(
-            f"verification of onnxruntime-fused: its logits are {result.reference_sqnr_db:.1f} dB from the onnxruntime "
+            f"verification of {NAME}: its logits are {kept_db:.1f} dB from the onnxruntime "
             f"file's (limit {LOST_DB:g} dB)"
         )
     return result

@@ -1,4 +1,4 @@
-"""The `openvino` profile: a Q/DQ graph as OpenVINO's CPU plugin runs it fastest, in standard operators.
+"""The target `openvino`: a Q/DQ graph as OpenVINO's CPU plugin runs it fastest, in standard operators.
 
 OpenVINO fuses Q/DQ pairs, biases, GELU and what stands between GELU and the next quantizer into its integer products by
 itself. What it does not do is done here, in order:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import OPENVINO_PROFILE
 from qvit_deploy.targets.batches import AT_ONCE, image_shape, in_batches
+from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.processor import wanted_threads
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ PRODUCTS = ("FullyConnected", "FullyConnectedQuantized", "FullyConnectedQuantize
 
 
 def runs_in_openvino(path: Path) -> bool:
-    return path.suffix == ".xml" or path.name.endswith(f".{OPENVINO_PROFILE}.onnx")
+    return path.suffix == ".xml" or path.name.endswith(f".{NAME}.onnx")
 
 
 def openvino_precision(path: Path) -> str | None:

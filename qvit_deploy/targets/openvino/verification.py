@@ -1,4 +1,4 @@
-"""Verification of the `openvino` profile: its file, run by OpenVINO, against the executor and the `onnxruntime` file.
+"""Verification of the target `openvino`: its file, run by OpenVINO, against the executor and the `onnxruntime` file.
 
 1. **Proved**: the executor runs the Q/DQ graph on OpenVINO's own inputs of every site. Its integer codes must be
    OpenVINO's, but for values within `TIE` steps of the middle between two codes, where either is right: OpenVINO
@@ -14,7 +14,6 @@ Codes are read from a second copy of the graph, with its tensors as outputs: Ope
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,14 +22,14 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.recipe import OPENVINO_PROFILE
-from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
+from qvit_deploy.targets.forced_comparison import compare_forced, compared, probe_images, require_close
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.targets.onnxruntime.verification import CodesCompared, comparison_fields, probe_images
+from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel
+from qvit_deploy.targets.openvino.verified import OpenVinoVerification
 from qvit_deploy.tasks.metrics import agreement, sqnr_db
 
-FAILED = f"verification of {OPENVINO_PROFILE}"
+FAILED = f"verification of {NAME}"
 TIE = 1e-4
 """Steps. Values of up to 128 steps, multiplied by a rounded reciprocal and moved by 128, are off by up to 5e-5."""
 TIES_MOST = 1e-4
@@ -39,27 +38,6 @@ LOST_DB = 3.0
 """What running freely may cost: noise as large as that of quantization itself."""
 FLOAT32_DB = 60.0
 """Less noise than this is not asked for."""
-
-
-@dataclass(frozen=True)
-class OpenVinoVerification(CodesCompared):
-    """How the `openvino` file compared with the executor and the `onnxruntime` file.
-
-    Attributes:
-        ties: codes that are the neighbour's, their value in the middle between the two.
-        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
-        float_sqnr_db, float_agreement: logits against the float model's.
-        integer_products: products that run on integers in the graph OpenVINO made.
-        rows: tensors of which only the tokens that are read are computed.
-    """
-
-    ties: int
-    reference_sqnr_db: float
-    reference_agreement: float
-    float_sqnr_db: float
-    float_agreement: float
-    integer_products: int
-    rows: int
 
 
 def verify_openvino(
@@ -76,7 +54,7 @@ def verify_openvino(
     probed = probe_images(images, batch)
     measured = _tensors(emitted, written, plan, probed)
     forced = compare_forced(Executor(emitted), emitted, plan, probed, measured, written.rows, TIE, written.biases)
-    require_close(forced, OPENVINO_PROFILE)
+    require_close(forced, NAME)
     if forced.ties > TIES_MOST * forced.codes:
         raise CheckError(f"{FAILED}: {forced.ties} of {forced.codes} codes are rounded differently")
     runner = OpenVinoModel(written.serialize())
@@ -95,7 +73,7 @@ def verify_openvino(
             f"{len(images)} calibration images"
         )
     return OpenVinoVerification(
-        **comparison_fields(images, probed, forced),
+        **forced.fields(images, probed),
         ties=forced.ties,
         reference_sqnr_db=sqnr_db(reference, logits),
         reference_agreement=agreement(reference, logits),

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import onnx.inliner
 import pytest
-
 from qvit_deploy.bench.runner import OnnxRuntimeRunner
+
 from qvit_deploy.bench.sites.emission import RANGE, WEIGHT_SCALE, emit_norm, overhead, site_shape, tensor_shapes
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
