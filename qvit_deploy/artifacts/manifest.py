@@ -84,7 +84,8 @@ class FileRecord(_Record):
 class Manifest(BaseModel):
     """`manifest.json`. Fields beyond these are kept as they are, as long as they are JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # NaN stays NaN for `to_json` to refuse it; by default it would become null.
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
     __pydantic_extra__: dict[str, JsonValue]
 
     # `schema` itself is taken by a method of BaseModel.

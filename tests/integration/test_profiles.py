@@ -92,7 +92,7 @@ def test_the_fused_file_is_verified_and_runs(qvit: Command, inputs: Inputs, tmp_
     (line,) = [line for line in done.out.splitlines() if line.startswith("onnxruntime-fused")]
     assert "codes equal given equal inputs" in line
     bundle = read_bundle(out)
-    assert bundle.manifest.verification["profiles"]["onnxruntime-fused"]["code_mismatches"] == 0
+    assert bundle.manifest.verification.targets["onnxruntime-fused"].code_mismatches == 0
     domains = {n.domain for n in onnx.load(str(bundle.path_of("model.onnxruntime-fused.onnx"))).graph.node}
     assert domains == {"", "com.microsoft"}
     evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "onnxruntime-fused", "--json")
@@ -108,7 +108,7 @@ def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inp
     (line,) = [line for line in done.out.splitlines() if line.startswith("openvino")]
     assert "codes equal given equal inputs" in line and "9 products run on integers" in line
     bundle = read_bundle(out)
-    checked = bundle.manifest.verification["profiles"]["openvino"]
+    checked = bundle.manifest.verification.targets["openvino"].model_dump()
     assert checked["code_mismatches"] == 0 and checked["codes"] > 0 and checked["integer_products"] == 9
     assert "File for openvino" in bundle.path_of("report.html").read_text()
     evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "openvino", "--json")

@@ -171,7 +171,7 @@ def require_asked(folder: Path, index: Index, asked: Asked) -> None:
 
 def require_library(folder: Path, index: Index, asked: Asked) -> None:
     """Raises InputError if the models call plugins and no library is named."""
-    if index.calls_plugins and asked.where.takes_plugins and not asked.plugins:
+    if index.calls_plugins and TARGETS[index.target].takes_plugins and not asked.plugins:
         raise InputError(
             f"{folder} holds site models that run in the plugins of {LIBRARY}: pass --plugin PATH/{LIBRARY} "
             "(qvit-deploy build-plugin compiles it)"

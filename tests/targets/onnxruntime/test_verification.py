@@ -52,7 +52,7 @@ def test_a_sound_graph_passes_and_the_numbers_are_the_measured_ones(calibrated: 
     assert found.float_sqnr_db == pytest.approx(sqnr_db(expected, measured), abs=0.01)
     assert found.float_agreement == agreement(expected, measured)
     assert found.integer_products == found.expected_integer_products == 8
-    assert found.as_dict()["optimized_ops"] == found.optimized_ops
+    assert found.model_dump()["optimized_ops"] == found.optimized_ops
 
 
 def test_attention_and_convolutions_pass_too(calibrated: Calibrated, caplog: pytest.LogCaptureFixture) -> None:
