@@ -103,27 +103,30 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / name) for name in ("tiny.onnx", "images.npz", "p.json", "r.toml")]
 
 
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        main()
-    return int(caught.value.code or 0), *capsys.readouterr()
+Program = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """Runs a command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return int(caught.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 def test_one_that_is_added_goes_through_every_command(
-    abacus: Abacus,
-    files: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    abacus: Abacus, files: list[str], tmp_path: Path, run: Program
 ) -> None:
     model, images, preprocess, recipe = files
     out = tmp_path / "out"
     flags = ("--calib", images, "--preprocess", preprocess, "--recipe", recipe, "--target", "abacus")
-    code, said, _ = run(monkeypatch, capsys, "compile", model, "-o", out, *flags)
+    code, said, _ = run("compile", model, "-o", out, *flags)
     found = read_bundle(out).manifest
     beads = abacus.read(found.verification.targets["abacus"]).beads
     assert code == 0 and f"60 codes on {beads} beads" in " ".join(said.split())
@@ -133,14 +136,14 @@ def test_one_that_is_added_goes_through_every_command(
     assert "File for abacus" in page and f"60 codes compared: all equal; {beads} beads" in page
     assert "Counted by hand." in page
 
-    code, said, _ = run(monkeypatch, capsys, "eval", out, "--data", images, "--target", "abacus", "--json")
+    code, said, _ = run("eval", out, "--data", images, "--target", "abacus", "--json")
     assert code == 0 and json.loads(said)["n"] == 8 and abacus.runtime.opened == ["model.abacus.onnx"]
 
-    code, said, _ = run(monkeypatch, capsys, "inspect", out, "--json")
+    code, said, _ = run("inspect", out, "--json")
     assert code == 0 and json.loads(said)["models"]["model.abacus.onnx"]["lint"]["profile"] == "onnxruntime"
 
     quick = ("--processes", 1, "--iterations", 12)
-    code, said, _ = run(monkeypatch, capsys, "bench", out, "--target", "abacus", *quick, "--json")
+    code, said, _ = run("bench", out, "--target", "abacus", *quick, "--json")
     measured = json.loads(said)
     assert code == 0 and measured["file"]["name"] == "model.abacus.onnx" and measured["settings"]["runtime"] == "abacus"
     assert measured["profile"]["sites"]
@@ -164,14 +167,12 @@ def test_targets_have_one_order_and_the_reference_is_always_there() -> None:
     assert with_known_targets(Recipe(targets=("openvino", "openvino"))).targets == ("onnxruntime", "openvino")
 
 
-def test_one_that_there_is_not_is_refused_in_one_line(
-    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_that_there_is_not_is_refused_in_one_line(files: list[str], tmp_path: Path, run: Program) -> None:
     with pytest.raises(InputError, match=r"no target 'tflite'; choose from onnxruntime, onnxruntime-fused, openvino, "):
         target_called("tflite")
     model, images, preprocess, _ = files
     flags = ("--calib", images, "--preprocess", preprocess, "--target", "tflite")
-    code, said, errors = run(monkeypatch, capsys, "compile", model, "-o", tmp_path / "out", *flags)
+    code, said, errors = run("compile", model, "-o", tmp_path / "out", *flags)
     assert code == 2 and said == "" and errors.count("\n") == 1 and "there is no target 'tflite'" in errors
 
 

@@ -1,4 +1,4 @@
-"""The profiles of TensorRT in a bundle, from the command line."""
+"""The files of several targets in a bundle, from the command line."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def test_every_profile_is_written_verified_and_listed(qvit: Command, inputs: Inp
     assert manifest["recipe"]["targets"] == ["onnxruntime", "tensorrt", "tensorrt-rtx"]
     assert {f"model.{p}.onnx" for p in manifest["recipe"]["targets"]} < set(manifest["files"])
     read_bundle(out)
-    for profile in ("tensorrt", "tensorrt-rtx"):
-        checked = manifest["verification"]["profiles"][profile]
+    for target in ("tensorrt", "tensorrt-rtx"):
+        checked = manifest["verification"]["profiles"][target]
         assert checked["code_mismatches"] == 0 and checked["codes"] > 0
         assert checked["sites"] + len(checked["in_float"]) == len(manifest["sites"])
         assert "head" in checked["in_float"]
-        model = onnx.load(str(out / f"model.{profile}.onnx"))
+        model = onnx.load(str(out / f"model.{target}.onnx"))
         assert model.opset_import[0].version >= 21
         assert not {n.domain for n in model.graph.node} - {""}
         ends = (*model.graph.input, *model.graph.output)
         assert {v.type.tensor_type.elem_type for v in ends} == {onnx.TensorProto.FLOAT}
 
-    evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "tensorrt", "--json")
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--target", "tensorrt", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
 
 
@@ -75,7 +75,7 @@ def test_the_summary_names_each_profile(qvit: Command, inputs: Inputs, tmp_path:
     assert "codes equal given equal inputs" in line and "1 site stays in float" in line
 
 
-def test_a_profile_that_fails_verification_writes_nothing(
+def test_a_target_that_fails_verification_writes_nothing(
     qvit: Command, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A tolerance that no half-precision model keeps: what the compiler emits passes the real one.
