@@ -26,7 +26,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="compile again, and replace the copy")] = False,
     json: options.Json = False,
 ) -> None:
-    """Compile libqvit_plugins.so, which the tensorrt-plugin profile runs in."""
+    """Compile libqvit_plugins.so, which the target tensorrt-plugin runs in."""
     with Bars() as bars:
         built = build_plugin(sms=tuple(sm or ()), headers=headers, out=out, force=force, progress=bars)
     size, tools = built.path.stat().st_size, built.tools

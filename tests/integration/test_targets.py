@@ -16,7 +16,7 @@ from tests.support.command_line import Command, Inputs
 BOTH = ("--target", "tensorrt-rtx", "--target", "tensorrt")
 
 
-def test_every_profile_is_written_verified_and_listed(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+def test_every_target_is_written_verified_and_listed(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     out = tmp_path / "b"
     done = qvit(*inputs.arguments(out, "--uniform", "w6a6", *BOTH, "--json"))
     assert done.code == 0, done.err
@@ -46,7 +46,7 @@ def packed_bytes(path: Path) -> int:
     return sum(len(t.raw_data) for t in graph.initializer if t.name in names)
 
 
-def test_the_plugin_profile_is_as_small_as_its_bits(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+def test_the_plugin_file_is_as_small_as_its_bits(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     sizes = {}
     for bits in (4, 8):
         out = tmp_path / str(bits)
@@ -64,11 +64,11 @@ def test_the_plugin_profile_is_as_small_as_its_bits(qvit: Command, inputs: Input
         widths = [[o["bits"] for o in p["operands"]] for p in found["products"] if "QLinear" in p["op"]]
         assert widths == [[8, bits]] * 7 and found["lint"]["counts"] == {"error": 0, "warning": 0, "note": 9}
     assert sizes[4] * 2 == sizes[8] > 0
-    evaluated = qvit("eval", tmp_path / "8", "--data", inputs.calib, "--profile", "tensorrt-plugin", "--json")
+    evaluated = qvit("eval", tmp_path / "8", "--data", inputs.calib, "--target", "tensorrt-plugin", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
 
 
-def test_the_summary_names_each_profile(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+def test_the_summary_names_each_target(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     done = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "tensorrt"))
     assert done.code == 0, done.err
     (line,) = [line for line in done.out.splitlines() if line.startswith("tensorrt")]
@@ -111,7 +111,7 @@ def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inp
     checked = bundle.manifest.verification.targets["openvino"].model_dump()
     assert checked["code_mismatches"] == 0 and checked["codes"] > 0 and checked["integer_products"] == 9
     assert "File for openvino" in bundle.path_of("report.html").read_text()
-    evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "openvino", "--json")
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--target", "openvino", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
     quick = ("--processes", 2, "--iterations", 24, "--json")
     measured = qvit("bench", out, "--target", "openvino", "--against", out / "model.float.onnx", *quick)

@@ -68,7 +68,7 @@ def asked_models(names: Sequence[str] | None, reference: Path | None) -> tuple[s
 
 
 def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:
-    choices, profile = GRAPHS[graph]
+    choices, target = GRAPHS[graph]
     is_reference = model == MODEL
     data = str(reference / "fashion_mnist_dev.npz") if reference and is_reference else "demo:fashion-mnist"
     name = "dinov2" if is_reference else model.replace(":", "-")
@@ -80,7 +80,7 @@ def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tupl
                 checkpoint=reference / "dinov2_vits14_fmnist.safetensors" if reference and is_reference else None,
                 preprocess=PREPROCESS if is_reference else None,
             )  # fmt: skip
-    return read_model(out, profile, None), data
+    return read_model(out, target, None), data
 
 
 def patched_pairs(

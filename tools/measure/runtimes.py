@@ -41,7 +41,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
 
 CPU_TARGETS = tuple(target for target in TARGETS.values() if not target.half_precision)
-"""Profiles whose files are measured, as far as the bundle has them."""
+"""Targets whose files are measured, as far as the bundle has them."""
 
 
 @dataclass(frozen=True)
