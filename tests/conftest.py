@@ -9,12 +9,14 @@ from torch import nn
 
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
+from tests.support.command_fixtures import inputs, qvit  # noqa: F401
 from tests.support.models.coverage_models import MODELS
 from tests.support.shared_work import SharedWork
 
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest runs without xdist too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedWork:
     return SharedWork(config, log)
 

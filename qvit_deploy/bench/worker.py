@@ -65,6 +65,7 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.bench.device.energy import open_meter
     from qvit_deploy.errors import InputError
+    from qvit_deploy.targets.process_memory import peak_memory
     from qvit_deploy.targets.registry import runtime_of
     from qvit_deploy.targets.runtime import RunSettings
 
@@ -122,22 +123,6 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
         "meter": None if meter is None else meter.name,
         "peak_memory_bytes": peak_memory(),
     }
-
-
-def peak_memory() -> int | None:
-    """Largest resident memory of this process so far, bytes; None on systems that do not tell."""
-    try:
-        # Not getrusage where it can be avoided: on Linux its maximum outlives the exec that started this process.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None
 
 
 def _in_turn(count: int, first: int) -> list[int]:

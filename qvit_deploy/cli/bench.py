@@ -30,6 +30,7 @@ from qvit_deploy.commands.bench import (
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.tasks.classify import CLASSIFY
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -191,8 +192,11 @@ def _report(found: Measurement) -> None:
         )
     for side in sides:
         if side.quality is not None:
-            shares = [("top-1", side.quality.top1), ("agreement with float", side.quality.agreement)]
-            said = ", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None)
+            score, agreement = side.quality.top1, side.quality.agreement
+            said = ", ".join([
+                *([] if score is None else [f"{CLASSIFY.words.score} {CLASSIFY.score_text(score)}"]),
+                *([] if agreement is None else [f"agreement with float {agreement:.1%}"]),
+            ])  # fmt: skip
             stdout.print(f"{escape(side.file.name)}: {said} (n={side.quality.n})", soft_wrap=True)
         if side.energy is not None:
             stdout.print(

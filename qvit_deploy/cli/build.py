@@ -17,6 +17,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine.files import HALF_TARGETS
 from qvit_deploy.targets.tensorrt.engine.kind import ENGINE_KINDS, engine_kind
 from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
+from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
 
@@ -140,7 +141,8 @@ def _report(built: Built) -> None:
     if built.check is None:
         stdout.print("not run: its GPU, or pycuda, is not here")
     else:
+        words = CLASSIFY.words
         stdout.print(
-            f"run: logits {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
-            f"top-1 agreement {built.check.agreement:.1%} (n={built.check.images})"
+            f"run: {words.signal} {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
+            f"{words.same} agreement {built.check.agreement:.1%} (n={built.check.images})"
         )

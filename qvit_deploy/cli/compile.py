@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args
 
@@ -16,7 +14,9 @@ from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import Recipe, Score
+from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
+from qvit_deploy.tasks.registry import task_called
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -89,8 +89,7 @@ def command(
     manifest = compiled.bundle.manifest
     if json:
         seconds = {name: round(value, 3) for name, value in compiled.seconds.items()}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak}
+        run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak_memory()}
         print_json({**run, **manifest.model_dump(mode="json", by_alias=True)})
     else:
         _report(manifest, out, sum(compiled.seconds.values()))
@@ -103,6 +102,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         width = f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
+    words = task_called(manifest.task).words
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
@@ -121,7 +121,8 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         *((name, TARGETS[name].line(TARGETS[name].read(found))) for name, found in checked.targets.items()),
         (
             "against float",
-            f"SQNR {checked.float_sqnr_db:.1f} dB, top-1 agreement {checked.float_agreement:.1%} (n={checked.images})",
+            f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "
+            f"(n={checked.images})",
         ),
         ("took", f"{seconds:.1f} s"),
     ]

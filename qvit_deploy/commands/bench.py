@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
 from datetime import datetime, timezone
 from pathlib import Path
 
 import onnx_ir as ir
 from pydantic import BaseModel
 
+from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.artifacts.latency_table import LatencyTable
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
+from qvit_deploy.artifacts.opening import artifact_at
 from qvit_deploy.bench.measure import File, Plan, measure
 from qvit_deploy.bench.trtexec import Recording, read_trtexec
 from qvit_deploy.commands.evaluate import evaluate
@@ -26,6 +27,7 @@ from qvit_deploy.targets.registry import REFERENCE, TARGETS, runtime_of
 from qvit_deploy.targets.target import FLOAT, file_of
 
 FOLDER = "measurements"
+ELSEWHERE = "; choose another file with -o"
 DEFAULT_TARGET = REFERENCE.name
 
 
@@ -99,32 +101,23 @@ def _stamp() -> str:
 
 
 def _write(place: Path, content: BaseModel) -> Path:
-    """Beside it first, then renamed: never half a file."""
     require_writable(place)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
-        temporary.replace(place)
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error}; choose another file with -o") from error
+    write_file(place, content.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode() + b"\n", ELSEWHERE)
     return place
 
 
 def require_writable(out: Path) -> Path:
     """`out`, its folder made if need be; for failing before minutes of measuring. Raises InputError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}; choose another file with -o") from error
+    make_folder(out.parent, ELSEWHERE)
     if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
         raise InputError(f"{out} cannot be written: it is a folder, or its folder is read-only; choose another with -o")
     return out
 
 
 def _file(path: Path, target: str, batch: int | None) -> File:
-    if not path.is_dir():
+    bundle = artifact_at(path)
+    if not isinstance(bundle, Bundle):
         return File(path, sites=() if runtime_of(path).evaluates else _sites(path))
-    bundle = read_bundle(path)
     chosen = TARGETS.get(target)
     file = bundle.path_of(file_of(target)) if chosen is None else chosen.measured_file(bundle, batch)
     if runtime_of(file).evaluates:

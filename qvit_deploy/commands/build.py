@@ -12,7 +12,6 @@ from typing import TypeVar
 import numpy as np
 import onnx as onnx_file
 
-from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.engine_record import (
     BuildOptions,
     BuildRequest,
@@ -20,6 +19,7 @@ from qvit_deploy.artifacts.engine_record import (
     read_engine,
     record_path,
 )
+from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
@@ -27,7 +27,7 @@ from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.progress import Progress
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.tensorrt.engine.build import build_engine
-from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_logits, first_difference, probed, products
+from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_outputs, first_difference, probed, products
 from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE, engine_kind
@@ -136,7 +136,7 @@ def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, ti
             )
     model = request.onnx.read_bytes()
     try:
-        check = _run(request.engine, request.plugins, lambda r: check_logits(r, model, images, request.batch.best))
+        check = _run(request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best))
     except CheckError as error:
         raise CheckError(f"{error}; {_where(request, model, images, timeout)}") from None
     return Built(request.engine, record, check, layers, tuple(slow))
@@ -173,11 +173,7 @@ def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Prep
     if data is None:
         shape = record.build.inputs[0].shape[1:]
         return np.random.default_rng(0).standard_normal((count, *shape), np.float32)
-    if preprocess is None and path.is_dir():
-        preprocess = Preprocess.model_validate(read_bundle(path).manifest.source["preprocess"])
-    if preprocess is None:
-        raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
-    images = open_images(data, preprocess, limit=count, split="test")
+    images = open_images(data, preprocess_of(model_at(path), preprocess), limit=count, split="test")
     return np.concatenate([pixels for pixels, _ in images.batches(count)])
 
 

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.allocate.cost import packed_bytes, storage_bits
+from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.engine_record import read_engine
+from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.op_traits import QUANTIZERS
 from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, STRICTEST, LintTarget, findings, view_of
 from qvit_deploy.lint.view import Operand, Product, View, integer
 from qvit_deploy.targets.registry import REFERENCE, target_of_file
-
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def describe(
@@ -35,15 +36,13 @@ def describe(
         InputError: nothing is there, or it is none of them, or an engine was changed since it was built.
         BundleError: the bundle is damaged.
     """
-    if path.is_dir():
-        bundle = read_bundle(path)
-        manifest = bundle.manifest.model_dump(mode="json", by_alias=True)
-        names = [n for n in bundle.manifest.files if n.endswith(".onnx")]
-        models = {n: describe_onnx(bundle.path_of(n), target, version) for n in names}
+    artifact = artifact_at(path)
+    if isinstance(artifact, Bundle):
+        manifest = artifact.manifest.model_dump(mode="json", by_alias=True)
+        names = [n for n in artifact.manifest.files if n.endswith(".onnx")]
+        models = {n: describe_onnx(artifact.path_of(n), target, version) for n in names}
         return {"type": "bundle", "manifest": manifest, "models": models}
-    if not path.is_file():
-        raise InputError(f"no bundle, .onnx file or engine at {path}")
-    if path.suffix == ".engine":
+    if isinstance(artifact, EngineFile):
         return {"type": "engine", **read_engine(path).model_dump(mode="json", by_alias=True)}
     return {"type": "onnx", **describe_onnx(path, target, version)}
 
@@ -74,7 +73,7 @@ def describe_onnx(path: Path, target: LintTarget | None, version: tuple[int, int
         "inputs": {v.name: _shape(v) for v in graph.inputs if not v.is_initializer()},
         "outputs": {v.name: _shape(v) for v in graph.outputs},
         "operators": dict(sorted(operators.items())),
-        "quantizers": {op: operators[op] for op in _QDQ},
+        "quantizers": {op: operators[op] for op in QUANTIZERS},
         "products": products,
         "quantized_products": sum(p["quantized"] for p in products),
         "weight_bytes": sum(o["stored_bytes"] for p in products for o in p["operands"] if o["weight"]),
@@ -94,7 +93,7 @@ def linted_for(name: str, model: ir.Model) -> LintTarget:
     owner = target_of_file(name)
     if owner is not None:
         return owner.linted_for
-    return STRICTEST if any(node.op_type in _QDQ for node in model.graph.all_nodes()) else REFERENCE.linted_for
+    return STRICTEST if any(n.op_type in QUANTIZERS for n in model.graph.all_nodes()) else REFERENCE.linted_for
 
 
 def _op(node: ir.Node) -> str:
@@ -139,8 +138,8 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
     tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
-    stored = 0 if tensor is None else -(-tensor.size * _container(tensor.dtype) // 8)
-    packed = stored if bits is None or tensor is None else -(-tensor.size * bits // 8)
+    stored = 0 if tensor is None else packed_bytes(storage_bits(tensor.size, _container(tensor.dtype)))
+    packed = stored if bits is None or tensor is None else packed_bytes(storage_bits(tensor.size, bits))
     return {
         "tensor": value.name,
         "bits": bits,

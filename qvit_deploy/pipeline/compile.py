@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
+from qvit_deploy.allocate.cost import (
+    Allocation,
+    Option,
+    SiteCost,
+    bit_operations,
+    packed_bytes,
+    storage_bits,
+    total_cost,
+)
 from qvit_deploy.artifacts.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.artifacts.manifest import SCHEMA, FileRecord, SiteRecord, Summary, validate
 from qvit_deploy.artifacts.verification import Verification
@@ -28,9 +36,11 @@ from qvit_deploy.quantize.rounding.distill import distill
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.report.compile.page import render_report
-from qvit_deploy.targets.executor_logits import fold_error
+from qvit_deploy.targets.executor_outputs import fold_error
 from qvit_deploy.targets.registry import REFERENCE, targets_of, with_known_targets
 from qvit_deploy.targets.target import FLOAT, AnyTarget, EmissionJob, EmittedModel, VerificationJob, file_of
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,6 +67,7 @@ def compile(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     preprocess: Preprocess | None = None,
+    task: Task = CLASSIFY,
     force: bool = False,
     skip_bad_images: bool = False,
     cache: Path | None = None,
@@ -68,6 +79,7 @@ def compile(
         model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
+        task: what the model's outputs mean.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
@@ -82,7 +94,7 @@ def compile(
     for target in targets:
         target.require(f"--target {target.name}")
     inputs = open_inputs(
-        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
+        model, calib, recipe, task=task, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
         skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
     analysis = analyse(inputs, [recipe], watch, cache)
@@ -95,12 +107,14 @@ def compile(
     gc.collect()
     with watch.stage("verify"):
         seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
-        job = VerificationJob(float_graph=inputs.source.graph, reference=reference, plan=plan, images=seen)
+        job = VerificationJob(
+            float_graph=inputs.source.graph, reference=reference, plan=plan, images=seen, task=inputs.task
+        )
         verified = {t.name: t.verify(model, job) for t, model in emitted.items()}
         checked = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
-            fold_error=fold_error(inputs.source.graph, folded, seen),
+            fold_error=fold_error(inputs.source.graph, folded, seen, inputs.task),
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
         )
         files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}
@@ -125,7 +139,7 @@ def build(
         if not recipe.distill_epochs:
             return plan
         with watch.stage("distill", recipe.distill_epochs) as advance:
-            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
+            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, inputs.task, advance)
 
     basis = [*analysis.basis, bits, recipe.compensate, recipe.seed, recipe.distill_epochs]
     plan = analysis.kept.result("plan", basis, watch, planned)
@@ -153,6 +167,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
+        "task": inputs.task.name,
         "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
@@ -187,7 +202,7 @@ def _summary(costs: Sequence[SiteCost], allocation: Allocation) -> Summary:
         mean_w_bits=cost.mean_w_bits,
         mean_a_bits=cost.mean_a_bits,
         weight_bytes=cost.weight_bytes,
-        float_weight_bytes=4 * sum(c.params for c in costs),
+        float_weight_bytes=packed_bytes(storage_bits(sum(c.params for c in costs), None)),
         bitops=cost.bitops,
-        float_bitops=32 * 32 * sum(c.macs for c in costs),
+        float_bitops=bit_operations(sum(c.macs for c in costs), None, None),
     )

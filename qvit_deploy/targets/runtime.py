@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from qvit_deploy.artifacts.measurement import Profile
+from qvit_deploy.tasks.task import Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +19,11 @@ class OpenedModel:
 
     Attributes:
         shape: declared, of the images: sizes, or names of open dimensions.
-        run: images float32 [n, C, H, W] -> the first output, [n, ...].
+        run: images float32 [n, C, H, W] -> the outputs by name, each [n, ...].
     """
 
     shape: Sequence[int | str | None]
-    run: Callable[[np.ndarray], np.ndarray]
+    run: Callable[[np.ndarray], Arrays]
 
     @property
     def static_batch(self) -> int | None:

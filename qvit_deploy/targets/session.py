@@ -10,6 +10,7 @@ from qvit_deploy.data.images import ImageSet
 from qvit_deploy.progress import Advance
 from qvit_deploy.targets.registry import REFERENCE, runtime_of
 from qvit_deploy.targets.runtime import OpenedModel
+from qvit_deploy.tasks.task import Arrays
 
 BATCH = 16
 """Images per run of a graph that takes any number, where nothing but outputs is kept."""
@@ -25,10 +26,10 @@ def open_model(model: Path | bytes, threads: int = 0) -> OpenedModel:
     return runtime.open(model, threads)
 
 
-def logits(opened: OpenedModel, images: ImageSet, advance: Advance) -> np.ndarray:
-    """The first output for every image, float32 [n, classes]; `advance` counts images."""
+def outputs(opened: OpenedModel, images: ImageSet, advance: Advance) -> Arrays:
+    """The outputs for all images by name, each [n, ...]; `advance` counts images."""
     chunks = []
     for pixels, _ in images.batches(opened.static_batch or BATCH):
         chunks.append(opened.run(pixels))
         advance(len(pixels))
-    return np.concatenate(chunks)
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

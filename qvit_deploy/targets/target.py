@@ -25,6 +25,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import OLDEST_TENSORRT, Finding, LintTarget, lint
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.targets.runtime import Runtime
+from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     import torch
@@ -88,12 +89,14 @@ class VerificationJob(Job):
         float_graph: the model before quantization.
         reference: the Q/DQ graph of `plan` for the executor and ONNX Runtime.
         images: calibration images, float32 [n, C, H, W].
+        task: what the outputs mean.
     """
 
     float_graph: Graph
     reference: Graph
     plan: Plan
     images: np.ndarray
+    task: Task
 
 
 @dataclass(frozen=True)

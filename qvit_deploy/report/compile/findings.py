@@ -12,6 +12,7 @@ from qvit_deploy.report.labels import printable
 from qvit_deploy.report.numbers import digits, interval, percent
 from qvit_deploy.targets.registry import TARGETS
 from qvit_deploy.targets.target import Reading
+from qvit_deploy.tasks.task import Words
 
 UNKNOWN = Reading("The file, and the one for ONNX Runtime, with the same tensors in front of every quantizer.")
 """How the verification of a target is read that only another version has."""
@@ -30,9 +31,10 @@ class Finding:
     good: bool | None = None
 
 
-def findings(verification: Verification) -> list[Finding]:
+def findings(verification: Verification, words: Words) -> list[Finding]:
     """The rows of the verification table, as far as `verification` has numbers for them."""
-    rows = [make(verification) for make in (_codes, _worst_site, _fused, _in_float, _free_running)]
+    rows = [make(verification) for make in (_codes, _worst_site, _fused, _in_float)]
+    rows += [_free_running(verification, words)]
     rows += [_file(name, found) for name, found in verification.targets.items()]
     return [row for row in rows if row is not None]
 
@@ -76,12 +78,12 @@ def _in_float(v: Verification) -> Finding | None:
     return Finding("Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning)
 
 
-def _free_running(v: Verification) -> Finding | None:
+def _free_running(v: Verification, words: Words) -> Finding | None:
     agree, error = v.logits_agreement, v.logits_error
     if agree is None or error is None:
         return None
     images = share_of_images(agree, v.images)
-    result = f"same top-1 on {images}; logits within {percent(error)} of the largest"
+    result = f"same {words.same} on {images}; {words.signal} within {percent(error)} of the largest"
     meaning = (
         "Runtime against executor with nothing held equal: a last-digit difference of floats can move a value to the "
         "next code, and later layers carry it on."
@@ -123,23 +125,26 @@ class Fidelity:
     sqnr_note: str
 
 
-def fidelity(manifest: Manifest) -> Fidelity:
+def fidelity(manifest: Manifest, words: Words) -> Fidelity:
     """Agreement and SQNR with the number of images behind them."""
     v = manifest.verification
     agree, db, n = v.float_agreement, v.float_sqnr_db, v.images
     agreement, note = "not measured", ""
     if agree is not None:
-        agreement, note = percent(agree), "same top-1 as the float model"
+        agreement, note = percent(agree), f"same {words.same} as the float model"
         if n:
             low, high = interval(agree, n)
-            note = f"{share_of_images(agree, n)} keep their top-1; 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+            sure = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+            note = f"{share_of_images(agree, n)} keep their {words.same}; {sure}"
     on = f" (n = {n:,})" if n else ""
     if db is None:
         return Fidelity(agreement, note, "not measured", "")
     if db >= EQUAL_DB:
-        return Fidelity(agreement, note, "exact", f"logits equal the float model's{on}")
+        return Fidelity(agreement, note, "exact", f"{words.signal} equal the float model's{on}")
     noise = percent(10 ** (-db / 20))
-    return Fidelity(agreement, note, f"{db:.1f} dB", f"logit error is {noise} of the signal, rms{on}")
+    return Fidelity(
+        agreement, note, f"{db:.1f} dB", f"{words.signal.removesuffix('s')} error is {noise} of the signal, rms{on}"
+    )
 
 
 def share_of_images(share: float, images: int | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.batches import image_shape
+from qvit_deploy.targets.batches import run_shape
 from qvit_deploy.targets.onnxruntime.runtime import session
 from qvit_deploy.targets.runtime import Runner
 
@@ -27,7 +27,7 @@ class OnnxRuntimeRunner(Runner):
         profile_to: Path | None = None,
     ) -> None:
         self._session = session(path, threads, optimized_to, profile_to)
-        shapes = {i.name: image_shape(str(path), i.name, i.shape, batch) for i in self._session.get_inputs()}
+        shapes = {i.name: run_shape(str(path), i.name, i.shape, batch) for i in self._session.get_inputs()}
         random = np.random.default_rng(0)
         self._inputs = {}
         for value in self._session.get_inputs():

@@ -24,12 +24,12 @@ class OnnxRuntime(Runtime):
     name = NAME
 
     def open(self, model: Path | bytes, threads: int) -> OpenedModel:
-        from qvit_deploy.targets.onnxruntime.runtime import run, session
+        from qvit_deploy.targets.onnxruntime.runtime import outputs, session
 
         runner = session(model, threads)
         shape = runner.get_inputs()[0].shape
         static = shape[0] if isinstance(shape[0], int) else None
-        return OpenedModel(shape, lambda images: run(runner, images, static)[0])
+        return OpenedModel(shape, lambda images: outputs(runner, images, static))
 
     def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -59,7 +59,7 @@ class OnnxRuntimeTarget(Target[Graph, ReferenceVerification]):
     def verify(self, emitted: Graph, job: VerificationJob) -> ReferenceVerification:
         from qvit_deploy.targets.onnxruntime.verification import verify
 
-        return verify(job.float_graph, emitted, job.plan, job.images)
+        return verify(job.float_graph, emitted, job.plan, job.images, job.task)
 
     def line(self, found: ReferenceVerification) -> str:
         return (

@@ -25,15 +25,19 @@ from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.ranges.attention import inner_grid
 from qvit_deploy.quantize.ranges.softmax import LogGrid
-from qvit_deploy.targets.executor_logits import executor_logits
+from qvit_deploy.targets.executor_outputs import executor_outputs
 from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared, probe_images, require_close
 from qvit_deploy.targets.onnxruntime import NAME
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.onnxruntime.tensors import probe
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import relative_error
+from qvit_deploy.tasks.task import Task
 
 
-def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -> ReferenceVerification:
+def verify(
+    float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray, task: Task = CLASSIFY
+) -> ReferenceVerification:
     """Verifies the `onnxruntime` file of a plan on `images` float32 [n, C, H, W].
 
     Raises:
@@ -44,10 +48,10 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     model = emitted.to_proto().SerializeToString()
     runtime = target.session(model)
     batch = emitted.static_batch
-    logits = target.run(runtime, images, batch)[0]
-    float_logits = executor_logits(Executor(float_graph), images, batch)
+    outputs = target.outputs(runtime, images, batch)
+    exact = executor_outputs(Executor(float_graph), images, batch)
     executor = Executor(emitted)
-    simulated = executor_logits(executor, images, batch)
+    simulated = executor_outputs(executor, images, batch)
 
     probed = probe_images(images, batch)
     forced = _forced(executor, emitted, plan, probed)
@@ -58,10 +62,10 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     result = ReferenceVerification(
         profile=NAME,
         **forced.fields(images, probed),
-        logits_error=float(np.abs(logits - simulated).max() / max(np.abs(simulated).max(), 1e-12)),
-        logits_agreement=agreement(simulated, logits),
-        float_sqnr_db=sqnr_db(float_logits, logits),
-        float_agreement=agreement(float_logits, logits),
+        logits_error=relative_error(task.signal(simulated), task.signal(outputs)),
+        logits_agreement=task.agreement(simulated, outputs),
+        float_sqnr_db=task.sqnr_db(exact, outputs),
+        float_agreement=task.agreement(exact, outputs),
         integer_products=fused.integer_products,
         expected_integer_products=expected,
         float_products=tuple(in_float),

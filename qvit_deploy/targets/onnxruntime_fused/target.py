@@ -28,7 +28,7 @@ class FusedTarget(Target[RuntimeModel, FusedVerification]):
     def verify(self, emitted: RuntimeModel, job: VerificationJob) -> FusedVerification:
         from qvit_deploy.targets.onnxruntime_fused.verification import verify_fused
 
-        return verify_fused(job.reference, emitted, job.plan, job.images)
+        return verify_fused(job.reference, emitted, job.plan, job.images, job.task)
 
     def line(self, found: FusedVerification) -> str:
         return f"{found.codes:,} codes equal given equal inputs"

@@ -22,14 +22,17 @@ from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.onnxruntime.tensors import fetched
 from qvit_deploy.targets.onnxruntime_fused import NAME
 from qvit_deploy.targets.onnxruntime_fused.verified import FusedVerification
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 LOST_DB = 20.0
 """Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
 a rounding boundary because of one last bit change some logits a little; a wrong graph changes all of them."""
 
 
-def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray) -> FusedVerification:
+def verify_fused(
+    emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray, task: Task = CLASSIFY
+) -> FusedVerification:
     """Verifies `fused`, made from `emitted`, on `images` float32 [n, C, H, W].
 
     Raises:
@@ -40,15 +43,15 @@ def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.nda
     probe = probe_images(images, batch)
     measured = _tensors(emitted, fused, plan, probe)
     forced = compare_forced(Executor(emitted), emitted, plan, probe, measured, fused.rows)
-    reference, logits = (
-        target.run(target.session(model), images, batch)[0] for model in (emitted.serialize(), fused.serialize())
+    reference, outputs = (
+        target.outputs(target.session(model), images, batch) for model in (emitted.serialize(), fused.serialize())
     )
     found = target.fusion(fused.serialize())
-    kept_db = sqnr_db(reference, logits)
+    kept_db = task.sqnr_db(reference, outputs)
     result = FusedVerification(
         **forced.fields(images, probe),
         reference_sqnr_db=kept_db,
-        reference_agreement=agreement(reference, logits),
+        reference_agreement=task.agreement(reference, outputs),
         integer_products=found.integer_products,
         attentions=fused.attentions,
         rows=len(fused.rows),
@@ -63,7 +66,7 @@ def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.nda
             f"verification of {NAME}: {found.integer_products} products run on integers, {expected} in the "
             "onnxruntime file"
         )
-    if kept_db < LOST_DB or not np.isfinite(logits).all():
+    if kept_db < LOST_DB or not np.isfinite(task.signal(outputs)).all():
         raise CheckError(
             f"verification of {NAME}: its logits are {kept_db:.1f} dB from the onnxruntime "
             f"file's (limit {LOST_DB:g} dB)"

@@ -26,7 +26,7 @@ class OpenVino(Runtime):
     def open(self, model: Path | bytes, threads: int) -> OpenedModel:
         precision = openvino_precision(model) if isinstance(model, Path) else None
         compiled = OpenVinoModel(model, threads=threads, precision=precision)
-        return OpenedModel(compiled.declared, lambda images: compiled.run(images)[0])
+        return OpenedModel(compiled.declared, compiled.outputs)
 
     def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.openvino.runner import OpenVinoRunner
@@ -63,7 +63,7 @@ class OpenVinoTarget(Target[RuntimeModel, OpenVinoVerification]):
     def verify(self, emitted: RuntimeModel, job: VerificationJob) -> OpenVinoVerification:
         from qvit_deploy.targets.openvino.verification import verify_openvino
 
-        return verify_openvino(job.float_graph, job.reference, emitted, job.plan, job.images)
+        return verify_openvino(job.float_graph, job.reference, emitted, job.plan, job.images, job.task)
 
     def line(self, found: OpenVinoVerification) -> str:
         ties = f" ({found.ties:,} in the middle of two)" if found.ties else ""

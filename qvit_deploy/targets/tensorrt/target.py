@@ -161,7 +161,7 @@ def _half(job: EmissionJob) -> HalfGraph:
 def _verified(job: VerificationJob, half: HalfGraph) -> HalfVerification:
     from qvit_deploy.targets.tensorrt.verification import verify_half
 
-    return verify_half(job.float_graph, job.reference, half, job.images)
+    return verify_half(job.float_graph, job.reference, half, job.images, job.task)
 
 
 def _half_part(graph: Graph, plan: Plan, ends: Collection[str]) -> tuple[HalfGraph, TensorrtGraph]:

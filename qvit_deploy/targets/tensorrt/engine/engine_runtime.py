@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from qvit_deploy.artifacts.engine_record import read_engine
+from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, read_engine
 from qvit_deploy.artifacts.measurement import Profile
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.runtime import OpenedModel, Runner, RunSettings, Runtime, RuntimeFacts, SiteNames
-from qvit_deploy.targets.tensorrt.engine.files import ENGINE_SUFFIXES
 
 
 class EngineRuntime(Runtime):
