@@ -10,14 +10,16 @@ import onnx_ir as ir
 
 from qvit_deploy.lint.view import View
 
-Profile = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+LintTarget = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 Severity = Literal["error", "warning", "note"]
 Source = Literal["parser", "measured", "documentation"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-EVERYWHERE: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime")
-TENSORRT: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx")
-ONNXRUNTIME: tuple[Profile, ...] = ("onnxruntime",)
+EVERYWHERE: tuple[LintTarget, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+TENSORRT: tuple[LintTarget, ...] = ("tensorrt", "tensorrt-rtx")
+ONNXRUNTIME: tuple[LintTarget, ...] = ("onnxruntime",)
+STRICTEST: LintTarget = "tensorrt"
+"""Whose rules a quantized file is held to most."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Rule:
 
     id: str
     severity: Severity
-    profiles: tuple[Profile, ...]
+    targets: tuple[LintTarget, ...]
     what: str
     why: str
     hint: str

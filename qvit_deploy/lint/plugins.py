@@ -170,7 +170,7 @@ RULES = (
          "documentation", _needs_library),
     Rule("RTX601", "error", ("tensorrt-rtx",), "A plugin without a function body",
          "TensorRT-RTX has no plugins: the file is refused, or the process ends when one is registered.",
-         "Give the operator a function body, or use the tensorrt profile.",
+         "Give the operator a function body, or use the target tensorrt.",
          "parser", _plugin_on_rtx),
     Rule("ORT601", "error", ONNXRUNTIME, "A custom operator that ONNX Runtime does not know",
          "The session is refused unless a custom operator library is registered.",

@@ -63,6 +63,10 @@ class Operand:
     of_data: bool
 
 
+VERSIONED = ("tensorrt",)
+"""Targets that are linted for a version of theirs."""
+
+
 @dataclass(frozen=True, eq=False)
 class Product:
     """A MatMul, Gemm or convolution with its two operands."""
@@ -82,11 +86,11 @@ class View:
     Attributes:
         nodes: of the graph, its subgraphs and its functions.
         opset: of the standard domain; 0 when the file declares none.
-        version: (major, minor) of the runtime; of TensorRT for its profiles.
+        version: (major, minor) of the runtime; of TensorRT for its targets.
     """
 
-    def __init__(self, model: ir.Model, profile: str, version: tuple[int, int]) -> None:
-        self.profile = profile
+    def __init__(self, model: ir.Model, target: str, version: tuple[int, int]) -> None:
+        self.target = target
         self.version = version
         self.model = _with_shapes(model)
         self.opset = self.model.opset_imports.get("", self.model.opset_imports.get("ai.onnx", 0))
@@ -95,9 +99,14 @@ class View:
         self.nodes: tuple[ir.Node, ...] = tuple(n for scope in scopes for n in scope.all_nodes())
         self._data = self._reachable()
 
+    @property
+    def versioned(self) -> bool:
+        """Whether `version` is the one of the target itself."""
+        return self.target in VERSIONED
+
     def _replaced_by_plugin(self, function: ir.Function) -> bool:
         """Returns whether TensorRT runs a plugin instead of the function, which its callers declare to be one."""
-        return self.profile == "tensorrt" and self.version >= PLUGIN_WINS and "plugin_namespace" in function.attributes
+        return self.versioned and self.version >= PLUGIN_WINS and "plugin_namespace" in function.attributes
 
     def named(self, *op_types: str) -> Iterator[ir.Node]:
         """Returns the nodes of these types in the standard domain."""

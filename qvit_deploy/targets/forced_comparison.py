@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,10 @@ from qvit_deploy.quantize.plan import Plan
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest allowed difference of a site's output, relative to the tensor's largest magnitude."""
+
+PROBE_IMAGES = 4
+"""Images of the comparison: every quantizer's float input is held at once, and thousands of codes per image are plenty
+to find a wrong scale."""
 
 CANCELLED = 1e-2
 """A bias that the sum cancels leaves float32 noise of 6e-8 of itself, so an output smaller than this share of the bias
@@ -42,6 +47,25 @@ class Comparison:
     ties: int
     worst_site: str
     worst_error: float
+
+    def fields(self, images: np.ndarray, probed: np.ndarray) -> dict[str, Any]:
+        """The fields of a `FileVerification`: logits were compared on `images`, codes on `probed`."""
+        return {
+            "images": len(images),
+            "probe_images": len(probed),
+            "codes": self.codes,
+            "code_mismatches": 0,  # `compare_forced` lets none pass
+            "worst_site": self.worst_site,
+            "worst_site_error": self.worst_error,
+        }
+
+
+def probe_images(images: np.ndarray, static_batch: int | None) -> np.ndarray:
+    """The images that codes are compared on: the first few, or as many as a fixed batch takes, some repeated if need
+    be."""
+    if static_batch is None:
+        return images[:PROBE_IMAGES]
+    return np.resize(images, (static_batch, *images.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -181,11 +205,11 @@ def _near_a_boundary(
     return np.abs(np.abs(steps - np.floor(steps)) - 0.5) <= tie
 
 
-def require_close(comparison: Comparison, profile: str) -> None:
+def require_close(comparison: Comparison, target: str) -> None:
     """Raises CheckError naming the site when an output is off by more than `OUTPUT_TOLERANCE`."""
     if comparison.worst_error > OUTPUT_TOLERANCE:
         raise CheckError(
-            f"verification of {profile}: output of site {comparison.worst_site!r} differs from the executor's by "
+            f"verification of {target}: output of site {comparison.worst_site!r} differs from the executor's by "
             f"{comparison.worst_error:.1e} of its range"
         )
 

@@ -11,7 +11,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared_tensors
-from qvit_deploy.targets.onnxruntime.verification import probe
+from qvit_deploy.targets.onnxruntime.tensors import probe
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 SOURCE, CODES = "norm2_out", "norm2_out.q8"

@@ -9,7 +9,7 @@ from qvit_deploy.lint import RULES, Rule
 
 PAGE = Path(__file__).parents[2] / "docs" / "lint.md"
 BEGIN, END = "<!-- rules -->\n", "<!-- end of rules -->\n"
-_PROFILES = {"tensorrt": "TRT", "tensorrt-rtx": "RTX", "onnxruntime": "ORT"}
+_TARGETS = {"tensorrt": "TRT", "tensorrt-rtx": "RTX", "onnxruntime": "ORT"}
 
 
 def summary() -> str:
@@ -22,13 +22,13 @@ def summary() -> str:
 
 def table() -> str:
     """Writes all rules as a Markdown table, in the order of `RULES`."""
-    rows = ["| rule | severity | profiles | what | why | hint | source |", "|---|---|---|---|---|---|---|"]
+    rows = ["| rule | severity | targets | what | why | hint | source |", "|---|---|---|---|---|---|---|"]
     return "\n".join([*rows, *map(_row, RULES)]) + "\n"
 
 
 def _row(rule: Rule) -> str:
-    profiles = ", ".join(_PROFILES[p] for p in rule.profiles)
-    cells = (rule.id, rule.severity, profiles, rule.what, rule.why, rule.hint, rule.source)
+    targets = ", ".join(_TARGETS[p] for p in rule.targets)
+    cells = (rule.id, rule.severity, targets, rule.what, rule.why, rule.hint, rule.source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -11,18 +11,20 @@ import argparse
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from qvit_deploy.artifacts.bundle import read_bundle
-from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Target
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.commands.build import Built, build
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.targets.tensorrt import TENSORRT_RTX
+from qvit_deploy.targets.tensorrt.verified import HalfVerification
 
-PROFILE: Target = "tensorrt-rtx"
+TARGET = TARGETS[TENSORRT_RTX]
 COLUMNS = (
     "bundle", "codes equal", "free", "dB", "in float", "SM", "ONNX, MB", "engine, MB", "layers", "parse, s", "build, s",
     "in all, s", "peak, MB", "messages",
@@ -60,20 +62,20 @@ def rows(paths: Iterable[Path], sms: tuple[int, ...], batch: Batch) -> Iterator[
     """Builds the engines and yields one row for every bundle and compute capability."""
     for path in paths:
         bundle = read_bundle(path)
-        onnx = bundle.path_of(f"model.{PROFILE}.onnx")
-        profiles: Any = bundle.manifest.verification["profiles"]
+        onnx = bundle.path_of(TARGET.file)
+        checked = TARGET.read(bundle.manifest.verification.targets[TARGET.name])
         for sm in sms:
             with tempfile.TemporaryDirectory() as folder:
-                (built,) = build(onnx, PROFILE, BuildOptions(batch=batch), sms=(sm,), out=Path(folder) / "m.engine")
-            yield (path.name, *_verification_cells(profiles[PROFILE]), *_build_cells(built))
+                (built,) = build(onnx, TARGET.name, BuildOptions(batch=batch), sms=(sm,), out=Path(folder) / "m.engine")
+            yield (path.name, *_verification_cells(checked), *_build_cells(built))
 
 
-def _verification_cells(checked: dict[str, Any]) -> tuple[str, ...]:
+def _verification_cells(checked: HalfVerification) -> tuple[str, ...]:
     return (
-        f"{checked['codes'] - checked['code_mismatches']:,} of {checked['codes']:,}",
-        f"{checked['free_codes_equal']:.1%}",
-        f"{checked['reference_sqnr_db']:.1f}",
-        str(len(checked["in_float"])),
+        f"{(checked.codes or 0) - (checked.code_mismatches or 0):,} of {checked.codes:,}",
+        f"{checked.free_codes_equal:.1%}",
+        f"{checked.reference_sqnr_db:.1f}",
+        str(len(checked.in_float)),
     )
 
 

@@ -69,7 +69,7 @@ def selected_models(names: Sequence[str] | None, reference: Path | None) -> tupl
 
 def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:
     """Compiles a model unless `work` has its bundle; returns (the file of that graph, DATA)."""
-    choices, profile = GRAPHS[graph]
+    choices, target = GRAPHS[graph]
     is_reference = model == MODEL
     data = str(reference / "fashion_mnist_dev.npz") if reference and is_reference else "demo:fashion-mnist"
     name = "dinov2" if is_reference else model.replace(":", "-")
@@ -81,7 +81,7 @@ def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tupl
                 checkpoint=reference / "dinov2_vits14_fmnist.safetensors" if reference and is_reference else None,
                 preprocess=PREPROCESS if is_reference else None,
             )  # fmt: skip
-    return read_model(out, profile, None), data
+    return read_model(out, target, None), data
 
 
 def patched_pairs(

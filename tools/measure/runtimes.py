@@ -37,11 +37,11 @@ from qvit_deploy.bench.measure import BLOCKS, PROCESSES, Plan, in_turn
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile
 from qvit_deploy.targets.process_memory import peak_memory
+from qvit_deploy.targets.registry import REFERENCE, TARGETS
 
-CPU_PROFILES: tuple[Profile, ...] = ("onnxruntime", FUSED_PROFILE, OPENVINO_PROFILE)
-"""Profiles whose files are measured, as far as the bundle has them."""
+CPU_TARGETS = tuple(target for target in TARGETS.values() if not target.half_precision)
+"""Targets whose files are measured, as far as the bundle has them."""
 
 
 @dataclass(frozen=True)
@@ -221,10 +221,11 @@ def quantized_files(bundle: Bundle, arguments: argparse.Namespace, folder: Path,
             cost = compile_cost(arguments.bundle.absolute(), arguments.calib, folder)
         advance(1)
         files = [QuantizedFile("float, ONNX Runtime", model, None, None)]
-        for profile in CPU_PROFILES:
-            if (file := f"model.{profile}.onnx") in bundle.manifest.files:
-                spent = cost if profile == "onnxruntime" else (None, None)
-                files.append(QuantizedFile(f"qvit-deploy, {profile}", bundle.path_of(file).absolute(), *spent))
+        for target in CPU_TARGETS:
+            if target.file in bundle.manifest.files:
+                spent = cost if target is REFERENCE else (None, None)
+                path = bundle.path_of(target.file).absolute()
+                files.append(QuantizedFile(f"qvit-deploy, {target.name}", path, *spent))
         for name in QUANTIZERS:
             quantized = quantize(name, model, folder / "images.npy", folder)
             files += [] if quantized is None else [quantized]

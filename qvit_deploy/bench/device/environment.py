@@ -13,13 +13,12 @@ from pathlib import Path
 from qvit_deploy.artifacts.measurement import Environment, Measurement, Settings
 from qvit_deploy.bench.device.telemetry import power_mode, tegra_release
 from qvit_deploy.targets.processor import cpu_model
+from qvit_deploy.targets.registry import libraries
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 
 COMPARED = ("machine", "cpu", "logical_cpus", "governor", "max_mhz", "board", "power_mode", "gpu", "gpu_clocks")
 """Fields of `Environment` that must agree; memory, kernel and load do not decide how fast a file runs."""
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx", "openvino")
-VERSIONS = ("qvit-deploy", *RUNTIMES, "numpy")
 _TIMEOUT = 10
 
 
@@ -36,7 +35,7 @@ def environment(root: Path = Path("/")) -> Environment:
     l4t = tegra_release(release) if release else None
     mode = _output("nvpmodel", "-q") if l4t else None
     gpu, clocks = _gpu()
-    versions = {name: v for name in VERSIONS if (v := _version(name))}
+    versions = {name: v for name in ("qvit-deploy", *libraries(), "numpy") if (v := _version(name))}
     versions["python"] = platform.python_version()
     if l4t:
         versions["l4t"] = l4t
@@ -76,7 +75,7 @@ def differences(one: Measurement, other: Measurement) -> list[str]:
     fields += [(f, getattr(one.settings, f), getattr(other.settings, f)) for f in Settings.model_fields]
     fields += [
         (f"version of {n}", one.environment.versions.get(n), other.environment.versions.get(n))
-        for n in RUNTIMES
+        for n in libraries()
         if n == one.settings.runtime
     ]
     return [f"{name}: {_as_text(a)} / {_as_text(b)}" for name, a, b in fields if a != b]

@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 
@@ -19,34 +17,17 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.recipe import FUSED_PROFILE
-from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, require_close
+from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, probe_images, require_close
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.targets.onnxruntime.verification import CodesCompared, comparison_fields, fetched, probe_images
+from qvit_deploy.targets.onnxruntime.tensors import fetched
+from qvit_deploy.targets.onnxruntime_fused import NAME
+from qvit_deploy.targets.onnxruntime_fused.verified import FusedVerification
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
 
 MIN_SQNR_DB = 20.0
 """Smallest SQNR of the logits against the `onnxruntime` file's, both running freely: values that cross a rounding
 boundary because of one last bit change some logits a little; a wrong graph changes all of them."""
-
-
-@dataclass(frozen=True)
-class FusedVerification(CodesCompared):
-    """How the `onnxruntime-fused` file compared with the executor and the `onnxruntime` file.
-
-    Attributes:
-        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
-        integer_products: products that run on integers in the graph ONNX Runtime optimized.
-        attentions: attentions that became one operator.
-        rows: tensors of which only the tokens that are read are computed.
-    """
-
-    reference_sqnr_db: float
-    reference_agreement: float
-    integer_products: int
-    attentions: int
-    rows: int
 
 
 def verify_fused(
@@ -66,27 +47,28 @@ def verify_fused(
         target.outputs(target.session(model), images, batch) for model in (emitted.serialize(), fused.serialize())
     )
     fusion = target.fusion(fused.serialize())
+    reference_db = task.sqnr_db(reference, outputs)
     result = FusedVerification(
-        **comparison_fields(images, probe, forced),
-        reference_sqnr_db=task.sqnr_db(reference, outputs),
+        **forced.fields(images, probe),
+        reference_sqnr_db=reference_db,
         reference_agreement=task.agreement(reference, outputs),
         integer_products=fusion.integer_products,
         attentions=fused.attentions,
         rows=len(fused.rows),
     )
-    require_close(forced, FUSED_PROFILE)
+    require_close(forced, NAME)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     if len(fused.linears) != linears:
-        raise CheckError(f"verification of onnxruntime-fused: {len(fused.linears)} of {linears} linears were fused")
+        raise CheckError(f"verification of {NAME}: {len(fused.linears)} of {linears} linears were fused")
     expected = target.fusion(emitted.serialize()).integer_products
     if fusion.integer_products < expected:
         raise CheckError(
-            f"verification of onnxruntime-fused: {fusion.integer_products} products run on integers, {expected} in the "
+            f"verification of {NAME}: {fusion.integer_products} products run on integers, {expected} in the "
             "onnxruntime file"
         )
-    if result.reference_sqnr_db < MIN_SQNR_DB or not np.isfinite(task.signal(outputs)).all():
+    if reference_db < MIN_SQNR_DB or not np.isfinite(task.signal(outputs)).all():
         raise CheckError(
-            f"verification of onnxruntime-fused: its logits are {result.reference_sqnr_db:.1f} dB from the onnxruntime "
+            f"verification of {NAME}: its logits are {reference_db:.1f} dB from the onnxruntime "
             f"file's (limit {MIN_SQNR_DB:g} dB)"
         )
     return result

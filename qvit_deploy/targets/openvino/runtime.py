@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import OPENVINO_PROFILE
 from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_shape
+from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.processor import thread_count
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ PRODUCTS = ("FullyConnected", "FullyConnectedQuantized", "FullyConnectedQuantize
 
 def runs_in_openvino(path: Path) -> bool:
     """Returns whether a file of this name is for OpenVINO."""
-    return path.suffix == ".xml" or path.name.endswith(f".{OPENVINO_PROFILE}.onnx")
+    return path.suffix == ".xml" or path.name.endswith(f".{NAME}.onnx")
 
 
 def openvino_precision(path: Path) -> str | None:

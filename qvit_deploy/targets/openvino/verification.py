@@ -15,7 +15,6 @@ Codes are read from a second copy of the graph that has them as outputs: OpenVIN
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,15 +23,15 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.recipe import OPENVINO_PROFILE
-from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, require_close
+from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, probe_images, require_close
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.targets.onnxruntime.verification import CodesCompared, comparison_fields, probe_images
+from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel
+from qvit_deploy.targets.openvino.verified import OpenVinoVerification
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
 
-FAILED = f"verification of {OPENVINO_PROFILE}"
+FAILED = f"verification of {NAME}"
 TIE = 1e-4
 """Quantization steps. Values of up to 128 steps, multiplied by a rounded reciprocal and shifted by 128, are off by up
 to 5e-5."""
@@ -42,27 +41,6 @@ MAX_SQNR_LOSS_DB = 3.0
 """What running freely may cost: noise as large as that of quantization itself."""
 FLOAT32_DB = 60.0
 """An SQNR above this is not required: float32 rounding is noise of that size."""
-
-
-@dataclass(frozen=True)
-class OpenVinoVerification(CodesCompared):
-    """How the `openvino` file compared with the executor and the `onnxruntime` file.
-
-    Attributes:
-        ties: codes that differ by one because their value lies in the middle between the two.
-        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
-        float_sqnr_db, float_agreement: logits against the float model's.
-        integer_products: products that run on integers in the graph that OpenVINO compiled.
-        rows: tensors of which only the tokens that are read are computed.
-    """
-
-    ties: int
-    reference_sqnr_db: float
-    reference_agreement: float
-    float_sqnr_db: float
-    float_agreement: float
-    integer_products: int
-    rows: int
 
 
 def verify_openvino(
@@ -84,7 +62,7 @@ def verify_openvino(
     probes = probe_images(images, batch)
     measured = _tensors(emitted, rewritten, plan, probes)
     forced = compare_forced(Executor(emitted), emitted, plan, probes, measured, rewritten.rows, TIE, rewritten.biases)
-    require_close(forced, OPENVINO_PROFILE)
+    require_close(forced, NAME)
     if forced.ties > MAX_TIE_SHARE * forced.codes:
         raise CheckError(f"{FAILED}: {forced.ties} of {forced.codes} codes are rounded differently")
     runner = OpenVinoModel(rewritten.serialize())
@@ -103,7 +81,7 @@ def verify_openvino(
             f"{len(images)} calibration images"
         )
     return OpenVinoVerification(
-        **comparison_fields(images, probes, forced),
+        **forced.fields(images, probes),
         ties=forced.ties,
         reference_sqnr_db=task.sqnr_db(reference, outputs),
         reference_agreement=task.agreement(reference, outputs),

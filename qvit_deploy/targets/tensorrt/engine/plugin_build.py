@@ -1,4 +1,4 @@
-"""Compiles `libqvit_plugins.so`, the TensorRT plugins that run the packed file, from the sources in the package.
+"""Compiles `libqvit_plugins.so`, the TensorRT plugins of the target `tensorrt-plugin`, from the sources in the package.
 
 Compiling takes CMake, a C++ compiler, nvcc and TensorRT's headers, all of which JetPack brings. The result is cached
 under the digest of the sources, the tools' versions and the GPUs.
@@ -21,7 +21,7 @@ from qvit_deploy.artifacts.atomic import make_folder, whole_file
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
-from qvit_deploy.targets.tensorrt.engine.library import OLDEST
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE
 
 LIBRARY = "libqvit_plugins.so"
 HEADER = "NvInferRuntime.h"
@@ -207,7 +207,7 @@ def _tensorrt_version(headers: Path) -> tuple[int, int]:
             f"{headers / 'NvInferVersion.h'} does not tell the version of TensorRT: install its headers again"
         )
     version = int(numbers["MAJOR"]), int(numbers["MINOR"])
-    if version < OLDEST["tensorrt"]:
+    if version < ON_DEVICE.oldest:
         raise InputError(f"{headers} has the headers of TensorRT {version[0]}.{version[1]}, and the plugins need 10.3")
     return version
 

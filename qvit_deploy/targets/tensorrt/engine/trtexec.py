@@ -18,7 +18,8 @@ from pathlib import Path
 
 from qvit_deploy.artifacts.engine_record import BuildOptions
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.library import OLDEST, parse_version
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE
+from qvit_deploy.targets.tensorrt.engine.library import parse_version
 
 _LEVELS = {"ampere-plus": "ampere+", "same-capability": "sameComputeCapability"}
 _SAME_CAPABILITY_SINCE = (10, 9)
@@ -28,7 +29,7 @@ NEWEST = 11
 def check_version(text: str) -> tuple[int, ...]:
     """Parses '10.3' into (10, 3). Raises InputError unless it is 10.3 to 11.x."""
     version = parse_version(text)
-    if version < OLDEST["tensorrt"] or version[0] > NEWEST:
+    if version < ON_DEVICE.oldest or version[0] > NEWEST:
         raise InputError(f"--trt-version {text!r}: give a version of TensorRT from 10.3 to {NEWEST}.x")
     return version
 
