@@ -137,7 +137,7 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
     value = operand.quantizer.value if operand.quantizer is not None else operand.value
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
-    tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
+    tensor = None if operand.of_data else view.tensor(value)
     stored = 0 if tensor is None else packed_bytes(storage_bits(tensor.size, _container(tensor.dtype)))
     packed = stored if bits is None or tensor is None else packed_bytes(storage_bits(tensor.size, bits))
     return {

@@ -120,6 +120,12 @@ class View:
         """Returns the local function that a node calls, None when it calls none."""
         return self.model.functions.get((node.domain, node.op_type, node.overload))
 
+    def tensor(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """Returns what is stored for a constant, its data not read; None when there is none, or a malformed one."""
+        with contextlib.suppress(Exception):  # a Constant node of an untrusted file may lack its value
+            return ir.convenience.get_const_tensor(value)
+        return None
+
     def constant(self, value: ir.Value | None, largest: int | None = None) -> np.ndarray | None:
         """Returns the array of a constant.
 
@@ -129,7 +135,7 @@ class View:
             return None
         # Tensors of untrusted files raise whatever numpy or protobuf finds wrong with them.
         with contextlib.suppress(Exception):
-            tensor = ir.convenience.get_const_tensor(value)
+            tensor = self.tensor(value)
             if tensor is None or (largest is not None and tensor.size > largest):
                 return None
             if isinstance(tensor, ir.ExternalTensor) and external_data.problem(tensor) is not None:
