@@ -70,25 +70,23 @@ def command(
         if quantization:
             if clean or corrupt or pairs or exact:
                 raise InputError("--quantization takes --data only: clean is the float model, corrupt the quantized")
-            session: relp_session.Session = relp_session.drift(
-                path, profile, data, count, seed, metric=metric, rules=rules or "gradient", progress=bars
-            )
+            drift = relp_session.DriftRequest(path, profile, data, count, seed, metric, rules or "gradient")
+            session = relp_session.drift(drift, bars)
         else:
-            session = relp_session.relp(
-                path,
-                profile,
-                relp_session.Pairs(clean, corrupt, pairs, data, edit, count, seed),
+            request = relp_session.RelpRequest(
+                path=path,
+                profile=profile,
+                pairs=relp_session.PairSource(clean, corrupt, pairs, data, edit, count, seed),
                 preprocess=images,
                 metric=metric,
                 rules=rules or "relp",
-                secant_quantizers=quantizers == "secant",
                 direction=direction,
-                exact=exact,
-                processes=processes,
-                at_once=at_once,
-                folder=out,
-                progress=bars,
+                secant_quantizers=quantizers == "secant",
+                exact=relp_session.ExactPatching(processes, at_once, out and out / relp_session.EXACT)
+                if exact
+                else None,
             )
+            session = relp_session.relp(request, bars)
     if out is not None:
         session.write(out, json_text(session.tree))
     if json:
@@ -101,7 +99,7 @@ def command(
 
 
 def _relp_lines(tree: dict[str, Any]) -> list[str]:
-    from qvit_deploy.report.relp import completeness_text as completeness_words
+    from qvit_deploy.report.relp import completeness_text
 
     lines = [f"{tree['model']}: {tree['metric']}, {tree['rules']}, {tree['direction']}"]
     for pair in tree["pairs"]:
@@ -110,7 +108,7 @@ def _relp_lines(tree: dict[str, Any]) -> list[str]:
             f"class {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
         )
         lines += [
-            f"  note: {warning}" for warning in [*pair["warnings"], completeness_words.warning(tree, pair)] if warning
+            f"  note: {warning}" for warning in [*pair["warnings"], completeness_text.warning(tree, pair)] if warning
         ]
         for kind in ("attention", "mlp", "head"):
             mine = [c for c in pair["components"] if c["kind"] == kind]

@@ -47,7 +47,7 @@ def streams(found: Explanation, truth: ExactMaps) -> list[tuple[float, float]]:
     for pair in found.pairs:
         exact = truth.of(pair.pair, found.components)
         for component in (c for c in found.components if c.kind == "residual"):
-            share = completeness(pair.effects[component], pair.clean - pair.corrupt)
+            share = completeness(pair.effects[component], pair.clean.metric - pair.corrupt.metric)
             counts = pair.reached[component]
             error = compare(pair.effects[component], exact[component], counts).normalized_error
             if share is not None and error is not None:

@@ -14,12 +14,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.progress import Progress, Stopwatch
+from qvit_deploy.progress import Advance, Progress, Stopwatch
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from qvit_deploy.targets.tensorrt.engine.library import OLDEST
 
@@ -237,7 +236,7 @@ def _compile(folder: Path, tools: Tools, sms: tuple[int, ...], path: Path, progr
         _place(Path(build) / "plugin" / LIBRARY, path)
 
 
-def _run(command: list[str], advance: Callable[[int], None]) -> None:
+def _run(command: list[str], advance: Advance) -> None:
     """Raises InputError with the last lines of what the command said when it fails."""
     lines, done = list[str](), 0
     # Ninja's own progress has no percentages unless it is told.
