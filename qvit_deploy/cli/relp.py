@@ -100,12 +100,14 @@ def command(
 
 def _relp_lines(tree: dict[str, Any]) -> list[str]:
     from qvit_deploy.report.relp import completeness_text
+    from qvit_deploy.report.relp.text import task_of
 
+    answer = task_of(tree).words.answer
     lines = [f"{tree['model']}: {tree['metric']}, {tree['rules']}, {tree['direction']}"]
     for pair in tree["pairs"]:
         lines.append(
-            f"{pair['name']} ({pair['kind']}): class {pair['clean_class']} at {pair['clean']:+.2f} clean, "
-            f"class {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
+            f"{pair['name']} ({pair['kind']}): {answer} {pair['clean_class']} at {pair['clean']:+.2f} clean, "
+            f"{answer} {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
         )
         lines += [
             f"  note: {warning}" for warning in [*pair["warnings"], completeness_text.warning(tree, pair)] if warning
@@ -140,12 +142,13 @@ def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
 
 def _drift_lines(tree: dict[str, Any]) -> list[str]:
     from qvit_deploy.report.relp.drift_page import beyond_words
+    from qvit_deploy.report.relp.text import task_of
 
     found = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
     lines = [
         f"{tree['model']}: {tree['metric']} moves by {rms:.3f} (root mean square, n={tree['images']}), "
-        f"{tree['changed_predictions']} predictions change"
+        f"{tree['changed_predictions']} {task_of(tree).words.answers} change"
     ]
     if found["pearson"] is not None:
         lines.append(

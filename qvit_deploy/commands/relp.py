@@ -181,7 +181,7 @@ def relp(request: RelpRequest, progress: Progress) -> Session:
             direction=direction, exact=exact, task=task, advance=advance,
         )  # fmt: skip
         comparison = None if exact is None else compare_with_exact(model, explanation, task)
-    tree = relp_tree(model.description, explanation, comparison, model.graph.interface.image_size)
+    tree = relp_tree(model.description, explanation, comparison, model.graph.interface.image_size, task)
     clean, corrupt = _stacked(pairs, "clean"), _stacked(pairs, "corrupt")
     return Session(tree, lambda: relp_page(tree, clean, corrupt), lambda: relp_figures(tree, clean, corrupt))
 
@@ -212,7 +212,7 @@ def drift(request: DriftRequest, progress: Progress) -> Session:
         )
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
-    tree = drift_tree(name, explanation, model.graph.interface.image_size)
+    tree = drift_tree(name, explanation, model.graph.interface.image_size, task)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 
 

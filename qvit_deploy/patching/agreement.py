@@ -255,8 +255,7 @@ def _top(entries: Floats, k: int) -> Floats:
 
 
 def _mean(agreements: Sequence[Agreement], name: str) -> Mean:
-    found = [getattr(a, name) for a in agreements]
-    values = np.array([value for value in found if value is not None])
+    values = np.array([value for a in agreements if (value := getattr(a, name)) is not None])
     undefined = Counter(a.undefined[name] for a in agreements if name in a.undefined)
     if not len(values):
         return Mean(None, None, None, 0, undefined)

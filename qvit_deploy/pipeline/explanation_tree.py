@@ -15,12 +15,18 @@ from qvit_deploy.patching.relp import Direction, ordered
 from qvit_deploy.pipeline.exact_comparison import ExactComparison
 from qvit_deploy.pipeline.explain import Explanation, PairMaps
 from qvit_deploy.pipeline.explain_drift import DriftExplanation, SiteDrift
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 SCHEMA = "qvit-deploy/relp/1"
 
 
 def relp_tree(
-    model: str, explanation: Explanation, comparison: ExactComparison | None, image_size: tuple[int, int, int]
+    model: str,
+    explanation: Explanation,
+    comparison: ExactComparison | None,
+    image_size: tuple[int, int, int],
+    task: Task = CLASSIFY,
 ) -> dict[str, Any]:
     """An `Explanation`; maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map,
     `completeness` the sum of the estimates over the true difference, `beyond` whether it cannot be right.
@@ -36,6 +42,7 @@ def relp_tree(
     circuits = comparison and {method: {"cpr": cpr, "cmd": cmd} for method, (cpr, cmd) in comparison.circuits.items()}
     return {
         "schema": SCHEMA,
+        **({} if task == CLASSIFY else {"task": task.name}),
         "model": model,
         "rules": explanation.rules,
         "metric": explanation.metric,
@@ -48,12 +55,15 @@ def relp_tree(
     }
 
 
-def drift_tree(model: str, explanation: DriftExplanation, image_size: tuple[int, int, int]) -> dict[str, Any]:
+def drift_tree(
+    model: str, explanation: DriftExplanation, image_size: tuple[int, int, int], task: Task = CLASSIFY
+) -> dict[str, Any]:
     """A `DriftExplanation`: per site its share of the drift, and the sum against the true drift; `beyond`
     is whether the sum misses it."""
     drift, agreement = explanation.drift, explanation.agreement
     return {
         "schema": SCHEMA,
+        **({} if task == CLASSIFY else {"task": task.name}),
         "model": model,
         "rules": explanation.rules,
         "metric": explanation.metric,

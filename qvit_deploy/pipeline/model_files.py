@@ -51,19 +51,19 @@ def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> Model
         graph = from_canonical(file)
         preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
         description = f"{bundle.manifest.source.get('model', path.name)}, {profile}"
-        found = ModelFile(file, graph, preprocess, description, bundle.manifest)
+        model = ModelFile(file, graph, preprocess, description, bundle.manifest)
     elif path.exists():
         if preprocess is None:
             raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
-        found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
+        model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
     else:
         raise InputError(f"no bundle or .onnx file at {path}")
-    made, takes = found.preprocess.input_size, found.graph.interface.image_size
-    if made != takes:
+    prepared, takes = model.preprocess.input_size, model.graph.interface.image_size
+    if prepared != takes:
         raise InputError(
-            f"preprocessing makes {'x'.join(map(str, made))} images, {found.path} takes {'x'.join(map(str, takes))}"
+            f"preprocessing makes {'x'.join(map(str, prepared))} images, {model.path} takes {'x'.join(map(str, takes))}"
         )
-    return found
+    return model
 
 
 def quantized_sites(model: ModelFile) -> tuple[Site, ...]:

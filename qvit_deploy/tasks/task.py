@@ -88,6 +88,14 @@ class Task(ABC):
             InputError: there is no such metric; and, from the metric itself, what it names is not in the model.
         """
 
+    @abstractmethod
+    def metric_text(self, metric: str) -> str:
+        """What a metric named as for `parse_metric` measures, as a part of a sentence."""
+
+    @abstractmethod
+    def pair_metric_text(self, metric: str, clean: int, corrupt: int) -> str:
+        """The same for one pair, by what the model answers on its two images."""
+
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
 
