@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import validated
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -139,12 +140,7 @@ class Recipe(BaseModel):
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"recipe {path}: not valid TOML: {error}") from error
         values = {**presets, **values, **{k: v for k, v in overrides.items() if v is not None}}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{p}: " for p in first["loc"])
-            raise InputError(f"recipe: {where}{first['msg'].removeprefix('Value error, ')}") from error
+        return validated(cls, values, "recipe")
 
     @property
     def has_budget(self) -> bool:

@@ -9,6 +9,24 @@ from fractions import Fraction
 
 from qvit_deploy.errors import InputError
 
+FLOAT_BITS = 32
+"""What an operand in floating point counts as, whatever a target computes it in."""
+
+
+def bit_operations(macs: int, w_bits: int | None, a_bits: int | None) -> int:
+    """BitOps of `macs` multiply-accumulates: times the bits of both operands; None is an operand in float."""
+    return macs * (w_bits or FLOAT_BITS) * (a_bits or FLOAT_BITS)
+
+
+def storage_bits(elements: int, bits: int | None) -> int:
+    """Bits of `elements` numbers packed without gaps; None is float."""
+    return elements * (bits or FLOAT_BITS)
+
+
+def packed_bytes(bits: int) -> int:
+    """The whole bytes that hold so many bits."""
+    return -(-bits // 8)
+
 
 @dataclass(frozen=True, order=True)
 class Option:
@@ -110,7 +128,7 @@ MEAN_A_BITS = Measure(
 )
 WEIGHT_BYTES = Measure(
     "max_weight_bytes",
-    lambda s, o: s.params * o.w_bits,
+    lambda s, o: storage_bits(s.params, o.w_bits),
     lambda sites: 8,
     lambda o: f"w{o.w_bits}",
     "weight size",
@@ -119,7 +137,7 @@ WEIGHT_BYTES = Measure(
 )
 BITOPS = Measure(
     "max_bitops",
-    lambda s, o: s.macs * o.w_bits * o.a_bits,
+    lambda s, o: bit_operations(s.macs, o.w_bits, o.a_bits),
     lambda sites: 1,
     lambda o: f"w{o.w_bits}a{o.a_bits}",
     "BitOps",
@@ -145,7 +163,7 @@ def total_cost(sites: Sequence[SiteCost], allocation: Allocation) -> Cost:
     return Cost(
         mean_w_bits=w_bits / params if params else 0.0,
         mean_a_bits=a_bits / act_elements if act_elements else 0.0,
-        weight_bytes=-(-WEIGHT_BYTES.total(sites, allocation) // 8),
+        weight_bytes=packed_bytes(WEIGHT_BYTES.total(sites, allocation)),
         bitops=BITOPS.total(sites, allocation),
         latency_ns=LATENCY.total(sites, allocation) if any(s.latency_ns for s in sites) else None,
     )

@@ -11,22 +11,20 @@ import re
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import Record, first_problem, parse_json
 
 Target = Literal["tensorrt", "tensorrt-rtx"]
 Hardware = Literal["none", "ampere-plus", "same-capability"]
 SCHEMA: Literal["qvit-deploy/engine/1"] = "qvit-deploy/engine/1"
 FLOAT32 = "float32"
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Batch(_Record):
+class Batch(Record):
     """Images per run: fewest, the number that kernels are chosen for, most."""
 
     least: int = Field(default=1, ge=1)
@@ -49,14 +47,14 @@ class Batch(_Record):
         return str(self.best) if self.least == self.most else f"{self.least}-{self.best}-{self.most}"
 
 
-class Plugin(_Record):
+class Plugin(Record):
     """A shared library whose operators an engine calls."""
 
     name: str
     sha256: str
 
 
-class Tensor(_Record):
+class Tensor(Record):
     """One input or output of an engine; a batch that may vary is -1."""
 
     name: str
@@ -64,7 +62,7 @@ class Tensor(_Record):
     dtype: str
 
 
-class BuildOptions(_Record):
+class BuildOptions(Record):
     """How an engine is built, whoever builds it.
 
     Attributes:
@@ -98,7 +96,7 @@ class BuildRequest(BuildOptions):
     layer_info: Path | None = None
 
 
-class BuildResult(_Record):
+class BuildResult(Record):
     """What the building process says when it is done.
 
     Attributes:
@@ -121,7 +119,7 @@ class BuildResult(_Record):
     peak_memory_bytes: int
 
 
-class EngineRecord(_Record):
+class EngineRecord(Record):
     """`NAME.json` beside `NAME.engine`."""
 
     schema_id: Literal["qvit-deploy/engine/1"] = Field(default=SCHEMA, alias="schema")
@@ -161,9 +159,9 @@ def read_engine(path: Path) -> EngineRecord:
             "build it with qvit-deploy build"
         )
     try:
-        found = EngineRecord.model_validate_json(record.read_bytes())
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        found = EngineRecord.model_validate(parse_json(record.read_bytes()))
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{record} is not the record of an engine ({reason}); build the engine again") from None
     size = path.stat().st_size
     if size < found.engine.bytes:

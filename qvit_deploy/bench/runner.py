@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine
+from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, EngineRecord, read_engine
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.batches import run_shape
 from qvit_deploy.targets.onnxruntime import runtime as target
@@ -18,7 +18,6 @@ from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precisi
 from qvit_deploy.targets.tensorrt.engine import runtime as engine_runtime
 from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner
 
-ENGINES = (".engine", ".plan", ".trt")
 DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -127,7 +126,7 @@ def opener(path: Path, batch: int | None, threads: int, plugins: tuple[Path, ...
         InputError: the file cannot be run here; what is returned raises it when it cannot be loaded, or takes another
             batch.
     """
-    if path.suffix in ENGINES:
+    if path.suffix in ENGINE_SUFFIXES:
         load = engine_runtime.opener(path, plugins)
         return lambda: EngineFileRunner(path, batch, load)
     if runs_in_openvino(path):
@@ -151,7 +150,7 @@ def runtime_of(path: Path, batch: int | None = None) -> Runtime:
     """
     if not path.is_file():
         raise InputError(f"no bundle, .onnx file or engine at {path}")
-    if path.suffix in ENGINES:
+    if path.suffix in ENGINE_SUFFIXES:
         record = read_engine(path)
         engine_shapes(path, record, batch)
         engine_runtime.require_runnable(path, record)

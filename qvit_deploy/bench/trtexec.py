@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from qvit_deploy.artifacts.manifest import FileRecord
-from qvit_deploy.artifacts.measurement import Measurement, ModelFile, Process, Profile, Settings, read_json
+from qvit_deploy.artifacts.measurement import Measurement, ModelFile, Process, Profile, Settings
 from qvit_deploy.bench.compare.sketch import Sketch
 from qvit_deploy.bench.device.environment import environment
 from qvit_deploy.bench.measure import BLOCKS, latency_of
 from qvit_deploy.bench.profiles.engine import attribute_layers
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine.layer_info import Layer, layers_of
+from qvit_deploy.validation import read_json
 
 _VERSION = re.compile(r"\[TensorRT v(\d+)\]")
 _COMMAND = re.compile(r"&&&& RUNNING .*?# (.*)")

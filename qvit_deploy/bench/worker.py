@@ -67,6 +67,7 @@ def measure(job: Job, advance: Advance) -> dict[str, Any]:
     from qvit_deploy.bench.device.energy import open_meter
     from qvit_deploy.bench.runner import opener
     from qvit_deploy.errors import InputError
+    from qvit_deploy.targets.process_memory import peak_memory
 
     loaded = []
     facts: dict[int, dict[str, Any]] = {}
@@ -123,22 +124,6 @@ def measure(job: Job, advance: Advance) -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int | None:
-    """Largest resident memory of this process so far, bytes; None on systems that do not tell."""
-    try:
-        # Not getrusage where it can be avoided: on Linux its maximum outlives the exec that started this process.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None
-
-
 def _in_turn(count: int, first: int) -> list[int]:
     return [(first + i) % count for i in range(count)]
 
@@ -157,14 +142,14 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
 
 
 def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
+    from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES
     from qvit_deploy.bench.profiles.engine import profile_engine
     from qvit_deploy.bench.profiles.onnxruntime import profile
     from qvit_deploy.bench.profiles.openvino import profile_openvino
-    from qvit_deploy.bench.runner import ENGINES
     from qvit_deploy.targets.openvino.runtime import runs_in_openvino
 
     path = Path(job.files[0])
-    if path.suffix in ENGINES:
+    if path.suffix in ENGINE_SUFFIXES:
         return profile_engine(path, job.batch, tuple(Path(p) for p in job.plugins), request["sites"])
     if runs_in_openvino(path):
         return profile_openvino(path, job.batch, job.threads)

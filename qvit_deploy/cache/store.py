@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from qvit_deploy.artifacts.atomic import whole_file
 from qvit_deploy.graph.graph import Graph
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -34,19 +34,17 @@ def store(value: object, path: Path, types: Sequence[type]) -> None:
 
     Raises:
         TypeError: something else is in it.
-        OSError: the file cannot be written.
+        InputError: the file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(_encoded(value, arrays, tuple(types)))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        # One entry: safetensors writes several in any order, and equal values are to give equal files.
-        save_file(arrays, temporary, metadata={"tree": f"{_digest(tree, arrays)} {tree}"})
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    # One entry: safetensors writes several in any order, and equal values are to give equal files.
+    metadata = {"tree": f"{_digest(tree, arrays)} {tree}"}
+    with whole_file(path) as temporary:
+        try:
+            save_file(arrays, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load(path: Path, types: Sequence[type]) -> Any:

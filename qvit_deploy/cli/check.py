@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 from rich.markup import escape
 
+from qvit_deploy.artifacts.atomic import append, write_file
 from qvit_deploy.artifacts.measurement import read_measurement
 from qvit_deploy.bench.compare.outputs import as_tree, benchmark_action, junit, markdown
 from qvit_deploy.bench.compare.regression import Named, Report, Thresholds, check
@@ -54,11 +55,11 @@ def command(
     baselines, candidates = ([], first) if candidate is None else (first, _read(candidate))
     report = check(baselines, candidates, thresholds, allow_different_environments)
     if junit_file is not None:
-        _write(junit_file, junit(report), "wb")
+        write_file(junit_file, junit(report))
     if markdown_file is not None:
-        _write(markdown_file, markdown(report).encode(), "ab")
+        append(markdown_file, markdown(report).encode())
     if action_file is not None:
-        _write(action_file, json_list(report), "wb")
+        write_file(action_file, json_list(report))
     if json:
         print_json(as_tree(report))
     else:
@@ -89,14 +90,6 @@ def _share(flag: str, text: str | None) -> float | None:
     if not 0 <= value < 100:
         raise InputError(f"{flag} {text!r}: give a share, e.g. 3% or 0.03")
     return value
-
-
-def _write(path: Path, content: bytes, mode: str) -> None:
-    try:
-        with path.open(mode) as file:
-            file.write(content)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _print(report: Report) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args
 
@@ -16,6 +14,7 @@ from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile, Recipe, Score
+from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.tasks.registry import task_called
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
@@ -89,8 +88,7 @@ def command(
     manifest = compiled.bundle.manifest
     if json:
         seconds = {name: round(value, 3) for name, value in compiled.seconds.items()}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak}
+        run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak_memory()}
         print_json({**run, **manifest.model_dump(mode="json", by_alias=True)})
     else:
         _report(manifest, out, sum(compiled.seconds.values()))

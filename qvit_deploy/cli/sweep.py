@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.table import Table
 
+from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, json_text, print_json, short, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
@@ -131,14 +132,7 @@ def _check_folder(out: Path, force: bool) -> None:
 
 def _write(out: Path, rows: Sequence[SweepRow]) -> None:
     contents = (json_text(as_tree(rows)).encode() + b"\n", as_csv(rows).encode(), sweep_plot(rows))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in zip(FILES, contents, strict=True):
-            temporary = out / f".{name}.tmp"
-            temporary.write_bytes(content)
-            temporary.replace(out / name)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}") from error
+    write_files(out, dict(zip(FILES, contents, strict=True)))
 
 
 def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:

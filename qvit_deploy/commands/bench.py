@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
@@ -11,13 +10,14 @@ from typing import get_args
 import onnx_ir as ir
 from pydantic import BaseModel
 
+from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
-from qvit_deploy.artifacts.engine_record import Target, engines_in, runs_on
+from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, Target, engines_in, runs_on
 from qvit_deploy.artifacts.latency_table import LatencyTable
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
+from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.bench.measure import File, Plan, measure
-from qvit_deploy.bench.runner import ENGINES as ENGINE_FILES
 from qvit_deploy.bench.trtexec import Recording, read_trtexec
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
@@ -30,6 +30,7 @@ from qvit_deploy.targets.tensorrt.engine.files import ENGINES
 from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
 
 FOLDER = "measurements"
+ELSEWHERE = "; choose another file with -o"
 DEFAULT_TARGET = "onnxruntime"
 
 
@@ -57,7 +58,7 @@ def benchmark(
     """
     sides = [path] if against is None else [path, against]
     files = [_file(side, target, plan.batch) for side in sides]
-    if data is not None and any(f.path.suffix in ENGINE_FILES for f in files):
+    if data is not None and any(f.path.suffix in ENGINE_SUFFIXES for f in files):
         raise InputError(
             "--data: bench takes top-1 of ONNX files only; build --data compares an engine with its ONNX file"
         )
@@ -103,32 +104,23 @@ def _stamp() -> str:
 
 
 def _write(place: Path, content: BaseModel) -> Path:
-    """Beside it first, then renamed: never half a file."""
     require_writable(place)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
-        temporary.replace(place)
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error}; choose another file with -o") from error
+    write_file(place, content.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode() + b"\n", ELSEWHERE)
     return place
 
 
 def require_writable(out: Path) -> Path:
     """`out`, its folder made if need be; for failing before minutes of measuring. Raises InputError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}; choose another file with -o") from error
+    make_folder(out.parent, ELSEWHERE)
     if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
         raise InputError(f"{out} cannot be written: it is a folder, or its folder is read-only; choose another with -o")
     return out
 
 
 def _file(path: Path, target: str, batch: int | None) -> File:
-    if not path.is_dir():
-        return File(path, sites=_sites(path) if path.suffix in ENGINE_FILES else ())
-    bundle = read_bundle(path)
+    bundle = artifact_at(path)
+    if not isinstance(bundle, Bundle):
+        return File(path, sites=_sites(path) if isinstance(bundle, EngineFile) else ())
     for each in get_args(Target):
         if target == each:
             return File(_engine(bundle, each, batch), sites=tuple(s.name for s in bundle.manifest.sites))

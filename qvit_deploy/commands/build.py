@@ -12,7 +12,6 @@ from typing import TypeVar
 import numpy as np
 import onnx as onnx_file
 
-from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.engine_record import (
     BuildOptions,
     BuildRequest,
@@ -21,6 +20,7 @@ from qvit_deploy.artifacts.engine_record import (
     read_engine,
     record_path,
 )
+from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
@@ -178,11 +178,7 @@ def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Prep
     if data is None:
         shape = record.build.inputs[0].shape[1:]
         return np.random.default_rng(0).standard_normal((count, *shape), np.float32)
-    if preprocess is None and path.is_dir():
-        preprocess = Preprocess.model_validate(read_bundle(path).manifest.source["preprocess"])
-    if preprocess is None:
-        raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
-    images = open_images(data, preprocess, limit=count, split="test")
+    images = open_images(data, preprocess_of(model_at(path), preprocess), limit=count, split="test")
     return np.concatenate([pixels for pixels, _ in images.batches(count)])
 
 

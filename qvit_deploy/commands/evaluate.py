@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import Bundle
+from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -61,17 +62,12 @@ def evaluate(
         BundleError: the bundle is damaged.
     """
     watch = Stopwatch(progress)
-    if path.is_dir():
-        bundle = read_bundle(path)
-        models = [bundle.path_of(f"model.{profile}.onnx"), bundle.path_of("model.float.onnx")]
-        preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
-        task = task or task_called(bundle.manifest.task)
-    elif path.is_file():
-        models = [path]
-        if preprocess is None:
-            raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
-    else:
-        raise InputError(f"no bundle or .onnx file at {path}")
+    artifact = model_at(path)
+    models = [path]
+    if isinstance(artifact, Bundle):
+        models = [artifact.path_of(f"model.{profile}.onnx"), artifact.path_of("model.float.onnx")]
+        task = task or task_called(artifact.manifest.task)
+    preprocess = preprocess_of(artifact, preprocess)
     images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")
     results: list[Arrays] = []
     for model in models:

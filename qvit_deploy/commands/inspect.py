@@ -11,16 +11,18 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy import recipe
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.allocate.cost import packed_bytes, storage_bits
+from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.engine_record import read_engine
+from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.op_traits import QUANTIZERS
 from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, Profile, findings, view_of
 from qvit_deploy.lint.emitted import LINTED_FOR
 from qvit_deploy.lint.view import Operand, Product, View, integer
 
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 _OWN_FILES = {f"model.{name}.onnx": name for name in LINTED_FOR}
 
@@ -36,15 +38,13 @@ def describe(path: Path, profile: Profile | None = None, version: tuple[int, int
         InputError: nothing is there, or it is none of them, or an engine was changed since it was built.
         BundleError: the bundle is damaged.
     """
-    if path.is_dir():
-        bundle = read_bundle(path)
-        manifest = bundle.manifest.model_dump(mode="json", by_alias=True)
-        names = [n for n in bundle.manifest.files if n.endswith(".onnx")]
-        models = {n: describe_onnx(bundle.path_of(n), profile, version) for n in names}
+    artifact = artifact_at(path)
+    if isinstance(artifact, Bundle):
+        manifest = artifact.manifest.model_dump(mode="json", by_alias=True)
+        names = [n for n in artifact.manifest.files if n.endswith(".onnx")]
+        models = {n: describe_onnx(artifact.path_of(n), profile, version) for n in names}
         return {"type": "bundle", "manifest": manifest, "models": models}
-    if not path.is_file():
-        raise InputError(f"no bundle, .onnx file or engine at {path}")
-    if path.suffix == ".engine":
+    if isinstance(artifact, EngineFile):
         return {"type": "engine", **read_engine(path).model_dump(mode="json", by_alias=True)}
     return {"type": "onnx", **describe_onnx(path, profile, version)}
 
@@ -74,7 +74,7 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
         "inputs": {v.name: _shape(v) for v in graph.inputs if not v.is_initializer()},
         "outputs": {v.name: _shape(v) for v in graph.outputs},
         "operators": dict(sorted(operators.items())),
-        "quantizers": {op: operators[op] for op in _QDQ},
+        "quantizers": {op: operators[op] for op in QUANTIZERS},
         "products": products,
         "quantized_products": sum(p["quantized"] for p in products),
         "weight_bytes": sum(o["stored_bytes"] for p in products for o in p["operands"] if o["weight"]),
@@ -93,7 +93,7 @@ def profile_of(name: str, model: ir.Model) -> Profile:
     pairs, ONNX Runtime for the rest."""
     if name in _OWN_FILES:
         return LINTED_FOR[_OWN_FILES[name]]
-    return "tensorrt" if any(node.op_type in _QDQ for node in model.graph.all_nodes()) else "onnxruntime"
+    return "tensorrt" if any(node.op_type in QUANTIZERS for node in model.graph.all_nodes()) else "onnxruntime"
 
 
 def _op(node: ir.Node) -> str:
@@ -138,8 +138,8 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
     tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
-    stored = 0 if tensor is None else -(-tensor.size * _container(tensor.dtype) // 8)
-    packed = stored if bits is None or tensor is None else -(-tensor.size * bits // 8)
+    stored = 0 if tensor is None else packed_bytes(storage_bits(tensor.size, _container(tensor.dtype)))
+    packed = stored if bits is None or tensor is None else packed_bytes(storage_bits(tensor.size, bits))
     return {
         "tensor": value.name,
         "bits": bits,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.pairs.files import open_pair, open_pairs
 from qvit_deploy.data.pairs.make import EDITS, ImagePair, make_pairs
@@ -32,7 +33,7 @@ from qvit_deploy.report.relp.drift_page import drift_page
 from qvit_deploy.report.relp.drift_plots import drift_figures
 from qvit_deploy.report.relp.page import relp_page
 from qvit_deploy.report.relp.plots import relp_figures
-from qvit_deploy.report.svg import export
+from qvit_deploy.report.svg import pictures
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.registry import task_called
 from qvit_deploy.tasks.task import Task
@@ -50,16 +51,7 @@ class Session:
 
     def write(self, folder: Path, numbers: str) -> None:
         """Page, numbers and plots into `folder`. Raises InputError when it cannot be written."""
-        contents = {NUMBERS: numbers.encode() + b"\n", PAGE: self.page()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, content in contents.items():
-                temporary = folder / f".{name}.tmp"
-                temporary.write_bytes(content)
-                temporary.replace(folder / name)
-            export(dict(self.figures()), folder)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written: {error}") from error
+        write_files(folder, {**pictures(self.figures()), NUMBERS: numbers.encode() + b"\n", PAGE: self.page()})
 
 
 @dataclass(frozen=True)

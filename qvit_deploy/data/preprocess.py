@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
 from qvit_deploy.data.pictures import MAX_PIXELS, as_array, require_pillow
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import Record, read_json, validated
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, the w
 _PositiveFinite = Annotated[FiniteFloat, Field(gt=0)]
 
 
-class Preprocess(BaseModel):
+class Preprocess(Record):
     """How a picture becomes the model's input.
 
     `input_size` is (C, H, W). `mean` and `std` are per channel (or one value for all) and apply to values in
@@ -30,8 +30,6 @@ class Preprocess(BaseModel):
     the luma of a coloured picture first and repeats it to C channels; "rgb" (C = 3) repeats a grey picture to
     three.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_size: tuple[PositiveInt, PositiveInt, PositiveInt]
     mean: tuple[FiniteFloat, ...]
@@ -53,21 +51,8 @@ class Preprocess(BaseModel):
     @classmethod
     def from_file(cls, path: str | Path) -> Preprocess:
         """Read a JSON file with this model's fields. Raises InputError."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise InputError(f"preprocess file {path} cannot be read: {reason}") from None
-        try:
-            return cls.model_validate(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"preprocess file {path} is not JSON: {error}") from None
-        except ValidationError as error:
-            found = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            )
-            raise InputError(f"preprocess file {path} is not valid: {found}") from None
+        called = f"preprocess file {path}"
+        return validated(cls, read_json(Path(path), called), called)
 
     def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resize, crop, scale to [0, 1], normalise: float32 [C, H, W].

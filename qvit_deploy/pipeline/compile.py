@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
+from qvit_deploy.allocate.cost import (
+    Allocation,
+    Option,
+    SiteCost,
+    bit_operations,
+    packed_bytes,
+    storage_bits,
+    total_cost,
+)
 from qvit_deploy.artifacts.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.artifacts.manifest import SCHEMA, FileRecord, SiteRecord, Summary, validate
 from qvit_deploy.calibrate.extremes import tensor_extremes
@@ -219,7 +227,7 @@ def _summary(costs: Sequence[SiteCost], allocation: Allocation) -> Summary:
         mean_w_bits=cost.mean_w_bits,
         mean_a_bits=cost.mean_a_bits,
         weight_bytes=cost.weight_bytes,
-        float_weight_bytes=4 * sum(c.params for c in costs),
+        float_weight_bytes=packed_bytes(storage_bits(sum(c.params for c in costs), None)),
         bitops=cost.bitops,
-        float_bitops=32 * 32 * sum(c.macs for c in costs),
+        float_bitops=bit_operations(sum(c.macs for c in costs), None, None),
     )

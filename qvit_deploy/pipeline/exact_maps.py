@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from qvit_deploy.artifacts.atomic import make_folder
 from qvit_deploy.cache import store as stored
 from qvit_deploy.data.pairs.make import ImagePair
-from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.components import Component, find_components
@@ -177,8 +177,5 @@ def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] 
 
 
 def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stored.store(maps, path, types=())
-    except OSError as error:
-        raise InputError(f"{path.parent} cannot be written: {error}") from error
+    make_folder(path.parent)
+    stored.store(maps, path, types=())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.manifest import FileRecord, Manifest
+from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import BundleError, InputError
 from qvit_deploy.frontend.onnx_file import from_canonical, from_onnx
@@ -45,19 +46,14 @@ def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> Model
         InputError: nothing is there, or nothing says how images are prepared, or they do not fit the model.
         BundleError: the bundle is damaged, or has no such profile.
     """
-    if path.is_dir():
-        bundle = read_bundle(path)
-        file = bundle.path_of(f"model.{profile}.onnx")
-        graph = from_canonical(file)
-        preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
-        description = f"{bundle.manifest.source.get('model', path.name)}, {profile}"
-        model = ModelFile(file, graph, preprocess, description, bundle.manifest)
-    elif path.exists():
-        if preprocess is None:
-            raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
-        model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
+    artifact = model_at(path)
+    preprocess = preprocess_of(artifact, preprocess)
+    if isinstance(artifact, Bundle):
+        file, manifest = artifact.path_of(f"model.{profile}.onnx"), artifact.manifest
+        description = f"{manifest.source.get('model', path.name)}, {profile}"
+        model = ModelFile(file, from_canonical(file), preprocess, description, manifest)
     else:
-        raise InputError(f"no bundle or .onnx file at {path}")
+        model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
     prepared, takes = model.preprocess.input_size, model.graph.interface.image_size
     if prepared != takes:
         raise InputError(

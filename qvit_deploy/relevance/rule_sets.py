@@ -123,21 +123,16 @@ def _rule_set(
     return RuleSet(name, (quantizer, *rules), (quantizer.name, *expected), unit_start)
 
 
-RULE_SETS: Mapping[str, RuleSet] = MappingProxyType(
-    {
-        rule_set.name: rule_set
-        for rule_set in (
-            _rule_set("gradient", ()),
-            _rule_set("relp", _RELP, expected=("norm", "activation")),
-            _rule_set("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
-            _rule_set("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
-            _rule_set(
-                "deep-taylor",
-                _DEEP_TAYLOR,
-                expected=("norm", "activation", "softmax", "conv", "matmul"),
-                unit_start=True,
-            ),
-        )
-    }
-)
-"""Rule sets by name."""
+RULE_SETS: dict[str, RuleSet] = {
+    rule_set.name: rule_set
+    for rule_set in (
+        _rule_set("gradient", ()),
+        _rule_set("relp", _RELP, expected=("norm", "activation")),
+        _rule_set("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
+        _rule_set("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
+        _rule_set(
+            "deep-taylor", _DEEP_TAYLOR, expected=("norm", "activation", "softmax", "conv", "matmul"), unit_start=True
+        ),
+    )
+}
+"""Rule sets by name: what `relp --rules` and a recipe's scores choose from."""

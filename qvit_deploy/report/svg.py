@@ -8,7 +8,6 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,23 +42,19 @@ def draw(name: str, description: str, figure: Callable[[], Figure]) -> str:
     return _inline(document, description)
 
 
-def export(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Writes NAME.png (144 dpi) and NAME.svg of every figure into `folder`, which is made; what was written.
+def pictures(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """The files NAME.png (144 dpi) and NAME.svg of every figure, by name.
 
     The same figures give the same bytes. The text of an SVG file is text.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    files: dict[str, bytes] = {}
     for name, figure in figures.items():
         picture = io.BytesIO()
         with own_style(name):
             drawing = _svg(figure, transparent=False)
             figure.savefig(picture, format="png", dpi=144, metadata={"Software": None})
-        for suffix, content in ((".png", picture.getvalue()), (".svg", drawing)):
-            path = folder / f"{name}{suffix}"
-            path.write_bytes(content)
-            written.append(path)
-    return written
+        files |= {f"{name}.png": picture.getvalue(), f"{name}.svg": drawing}
+    return files
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.relevance.dataflow import bias_of
+from qvit_deploy.graph.query import bias_of
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 
 

@@ -13,6 +13,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from qvit_deploy.artifacts.atomic import write_file
 from qvit_deploy.bench.device.jetson_session import Session, read_session
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
@@ -55,13 +56,12 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         session = read_session(arguments.session)
+        if arguments.measurement is not None and session.measurement is not None:
+            text = session.measurement.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+            write_file(arguments.measurement, text.encode() + b"\n")
     except QvitError as error:
         error_line(str(error))
         raise SystemExit(error.exit_code) from None
-    if arguments.measurement is not None and session.measurement is not None:
-        arguments.measurement.write_text(
-            session.measurement.model_dump_json(by_alias=True, exclude_none=True, indent=2)
-        )
     facts = described(session)
     if arguments.json:
         print(json.dumps(facts, indent=2))

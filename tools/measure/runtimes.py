@@ -34,11 +34,11 @@ from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.bench.compare.stats import paired_ratio
 from qvit_deploy.bench.device.environment import environment
 from qvit_deploy.bench.measure import BLOCKS, PROCESSES, Plan, in_turn
-from qvit_deploy.bench.worker import peak_memory
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile
+from qvit_deploy.targets.process_memory import peak_memory
 
 CPU_PROFILES: tuple[Profile, ...] = ("onnxruntime", FUSED_PROFILE, OPENVINO_PROFILE)
 """Profiles whose files are measured, as far as the bundle has them."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qvit_deploy.artifacts.atomic import whole_file
 from qvit_deploy.errors import InputError
 
 
@@ -40,16 +40,8 @@ def add_rows(path: Path, columns: Sequence[str], new: Sequence[Mapping[str, obje
     Raises:
         InputError: `path` cannot be written, or is not a CSV of these columns.
     """
-    path = path.resolve()
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     rows = [*read_rows(path, columns), *new]
-    try:
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -24,7 +24,6 @@ import fcntl
 import gzip
 import json
 import math
-import os
 import sys
 import time
 import zlib
@@ -42,6 +41,7 @@ from timm.layers import set_fused_attn
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
+from qvit_deploy.artifacts.atomic import whole_file, write_file
 from qvit_deploy.errors import InputError
 
 CLASS_NAMES = (
@@ -223,16 +223,15 @@ def write_images(out: Path, train_split: Split, test_split: Split) -> np.ndarray
     calib = rng.choice(len(train_split[1]), CALIB_IMAGES, replace=False)
     members = [np.flatnonzero(test_split[1] == c) for c in range(10)]
     test = rng.permutation(np.concatenate([rng.choice(m, TEST_IMAGES_PER_CLASS, replace=False) for m in members]))
-    aside = out / f".fashion_mnist.{os.getpid()}.npz"
-    np.savez_compressed(
-        aside,
-        calib_images=train_split[0][calib],
-        calib_labels=train_split[1][calib].astype(np.int64),
-        test_images=test_split[0][test],
-        test_labels=test_split[1][test].astype(np.int64),
-        class_names=np.array(CLASS_NAMES),
-    )
-    aside.replace(out / "fashion_mnist.npz")
+    with whole_file(out / "fashion_mnist.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            calib_images=train_split[0][calib],
+            calib_labels=train_split[1][calib].astype(np.int64),
+            test_images=test_split[0][test],
+            test_labels=test_split[1][test].astype(np.int64),
+            class_names=np.array(CLASS_NAMES),
+        )
     return test
 
 
@@ -276,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = timm.create_model(reference.timm_name, pretrained=False, **reference.kwargs)
         train(name, model, train_images, train_labels.long(), epochs, args.seed)
         weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-        (args.out / f"{name}.safetensors").write_bytes(save(weights))  # save_file would make it mode 600
+        write_file(args.out / f"{name}.safetensors", save(weights))  # save_file would make it mode 600
         model.load_state_dict(weights)  # from here on the model computes with what was written
         accuracy = top1(model, test_images, test_labels)
         entry = {

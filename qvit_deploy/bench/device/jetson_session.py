@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from qvit_deploy.artifacts.measurement import Measurement, read_measurement
+from qvit_deploy.artifacts.measurement import Measurement, measurement_of
 from qvit_deploy.bench.device.telemetry import Clock, Sample, clocks, power_mode, tegra_release, tegrastats, throttling
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import first_problem, parse_json
 
 SCHEMA = "qvit-deploy/jetson-session/1"
 LARGEST_FILE = 1 << 28
@@ -71,11 +70,11 @@ def read_session(path: Path) -> Session:
     """The session in the tarball. Raises InputError naming the file and what is wrong with it."""
     files = _files(path)
     try:
-        facts = Facts.model_validate(json.loads(files["session.json"]))
+        facts = Facts.model_validate(parse_json(files["session.json"]))
     except KeyError:
         raise InputError(f"{path}: is not a session of tools/jetson/session.py (no session.json)") from None
-    except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{path}: session.json is damaged or of another version: {reason}") from None
 
     def text(name: str) -> str:
@@ -118,11 +117,8 @@ def _files(path: Path) -> dict[str, bytes]:
 def _measurement(path: Path, content: bytes | None) -> Measurement | None:
     if content is None:
         return None
-    with TemporaryDirectory() as folder:
-        # `read_measurement` names the file it read; the tarball's user knows it by this name.
-        inside = Path(folder) / "measurement.json"
-        inside.write_bytes(content)
-        try:
-            return read_measurement(inside)
-        except InputError as error:
-            raise InputError(f"{path}: {str(error).replace(folder + '/', '')}") from None
+    called = f"{path}: measurement.json"
+    try:
+        return measurement_of(parse_json(content), called)
+    except ValueError as error:
+        raise InputError(f"{called}: {error}") from None

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.latency_table import Width
 from qvit_deploy.artifacts.manifest import MANIFEST
-from qvit_deploy.artifacts.measurement import read_json
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import PACKED_PROFILE, Profile
 from qvit_deploy.targets.tensorrt.engine.plugin_build import LIBRARY
+from qvit_deploy.validation import Record, read_json, validated
 
 INDEX = "index.json"
 SCHEMA: Literal["qvit-deploy/site-models/2"] = "qvit-deploy/site-models/2"
@@ -34,7 +34,7 @@ SiteTarget = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
 SITE_TARGETS: tuple[str, ...] = get_args(SiteTarget)
 
 
-class Index(BaseModel):
+class Index(Record):
     """`index.json` of a folder of site models.
 
     Attributes:
@@ -44,8 +44,6 @@ class Index(BaseModel):
         sites: site -> width (`w4a4`) -> file. Every site has the same widths.
         baselines: file -> the file whose time is taken off its own; `OVERHEAD` of those that are not named.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_id: Literal["qvit-deploy/site-models/2"] = Field(alias="schema")
     target: SiteTarget
@@ -111,12 +109,7 @@ class Asked:
 
 def read_index(folder: Path) -> Index:
     """Raises InputError: it is not what `write_site_models` writes, or a model is missing."""
-    try:
-        index = Index.model_validate(read_json(folder / INDEX))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{folder / INDEX}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    index = validated(Index, read_json(folder / INDEX), str(folder / INDEX))
     missing = [name for name in index.files if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} lacks {missing[0]}, which its {INDEX} names; write the models again")

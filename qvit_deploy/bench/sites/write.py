@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.artifacts.engine_record import Target
 from qvit_deploy.bench.sites.models import DEFAULT_BITS, INDEX, SCHEMA, Asked, Index
@@ -42,13 +43,8 @@ def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
         sites=emitted.sites,
         baselines=emitted.baselines,
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in emitted.models.items():
-            (folder / name).write_bytes(content)
-        (folder / INDEX).write_text(index.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--site-models {folder} cannot be written: {error.strerror}") from error
+    # The index last: who finds it finds all models.
+    write_files(folder, {**emitted.models, INDEX: index.model_dump_json(by_alias=True, indent=1).encode() + b"\n"})
     return index
 
 

@@ -29,6 +29,7 @@ def check_interface(model: ir.Model) -> None:
 
 
 def output_names(model: ir.Model) -> list[str]:
+    """Names of the outputs, to give back to them with `set_output_names` when rewrites are done."""
     names = [str(value.name) for value in model.graph.outputs]
     return names if len(names) > 1 else [OUTPUT_NAME]
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qvit_deploy.allocate.cost import FLOAT_BITS, bit_operations, storage_bits
 from qvit_deploy.artifacts.manifest import SiteRecord
 from qvit_deploy.report.compile.scores import Ranking
 from qvit_deploy.report.labels import ROLES, Label, role_words, runs, site_labels
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FLOAT_BITS = 32
 WIDTH = 1040
 """Pixels of the depth plot, as wide as the page; it becomes wider, and scrolls, when sites need the room."""
 TOP, LEFT, RIGHT = 8, 52, 12
@@ -33,24 +33,22 @@ def depth_plot(sites: Sequence[SiteRecord], ranking: Ranking | None) -> str:
     return draw("depth", described, lambda: _depth(sites, ranking))
 
 
-def weight_bytes(site: SiteRecord) -> float:
-    """Packed bytes of a site's weights; four a weight in float."""
-    return site.params * (site.w_bits or FLOAT_BITS) / 8
-
-
-def bit_operations(site: SiteRecord) -> float:
-    """MACs x weight bits x activation bits; 32 for an operand in float."""
-    return site.macs * (site.w_bits or FLOAT_BITS) * (site.a_bits or FLOAT_BITS)
-
-
 def bytes_plot(sites: Sequence[SiteRecord]) -> str:
     """Packed weight bytes by role and weight width, as `<svg>`."""
-    return draw("bytes", "Packed weight bytes by role", lambda: _shares(sites, weight_bytes, "B"))
+    return draw("bytes", "Packed weight bytes by role", lambda: _shares(sites, _weight_bytes, "B"))
 
 
 def bitops_plot(sites: Sequence[SiteRecord]) -> str:
     """BitOps by role and weight width, as `<svg>`."""
-    return draw("bitops", "BitOps by role", lambda: _shares(sites, bit_operations, ""))
+    return draw("bitops", "BitOps by role", lambda: _shares(sites, _bit_operations, ""))
+
+
+def _weight_bytes(site: SiteRecord) -> float:
+    return storage_bits(site.params, site.w_bits) / 8
+
+
+def _bit_operations(site: SiteRecord) -> float:
+    return bit_operations(site.macs, site.w_bits, site.a_bits)
 
 
 def _depth(sites: Sequence[SiteRecord], ranking: Ranking | None) -> Figure:

@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, writes_codes
 from qvit_deploy.errors import CheckError
-from qvit_deploy.graph.canonicalize.edit import remove_unused
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.targets.onnxruntime import runtime as target

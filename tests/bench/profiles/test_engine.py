@@ -40,6 +40,6 @@ def test_an_engine_is_profiled_by_tensorrts_profiler(tmp_path: Path, monkeypatch
 
 def test_layers_that_take_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = appear(tmp_path, monkeypatch)
-    monkeypatch.setattr("recorded_device.LAYERS", {"fc1/MatMul": 0.0})
+    monkeypatch.setattr("tests.support.devices.recorded_device.LAYERS", {"fc1/MatMul": 0.0})
     with pytest.raises(InputError, match=r"m\.engine: TensorRT's profiler reported no layer that took any time"):
         profile_engine(path, None, (), ("fc1",))

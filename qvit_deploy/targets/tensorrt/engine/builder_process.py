@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from qvit_deploy.artifacts.engine_record import BuildRequest, BuildResult, Tensor
 from qvit_deploy.emit.local_functions import inlined, plugin_operators, without_plugin_bodies
 from qvit_deploy.errors import InputError, QvitError
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
+from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu, require_gpu
 from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
 
@@ -86,7 +84,7 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
         layers=network.num_layers,
         parse_seconds=parsed - start,
         build_seconds=built - parsed,
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory() or 0,
     )
 
 
@@ -147,15 +145,6 @@ def _layer_info(library: Library, logger: Any, engine: Any) -> str:
     if loaded is None:
         raise InputError(f"the engine that was just built does not load: {'; '.join(logger.errors[-3:])}")
     return library.layer_info(loaded)
-
-
-def _peak_memory() -> int:
-    """Bytes this program held at most. `getrusage` would count those of the process it was started from."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])  # type: ignore[index]
-    except (OSError, TypeError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _tensor(tensor: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.engine_record import BuildOptions, Target
 from qvit_deploy.emit.local_functions import DOMAIN, plugin_operators, without_plugin_bodies
@@ -55,11 +56,8 @@ def bare_file(onnx: Path, to: Path) -> Path:
         return onnx
     if to.resolve() == onnx.resolve():
         raise InputError(f"{onnx}: the file without function bodies would replace it; give -o another name")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(bare)
-    except OSError as error:
-        raise InputError(f"{to} cannot be written: {error.strerror}") from error
+    make_folder(to.parent)
+    write_file(to, bare)
     return to
 
 

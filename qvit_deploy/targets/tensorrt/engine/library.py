@@ -16,19 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvit_deploy.artifacts.atomic import write_file
 from qvit_deploy.artifacts.engine_record import BuildRequest, Hardware, Target
 from qvit_deploy.errors import InputError
 from qvit_deploy.lint.tensorrt_versions import OLDEST_TENSORRT
 
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST: dict[Target, tuple[int, ...]] = {"tensorrt": OLDEST_TENSORRT, "tensorrt-rtx": (1, 7)}
-"""Of RTX, 1.7 is the oldest that was tried."""
+"""The oldest version that is supported; of RTX, the oldest that was tried."""
 _LEVELS: dict[Hardware, str] = {
     "none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY",
 }  # fmt: skip
 
 _LOADED: dict[tuple[Any, Path], list[str]] = {}
-"""Operators by module and plugin library: the registry of a process takes each library once."""
+"""Operators by module and plugin library: TensorRT registers each library once for the whole process, whichever engine
+asked first. Builder and runner both load through `Library.load_plugins`, so this is the only record of it."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,12 @@ class Library:
         return str(inspector.get_engine_information(self.module.LayerInformationFormat.JSON))
 
     def save_timing_cache(self, config: Any, request: BuildRequest) -> None:
-        """Writes the cache back whole: a reader never sees half of it."""
+        """Writes the timings of this build back, where they are to be kept. Raises InputError."""
         if self.target == "tensorrt-rtx" or request.timing_cache is None:
             return
         cache = config.get_timing_cache()
         if cache is not None:
-            temp = request.timing_cache.with_name(f".{request.timing_cache.name}.tmp")
-            temp.write_bytes(memoryview(cache.serialize()))
-            temp.replace(request.timing_cache)
+            write_file(request.timing_cache, bytes(memoryview(cache.serialize())))
 
     def operators(self) -> list[str]:
         """What the registered plugins run, as namespace::name:version."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from qvit_deploy.artifacts.atomic import make_folder, whole_file
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Advance, Progress, Stopwatch
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
@@ -257,12 +257,6 @@ def _run(command: list[str], advance: Advance) -> None:
 
 
 def _place(source: Path, to: Path) -> None:
-    """Copies a file whole, or not at all."""
-    temp = to.with_name(f".{to.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, temp)
-        temp.replace(to)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        raise InputError(f"{to} cannot be written: {error.strerror}") from error
+    make_folder(to.parent)
+    with whole_file(to) as temporary:
+        shutil.copyfile(source, temporary)
