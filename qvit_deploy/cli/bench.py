@@ -29,6 +29,7 @@ from qvit_deploy.commands.bench import (
 )
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.registry import TARGETS
 from qvit_deploy.tasks.classify import CLASSIFY
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
@@ -43,7 +44,11 @@ SHOWN = 8
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle, an .onnx file or an engine")],
     target: Annotated[
-        str, typer.Option(help="which of the bundle's models; tensorrt, tensorrt-rtx: the engine built from it")
+        str,
+        typer.Option(
+            help=f"which of the bundle's models; {', '.join(t.name for t in TARGETS.values() if t.on_gpu)}: the engine "
+            "built from it"
+        ),
     ] = DEFAULT_TARGET,
     against: Annotated[
         Optional[Path], typer.Option(help="another bundle or file, measured in turn in the same processes")
@@ -99,13 +104,13 @@ def command(
         raise InputError("--emit-only goes with --sites and --site-models FOLDER: it says what to write, and where")
     if sites:
         widths = None if bits is None else whole_numbers("--bits", bits)
-        asked = Asked(target, widths, batch, plugins)  # type: ignore[arg-type] # it checks the target
+        asked = Asked(target, widths, batch, plugins)
         if emit_only and site_models is not None:
             index = write_site_models(path, site_models, asked)
             if json:
                 print_json(index.model_dump(mode="json", by_alias=True))
             stderr.print(
-                f"{len(index.files)} models of the {index.profile} file written to {site_models}", markup=False,
+                f"{len(index.files)} models of the {index.file_for} file written to {site_models}", markup=False,
                 soft_wrap=True,
             )  # fmt: skip
             return
@@ -205,7 +210,7 @@ def _report(found: Measurement) -> None:
     how, where = found.settings, found.environment
     pinned = "" if how.cpus is None else f", CPU {','.join(map(str, how.cpus))}"
     version = where.versions.get(how.runtime, "")
-    device = (where.gpu if how.runtime.startswith("tensorrt") else None) or where.board or where.cpu
+    device = (where.gpu if how.runtime in TARGETS and TARGETS[how.runtime].on_gpu else None) or where.board or where.cpu
     load = "" if where.load_average is None else f", load average {where.load_average:.1f}"
     stdout.print(
         f"batch {how.batch}" + (f", threads {how.threads}{pinned}" if how.threads else "")

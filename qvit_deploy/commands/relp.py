@@ -26,7 +26,7 @@ from qvit_deploy.pipeline.exact_maps import exact_maps
 from qvit_deploy.pipeline.explain import explain, rule_set_called
 from qvit_deploy.pipeline.explain_drift import explain_drift
 from qvit_deploy.pipeline.explanation_tree import drift_tree, relp_tree
-from qvit_deploy.pipeline.model_files import FLOAT, ModelFile, read_model
+from qvit_deploy.pipeline.model_files import ModelFile, read_model
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.relevance.differentiable import check_differentiable
 from qvit_deploy.report.relp.drift_page import drift_page
@@ -34,6 +34,7 @@ from qvit_deploy.report.relp.drift_plots import drift_figures
 from qvit_deploy.report.relp.page import relp_page
 from qvit_deploy.report.relp.plots import relp_figures
 from qvit_deploy.report.svg import pictures
+from qvit_deploy.targets.target import FLOAT
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.registry import task_called
 from qvit_deploy.tasks.task import Task
@@ -107,7 +108,7 @@ class RelpRequest:
 
     Attributes:
         path: a bundle or an .onnx file.
-        profile: which of a bundle's models.
+        target: which of a bundle's models.
         pairs: where the pairs of images come from.
         preprocess: how images are prepared, where the model does not say.
         metric, rules, direction, secant_quantizers: see `explain`.
@@ -116,7 +117,7 @@ class RelpRequest:
     """
 
     path: Path
-    profile: str
+    target: str
     pairs: PairSource
     preprocess: Preprocess | None
     metric: str
@@ -135,7 +136,7 @@ class DriftRequest:
     """
 
     path: Path
-    profile: str
+    target: str
     data: str | None
     count: int
     seed: int
@@ -154,7 +155,7 @@ def relp(request: RelpRequest, progress: Progress) -> Session:
     rule_set_called(request.rules, request.secant_quantizers)
     direction = _direction(request.direction)
     with watch.stage("read"):
-        model = read_model(request.path, request.profile, request.preprocess)
+        model = read_model(request.path, request.target, request.preprocess)
         task = request.task or _task_of(model)
         task.parse_metric(request.metric)
         check_differentiable(model.graph)  # before exact maps, which may take hours
@@ -185,16 +186,16 @@ def drift(request: DriftRequest, progress: Progress) -> Session:
         InputError: anything handed in cannot be used.
         CheckError: the bundle's graphs differ outside their quantized layers.
     """
-    path, profile = request.path, request.profile
+    path, target = request.path, request.target
     if request.data is None:
         raise InputError("--quantization needs images: pass --data")
-    if profile == FLOAT:
-        raise InputError("--quantization compares the float model with a quantized one; choose another --profile")
+    if target == FLOAT:
+        raise InputError("--quantization compares the float model with a quantized one; choose another --target")
     watch = Stopwatch(progress)
     with watch.stage("read"):
         if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
-        model, quantized = read_model(path, FLOAT, None), read_model(path, profile, None)
+        model, quantized = read_model(path, FLOAT, None), read_model(path, target, None)
         task = _task_of(model)
         task.parse_metric(request.metric)
         images = open_images(request.data, model.preprocess, limit=request.count, seed=request.seed, split="test")
@@ -203,7 +204,7 @@ def drift(request: DriftRequest, progress: Progress) -> Session:
             model, quantized, images, metric=request.metric, rules=request.rules, task=task, advance=advance
         )
     assert model.manifest is not None
-    name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
+    name = f"{model.manifest.source.get('model', path.name)}, {target} against float"
     tree = drift_tree(name, explanation, model.graph.interface.image_size, task)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 

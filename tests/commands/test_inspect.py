@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper
 
 from qvit_deploy.commands.inspect import describe
 from qvit_deploy.emit.qdq import emit_qdq
@@ -66,3 +67,14 @@ def test_nothing_there_and_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
         describe(tmp_path / "none")
     with pytest.raises(BundleError, match="is not a bundle"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("outputs", [["w"], ["w", "more"]])
+def test_a_constant_without_a_value_or_with_two_outputs_is_no_constant(outputs: list[str], tmp_path: Path) -> None:
+    nodes = [helper.make_node("Constant", [], outputs), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [4, 4]) for n in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    (product,) = describe(path)["products"]
+    assert product["operands"][1]["stored_bytes"] == 0
