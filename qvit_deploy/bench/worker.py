@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qvit_deploy.artifacts.measurement import Profile
+    from qvit_deploy.progress import Advance
 
 BLOCK_SECONDS = 0.05
 WARMUP_SECONDS = (0.2, 2.0)
@@ -55,7 +56,7 @@ class Job:
     parts: bool = False
 
 
-def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
+def measure(job: Job, advance: Advance) -> dict[str, Any]:
     """Per file: load_ms, stable, blocks_ms, the sketch of all runs and joules; and the peak memory of the process.
 
     Raises:

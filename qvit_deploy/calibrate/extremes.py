@@ -13,7 +13,7 @@ from qvit_deploy.progress import Advance
 Tensor = torch.Tensor
 
 
-def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Advance) -> dict[str, float]:
+def tensor_extremes(executor: Executor, batches: Iterable[Tensor], advance: Advance) -> dict[str, float]:
     """Returns, by tensor name, the largest absolute value over `batches` of every floating-point tensor of the graph.
 
     The value is infinity where a tensor holds infinities or NaN.
@@ -37,5 +37,5 @@ def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Adv
     with torch.no_grad():
         for batch in batches:
             executor.run(batch, taps=taps)
-            progress(len(batch))
+            advance(len(batch))
     return largest

@@ -119,7 +119,7 @@ def observe(
     images: int,
     seed: int,
     importance: Mapping[str, Tensor],
-    progress: Advance,
+    advance: Advance,
 ) -> dict[str, Observation]:
     """Runs every batch once and observes the named tensors.
 
@@ -148,7 +148,7 @@ def observe(
             for name, value in outputs.items():
                 if not bool(torch.isfinite(value).all()):
                     raise NonFiniteError(f"output {name!r} of the float model is NaN or infinite")
-            progress(len(batch))
+            advance(len(batch))
     return {name: observer.result() for name, observer in observers.items()}
 
 

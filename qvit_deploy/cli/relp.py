@@ -72,25 +72,23 @@ def command(
         if quantization:
             if clean or corrupt or pairs or exact:
                 raise InputError("--quantization takes --data only: clean is the float model, corrupt the quantized")
-            session: relp_session.Session = relp_session.drift(
-                path, target, data, count, seed, metric=metric, rules=rules or "gradient", progress=bars
-            )
+            drift = relp_session.DriftRequest(path, target, data, count, seed, metric, rules or "gradient")
+            session = relp_session.drift(drift, bars)
         else:
-            session = relp_session.relp(
-                path,
-                target,
-                relp_session.Pairs(clean, corrupt, pairs, data, edit, count, seed),
+            request = relp_session.RelpRequest(
+                path=path,
+                target=target,
+                pairs=relp_session.PairSource(clean, corrupt, pairs, data, edit, count, seed),
                 preprocess=images,
                 metric=metric,
                 rules=rules or "relp",
-                secant_quantizers=quantizers == "secant",
                 direction=direction,
-                exact=exact,
-                processes=processes,
-                at_once=at_once,
-                folder=out,
-                progress=bars,
+                secant_quantizers=quantizers == "secant",
+                exact=relp_session.ExactPatching(processes, at_once, out and out / relp_session.EXACT)
+                if exact
+                else None,
             )
+            session = relp_session.relp(request, bars)
     if out is not None:
         session.write(out, json_text(session.tree))
     if json:
@@ -103,16 +101,18 @@ def command(
 
 
 def _relp_lines(tree: dict[str, Any]) -> list[str]:
-    from qvit_deploy.report.relp import completeness_text as completeness_words
+    from qvit_deploy.report.relp import completeness_text
+    from qvit_deploy.report.relp.text import task_of
 
+    answer = task_of(tree).words.answer
     lines = [f"{tree['model']}: {tree['metric']}, {tree['rules']}, {tree['direction']}"]
     for pair in tree["pairs"]:
         lines.append(
-            f"{pair['name']} ({pair['kind']}): class {pair['clean_class']} at {pair['clean']:+.2f} clean, "
-            f"class {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
+            f"{pair['name']} ({pair['kind']}): {answer} {pair['clean_class']} at {pair['clean']:+.2f} clean, "
+            f"{answer} {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
         )
         lines += [
-            f"  note: {warning}" for warning in [*pair["warnings"], completeness_words.warning(tree, pair)] if warning
+            f"  note: {warning}" for warning in [*pair["warnings"], completeness_text.warning(tree, pair)] if warning
         ]
         for kind in ("attention", "mlp", "head"):
             mine = [c for c in pair["components"] if c["kind"] == kind]
@@ -144,12 +144,13 @@ def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
 
 def _drift_lines(tree: dict[str, Any]) -> list[str]:
     from qvit_deploy.report.relp.drift_page import beyond_text
+    from qvit_deploy.report.relp.text import task_of
 
     found = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
     lines = [
         f"{tree['model']}: {tree['metric']} moves by {rms:.3f} (root mean square, n={tree['images']}), "
-        f"{tree['changed_predictions']} predictions change"
+        f"{tree['changed_predictions']} {task_of(tree).words.answers} change"
     ]
     if found["pearson"] is not None:
         lines.append(

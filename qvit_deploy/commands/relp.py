@@ -21,6 +21,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.relp import Direction
+from qvit_deploy.pipeline.exact_comparison import compare_with_exact
 from qvit_deploy.pipeline.exact_maps import exact_maps
 from qvit_deploy.pipeline.explain import explain, rule_set_called
 from qvit_deploy.pipeline.explain_drift import explain_drift
@@ -35,13 +36,15 @@ from qvit_deploy.report.relp.plots import relp_figures
 from qvit_deploy.report.svg import pictures
 from qvit_deploy.targets.target import FLOAT
 from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_called
+from qvit_deploy.tasks.task import Task
 
 PAGE, NUMBERS, EXACT = "relp.html", "relp.json", "exact"
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a run found: the tree of numbers, and how to draw it."""
+    """What a run explained: the tree of numbers, and how to draw it."""
 
     tree: dict[str, Any]
     page: Callable[[], bytes]
@@ -53,8 +56,14 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Where pairs come from: two images, a folder or .npz of pairs, or images that pairs are made of."""
+class PairSource:
+    """Where pairs come from: two images, a folder or .npz of pairs, or images that pairs are made of.
+
+    Attributes:
+        clean, corrupt: two images.
+        files: a folder or an .npz of pairs.
+        data: DATA to make pairs of, `count` of them, by `edit`; `seed` draws images and regions.
+    """
 
     clean: Path | None
     corrupt: Path | None
@@ -83,86 +92,132 @@ class Pairs:
         return tuple(open_pair(self.clean, self.corrupt, model.preprocess, patch))
 
 
-def relp(
-    path: Path,
-    target: str,
-    source: Pairs,
-    *,
-    preprocess: Preprocess | None,
-    metric: str,
-    rules: str,
-    secant_quantizers: bool,
-    direction: str,
-    exact: bool,
-    processes: int,
-    at_once: int,
-    folder: Path | None,
-    progress: Progress,
-) -> Session:
-    """Explains pairs of images. Exact maps are kept in `folder` as they are made.
+@dataclass(frozen=True)
+class ExactPatching:
+    """How exact maps are made: by how many processes, each with how many patches side by side; kept in a folder as
+    they are made, if there is one."""
+
+    processes: int
+    at_once: int
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class RelpRequest:
+    """What a run is asked to explain.
+
+    Attributes:
+        path: a bundle or an .onnx file.
+        target: which of a bundle's models.
+        pairs: where the pairs of images come from.
+        preprocess: how images are prepared, where the model does not say.
+        metric, rules, direction, secant_quantizers: see `explain`.
+        exact: exact patching beside the estimates; None for the estimates alone.
+        task: what the outputs mean; None for what the bundle says, or classification for a lone file.
+    """
+
+    path: Path
+    target: str
+    pairs: PairSource
+    preprocess: Preprocess | None
+    metric: str
+    rules: str
+    direction: str
+    secant_quantizers: bool
+    exact: ExactPatching | None
+    task: Task | None = None
+
+
+@dataclass(frozen=True)
+class DriftRequest:
+    """What of a bundle's quantization is to be explained, on `count` images of DATA drawn by `seed`.
+
+    The other fields are those of a `RelpRequest`.
+    """
+
+    path: Path
+    target: str
+    data: str | None
+    count: int
+    seed: int
+    metric: str
+    rules: str
+
+
+def relp(request: RelpRequest, progress: Progress) -> Session:
+    """Explains pairs of images.
 
     Raises:
         InputError: anything handed in cannot be used.
         CheckError: ONNX Runtime does not agree with the executor.
     """
-    watch, task = Stopwatch(progress), CLASSIFY
-    task.parse_metric(metric)
-    rule_set_called(rules, secant_quantizers)
-    way = _direction(direction)
+    watch = Stopwatch(progress)
+    rule_set_called(request.rules, request.secant_quantizers)
+    direction = _direction(request.direction)
     with watch.stage("read"):
-        model = read_model(path, target, preprocess)
+        model = read_model(request.path, request.target, request.preprocess)
+        task = request.task or _task_of(model)
+        task.parse_metric(request.metric)
         check_differentiable(model.graph)  # before exact maps, which may take hours
-        pairs = source.open(model)
-    truth = None
-    if exact:
+        pairs = request.pairs.open(model)
+    exact = None
+    if request.exact is not None:
+        how = request.exact
         with watch.stage("exact", len(pairs)) as advance:
-            truth = exact_maps(
-                model, pairs, metric=metric, direction=way, at_once=at_once, processes=processes,
-                folder=None if folder is None else folder / EXACT, task=task, advance=advance,
+            exact = exact_maps(
+                model, pairs, metric=request.metric, direction=direction, at_once=how.at_once,
+                processes=how.processes, folder=how.folder, task=task, advance=advance,
             )  # fmt: skip
     with watch.stage("relp", len(pairs)) as advance:
-        found = explain(
-            model, pairs, metric=metric, rules=rules, secant_quantizers=secant_quantizers, direction=way,
-            exact=truth, task=task, advance=advance,
+        explanation = explain(
+            model, pairs, metric=request.metric, rules=request.rules, secant_quantizers=request.secant_quantizers,
+            direction=direction, exact=exact, task=task, advance=advance,
         )  # fmt: skip
-    tree = relp_tree(model.description, found, model.graph.interface.image_size)
+        comparison = None if exact is None else compare_with_exact(model, explanation, task)
+    tree = relp_tree(model.description, explanation, comparison, model.graph.interface.image_size, task)
     clean, corrupt = _stacked(pairs, "clean"), _stacked(pairs, "corrupt")
     return Session(tree, lambda: relp_page(tree, clean, corrupt), lambda: relp_figures(tree, clean, corrupt))
 
 
-def drift(
-    path: Path, target: str, data: str | None, count: int, seed: int, *, metric: str, rules: str, progress: Progress
-) -> Session:
-    """Explains what quantization did to a bundle, on `count` images of `data`.
+def drift(request: DriftRequest, progress: Progress) -> Session:
+    """Explains what quantization did to a bundle.
 
     Raises:
         InputError: anything handed in cannot be used.
         CheckError: the bundle's graphs differ outside their quantized layers.
     """
-    if data is None:
+    path, target = request.path, request.target
+    if request.data is None:
         raise InputError("--quantization needs images: pass --data")
     if target == FLOAT:
         raise InputError("--quantization compares the float model with a quantized one; choose another --target")
-    watch, task = Stopwatch(progress), CLASSIFY
-    task.parse_metric(metric)
+    watch = Stopwatch(progress)
     with watch.stage("read"):
         if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
         model, quantized = read_model(path, FLOAT, None), read_model(path, target, None)
-        images = open_images(data, model.preprocess, limit=count, seed=seed, split="test")
+        task = _task_of(model)
+        task.parse_metric(request.metric)
+        images = open_images(request.data, model.preprocess, limit=request.count, seed=request.seed, split="test")
     with watch.stage("drift", len(images)) as advance:
-        found = explain_drift(model, quantized, images, metric=metric, rules=rules, task=task, advance=advance)
+        explanation = explain_drift(
+            model, quantized, images, metric=request.metric, rules=request.rules, task=task, advance=advance
+        )
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {target} against float"
-    tree = drift_tree(name, found, model.graph.interface.image_size)
+    tree = drift_tree(name, explanation, model.graph.interface.image_size, task)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
+
+
+def _task_of(model: ModelFile) -> Task:
+    return CLASSIFY if model.manifest is None else task_called(model.manifest.task)
 
 
 def _direction(name: str) -> Direction:
     for known in get_args(Direction):
         if known == name:
-            found: Direction = known
-            return found
+            direction: Direction = known
+            return direction
     raise InputError(f"there is no direction {name!r}; choose {' or '.join(get_args(Direction))}")
 
 

@@ -190,13 +190,6 @@ def random_map(shape: Sequence[int], seed: int) -> Floats:
     return np.random.default_rng(seed).standard_normal(tuple(shape))
 
 
-def difference_norm(clean: ArrayLike, corrupt: ArrayLike) -> Floats:
-    """The baseline that knows no decision: ||clean - corrupt|| along the last axis of two activations, float64."""
-    difference = np.asarray(clean, dtype=np.float64) - np.asarray(corrupt, dtype=np.float64)
-    norm: Floats = np.linalg.norm(difference, axis=-1)
-    return norm
-
-
 def _checked(entries: NDArray[Any], what: str) -> NDArray[Any]:
     if not np.issubdtype(entries.dtype, np.floating):
         entries = entries.astype(np.float64)
@@ -262,8 +255,7 @@ def _top(entries: Floats, k: int) -> Floats:
 
 
 def _mean(agreements: Sequence[Agreement], name: str) -> Mean:
-    found = [getattr(a, name) for a in agreements]
-    values = np.array([value for value in found if value is not None])
+    values = np.array([value for a in agreements if (value := getattr(a, name)) is not None])
     undefined = Counter(a.undefined[name] for a in agreements if name in a.undefined)
     if not len(values):
         return Mean(None, None, None, 0, undefined)

@@ -72,18 +72,18 @@ def find_components(graph: Graph) -> tuple[Component, ...]:
             f"{graph.name!r} has no attention with a skip connection around it; RelP maps residual stream, attention "
             "and MLP of transformers"
         )
-    found, earlier = [], set[ir.Node]()
+    components, earlier = [], set[ir.Node]()
     order = {node: index for index, node in enumerate(graph.nodes())}
     for number, block in enumerate(blocks):
         label = _label(block, earlier) or f"block {number}"
         earlier.update(node for skip in block for node in skip.nodes)
-        found.append(Component("residual", number, label, _name(block[0].trunk)))
+        components.append(Component("residual", number, label, _name(block[0].trunk)))
         for skip in block:
             if skip.is_attention and (product := _heads(skip, order)) is not None:
-                found.append(Component("head", number, label, product))
-            found.append(Component("attention" if skip.is_attention else "mlp", number, label, _name(skip.branch)))
-    found.append(Component("residual", len(blocks), "output", _name(blocks[-1][-1].add.outputs[0])))
-    return tuple(found)
+                components.append(Component("head", number, label, product))
+            components.append(Component("attention" if skip.is_attention else "mlp", number, label, _name(skip.branch)))
+    components.append(Component("residual", len(blocks), "output", _name(blocks[-1][-1].add.outputs[0])))
+    return tuple(components)
 
 
 def _skips(graph: Graph) -> Iterator[_Skip]:
@@ -94,24 +94,24 @@ def _skips(graph: Graph) -> Iterator[_Skip]:
             continue
         a, b = node.inputs
         assert a is not None and b is not None
-        for kept, branch in ((a, b), (b, a)):
-            if (skip := _skip(node, kept, branch, flow, trunks)) is not None:
-                trunks[node.outputs[0]] = kept
+        for trunk, branch in ((a, b), (b, a)):
+            if (skip := _skip(node, trunk, branch, flow, trunks)) is not None:
+                trunks[node.outputs[0]] = trunk
                 if any(n.op_type == "MatMul" for n in skip.nodes):
                     yield skip
                 break
 
 
 def _skip(
-    add: ir.Node, kept: ir.Value, branch: ir.Value, flow: Dataflow, trunks: dict[ir.Value, ir.Value]
+    add: ir.Node, operand: ir.Value, branch: ir.Value, flow: Dataflow, trunks: dict[ir.Value, ir.Value]
 ) -> _Skip | None:
-    """The skip connection of `add` if `kept` is what `branch` comes from: itself, before it was reshaped, or the
+    """The skip connection of `add` if `operand` is what `branch` comes from: itself, before it was reshaped, or the
     trunk it was added to (parallel attention and MLP)."""
-    trunk: ir.Value | None = kept
+    trunk: ir.Value | None = operand
     while trunk is not None:
         reached, nodes = _between(trunk, branch, flow)
         if reached:
-            return _Skip(add, kept, branch, nodes)
+            return _Skip(add, operand, branch, nodes)
         producer = trunk.producer()
         if trunk in trunks:
             trunk = trunks[trunk]

@@ -84,28 +84,12 @@ def quantization_drift(
         CheckError: the graphs differ outside the sites.
         NonFiniteError: an output or a coefficient is NaN or infinite.
     """
-    by_output = {site.output: site for site in sites}
-    inputs = {n for s in sites for n in (s.input, s.second) if n is not None} - by_output.keys()
+    inputs = {n for s in sites for n in (s.input, s.second) if n is not None} - {s.output for s in sites}
     with torch.no_grad():
-        after = quantized.run(images, fetch=list(dict.fromkeys([*inputs, *by_output, *quantized.outputs])))
+        names = dict.fromkeys([*inputs, *(s.output for s in sites), *quantized.outputs])
+        after = quantized.run(images, fetch=list(names))
     outputs_after = {name: after[name] for name in quantized.outputs}
-    effects = {name: torch.zeros(0) for name in by_output}
-    sizes = {name: (0.0, 0.0) for name in by_output}
-    coefficients: dict[str, Tensor] = {}
-
-    def keep(name: str, _: Tensor, g: Tensor) -> None:
-        coefficients[name] = g
-
-    differences = dict.fromkeys(inputs, 0.0)
-
-    def add(name: str, own: Tensor, g: Tensor) -> None:
-        error = after[name] - own
-        if name in inputs:
-            differences[name] = float(error.abs().max() / after[name].abs().max().clamp(min=1e-12))
-            return
-        effects[name] = _rows(by_output[name], error * (g + coefficients.pop(name)) / 2, len(images))
-        sizes[name] = float(error.square().sum()), float(own.square().sum())
-
+    passes = _Passes(sites, after, len(images))
     objectives: list[Objective] = []
 
     def start(outputs: Outputs) -> Tensor:
@@ -113,24 +97,65 @@ def quantization_drift(
             objectives.append(metric({name: value.detach() for name, value in outputs.items()}, outputs_after))
         return rule_set.starting_at(objectives[0])(outputs)
 
-    before = propagate(executor, images, by_output, keep, start)
-    propagate(executor, images, inputs | by_output.keys(), add, start, {n: after[n] for n in by_output})
-    worst = max(differences, key=differences.__getitem__)
-    if differences[worst] > UNEXPLAINED:
-        raise CheckError(
-            f"the float and the quantized model differ outside their quantized layers (tensor {worst!r} by "
-            f"{differences[worst]:.1e} of its range); they are not of one compile, or a fold went wrong"
-        )
+    by_output = passes.by_output
+    before = propagate(executor, images, by_output, passes.visit_float, start)
+    replaced = {name: after[name] for name in by_output}
+    propagate(executor, images, inputs | by_output.keys(), passes.visit_replaced, start, replaced)
     return Drift(
-        effects={by_output[name].name: e.cpu().double().numpy() for name, e in effects.items()},
-        errors={by_output[name].name: (e / max(y, 1e-30)) ** 0.5 for name, (e, y) in sizes.items()},
+        effects={site.name: passes.effects[name].cpu().double().numpy() for name, site in by_output.items()},
+        errors={site.name: passes.errors[name] for name, site in by_output.items()},
         in_order=frozenset(s.name for s in sites if after[s.output].shape[0] == len(images)),
         before=_numpy(objectives[0](before)),
         after=_numpy(objectives[0](outputs_after)),
         answers_before=task.answers(arrays(before)),
         answers_after=task.answers(arrays(outputs_after)),
-        unexplained=differences[worst],
+        unexplained=passes.unexplained(),
     )
+
+
+class _Passes:
+    """What the two backward passes leave at sites and at what they read.
+
+    Attributes:
+        by_output: tensor that a site writes -> the site.
+        effects: the same tensor -> estimated change of the metric, [images, rows].
+        errors: the same tensor -> |e_s| / |its float output|.
+    """
+
+    def __init__(self, sites: Sequence[Site], after: Mapping[str, Tensor], images: int) -> None:
+        self.by_output = {site.output: site for site in sites}
+        self.effects: dict[str, Tensor] = {}
+        self.errors: dict[str, float] = {}
+        self._after, self._images = after, images
+        self._coefficients: dict[str, Tensor] = {}
+        self._differences: dict[str, float] = {}
+
+    def visit_float(self, name: str, _: Tensor, g: Tensor) -> None:
+        """Keeps the coefficients of the float run."""
+        self._coefficients[name] = g
+
+    def visit_replaced(self, name: str, own: Tensor, g: Tensor) -> None:
+        """Takes the effect of a site's error, or how far an input is from the quantized run's."""
+        after = self._after[name]
+        error = after - own
+        site = self.by_output.get(name)
+        if site is None:
+            self._differences[name] = float(error.abs().max() / after.abs().max().clamp(min=1e-12))
+            return
+        self.effects[name] = _rows(site, error * (g + self._coefficients.pop(name)) / 2, self._images)
+        power = float(own.square().sum())
+        self.errors[name] = (float(error.square().sum()) / max(power, 1e-30)) ** 0.5
+
+    def unexplained(self) -> float:
+        """The largest difference that no site accounts for, relative. Raises CheckError above `UNEXPLAINED`."""
+        worst = max(self._differences, key=self._differences.__getitem__)
+        difference = self._differences[worst]
+        if difference > UNEXPLAINED:
+            raise CheckError(
+                f"the float and the quantized model differ outside their quantized layers (tensor {worst!r} by "
+                f"{difference:.1e} of its range); they are not of one compile, or a fold went wrong"
+            )
+        return difference
 
 
 def _rows(site: Site, effect: Tensor, batch: int) -> Tensor:

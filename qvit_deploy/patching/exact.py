@@ -6,7 +6,7 @@ and go through the rest of the graph (`Executor.run_forked`). What comes before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -52,16 +52,8 @@ def patch_effects(
         by_tensor: dict[str, list[Component]] = {}
         for component in components:
             by_tensor.setdefault(component.tensor, []).append(component)
-
-        def fork(name: str) -> Fork:
-            def patches(value: Tensor) -> Iterator[Tensor]:
-                for component in by_tensor[name]:
-                    for chunk in _chunks(counts[component], rows):
-                        yield cells.patched(component, value, from_source[component], chunk)
-
-            return patches
-
-        outputs, forked = executor.run_forked(_repeated(base, rows), {}, {name: fork(name) for name in by_tensor})
+        forks = {name: _patches(sharing, from_source, counts, rows) for name, sharing in by_tensor.items()}
+        outputs, forked = executor.run_forked(_repeated(base, rows), {}, forks)
         objective = objective_of(metric, _first_of(outputs), from_source_run, direction)
         unpatched = objective(_first_of(outputs))
         effects = {}
@@ -72,6 +64,20 @@ def patch_effects(
                 values = torch.cat([_each(objective, next(patched), len(chunk)) for chunk in chunks]) - unpatched
                 effects[component] = values.cpu().double().numpy()
     return {c: effects[c] for c in components}
+
+
+def _patches(
+    components: Sequence[Component], source: Mapping[Component, Tensor], counts: Mapping[Component, int], rows: int
+) -> Fork:
+    """The patched versions of the tensor that `components` share, each with the next `rows` cells of one component
+    taken from `source`."""
+
+    def patches(value: Tensor) -> Iterator[Tensor]:
+        for component in components:
+            for chunk in _chunks(counts[component], rows):
+                yield cells.patched(component, value, source[component], chunk)
+
+    return patches
 
 
 def rows_at_once(counts: Sequence[int], most: int) -> int:
@@ -125,9 +131,9 @@ def circuit_metric(
     counts = [cells.count(c, values[c.tensor], static) for c in components]
     ends = np.cumsum(counts)
 
-    def evaluate(kept: Sequence[int]) -> float:
+    def evaluate(clean_cells: Sequence[int]) -> float:
         keep = np.zeros(int(ends[-1]), bool)
-        keep[list(kept)] = True
+        keep[list(clean_cells)] = True
         out = {c.tensor: np.flatnonzero(~part) for c, part in zip(components, np.split(keep, ends[:-1]), strict=True)}
         taps = {c.tensor: _mixed(c, values[c.tensor], out[c.tensor].tolist()) for c in components if len(out[c.tensor])}
         with torch.no_grad():

@@ -75,14 +75,14 @@ def absolute_order(scores: ArrayLike) -> tuple[int, ...]:
     return _order(np.abs(np.asarray(scores, dtype=np.float64)))
 
 
-def cpr(scores: ArrayLike, evaluate: Evaluate, sizes: Sequence[float] = SIZES) -> FaithfulnessCurve:
+def cpr(scores: ArrayLike, evaluate: Evaluate) -> FaithfulnessCurve:
     """The curve whose `area` is the circuit performance ratio of `scores`: higher is better."""
-    return faithfulness_curve(signed_order(scores), evaluate, sizes)
+    return faithfulness_curve(signed_order(scores), evaluate)
 
 
-def cmd(scores: ArrayLike, evaluate: Evaluate, sizes: Sequence[float] = SIZES) -> FaithfulnessCurve:
+def cmd(scores: ArrayLike, evaluate: Evaluate) -> FaithfulnessCurve:
     """The curve whose `distance` is the circuit-model distance of `scores`: lower is better."""
-    return faithfulness_curve(absolute_order(scores), evaluate, sizes)
+    return faithfulness_curve(absolute_order(scores), evaluate)
 
 
 def faithfulness_curve(order: Sequence[int], evaluate: Evaluate, sizes: Sequence[float] = SIZES) -> FaithfulnessCurve:
@@ -103,16 +103,16 @@ def faithfulness_curve(order: Sequence[int], evaluate: Evaluate, sizes: Sequence
         raise ValueError(f"circuit sizes must increase strictly within (0, 1], got {tuple(sizes)}")
     # 0.29 x 100 is 28.999...: a product this close to a whole number is that number.
     kept = tuple(math.floor(size * len(order) + 1e-9) for size in sizes)
-    found = {n: float(evaluate(tuple(order[:n]))) for n in sorted({0, *kept, len(order)})}
-    bad = [n for n, m in found.items() if not math.isfinite(m)]
+    metric = {n: float(evaluate(tuple(order[:n]))) for n in sorted({0, *kept, len(order)})}
+    bad = [n for n, m in metric.items() if not math.isfinite(m)]
     if bad:
         raise NonFiniteError(f"the metric is NaN or infinite with {bad[0]} of {len(order)} components kept")
-    clean, corrupt = found[len(order)], found[0]
+    clean, corrupt = metric[len(order)], metric[0]
     same = abs(clean - corrupt) <= 1e-6 * max(abs(clean), abs(corrupt))
     return FaithfulnessCurve(
         sizes=tuple(sizes),
         kept=kept,
-        metric=tuple(found[n] for n in kept),
+        metric=tuple(metric[n] for n in kept),
         clean=clean,
         corrupt=corrupt,
         undefined=f"the metric is {clean:.6g} clean and {corrupt:.6g} corrupted: no difference" if same else None,

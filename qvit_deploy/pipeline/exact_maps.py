@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -68,72 +70,88 @@ def exact_maps(
     Raises:
         InputError: the folder cannot be written, no such metric, or a graph without attention.
     """
-    task.parse_metric(metric)
+    work = _Work(task, metric, direction, at_once)
+    work.task.parse_metric(metric)
     components = find_components(model.graph)
     identity = f"{VERSION} {model.digest} {metric} {direction} {len(components)}"
     done = ExactMaps()
-    missing: list[ImagePair] = []
+    missing: dict[str, ImagePair] = {}
     for pair in pairs:
         digest = _digest(pair)
-        kept = None if folder is None else _read(_file(folder, identity, digest), components)
-        if kept is not None:
-            done.effects[digest] = kept
+        on_disk = None if folder is None else _read(_file(folder, identity, digest), components)
+        if on_disk is not None:
+            done.effects[digest] = on_disk
             advance(1)
-        elif digest not in done.effects and all(_digest(m) != digest for m in missing):
-            missing.append(pair)
+        elif digest not in missing:
+            missing[digest] = pair
         else:
             advance(1)
-    work = _Work(model.graph, task, metric, direction, at_once, torch.get_num_threads())
-
-    def keep(pair: ImagePair, maps: dict[str, np.ndarray]) -> None:
-        digest = _digest(pair)
+    for digest, maps in _computed(model.graph, work, missing, processes):
         done.effects[digest] = maps
         if folder is not None:
             _write(_file(folder, identity, digest), maps)
         advance(1)
-
-    if processes <= 1 or len(missing) <= 1:
-        for pair in missing:
-            keep(pair, work.run(pair.clean, pair.corrupt))
-        return done
-    # A fresh interpreter each: forked children of a process that has run torch's threads may hang.
-    context = multiprocessing.get_context("spawn")
-    proto = model.graph.serialize()
-    count = min(processes, len(missing))
-    with ProcessPoolExecutor(
-        count, mp_context=context, initializer=_start, initargs=(proto, task, metric, direction, at_once)
-    ) as pool:
-        futures = {pool.submit(_run, pair.clean, pair.corrupt): pair for pair in missing}
-        for future in as_completed(futures):
-            keep(futures[future], future.result())
     return done
 
 
+@dataclass(frozen=True)
 class _Work:
-    """What a process needs to patch pairs of one graph."""
+    """What is asked of every pair."""
 
-    def __init__(self, graph: Graph, task: Task, metric: str, direction: Direction, at_once: int, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self.executor, self.components = Executor(graph), find_components(graph)
-        self.metric, self.direction, self.at_once = task.parse_metric(metric), direction, at_once
+    task: Task
+    metric: str
+    direction: Direction
+    at_once: int
 
-    def run(self, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
+
+def _computed(
+    graph: Graph, work: _Work, pairs: Mapping[str, ImagePair], processes: int
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(digest of a pair, its maps), as they are done."""
+    if processes <= 1 or len(pairs) <= 1:
+        patcher = _Patcher(graph, work)
+        yield from ((digest, patcher.maps(pair.clean, pair.corrupt)) for digest, pair in pairs.items())
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "model.onnx"
+        file.write_bytes(graph.serialize())
+        # A fresh interpreter each: forked children of a process that has run torch's threads may hang.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(processes, len(pairs)), mp_context=context) as pool:
+            futures = {
+                pool.submit(_maps_in_worker, file, work, pair.clean, pair.corrupt): digest
+                for digest, pair in pairs.items()
+            }
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+
+
+class _Patcher:
+    """Patches pairs of one graph."""
+
+    def __init__(self, graph: Graph, work: _Work) -> None:
+        self._executor, self._components = Executor(graph), find_components(graph)
+        self._metric, self._work = work.task.parse_metric(work.metric), work
+
+    def maps(self, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
+        """`_key` of a component -> the exact effect of each of its cells, float64 [cells]."""
         first, second = torch.tensor(clean)[None], torch.tensor(corrupt)[None]
-        found = patch_effects(self.executor, self.components, first, second, self.metric, self.direction, self.at_once)
-        return {_key(c): effects for c, effects in found.items()}
+        work = self._work
+        effects = patch_effects(
+            self._executor, self._components, first, second, self._metric, work.direction, work.at_once
+        )  # fmt: skip
+        return {_key(component): values for component, values in effects.items()}
 
 
-_work: _Work | None = None  # of a worker process
+@lru_cache(maxsize=1)
+def _patcher(file: Path, work: _Work) -> _Patcher:
+    """Of a worker process, which patches many pairs of one graph; the processes share the cores."""
+    torch.set_num_threads(1)
+    return _Patcher(Graph.deserialize(file.read_bytes(), "model"), work)
 
 
-def _start(proto: bytes, task: Task, metric: str, direction: Direction, at_once: int) -> None:
-    global _work
-    _work = _Work(Graph.deserialize(proto, "model"), task, metric, direction, at_once, threads=1)
-
-
-def _run(clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
-    assert _work is not None
-    return _work.run(clean, corrupt)
+def _maps_in_worker(file: Path, work: _Work, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
+    return _patcher(file, work).maps(clean, corrupt)
 
 
 def _key(component: Component) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from qvit_deploy.patching.drift import Drift, quantization_drift
 from qvit_deploy.pipeline.explain import rule_set_called
 from qvit_deploy.pipeline.model_files import ModelFile, quantized_sites
 from qvit_deploy.progress import Advance
+from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
 
@@ -29,33 +30,63 @@ OUTSIDE = "outside blocks"
 
 
 @dataclass(frozen=True, eq=False)
+class SiteDrift:
+    """The part of one quantized site in the drift on n images.
+
+    Attributes:
+        block: label of the block it lies in.
+        w_bits, a_bits: its widths; None for what stays in float.
+        effects: change of the metric caused there, float64 [n].
+        tokens: mean |effect| of each token over the images, float64 [tokens]; None where the site's rows are not the
+            tokens in order.
+        error: |error| / |output|, root mean square over the batches.
+    """
+
+    name: str
+    block: str
+    w_bits: int | None
+    a_bits: int | None
+    effects: np.ndarray
+    tokens: np.ndarray | None
+    error: float
+
+
+@dataclass(frozen=True, eq=False)
+class MetricDrift:
+    """The metric on n images, float64 [n] each.
+
+    Attributes:
+        before, after: of the float and of the quantized model.
+        estimated: the sum of all sites' effects, to be held against `after - before`.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    estimated: np.ndarray
+
+    @property
+    def true(self) -> np.ndarray:
+        """What quantization changed."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True, eq=False)
 class DriftExplanation:
     """The drift of a bundle on n images.
 
     Attributes:
-        blocks: site name -> label of its block.
-        effects: site name -> float64 [n]: change of the metric caused there.
-        tokens: site name -> float64 [tokens], mean |effect| of each over the images, where rows are tokens in order.
-        errors: site name -> |error| / |output|, root mean square over the batches.
-        before, after, estimated: the metric of the float and quantized model, and the sum of all effects, float64 [n].
-        agreement: of `estimated` with `after - before`, over the images.
+        agreement: of the estimated drift with the true one, over the images.
         unexplained: see `Drift`, the largest.
+        changed_answers: images on which the two models decide differently.
     """
 
     metric: str
     rules: str
-    sites: tuple[Site, ...]
-    bits: Mapping[str, tuple[int | None, int | None]]
-    blocks: Mapping[str, str]
-    effects: Mapping[str, np.ndarray]
-    tokens: Mapping[str, np.ndarray]
-    errors: Mapping[str, float]
-    before: np.ndarray
-    after: np.ndarray
-    estimated: np.ndarray
+    sites: tuple[SiteDrift, ...]
+    drift: MetricDrift
     agreement: Agreement
     unexplained: float
-    changed_predictions: int
+    changed_answers: int
 
 
 def explain_drift(
@@ -75,51 +106,67 @@ def explain_drift(
         BundleError: the float graph lacks a quantized layer.
         CheckError: the two graphs differ outside their sites.
     """
-    assert clean.manifest is not None
-    sites, rule_set, measured = quantized_sites(clean), rule_set_called(rules, False), task.parse_metric(metric)
-    parts: list[Drift] = []
-    size, runner = 0, Executor(quantized.graph)
+    sites, rule_set = quantized_sites(clean), rule_set_called(rules, False)
+    parts = list(_drifts(clean, quantized, images, sites, metric, rule_set, task, advance))
+    n = len(images)
+
+    def joined(values: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(values)[:n]  # without what a fixed batch was padded with
+
+    before, after, estimated = (joined([getattr(p, v) for p in parts]) for v in ("before", "after", "estimated"))
+    answers_before, answers_after = (joined([getattr(p, f"answers_{v}") for p in parts]) for v in ("before", "after"))
+    drift = MetricDrift(before, after, estimated)
+    return DriftExplanation(
+        metric=metric,
+        rules=rule_set.name,
+        sites=_site_drifts(clean, sites, parts, n),
+        drift=drift,
+        agreement=compare(estimated, drift.true),
+        unexplained=max(p.unexplained for p in parts),
+        changed_answers=int((answers_before != answers_after).sum()),
+    )
+
+
+def _drifts(
+    clean: ModelFile,
+    quantized: ModelFile,
+    images: ImageSet,
+    sites: Sequence[Site],
+    metric: str,
+    rule_set: RuleSet,
+    task: Task,
+    advance: Advance,
+) -> Iterator[Drift]:
+    """The drift on each batch of images; rules are bound to a batch size, so a smaller last batch binds them anew."""
+    measured, size, runner = task.parse_metric(metric), 0, Executor(quantized.graph)
     for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
         batch = torch.from_numpy(padded(pixels, clean.graph.static_batch))
         if len(batch) != size:
             size = len(batch)
             executor = Executor(clean.graph, overrides=rule_set.bind(clean.graph, size).overrides)
-        parts.append(quantization_drift(executor, runner, rule_set, sites, batch, measured, task))
+        yield quantization_drift(executor, runner, rule_set, sites, batch, measured, task)
         advance(len(pixels))
-    n = len(images)
-
-    def joined(values: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(values)[:n]
-
-    ordered = set.intersection(*(set(p.in_order) for p in parts))
-    before, after, estimated = (joined([getattr(p, v) for p in parts]) for v in ("before", "after", "estimated"))
-    answers = [joined([getattr(p, f"answers_{v}") for p in parts]) for v in ("before", "after")]
-    _, height, width = clean.graph.interface.image_size
-    per_row = {s.name: joined([p.effects[s.name] for p in parts]) for s in sites}
-    return DriftExplanation(
-        metric=metric,
-        rules=rule_set.name,
-        sites=sites,
-        bits={s.name: (s.w_bits, s.a_bits) for s in clean.manifest.sites},
-        blocks=_blocks(clean, sites),
-        effects={name: rows.sum(1) for name, rows in per_row.items()},
-        tokens={
-            name: np.abs(rows).mean(0)
-            for name, rows in per_row.items()
-            if name in ordered and token_grid(rows.shape[1], height, width) is not None
-        },
-        errors={s.name: float(np.sqrt(np.mean([p.errors[s.name] ** 2 for p in parts]))) for s in sites},
-        before=before,
-        after=after,
-        estimated=estimated,
-        agreement=compare(estimated, after - before),
-        unexplained=max(p.unexplained for p in parts),
-        changed_predictions=int((answers[0] != answers[1]).sum()),
-    )
 
 
-def _blocks(model: ModelFile, sites: Sequence[Site]) -> dict[str, str]:
-    labels = list(dict.fromkeys(c.label for c in find_components(model.graph) if c.kind != "residual"))
-    return {
-        s.name: next((label for label in labels if s.name.startswith(f"{label}.")), OUTSIDE) for s in sites
-    }  # fmt: skip
+def _site_drifts(model: ModelFile, sites: Sequence[Site], parts: Sequence[Drift], images: int) -> tuple[SiteDrift, ...]:
+    assert model.manifest is not None
+    records = {record.name: record for record in model.manifest.sites}
+    blocks = list(dict.fromkeys(c.label for c in find_components(model.graph) if c.kind != "residual"))
+    in_order = set.intersection(*(set(p.in_order) for p in parts))
+    _, height, width = model.graph.interface.image_size
+    drifts = []
+    for site in sites:
+        rows = np.concatenate([p.effects[site.name] for p in parts])[:images]
+        are_tokens = site.name in in_order and token_grid(rows.shape[1], height, width) is not None
+        drifts.append(
+            SiteDrift(
+                name=site.name,
+                block=next((label for label in blocks if site.name.startswith(f"{label}.")), OUTSIDE),
+                w_bits=records[site.name].w_bits,
+                a_bits=records[site.name].a_bits,
+                effects=rows.sum(1),
+                tokens=np.abs(rows).mean(0) if are_tokens else None,
+                error=float(np.sqrt(np.mean([p.errors[site.name] ** 2 for p in parts]))),
+            )
+        )
+    return tuple(drifts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,67 +11,87 @@ from qvit_deploy.patching.agreement import Summary
 from qvit_deploy.patching.cells import token_grid
 from qvit_deploy.patching.completeness import completeness, is_beyond, misses
 from qvit_deploy.patching.components import Component
-from qvit_deploy.patching.relp import Direction
+from qvit_deploy.patching.relp import Direction, ordered
+from qvit_deploy.pipeline.exact_comparison import ExactComparison
 from qvit_deploy.pipeline.explain import Explanation, PairMaps
-from qvit_deploy.pipeline.explain_drift import DriftExplanation
+from qvit_deploy.pipeline.explain_drift import DriftExplanation, SiteDrift
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 SCHEMA = "qvit-deploy/relp/1"
 
 
-def relp_tree(model: str, found: Explanation, image_size: tuple[int, int, int]) -> dict[str, Any]:
+def relp_tree(
+    model: str,
+    explanation: Explanation,
+    comparison: ExactComparison | None,
+    image_size: tuple[int, int, int],
+    task: Task = CLASSIFY,
+) -> dict[str, Any]:
     """An `Explanation`; maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map,
-    `completeness` the sum of the estimates over the true difference, `beyond` whether it cannot be right."""
+    `completeness` the sum of the estimates over the true difference, `beyond` whether it cannot be right.
+
+    Args:
+        model: one line that says what was explained.
+        comparison: with exact patching, where that was done.
+        image_size: (channels, height, width) of the images.
+    """
+    agreement = comparison and {
+        k: {m: _summary(s) for m, s in methods.items()} for k, methods in comparison.agreement.items()
+    }
+    circuits = comparison and {method: {"cpr": cpr, "cmd": cmd} for method, (cpr, cmd) in comparison.circuits.items()}
     return {
         "schema": SCHEMA,
+        **({} if task == CLASSIFY else {"task": task.name}),
         "model": model,
-        "rules": found.rules,
-        "metric": found.metric,
-        "direction": found.direction,
-        "firings": dict(found.firings),
-        "pairs": [_pair(found, pair, image_size) for pair in found.pairs],
-        "agreement": None
-        if found.agreement is None
-        else {k: {m: _summary(s) for m, s in methods.items()} for k, methods in found.agreement.items()},
-        "circuits": None
-        if found.circuits is None
-        else {method: {"cpr": cpr, "cmd": cmd} for method, (cpr, cmd) in found.circuits.items()},
-        "cross_check": found.cross_check,
+        "rules": explanation.rules,
+        "metric": explanation.metric,
+        "direction": explanation.direction,
+        "firings": dict(explanation.firings),
+        "pairs": [_pair(explanation, pair, image_size) for pair in explanation.pairs],
+        "agreement": agreement,
+        "circuits": circuits,
+        "cross_check": comparison and comparison.cross_check,
     }
 
 
-def drift_tree(model: str, found: DriftExplanation, image_size: tuple[int, int, int]) -> dict[str, Any]:
+def drift_tree(
+    model: str, explanation: DriftExplanation, image_size: tuple[int, int, int], task: Task = CLASSIFY
+) -> dict[str, Any]:
     """A `DriftExplanation`: per site its share of the drift, and the sum against the true drift; `beyond`
     is whether the sum misses it."""
-    true = found.after - found.before
+    drift, agreement = explanation.drift, explanation.agreement
     return {
         "schema": SCHEMA,
+        **({} if task == CLASSIFY else {"task": task.name}),
         "model": model,
-        "rules": found.rules,
-        "metric": found.metric,
-        "images": len(true),
-        "changed_predictions": found.changed_predictions,
-        "unexplained": found.unexplained,
-        "before": found.before.tolist(),
-        "after": found.after.tolist(),
-        "estimated": found.estimated.tolist(),
-        "agreement": asdict(found.agreement),
-        "beyond": misses(found.agreement.slope, found.agreement.normalized_error),
-        "sites": [
-            {
-                "name": s.name,
-                "block": found.blocks[s.name],
-                "w_bits": found.bits[s.name][0],
-                "a_bits": found.bits[s.name][1],
-                "error": found.errors[s.name],
-                "rms_effect": float(np.sqrt(np.mean(found.effects[s.name] ** 2))),
-                "mean_effect": float(np.mean(found.effects[s.name])),
-                "share": _share(found.effects[s.name], true),
-                "effects": found.effects[s.name].tolist(),
-                "tokens": found.tokens[s.name].tolist() if s.name in found.tokens else None,
-                "grid": token_grid(len(found.tokens[s.name]), *image_size[1:]) if s.name in found.tokens else None,
-            }
-            for s in found.sites
-        ],
+        "rules": explanation.rules,
+        "metric": explanation.metric,
+        "images": len(drift.true),
+        "changed_predictions": explanation.changed_answers,
+        "unexplained": explanation.unexplained,
+        "before": drift.before.tolist(),
+        "after": drift.after.tolist(),
+        "estimated": drift.estimated.tolist(),
+        "agreement": asdict(agreement),
+        "beyond": misses(agreement.slope, agreement.normalized_error),
+        "sites": [_site(site, drift.true, image_size) for site in explanation.sites],
+    }
+
+
+def _site(site: SiteDrift, true: np.ndarray, image_size: tuple[int, int, int]) -> dict[str, Any]:
+    return {
+        "name": site.name,
+        "block": site.block,
+        "w_bits": site.w_bits,
+        "a_bits": site.a_bits,
+        "error": site.error,
+        "rms_effect": float(np.sqrt(np.mean(site.effects**2))),
+        "mean_effect": float(np.mean(site.effects)),
+        "share": _share(site.effects, true),
+        "effects": site.effects.tolist(),
+        "tokens": None if site.tokens is None else site.tokens.tolist(),
+        "grid": None if site.tokens is None else token_grid(len(site.tokens), *image_size[1:]),
     }
 
 
@@ -83,17 +102,17 @@ def _share(effects: np.ndarray, true: np.ndarray) -> float | None:
     return float(effects @ true) / power if power else None
 
 
-def _pair(found: Explanation, pair: PairMaps, image_size: tuple[int, int, int]) -> dict[str, Any]:
+def _pair(explanation: Explanation, pair: PairMaps, image_size: tuple[int, int, int]) -> dict[str, Any]:
     return {
         "name": pair.pair.name,
         "kind": pair.pair.kind,
         "warnings": list(pair.pair.warnings),
         "out_of_distribution": pair.pair.out_of_distribution,
-        "clean_class": pair.clean_class,
-        "corrupt_class": pair.corrupt_class,
-        "clean": pair.clean,
-        "corrupt": pair.corrupt,
-        "components": [_component(c, pair, found.direction, image_size) for c in found.components],
+        "clean_class": pair.clean.answer,
+        "corrupt_class": pair.corrupt.answer,
+        "clean": pair.clean.metric,
+        "corrupt": pair.corrupt.metric,
+        "components": [_component(c, pair, explanation.direction, image_size) for c in explanation.components],
     }
 
 
@@ -101,8 +120,8 @@ def _component(
     component: Component, pair: PairMaps, direction: Direction, image_size: tuple[int, int, int]
 ) -> dict[str, Any]:
     effects = pair.effects[component]
-    reached: Mapping[Component, np.ndarray] = pair.reached
-    whole = pair.clean - pair.corrupt if direction == "denoising" else pair.corrupt - pair.clean
+    base, source = ordered(pair.clean.metric, pair.corrupt.metric, direction)
+    whole = source - base
     added_up = completeness(effects, whole)
     return {
         "kind": component.kind,
@@ -112,8 +131,8 @@ def _component(
         "effects": effects.tolist(),
         "completeness": added_up,
         "beyond": added_up is not None and is_beyond(component.kind, added_up),
-        "reached": reached[component].tolist(),
-        "exact": None if pair.exact is None else pair.exact[component].tolist(),
+        "reached": pair.reached[component].tolist(),
+        "exact": None if pair.truth is None else pair.truth.exact[component].tolist(),
         "grid": None if component.kind == "head" else token_grid(len(effects), *image_size[1:]),
     }
 

@@ -50,15 +50,15 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
     if isinstance(artifact, Bundle):
         file, manifest = artifact.path_of(file_of(target)), artifact.manifest
         description = f"{manifest.source.get('model', path.name)}, {target}"
-        found = ModelFile(file, from_canonical(file), preprocess, description, manifest)
+        model = ModelFile(file, from_canonical(file), preprocess, description, manifest)
     else:
-        found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
-    made, takes = found.preprocess.input_size, found.graph.interface.image_size
-    if made != takes:
+        model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
+    prepared, takes = model.preprocess.input_size, model.graph.interface.image_size
+    if prepared != takes:
         raise InputError(
-            f"preprocessing makes {'x'.join(map(str, made))} images, {found.path} takes {'x'.join(map(str, takes))}"
+            f"preprocessing makes {'x'.join(map(str, prepared))} images, {model.path} takes {'x'.join(map(str, takes))}"
         )
-    return found
+    return model
 
 
 def quantized_sites(model: ModelFile) -> tuple[Site, ...]:

@@ -50,20 +50,20 @@ class Dataflow:
         return [i for i, value in enumerate(node.inputs) if value in self._live]
 
     def _reachable(self) -> set[ir.Value | None]:
-        found: set[ir.Value | None] = {self.graph.input}
+        reachable: set[ir.Value | None] = {self.graph.input}
         for node in self.graph.nodes():
             if node.op_type in DESCRIBES or node in self._frozen:
                 continue
-            if any(value in found for value in node.inputs if value is not None):
-                found.update(node.outputs)
-        return found
+            if any(value in reachable for value in node.inputs if value is not None):
+                reachable.update(node.outputs)
+        return reachable
 
     def _needed(self) -> set[ir.Value | None]:
-        found: set[ir.Value | None] = set(self.graph.outputs)
+        needed: set[ir.Value | None] = set(self.graph.outputs)
         for node in reversed(list(self.graph.nodes())):
-            if any(out in found for out in node.outputs) and not (node in self._frozen or node.op_type in DESCRIBES):
-                found.update(value for value in node.inputs if value is not None)
-        return found
+            if any(out in needed for out in node.outputs) and not (node in self._frozen or node.op_type in DESCRIBES):
+                needed.update(value for value in node.inputs if value is not None)
+        return needed
 
 
 def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value | None) -> bool:
@@ -110,7 +110,7 @@ def is_linear_map(node: ir.Node, flow: Dataflow) -> bool:
 
 def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
     """The data tensors that `value` is made of by moving, negating and scaling by constants."""
-    found, stack = set[ir.Value | None](), [value]
+    origins, stack = set[ir.Value | None](), [value]
     while stack:
         current = stack.pop()
         node = producer(current)
@@ -124,8 +124,8 @@ def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
         if is_fixed:
             stack.extend(data)
         else:
-            found.add(current)
-    return found
+            origins.add(current)
+    return origins
 
 
 def reads_image(value: ir.Value | None, flow: Dataflow) -> bool:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -60,11 +60,10 @@ class RuleSet:
         others = tuple(rule for rule in self.rules if rule.name != quantizer_rules.NAME)
         return replace(self, name=f"{self.name}+secant", rules=(quantizer_rules.SECANT, *others))
 
-    def bind(self, graph: Graph, batch: int, observed: Iterable[str] = ()) -> BoundRules:
+    def bind(self, graph: Graph, batch: int) -> BoundRules:
         """The replacements for `graph` when it runs on `batch` images at a time.
 
-        Args:
-            observed: names of tensors that will be tapped or fetched; only products in front of a bias matter.
+        The product of a linear layer may come to hold the bias that follows: who reads it gets the layer's output.
 
         Raises:
             InputError: a rule that this graph needs matches nothing, so its backward pass would silently be the
@@ -72,7 +71,7 @@ class RuleSet:
         """
         flow = Dataflow(graph)
         present = {node.op_type for node in graph.nodes() if flow.is_used(node)}
-        context = r.Context(flow, batch, frozenset(observed))
+        context = r.Context(flow, batch)
         overrides: dict[ir.Node, OpFn] = {}
         firings = dict.fromkeys((rule.name for rule in self.rules), 0)
         for rule in self.rules:

@@ -36,11 +36,10 @@ Replacements = Mapping[ir.Node, OpFn]
 
 @dataclass(frozen=True)
 class Context:
-    """What a replacement may depend on besides its node: the images per run and the tensors that will be tapped."""
+    """What a replacement may depend on besides its node: the dependence on the image, and the images per run."""
 
     flow: Dataflow
     batch: int
-    observed: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -193,11 +192,11 @@ def _linear(node: ir.Node, context: Context) -> Replacements:
 
     if add is None or bias is None:
         return {node: backward.with_backward(own, rule)}
-    if merged_bias(node) is add and node.outputs[0].name not in context.observed:
+    if merged_bias(node) is add:
         with_bias = partial(_affine, bias)
         return {node: backward.with_backward(with_bias, rule), add: lambda y, _: y}
 
-    # Product and bias are two kernels (the product is observed, or the weight is dequantized at run time).
+    # Product and bias are two kernels (the weight is dequantized at run time).
     def split_rule(g: Tensor, y: Tensor, x: Tensor, w: Tensor) -> tuple[Tensor | None, ...]:
         return rule(g, y + bias.to(y), x, w)
 

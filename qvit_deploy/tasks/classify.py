@@ -78,6 +78,22 @@ class Classify(Task):
 
         return metric
 
+    def metric_text(self, metric: str) -> str:
+        """`the logit of a class`, with the classes where they are named."""
+        name, _, classes = metric.partition(":")
+        return METRIC_TEXT.get(name, name) + (f" (classes {classes.replace(',', ' and ')})" if classes else "")
+
+    def pair_metric_text(self, metric: str, clean: int, corrupt: int) -> str:
+        """`logit of class 3 minus logit of class 5`; `clean` and `corrupt` are the predicted classes."""
+        name, _, classes = metric.partition(":")
+        named = [c for c in classes.split(",") if c]
+        first = named[0] if named else str(clean)
+        if name != "logit-diff":
+            return f"{name} of class {first}"
+        if not named and clean == corrupt:
+            return f"logit of class {first} minus that of the class that gains most on it"
+        return f"logit of class {first} minus logit of class {named[-1] if named else corrupt}"
+
 
 CLASSIFY = Classify()
 
@@ -127,6 +143,14 @@ METRICS: Mapping[str, tuple[Callable[[Tensor, Tensor], Objective], int]] = Mappi
     }
 )
 """Name -> (objective of a class and the class it is held against, how many of them the user may name)."""
+
+METRIC_TEXT = MappingProxyType(
+    {
+        "logit-diff": "the logit of one class minus that of another",
+        "logit": "the logit of a class",
+        "log-prob": "the logarithm of a class's probability",
+    }
+)
 
 
 def _of_classes(values: Tensor, classes: Tensor) -> Tensor:

@@ -52,7 +52,10 @@ class Words:
 
 
 class Task(ABC):
-    """What the outputs of a model mean. A task has no state: it is a value, and is sent to other processes."""
+    """What the outputs of a model mean.
+
+    A task has no state: it equals any other of its class, also after it was sent to another process.
+    """
 
     name: str
     words: Words
@@ -84,6 +87,20 @@ class Task(ABC):
         Raises:
             InputError: there is no such metric; and, from the metric itself, what it names is not in the model.
         """
+
+    @abstractmethod
+    def metric_text(self, metric: str) -> str:
+        """What a metric named as for `parse_metric` measures, as a part of a sentence."""
+
+    @abstractmethod
+    def pair_metric_text(self, metric: str, clean: int, corrupt: int) -> str:
+        """The same for one pair, by what the model answers on its two images."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
 
     def sqnr_db(self, reference: Arrays, other: Arrays) -> float:
         """Signal to quantization noise of `other` against `reference`, dB (`metrics.sqnr_db` of their signals)."""

@@ -16,7 +16,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from qvit_deploy.errors import NonFiniteError
-from qvit_deploy.patching.agreement import METRICS, Agreement, compare, difference_norm, random_map, summarise
+from qvit_deploy.patching.agreement import METRICS, Agreement, compare, random_map, summarise
 
 values = st.integers(-1000, 1000).map(lambda i: i / 8)
 maps = arrays(np.float64, st.integers(3, 40), elements=values)
@@ -257,9 +257,6 @@ def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     assert 0.92 < covered / 400 < 0.98
 
 
-def test_baselines() -> None:
-    clean, corrupt = np.zeros((2, 3, 4), np.float32), np.full((2, 3, 4), 2, np.float32)
-    corrupt[1, 2] = 0
-    assert difference_norm(clean, corrupt).tolist() == [[4, 4, 4], [4, 4, 0]]
+def test_the_random_baseline() -> None:
     assert (random_map((2, 3), 0) == random_map((2, 3), 0)).all()
     assert (random_map((2, 3), 0) != random_map((2, 3), 1)).all()

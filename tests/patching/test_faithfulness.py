@@ -36,7 +36,7 @@ def additive(weights: np.ndarray, corrupt: float = -3.0) -> Evaluate:
 
 def test_known_areas() -> None:
     weights = np.array([4.0, 3.0, 2.0, 1.0])
-    curve = cpr(weights, additive(weights), sizes=(0.25, 0.5, 1.0))
+    curve = faithfulness_curve(signed_order(weights), additive(weights), (0.25, 0.5, 1.0))
     assert curve.kept == (1, 2, 4)
     assert (curve.clean, curve.corrupt, curve.metric) == (7, -3, (1, 4, 7))
     assert curve.faithfulness == pytest.approx((0.4, 0.7, 1.0))

@@ -9,6 +9,7 @@ import pytest
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.pipeline.exact_comparison import compare_with_exact
 from qvit_deploy.pipeline.exact_maps import exact_maps
 from qvit_deploy.pipeline.explain import explain
 from qvit_deploy.pipeline.explanation_tree import relp_tree
@@ -20,12 +21,11 @@ def test_maps_of_every_component(fixture: str, tmp_path: Path, request: pytest.F
     graph: Graph = request.getfixturevalue(fixture)
     model, pairs = model_file(graph, tmp_path), image_pairs(2, graph.interface.image_size)
     found = explain(model, pairs)
-    assert found.agreement is None and found.circuits is None and found.cross_check is None
     assert found.firings["norm"] > 0 and found.rules == "relp"
     for pair in found.pairs:
-        assert set(pair.effects) == set(found.components) and pair.exact is None
+        assert set(pair.effects) == set(found.components) and pair.truth is None
         assert any(effects.any() for effects in pair.effects.values())
-    tree = relp_tree("tiny", found, graph.interface.image_size)
+    tree = relp_tree("tiny", found, None, graph.interface.image_size)
     assert [p["name"] for p in tree["pairs"]] == ["pair 0", "pair 1"]
     first = tree["pairs"][0]["components"][0]
     assert first["kind"] == "residual" and first["grid"] == ((1, 4, 4) if fixture == "tiny_vit" else (0, 8, 8))
@@ -36,9 +36,8 @@ def test_maps_of_every_component(fixture: str, tmp_path: Path, request: pytest.F
 def test_exact_maps_are_compared(tiny_vit: Graph, tmp_path: Path) -> None:
     model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.interface.image_size)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
-    found = explain(model, pairs, exact=truth)
-    assert found.agreement is not None and found.circuits is not None
-    assert found.cross_check is not None and 0 <= found.cross_check < 1e-4
+    found = compare_with_exact(model, explain(model, pairs, exact=truth))
+    assert 0 <= found.cross_check < 1e-4
     for kind in ("residual", "attention", "mlp", "head"):
         methods = found.agreement[kind]
         assert list(methods) == ["relp", "gradient", "|difference|", "random"]
@@ -53,15 +52,15 @@ def test_exact_maps_are_compared(tiny_vit: Graph, tmp_path: Path) -> None:
 def test_with_the_gradient_itself_there_is_one_column_for_it(tiny_vit: Graph, tmp_path: Path) -> None:
     model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
-    found = explain(model, pairs, rules="gradient", exact=truth)
-    assert found.agreement is not None
+    found = compare_with_exact(model, explain(model, pairs, rules="gradient", exact=truth))
     assert list(found.agreement["mlp"]) == ["gradient", "|difference|", "random"]
 
 
 def test_directions_answer_different_questions(tiny_vit: Graph, tmp_path: Path) -> None:
     model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     there, back = (explain(model, pairs, direction=d).pairs[0] for d in ("denoising", "noising"))
-    assert (there.clean, there.corrupt) == pytest.approx((back.clean, back.corrupt))
+    for mine, theirs in ((there.clean, back.clean), (there.corrupt, back.corrupt)):
+        assert mine.answer == theirs.answer and mine.metric == pytest.approx(theirs.metric)
     first = next(iter(there.effects))
     # Patching all that is clean raises the metric, patching all that is corrupt lowers it.
     assert np.sign(there.effects[first].sum()) == -np.sign(back.effects[first].sum())

@@ -45,12 +45,12 @@ def explained(bundle: Path, images: ImageSet, metric: str) -> DriftExplanation:
 
 def test_effects_add_up_to_the_drift(bundle: Path, images: str) -> None:
     found = explained(bundle, open_images(images, PREPROCESS), "logit-diff")
-    true = found.after - found.before
+    true = found.drift.true
     assert true.shape == (32,) and np.abs(true).max() > 0.01
     assert found.agreement.pearson is not None and found.agreement.pearson > 0.97
     assert found.agreement.slope == pytest.approx(1, abs=0.1)
     assert found.unexplained < 1e-4
-    np.testing.assert_allclose(np.sum(list(found.effects.values()), axis=0), found.estimated, rtol=1e-6)
+    np.testing.assert_allclose(np.sum([s.effects for s in found.sites], axis=0), found.drift.estimated, rtol=1e-6)
 
 
 def test_the_tree_says_where(bundle: Path, images: str) -> None:
@@ -70,7 +70,7 @@ def test_counts_the_predictions_that_change(bundle: Path, images: str) -> None:
     pixels = next(pictures.batches(len(pictures)))[0]
     sessions = [target.session(bundle / f"model.{profile}.onnx") for profile in ("float", "onnxruntime")]
     classes = [target.run(s, pixels)[0].argmax(1) for s in sessions]
-    assert explained(bundle, pictures, "logit-diff").changed_predictions == (classes[0] != classes[1]).sum()
+    assert explained(bundle, pictures, "logit-diff").changed_answers == (classes[0] != classes[1]).sum()
 
 
 def test_models_of_a_bundle(bundle: Path) -> None:

@@ -17,10 +17,7 @@ Tensor = torch.Tensor
 def relevance_at(
     executor: Executor, images: Tensor, names: Iterable[str], objective: Objective = CLASSIFY.objective
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`.
-
-    A MatMul's product in front of its bias must be named to `RuleSet.bind(observed=...)` to be seen without it.
-    """
+    """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), objective)
     return found

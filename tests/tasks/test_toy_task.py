@@ -64,6 +64,12 @@ class Embed(Task):
 
         return metric  # type: ignore[return-value]
 
+    def metric_text(self, metric: str) -> str:
+        return "the cosine"
+
+    def pair_metric_text(self, metric: str, clean: int, corrupt: int) -> str:
+        return "cosine with the clean image's embedding"
+
     def score_text(self, score: float) -> str:
         return f"{score:.3f}"
 

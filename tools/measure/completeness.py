@@ -47,7 +47,7 @@ def streams(explanation: Explanation, truth: ExactMaps) -> list[tuple[float, flo
     for pair in explanation.pairs:
         exact = truth.of(pair.pair, explanation.components)
         for component in (c for c in explanation.components if c.kind == "residual"):
-            share = completeness(pair.effects[component], pair.clean - pair.corrupt)
+            share = completeness(pair.effects[component], pair.clean.metric - pair.corrupt.metric)
             counts = pair.reached[component]
             error = compare(pair.effects[component], exact[component], counts).normalized_error
             if share is not None and error is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from qvit_deploy.cli.console import Bars
 from qvit_deploy.commands.relp import patch_size
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.pairs.make import ImagePair, make_pairs
+from qvit_deploy.patching.agreement import Summary
+from qvit_deploy.patching.components import KINDS, Kind
 from qvit_deploy.pipeline.compile import compile
+from qvit_deploy.pipeline.exact_comparison import compare_with_exact
 from qvit_deploy.pipeline.exact_maps import ExactMaps, exact_maps
 from qvit_deploy.pipeline.explain import Explanation, explain
 from qvit_deploy.pipeline.model_files import ModelFile, read_model
@@ -55,7 +58,8 @@ def main() -> None:
             file, data = compiled(model, graph, arguments.work, arguments.reference)
             pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, arguments.processes)
             explanations = {rules: explain(file, pairs, rules=rules, exact=truth) for rules in RULES}
-            rows += _rows("DINOv2" if model == MODEL else model, graph, explanations)
+            agreement = {rules: compare_with_exact(file, e).agreement for rules, e in explanations.items()}
+            rows += _rows("DINOv2" if model == MODEL else model, graph, explanations, agreement)
             for row in rows[-4:]:
                 print(json.dumps(row), flush=True)
     Console(width=120).print(_table(rows))
@@ -98,15 +102,17 @@ def patched_pairs(
     return pairs, truth
 
 
-def _rows(model: str, graph: str, explanations: dict[str, Explanation]) -> list[dict[str, Any]]:
-    agreement = {rules: e.agreement for rules, e in explanations.items()}
+def _rows(
+    model: str,
+    graph: str,
+    explanations: dict[str, Explanation],
+    agreement: Mapping[str, Mapping[Kind, Mapping[str, Summary]]],
+) -> list[dict[str, Any]]:
     rows = []
-    for kind in ("residual", "attention", "mlp", "head"):
+    for kind in KINDS:
         row: dict[str, Any] = {"model": model, "graph": graph, "kind": kind}
         for rules in ("gradient", *RULES, "|difference|"):
-            by_kind = agreement[rules if rules in RULES else "relp"]
-            assert by_kind is not None
-            mean = by_kind[kind][rules].metrics["pearson"]
+            mean = agreement[rules if rules in RULES else "relp"][kind][rules].metrics["pearson"]
             row[rules] = None if mean.mean is None else round(mean.mean, 3)
         row["relp - gradient"] = _difference(explanations["relp"], kind)
         rows.append(row)
@@ -118,12 +124,12 @@ def _difference(explanation: Explanation, kind: str) -> list[float]:
     components = [c for c in explanation.components if c.kind == kind]
     differences = []
     for pair in explanation.pairs:
-        assert pair.exact is not None and pair.gradient is not None
+        assert pair.truth is not None
         reached = np.concatenate([pair.reached[c] for c in components])
-        truth = np.concatenate([pair.exact[c] for c in components])[reached]
+        truth = np.concatenate([pair.truth.exact[c] for c in components])[reached]
         relp, gradient = (
             float(np.corrcoef(np.concatenate([m[c] for c in components])[reached], truth)[0, 1])
-            for m in (pair.effects, pair.gradient)
+            for m in (pair.effects, pair.truth.gradient)
         )
         differences.append(relp - gradient)
     mean, half = float(np.mean(differences)), _half_width(differences)

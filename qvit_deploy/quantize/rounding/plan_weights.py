@@ -8,7 +8,7 @@ also makes good what it can of the errors it is handed; the target is its output
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from qvit_deploy.execute.lockstep import Lockstep
 from qvit_deploy.execute.ops import OpFn
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.grid import Grid, Tensor, dequantize
 from qvit_deploy.quantize.plan import Plan, SitePlan, Widths
@@ -43,7 +44,7 @@ def build_plan(
     compensate: Compensation,
     batches: Iterable[Tensor],
     seed: int,
-    progress: Callable[[int], None],
+    advance: Advance,
 ) -> Plan:
     """Rounds the weights of every site in `widths`.
 
@@ -52,7 +53,7 @@ def build_plan(
             quantized inputs; "gptq" adds regression and error feedback (`compensate`).
         batches: calibration images, two more passes; not read when `compensate` is "none".
         seed: of the rows that grids are fitted to, and of the cross-validation.
-        progress: called with 1 for every site done.
+        advance: called with 1 for every site done.
     """
     chosen = [s for s in calibration.sites if s.name in widths]
     rounder = _Rounder(calibration, widths, seed)
@@ -68,7 +69,7 @@ def build_plan(
             inputs = runs.inputs(site, widths[site.name][1], calibration.grids)
             plans[site.name] = rounder.fitted(site, inputs, compensate == "gptq")
             runs.apply(site, plans[site.name], inputs)
-        progress(1)
+        advance(1)
     return Plan(plans)
 
 

@@ -6,13 +6,14 @@ of weights rounded to nearest gives the wrong layers the bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.lockstep import Lockstep
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.rounded_weight import RoundedWeight, RoundedWeights
 from qvit_deploy.quantize.rounding.compensate import (
@@ -31,7 +32,7 @@ def round_ahead(
     importance: Mapping[str, Tensor],
     widths: Collection[int],
     batches: Iterable[Tensor] | None,
-    progress: Callable[[int], None],
+    advance: Advance,
 ) -> RoundedWeights:
     """Rounds every weight to every width with error feedback against its float inputs.
 
@@ -40,7 +41,7 @@ def round_ahead(
         importance: tensor name -> weight of each row of an image, where rows differ.
         batches: images to fit to, float32 [b, C, H, W] each; not those that the errors are then measured on, which
             would flatter wide inputs. None rounds to nearest, as do convolutions.
-        progress: called with 1 for every weight done.
+        advance: called with 1 for every weight done.
     """
     weighted = [s for s in sites if s.name in weights]
     run = None if batches is None else Lockstep(executor, batches, {s.input for s in weighted})
@@ -54,7 +55,7 @@ def round_ahead(
             feedback = last[1]
         for bits in widths:
             rounded[site.name, bits] = round_weight(weights[site.name], bits, feedback)
-        progress(1)
+        advance(1)
     return rounded
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from qvit_deploy.report.labels import printable
 from qvit_deploy.report.numbers import digits, percent, signed
 from qvit_deploy.report.relp.drift_plots import by_block, drift_figures, true_drift
+from qvit_deploy.report.relp.text import task_of
 from qvit_deploy.report.templates import render
 
 DESCRIPTIONS = {
@@ -50,13 +51,14 @@ def drift_page(tree: Mapping[str, Any]) -> bytes:
 
 def _summary(tree: Mapping[str, Any]) -> str:
     drift, images = true_drift(tree), int(tree["images"])
-    changed = int(tree["changed_predictions"])
+    changed, answers = int(tree["changed_predictions"]), task_of(tree).words.answers
+    changes = f"{changed:,} of {images:,} {answers} change" if changed else f"No {answers.removesuffix('s')} changes"
     metric, size = printable(str(tree["metric"])), _rms(np.asarray(tree["before"], float))
     return (
         f"On {images:,} images quantization moves the metric ({metric}) by {digits(_rms(drift))} rms "
         f"(root mean square over the images), on average by {signed(float(drift.mean()))}, while the metric itself is "
         f"{digits(size)} rms. "
-        f"{'No prediction changes' if not changed else f'{changed:,} of {images:,} predictions change'}."
+        f"{changes}."
     )
 
 

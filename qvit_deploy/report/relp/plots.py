@@ -31,6 +31,7 @@ from qvit_deploy.report.relp.heat import (
     unreached,
 )  # fmt: skip
 from qvit_deploy.report.relp.panels import BAR_WIDTH, add_heading, add_text, canvas, colour_bar, show_cells
+from qvit_deploy.report.relp.text import task_of
 from qvit_deploy.report.svg import COLOURS, own_style
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def relp_figures(tree: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.flo
     with own_style("relp"):
         for index, pair in enumerate(tree["pairs"]):
             name = f"pair-{index}"
-            figures[f"{name}-pictures"] = _pictures(pair, clean[index], corrupt[index])
+            figures[f"{name}-pictures"] = _pictures(task_of(tree).words.answer, pair, clean[index], corrupt[index])
             if (figure := _over_image(pair, clean[index], corrupt[index])) is not None:
                 figures[f"{name}-image"] = figure
             figures[f"{name}-blocks"] = blocks_figure(pair)
@@ -76,7 +77,7 @@ def relp_figures(tree: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.flo
     return figures
 
 
-def _pictures(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.float32]) -> Figure:
+def _pictures(answer: str, pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.float32]) -> Figure:
     side, gap = 140, 20
     figure, panel = canvas(2 * side + gap, side + 46)
     for column, (role, image, other) in enumerate((("clean", clean, corrupt), ("corrupt", corrupt, clean))):
@@ -85,7 +86,7 @@ def _pictures(pair: Tree, clean: NDArray[np.float32], corrupt: NDArray[np.float3
         axes.set_xticks([])
         axes.set_yticks([])
         add_text(axes, 0, 7, role, color=COLOURS["ink"], fontsize=12, fontweight="bold")
-        add_text(axes, side, 7, f"class {pair[role + '_class']}", ha="right", fontsize=12)
+        add_text(axes, side, 7, f"{answer} {pair[role + '_class']}", ha="right", fontsize=12)
         add_text(axes, 0, -side - 17, f"metric {signed(pair[role])}", fontsize=12, color=COLOURS["ink"])
     return figure
 

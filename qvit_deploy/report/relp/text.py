@@ -11,12 +11,10 @@ import numpy as np
 from qvit_deploy.report.labels import block_names, printable
 from qvit_deploy.report.numbers import NARROW, digits, percent
 from qvit_deploy.report.relp.heat import KINDS, Tree, effects, of_kind, prefix_names, unreached
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_called
+from qvit_deploy.tasks.task import Task
 
-METRIC_TEXTS = {
-    "logit-diff": "the logit of one class minus that of another",
-    "logit": "the logit of a class",
-    "log-prob": "the logarithm of a class's probability",
-}
 RULE_TEXTS = {
     "gradient": "plain gradients (attribution patching)",
     "relp": "RelP's rules (relp)",
@@ -29,15 +27,18 @@ MEASURES = {
 """The fields of `patching.agreement.Summary` as columns."""
 
 
+def task_of(tree: Tree) -> Task:
+    """What the outputs of the explained model mean; a tree that does not say is about a classifier."""
+    return task_called(str(tree.get("task", CLASSIFY.name)))
+
+
 def question(tree: Tree) -> str:
     """Says what the maps estimate, in a sentence."""
-    metric, _, classes = str(tree["metric"]).partition(":")
-    what = METRIC_TEXTS.get(metric, metric)
-    named = f" (classes {classes.replace(',', ' and ')})" if classes else ""
+    what = task_of(tree).metric_text(str(tree["metric"]))
     base, source = ("corrupt", "clean") if tree["direction"] == "denoising" else ("clean", "corrupt")
     rules = RULE_TEXTS.get(tree["rules"], f"the {tree['rules']} rules")
     return printable(
-        f"How much would {what}{named} change if one cell of the {base} image's run were replaced by its value in the "
+        f"How much would {what} change if one cell of the {base} image's run were replaced by its value in the "
         f"{source} image's run? Estimated for all cells at once with {rules}, from two forward "
         "passes and one backward pass."
     )
@@ -45,15 +46,8 @@ def question(tree: Tree) -> str:
 
 def metric_text(tree: Tree, pair: Tree) -> str:
     """Names the metric of a pair with its classes, as far as the tree has them."""
-    name, _, classes = str(tree["metric"]).partition(":")
-    named = [c for c in classes.split(",") if c]
-    first = named[0] if named else str(pair["clean_class"])
-    if name != "logit-diff":
-        return printable(f"{name} of class {first}")
-    if not named and pair["clean_class"] == pair["corrupt_class"]:
-        return printable(f"logit of class {first} minus that of the class that gains most on it")
-    second = named[-1] if named else pair["corrupt_class"]
-    return printable(f"logit of class {first} minus logit of class {second}")
+    text = task_of(tree).pair_metric_text(str(tree["metric"]), pair["clean_class"], pair["corrupt_class"])
+    return printable(text)
 
 
 def change(tree: Tree, pair: Tree) -> float:

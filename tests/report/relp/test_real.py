@@ -18,6 +18,7 @@ from qvit_deploy.commands.relp import patch_size
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.pairs.make import make_pairs
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.pipeline.exact_comparison import compare_with_exact
 from qvit_deploy.pipeline.exact_maps import exact_maps
 from qvit_deploy.pipeline.explain import explain
 from qvit_deploy.pipeline.explanation_tree import relp_tree
@@ -52,7 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     images = open_images("demo:fashion-mnist", preprocess, split="test")
     pairs = make_pairs(images, "composite", patch_size(model), 1, 0)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
-    tree = relp_tree("demo:vit", explain(model, pairs, exact=truth), model.graph.interface.image_size)
+    found = explain(model, pairs, exact=truth)
+    tree = relp_tree("demo:vit", found, compare_with_exact(model, found), model.graph.interface.image_size)
     file = folder / "relp.html"
     file.write_bytes(relp_page(tree, pairs[0].clean[None], pairs[0].corrupt[None]))
     return Made(tree, file)

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +18,7 @@ from qvit_deploy.artifacts.atomic import beside, make_folder, whole_file
 from qvit_deploy.artifacts.engine_record import BuildRequest, BuildResult, EngineRecord, Plugin, record_path
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import CheckError, InputError
-from qvit_deploy.progress import Progress, Stopwatch
+from qvit_deploy.progress import Advance, Progress, Stopwatch
 
 TAIL_LINES = 12
 """Of the process's standard error that are shown when it dies."""
@@ -141,7 +140,7 @@ class Phases:
         return min(1.0, (self._done[name] + inside) / self._steps[name])
 
 
-def _in_child(request: BuildRequest, timeout: float, advance: Callable[[int], None]) -> BuildResult:
+def _in_child(request: BuildRequest, timeout: float, advance: Advance) -> BuildResult:
     """Runs `builder_process` on `request`. Raises InputError with its reason, CheckError when it dies."""
     readable, writable = os.pipe()
     with tempfile.TemporaryFile() as errors, os.fdopen(readable, "rb", buffering=0) as pipe:
@@ -182,7 +181,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in paths)}
 
 
-def _listen(pipe: IO[bytes], deadline: float, advance: Callable[[int], None]) -> dict[str, Any] | None:
+def _listen(pipe: IO[bytes], deadline: float, advance: Advance) -> dict[str, Any] | None:
     """The last event before the pipe closes ({} if there is no result or error), None when the deadline passes."""
     phases, shown, buffer = Phases(), 0, b""
     answer: dict[str, Any] = {}

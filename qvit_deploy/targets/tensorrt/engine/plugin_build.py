@@ -13,13 +13,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from qvit_deploy.artifacts.atomic import make_folder, whole_file
 from qvit_deploy.errors import InputError
-from qvit_deploy.progress import Progress, Stopwatch
+from qvit_deploy.progress import Advance, Progress, Stopwatch
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE
 
@@ -242,7 +241,7 @@ def _compile(folder: Path, tools: Toolchain, sms: tuple[int, ...], path: Path, p
         _place(Path(build) / "plugin" / LIBRARY, path)
 
 
-def _run(command: list[str], advance: Callable[[int], None]) -> None:
+def _run(command: list[str], advance: Advance) -> None:
     """Runs a command and advances by the percents it prints. Raises InputError with its last lines when it fails."""
     lines, done = list[str](), 0
     # Ninja prints percentages only with this setting.
