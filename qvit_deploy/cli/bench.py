@@ -18,7 +18,7 @@ from qvit_deploy.bench.sites.times import site_table
 from qvit_deploy.bench.sites.write import write_site_models
 from qvit_deploy.bench.trtexec import Recording
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout, whole_numbers
+from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
 from qvit_deploy.commands.bench import (
     DEFAULT_TARGET,
     benchmark,
@@ -97,7 +97,7 @@ def command(
     if emit_only and (not sites or site_models is None):
         raise InputError("--emit-only goes with --sites and --site-models FOLDER: it says what to write, and where")
     if sites:
-        widths = None if bits is None else whole_numbers("--bits", bits)
+        widths = None if bits is None else options.whole_numbers("--bits", bits)
         asked = Asked(target, widths, batch, plugins)  # type: ignore[arg-type] # it checks the target
         if emit_only and site_models is not None:
             index = write_site_models(path, site_models, asked)

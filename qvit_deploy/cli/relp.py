@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from qvit_deploy.cli.console import Bars, json_text, print_json, stdout
+from qvit_deploy.cli.console import Bars, print_json, stdout
 from qvit_deploy.cli.options import Json, PreprocessFile
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -90,7 +90,7 @@ def command(
                 progress=bars,
             )
     if out is not None:
-        session.write(out, json_text(session.tree))
+        session.write(out)
     if json:
         print_json(session.tree)
         return

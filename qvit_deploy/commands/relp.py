@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from qvit_deploy.artifacts.atomic import write_files
+from qvit_deploy.artifacts.json_text import json_file
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.pairs.files import open_pair, open_pairs
 from qvit_deploy.data.pairs.make import EDITS, ImagePair, make_pairs
@@ -46,9 +47,9 @@ class Session:
     page: Callable[[], bytes]
     figures: Callable[[], Mapping[str, Figure]]
 
-    def write(self, folder: Path, numbers: str) -> None:
+    def write(self, folder: Path) -> None:
         """Page, numbers and plots into `folder`. Raises InputError when it cannot be written."""
-        write_files(folder, {**pictures(self.figures()), NUMBERS: numbers.encode() + b"\n", PAGE: self.page()})
+        write_files(folder, {**pictures(self.figures()), NUMBERS: json_file(self.tree), PAGE: self.page()})
 
 
 @dataclass(frozen=True)
