@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from qvit_deploy.errors import BundleError, NonFiniteError
+from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.validation import Record, non_finite, validated
 
 SCHEMA: Literal["qvit-deploy/bundle/1"] = "qvit-deploy/bundle/1"
@@ -83,6 +84,7 @@ class Manifest(BaseModel):
 
     # `schema` itself is taken by a method of BaseModel.
     schema_id: Literal["qvit-deploy/bundle/1"] = Field(default=SCHEMA, alias="schema")
+    task: str = CLASSIFY.name
     source: dict[str, JsonValue]
     recipe: dict[str, JsonValue]
     sites: tuple[SiteRecord, ...]
@@ -100,6 +102,8 @@ class Manifest(BaseModel):
     def to_json(self) -> bytes:
         """Deterministic ASCII text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
         tree = self.model_dump(mode="json", by_alias=True)
+        if self.task == CLASSIFY.name:  # what a manifest without a task is about, as all once were
+            del tree["task"]
         where = non_finite(tree)
         if where:
             raise NonFiniteError(f"{MANIFEST} would hold NaN or infinity at {where}; a measured number went wrong")

@@ -12,7 +12,7 @@ import numpy as np
 
 from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, EngineRecord, read_engine
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.batches import image_shape
+from qvit_deploy.targets.batches import run_shape
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, runs_in_openvino
 from qvit_deploy.targets.tensorrt.engine import runtime as engine_runtime
@@ -52,7 +52,7 @@ class OnnxRuntimeRunner(Runner):
         profile_to: Path | None = None,
     ) -> None:
         self._session = target.session(path, threads, optimized_to, profile_to)
-        shapes = {i.name: image_shape(str(path), i.name, i.shape, batch) for i in self._session.get_inputs()}
+        shapes = {i.name: run_shape(str(path), i.name, i.shape, batch) for i in self._session.get_inputs()}
         random = np.random.default_rng(0)
         self._inputs = {}
         for value in self._session.get_inputs():

@@ -15,7 +15,9 @@ import torch
 
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.sites import MOVES, Site, producers
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SCALES
+from qvit_deploy.graph.query import nodes_by_output, producers
+from qvit_deploy.graph.sites import Site
 
 Array = np.ndarray
 
@@ -63,10 +65,10 @@ def head_pairs(graph: Graph, sites: tuple[Site, ...]) -> tuple[tuple[ScorePair, 
     constant scalar factors (rotary embeddings, normalization of queries), or when a linear's weight has other owners.
     """
     linears = {s.output: s for s in sites if s.kind == "linear" and _owns(graph, s)}
-    by_product = {n.outputs[0].name: n for n in graph.nodes()}
+    by_output = nodes_by_output(graph)
     scores, values = [], []
     for site in sites:
-        product = by_product[site.product]
+        product = by_output[site.product]
         left, right = product.inputs[0], product.inputs[1]
         if site.kind == "matmul_qk":
             found = _source(left, linears), _source(right, linears)
@@ -78,17 +80,17 @@ def head_pairs(graph: Graph, sites: tuple[Site, ...]) -> tuple[tuple[ScorePair, 
                 values.append((site, source, reader))
     used = _Columns(graph, [*scores, *values])
     allowed = {s.product for s, *_ in scores} | {s.product for s, *_ in values}
-    closed = {name for name, site in linears.items() if _readers(by_product, site) <= allowed}
+    closed = {name for name, site in linears.items() if _readers(by_output, site) <= allowed}
     score_pairs = []
     for site, query, key in scores:
         q, k = used.of(site.input, query, False), used.of(site.second or "", key, True)
         if {query.output, key.output} <= closed and q is not None and k is not None and _alike(q, k):
-            score_pairs.append(ScorePair(q, k, _straight_to_softmax(by_product[site.product])))
+            score_pairs.append(ScorePair(q, k, _straight_to_softmax(by_output[site.product])))
     value_pairs = []
     for site, value, reader in values:
         columns, rows = used.of(site.second or "", value, False), used.rows(site, reader)
         if value.output in closed and columns is not None and rows is not None and _alike(columns, rows):
-            value_pairs.append(ValuePair(columns, rows, _sums_to_one(by_product[site.product].inputs[0])))
+            value_pairs.append(ValuePair(columns, rows, _sums_to_one(by_output[site.product].inputs[0])))
     return tuple(score_pairs), tuple(value_pairs)
 
 
@@ -115,7 +117,7 @@ class _Columns:
                 taps[first.output], taps[site.output] = _number_last, _number_heads
         names = {n for site, *_ in found for n in (site.input, site.second) if n is not None}
         names |= {reader.input for site, _, reader in found if site.kind == "matmul_av"}
-        shape = graph.image_shape
+        shape = graph.interface.image_size
         with torch.no_grad():
             self.seen = Executor(graph).run(torch.zeros(2, *shape), taps=taps, fetch=sorted(names))
 
@@ -177,7 +179,7 @@ def _source(operand: ir.Value | None, linears: Mapping[str, Site]) -> Site | Non
         found = linears.get(node.outputs[0].name or "")
         if found is not None:
             return found
-        operand = node.inputs[0] if node.op_type in ("Mul", "Div") and _scalar(node.inputs[1]) else None
+        operand = node.inputs[0] if node.op_type in SCALES and _scalar(node.inputs[1]) else None
     return None
 
 
@@ -186,16 +188,16 @@ def _scalar(value: ir.Value | None) -> bool:
     return array is not None and array.size == 1
 
 
-def _readers(by_product: Mapping[str | None, ir.Node], site: Site) -> set[str]:
+def _readers(by_output: Mapping[str, ir.Node], site: Site) -> set[str]:
     """Names of the results of everything that computes with the output of `site`."""
-    return {name for use in by_product[site.output].outputs[0].uses() for name in _computed(use.node)} | (
-        {"graph output"} if by_product[site.output].outputs[0].is_graph_output() else set()
+    return {name for use in by_output[site.output].outputs[0].uses() for name in _computed(use.node)} | (
+        {"graph output"} if by_output[site.output].outputs[0].is_graph_output() else set()
     )
 
 
 def _computed(node: ir.Node) -> Iterator[str]:
-    moves = node.op_type in MOVES or (node.op_type in ("Mul", "Div") and _scalar(node.inputs[1]))
-    if node.op_type == "Shape":
+    moves = node.op_type in MOVES or (node.op_type in SCALES and _scalar(node.inputs[1]))
+    if node.op_type in DESCRIBES:
         return
     if not moves or any(v.is_graph_output() for v in node.outputs):
         yield node.outputs[0].name or ""
@@ -232,7 +234,7 @@ def _straight_to_softmax(node: ir.Node) -> bool:
         if user.op_type == "Reshape":
             if made.shape is None or made.shape[-1] != value.shape[-1]:
                 return False
-        elif user.op_type in ("Mul", "Div"):
+        elif user.op_type in SCALES:
             if not _scalar(user.inputs[1 - users[0].idx]):
                 return False
         elif user.op_type != "Add":

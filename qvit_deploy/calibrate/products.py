@@ -10,6 +10,8 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import ON_SCORES, RESHAPES
+from qvit_deploy.graph.query import node_making
 from qvit_deploy.graph.sites import Site
 
 Tensor = torch.Tensor
@@ -95,7 +97,7 @@ def head_count(graph: Graph, site: Site) -> int | None:
 
     A head axis is a second axis of known size, the same in both operands, behind one that grows with the batch.
     """
-    shapes = [x.shape for x in _node(graph, site).inputs if x is not None and x.shape is not None]
+    shapes = [x.shape for x in node_making(graph, site.product).inputs if x is not None and x.shape is not None]
     if len(shapes) != 2 or any(len(s) != 4 for s in shapes):
         return None
     heads, batch = shapes[0][1], graph.static_batch
@@ -105,16 +107,12 @@ def head_count(graph: Graph, site: Site) -> int | None:
     return heads if all(grows) else None
 
 
-def _node(graph: Graph, site: Site) -> ir.Node:
-    return next(n for n in graph.nodes() if n.outputs[0].name == site.product)
-
-
 def _softmax_of(scores: ir.Value) -> str | None:
     """Name of the probabilities made of `scores` element by element, masked and biased maybe."""
     for use in scores.uses():
         if use.node.op_type == "Softmax":
             return use.node.outputs[0].name
-        if use.node.op_type in ("Add", "Mul", "Div", "Where", "Reshape"):
+        if use.node.op_type in ON_SCORES | RESHAPES:
             return _softmax_of(use.node.outputs[0])
     return None
 
@@ -129,7 +127,7 @@ class _Observer:
     def __init__(self, graph: Graph, site: Site, generator: torch.Generator) -> None:
         assert site.second is not None
         self.scores = site.kind == "matmul_qk"
-        softmax = _softmax_of(_node(graph, site).outputs[0]) if self.scores else None
+        softmax = _softmax_of(node_making(graph, site.product).outputs[0]) if self.scores else None
         self.names = [site.input, site.second, *([softmax] if softmax else [])]
         self.heads = head_count(graph, site) or 1
         self.generator = generator

@@ -16,6 +16,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import HALF_PROFILES
 from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
+from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
 
@@ -135,7 +136,8 @@ def _report(built: Built) -> None:
     if built.check is None:
         stdout.print("not run: its GPU, or pycuda, is not here")
     else:
+        words = CLASSIFY.words
         stdout.print(
-            f"run: logits {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
-            f"top-1 agreement {built.check.agreement:.1%} (n={built.check.images})"
+            f"run: {words.signal} {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
+            f"{words.same} agreement {built.check.agreement:.1%} (n={built.check.images})"
         )

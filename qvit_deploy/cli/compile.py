@@ -14,6 +14,7 @@ from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines
 from qvit_deploy.commands.compile import compile_model
 from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE
 from qvit_deploy.targets.process_memory import peak_memory
+from qvit_deploy.tasks.registry import task_called
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -70,6 +71,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         width = f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
+    words = task_called(manifest.task).words
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
@@ -92,7 +94,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         *_profiles(checked.get("profiles")),
         (
             "against float",
-            f"SQNR {checked['float_sqnr_db']:.1f} dB, top-1 agreement {checked['float_agreement']:.1%} "
+            f"SQNR {checked['float_sqnr_db']:.1f} dB, {words.same} agreement {checked['float_agreement']:.1%} "
             f"(n={checked['images']})",
         ),
         ("took", f"{seconds:.1f} s"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -39,10 +38,11 @@ def command(
         )
     skipped_lines(result.skipped_images)
     if json:
-        print_json(asdict(result))
+        print_json(result.as_dict())
         return
+    task = result.task
     if result.top1 is not None:
-        beside = "" if result.float_top1 is None else f" (float {result.float_top1:.1%})"
-        stdout.print(f"top-1 {result.top1:.1%}{beside}, n={result.n}")
+        beside = "" if result.float_top1 is None else f" (float {task.score_text(result.float_top1)})"
+        stdout.print(f"{task.words.score} {task.score_text(result.top1)}{beside}, n={result.n}")
     if result.agreement is not None:
         stdout.print(f"agreement with float {result.agreement:.1%}, SQNR {result.sqnr_db:.1f} dB, n={result.n}")

@@ -29,7 +29,7 @@ from qvit_deploy.progress import Progress
 from qvit_deploy.recipe import Profile
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.tensorrt.engine.build import build_engine
-from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_logits, first_difference, probed, products
+from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_outputs, first_difference, probed, products
 from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from qvit_deploy.targets.tensorrt.engine.layer_info import EngineLayers, engine_layers, read_layers
@@ -141,7 +141,7 @@ def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, ti
             )
     model = request.onnx.read_bytes()
     try:
-        check = _run(request.engine, request.plugins, lambda r: check_logits(r, model, images, request.batch.best))
+        check = _run(request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best))
     except CheckError as error:
         raise CheckError(f"{error}; {_where(request, model, images, timeout)}") from None
     return Built(request.engine, record, check, layers, tuple(slow))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-
-import numpy as np
 
 from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.opening import model_at, preprocess_of
@@ -13,8 +11,10 @@ from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.session import OpenedModel, logits, open_model
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.targets.session import OpenedModel, open_model, outputs
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_called
+from qvit_deploy.tasks.task import Arrays, Task
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,12 @@ class Evaluation:
     """Results on `n` images.
 
     Attributes:
-        top1: share classified right; None when the images have no labels.
+        top1: the task's score by the labels, for classifiers the share classified right; None without labels.
         float_top1, agreement, sqnr_db: of the float model, and against it; None for a lone ONNX file.
         skipped_images: name and reason of what `skip_bad_images` left out.
     """
 
+    task: Task
     n: int
     top1: float | None
     float_top1: float | None
@@ -34,12 +35,17 @@ class Evaluation:
     sqnr_db: float | None
     skipped_images: tuple[tuple[str, str], ...]
 
+    def as_dict(self) -> dict[str, object]:
+        """The numbers by their names in JSON."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "task"}
+
 
 def evaluate(
     path: Path,
     data: str,
     *,
     preprocess: Preprocess | None = None,
+    task: Task | None = None,
     profile: str = "onnxruntime",
     limit: int | None = None,
     skip_bad_images: bool = False,
@@ -47,6 +53,9 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Runs the bundle or .onnx file at `path` on DATA.
+
+    Args:
+        task: what its outputs mean; None for what the bundle says, or classification for a lone file.
 
     Raises:
         InputError: no such model or images, or nothing says how images are prepared, or they do not fit the model.
@@ -57,22 +66,23 @@ def evaluate(
     models = [path]
     if isinstance(artifact, Bundle):
         models = [artifact.path_of(f"model.{profile}.onnx"), artifact.path_of("model.float.onnx")]
+        task = task or task_called(artifact.manifest.task)
     preprocess = preprocess_of(artifact, preprocess)
     images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")
-    outputs: list[np.ndarray] = []
+    results: list[Arrays] = []
     for model in models:
-        with watch.stage("eval" if len(outputs) == 0 else "eval float", len(images)) as advance:
+        with watch.stage("eval" if not results else "eval float", len(images)) as advance:
             opened = open_model(model, threads)
             _check_size(opened, preprocess, model)
-            outputs.append(logits(opened, images, advance))
+            results.append(outputs(opened, images, advance))
     labels = images.labels
-    top1 = [None if labels is None else float((o.argmax(1) == labels).mean()) for o in outputs]
-    if len(outputs) == 1:
-        return Evaluation(len(images), top1[0], None, None, None, images.skipped)
-    quantized, reference = outputs
-    return Evaluation(
-        len(images), top1[0], top1[1], agreement(reference, quantized), sqnr_db(reference, quantized), images.skipped
-    )
+    task = task or CLASSIFY
+    scores = [None if labels is None else task.score(found, labels) for found in results]
+    if len(results) == 1:
+        return Evaluation(task, len(images), scores[0], None, None, None, images.skipped)
+    quantized, exact = results
+    agreement, sqnr_db = task.agreement(exact, quantized), task.sqnr_db(exact, quantized)
+    return Evaluation(task, len(images), scores[0], scores[1], agreement, sqnr_db, images.skipped)
 
 
 def _check_size(opened: OpenedModel, preprocess: Preprocess, model: Path) -> None:

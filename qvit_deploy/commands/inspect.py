@@ -18,11 +18,11 @@ from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.op_traits import QUANTIZERS
 from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, Profile, findings, view_of
 from qvit_deploy.lint.emitted import LINTED_FOR
 from qvit_deploy.lint.view import Operand, Product, View, integer
 
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 _OWN_FILES = {f"model.{name}.onnx": name for name in LINTED_FOR}
 
@@ -74,7 +74,7 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
         "inputs": {v.name: _shape(v) for v in graph.inputs if not v.is_initializer()},
         "outputs": {v.name: _shape(v) for v in graph.outputs},
         "operators": dict(sorted(operators.items())),
-        "quantizers": {op: operators[op] for op in _QDQ},
+        "quantizers": {op: operators[op] for op in QUANTIZERS},
         "products": products,
         "quantized_products": sum(p["quantized"] for p in products),
         "weight_bytes": sum(o["stored_bytes"] for p in products for o in p["operands"] if o["weight"]),
@@ -93,7 +93,7 @@ def profile_of(name: str, model: ir.Model) -> Profile:
     pairs, ONNX Runtime for the rest."""
     if name in _OWN_FILES:
         return LINTED_FOR[_OWN_FILES[name]]
-    return "tensorrt" if any(node.op_type in _QDQ for node in model.graph.all_nodes()) else "onnxruntime"
+    return "tensorrt" if any(node.op_type in QUANTIZERS for node in model.graph.all_nodes()) else "onnxruntime"
 
 
 def _op(node: ir.Node) -> str:

@@ -34,7 +34,7 @@ from qvit_deploy.report.relp.drift_plots import drift_figures
 from qvit_deploy.report.relp.page import relp_page
 from qvit_deploy.report.relp.plots import relp_figures
 from qvit_deploy.report.svg import pictures
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
 
 PAGE, NUMBERS, EXACT = "relp.html", "relp.json", "exact"
 
@@ -105,8 +105,8 @@ def relp(
         InputError: anything handed in cannot be used.
         CheckError: ONNX Runtime does not agree with the executor.
     """
-    watch = Stopwatch(progress)
-    parse_metric(metric)
+    watch, task = Stopwatch(progress), CLASSIFY
+    task.parse_metric(metric)
     rule_set_called(rules, secant_quantizers)
     way = _direction(direction)
     with watch.stage("read"):
@@ -118,14 +118,14 @@ def relp(
         with watch.stage("exact", len(pairs)) as advance:
             truth = exact_maps(
                 model, pairs, metric=metric, direction=way, at_once=at_once, processes=processes,
-                folder=None if folder is None else folder / EXACT, advance=advance,
+                folder=None if folder is None else folder / EXACT, task=task, advance=advance,
             )  # fmt: skip
     with watch.stage("relp", len(pairs)) as advance:
         found = explain(
             model, pairs, metric=metric, rules=rules, secant_quantizers=secant_quantizers, direction=way,
-            exact=truth, advance=advance,
+            exact=truth, task=task, advance=advance,
         )  # fmt: skip
-    tree = relp_tree(model.description, found, model.graph.image_shape)
+    tree = relp_tree(model.description, found, model.graph.interface.image_size)
     clean, corrupt = _stacked(pairs, "clean"), _stacked(pairs, "corrupt")
     return Session(tree, lambda: relp_page(tree, clean, corrupt), lambda: relp_figures(tree, clean, corrupt))
 
@@ -143,18 +143,18 @@ def drift(
         raise InputError("--quantization needs images: pass --data")
     if profile == FLOAT:
         raise InputError("--quantization compares the float model with a quantized one; choose another --profile")
-    watch = Stopwatch(progress)
-    parse_metric(metric)
+    watch, task = Stopwatch(progress), CLASSIFY
+    task.parse_metric(metric)
     with watch.stage("read"):
         if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
         model, quantized = read_model(path, FLOAT, None), read_model(path, profile, None)
         images = open_images(data, model.preprocess, limit=count, seed=seed, split="test")
     with watch.stage("drift", len(images)) as advance:
-        found = explain_drift(model, quantized, images, metric=metric, rules=rules, advance=advance)
+        found = explain_drift(model, quantized, images, metric=metric, rules=rules, task=task, advance=advance)
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
-    tree = drift_tree(name, found, model.graph.image_shape)
+    tree = drift_tree(name, found, model.graph.interface.image_size)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 
 
@@ -177,10 +177,10 @@ def patch_size(model: ModelFile) -> int:
         InputError: the tokens are no grid of square patches.
     """
     first = find_components(model.graph)[0]
-    _, height, width = model.graph.image_shape
+    _, height, width = model.graph.interface.image_size
     rows = model.graph.static_batch or 1
     with torch.no_grad():
-        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.image_shape), fetch=[first.tensor])
+        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.interface.image_size), fetch=[first.tensor])
     grid = cells.token_grid(cells.count(first, tensor[first.tensor], rows), height, width)
     if grid is None:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph
 
 

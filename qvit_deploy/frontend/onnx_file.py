@@ -11,16 +11,9 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import INTEGER_OPERATORS, QUANTIZERS
 
-_QUANTIZED = {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "QLinearMatMul",
-    "QLinearConv",
-    "MatMulInteger",
-    "ConvInteger",
-}
+_QUANTIZED = QUANTIZERS | INTEGER_OPERATORS
 
 
 def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:

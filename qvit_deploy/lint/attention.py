@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.graph.op_traits import MOVES, ON_PROBABILITIES, ON_SCORES, QUANTIZERS, SCALES
 from qvit_deploy.lint.finding import TENSORRT, Hit, Rule
 from qvit_deploy.lint.view import View, readers, sizes
 
@@ -15,9 +15,8 @@ LONGEST_INT8 = 512
 """Tokens of the longest sequence that TensorRT's INT8 attention takes (NVIDIA/TensorRT issue 3724)."""
 _FP8_HEADS = range(9, 257)
 """Head sizes that TensorRT's FP8 attention takes."""
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip"})
-_TO_SOFTMAX = MOVES | _PAIR | {"Add", "Mul", "Div", "Sub", "Where", "Cast", "Identity", "Max"}
-_FROM_SOFTMAX = MOVES | _PAIR | {"Cast", "Mul", "Div", "Identity", "Dropout"}
+_TO_SOFTMAX = MOVES | QUANTIZERS | ON_SCORES
+_FROM_SOFTMAX = MOVES | QUANTIZERS | ON_PROBABILITIES | {"Clip"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +95,7 @@ def _fp8_heads(view: View) -> Iterator[Hit]:
 
 def _late_scale(view: View) -> Iterator[Hit]:
     for a in attentions(view):
-        scale = next((n for n in a.between if n.op_type in ("Mul", "Div") and _by_scalar(view, n)), None)
+        scale = next((n for n in a.between if n.op_type in SCALES and _by_scalar(view, n)), None)
         if scale is not None:
             yield scale, f"scales the product {a.scores.name!r}"
 

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.graph.op_traits import MATRIX_PRODUCTS
 from qvit_deploy.lint.finding import ONNXRUNTIME, Hit, Rule
 from qvit_deploy.lint.view import Operand, Product, Quantizer, View, integer, readers, sizes
 
-_LINEAR = ("MatMul", "Gemm")
 _PROPAGATED = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
 """Operators that ONNX Runtime moves quantizers across."""
-_STAY = MOVES - _PROPAGATED - {"Expand"}
+_STAY = frozenset({"Concat", "Flatten", "Gather", "Split"})
+"""Layout changes that it leaves between a quantizer and its product."""
 _OUTPUT_DTYPE_SINCE = 21
 _EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -70,7 +70,7 @@ def _float_gemm(view: View) -> Iterator[Hit]:
 
 
 def _both(view: View) -> Iterator[Product]:
-    return (p for p in view.products if p.node.op_type in _LINEAR and p.quantized == 2)
+    return (p for p in view.products if p.node.op_type in MATRIX_PRODUCTS and p.quantized == 2)
 
 
 def _shared(view: View) -> Iterator[Hit]:
@@ -101,7 +101,7 @@ def _activations(product: Product) -> list[Quantizer]:
 
 def _one_operand(view: View) -> Iterator[Hit]:
     for product in view.products:
-        if product.node.op_type in _LINEAR and product.quantized == 1 and len(product.operands) > 1:
+        if product.node.op_type in MATRIX_PRODUCTS and product.quantized == 1 and len(product.operands) > 1:
             (q,) = (o.quantizer for o in product.operands if o.quantizer is not None)
             yield product.node, f"only the {'activation' if q.of_data else 'weight'} is quantized"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize import gelu, layer_norm
+from qvit_deploy.graph.canonicalize.rewrites import gelu, layer_norm
 from qvit_deploy.lint.finding import TENSORRT, Hit, Rule
 from qvit_deploy.lint.view import View
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from qvit_deploy.graph.op_traits import INTEGER_OPERATORS
 from qvit_deploy.lint.finding import ONNXRUNTIME, TENSORRT, Hit, Rule
-from qvit_deploy.lint.structure import INTEGER_OPERATORS, NOT_PARSED
+from qvit_deploy.lint.structure import NOT_PARSED
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.lint.view import View, text
 
@@ -20,7 +21,6 @@ _RUNTIME_DOMAINS = frozenset(
     }
 )  # fmt: skip
 _SHAPE_INPUTS = "tensorrt_plugin_shape_input_indices"
-_DOMAIN_IS_NAMESPACE = (10, 10)
 _SHAPE_INPUTS_SINCE = (10, 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,14 +14,10 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.graph import constant
-from qvit_deploy.graph.sites import MOVES
-
-PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
-"""Operators with integer kernels: what Q/DQ pairs are for."""
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, PRODUCTS, QUANTIZERS
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 _STANDARD = ("", "ai.onnx")
-_DESCRIBE = frozenset({"Shape", "Size"})
 _LARGEST_PARAMETERS = 1 << 20
 """Elements of a scale or zero point that is still read: those of a block-quantized matrix, never a whole weight."""
 
@@ -136,7 +132,7 @@ class View:
 
     def quantizer(self, node: ir.Node | None) -> Quantizer | None:
         """The node as a Quantizer when it is one, of the standard domain or of com.microsoft."""
-        if node is None or node.op_type not in ("QuantizeLinear", "DequantizeLinear") or not node.inputs:
+        if node is None or node.op_type not in QUANTIZERS or not node.inputs:
             return None
         inputs = [*node.inputs, None, None][:3]
         zero = inputs[2]
@@ -176,13 +172,13 @@ class View:
         found, stack = set(start), list(start)
         while stack:
             for use in stack.pop().uses():
-                new = [] if use.node.op_type in _DESCRIBE else [v for v in use.node.outputs if v not in found]
+                new = [] if use.node.op_type in DESCRIBES else [v for v in use.node.outputs if v not in found]
                 found.update(new)
                 stack.extend(new)
         return frozenset(found)
 
 
-def before(value: ir.Value | None, through: frozenset[str]) -> ir.Node | None:
+def before(value: ir.Value | None, through: Set[str]) -> ir.Node | None:
     """The first node behind a value that is not one of `through`, following first inputs."""
     node = value.producer() if value is not None else None
     for _ in range(1000):
@@ -192,7 +188,7 @@ def before(value: ir.Value | None, through: frozenset[str]) -> ir.Node | None:
     return None
 
 
-def readers(value: ir.Value | None, through: frozenset[str] = frozenset()) -> tuple[ir.Node, ...]:
+def readers(value: ir.Value | None, through: Set[str] = frozenset()) -> tuple[ir.Node, ...]:
     """Nodes that read a value, also behind nodes of `through`; in the order of the graph."""
     found: dict[ir.Node, None] = {}
     stack, seen = [value], set()

@@ -48,6 +48,8 @@ from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph, to_half
 from qvit_deploy.targets.tensorrt.packed.emission import pack_half
 from qvit_deploy.targets.tensorrt.verification import verify_half
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,6 +76,7 @@ def compile(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     preprocess: Preprocess | None = None,
+    task: Task = CLASSIFY,
     force: bool = False,
     skip_bad_images: bool = False,
     cache: Path | None = None,
@@ -85,6 +88,7 @@ def compile(
         model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
+        task: what the model's outputs mean.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
@@ -99,7 +103,7 @@ def compile(
     if OPENVINO_PROFILE in recipe.targets:
         require_openvino(f"--target {OPENVINO_PROFILE}")
     inputs = open_inputs(
-        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
+        model, calib, recipe, task=task, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
         skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
     analysis = analyse(inputs, [recipe], watch, cache)
@@ -112,23 +116,23 @@ def compile(
     gc.collect()
     with watch.stage("verify"):
         seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
-        checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
-        checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
+        checked = verify(inputs.source.graph, emitted, plan, seen, task).as_dict()
+        checked["fold_error"] = fold_error(inputs.source.graph, folded, seen, task)
         files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
         lints = {"onnxruntime": lint_emitted(emitted.model, "onnxruntime")}
         profiles: dict[str, dict[str, Any]] = {}
         if FUSED_PROFILE in recipe.targets:
             cpu = emit_fused(emitted)
-            profiles[FUSED_PROFILE] = verify_fused(emitted, cpu, plan, seen).as_dict()
+            profiles[FUSED_PROFILE] = verify_fused(emitted, cpu, plan, seen, task).as_dict()
             lints[FUSED_PROFILE] = lint_emitted(cpu.model, FUSED_PROFILE)
             files[f"model.{FUSED_PROFILE}.onnx"] = cpu.serialize()
         if OPENVINO_PROFILE in recipe.targets:
             cpu = emit_openvino(emitted)
-            profiles[OPENVINO_PROFILE] = verify_openvino(inputs.source.graph, emitted, cpu, plan, seen).as_dict()
+            profiles[OPENVINO_PROFILE] = verify_openvino(inputs.source.graph, emitted, cpu, plan, seen, task).as_dict()
             lints[OPENVINO_PROFILE] = lint_emitted(cpu.model, OPENVINO_PROFILE)
             files[f"model.{OPENVINO_PROFILE}.onnx"] = cpu.serialize()
         for written, names in half:
-            profiles |= dict.fromkeys(names, verify_half(inputs.source.graph, emitted, written, seen).as_dict())
+            profiles |= dict.fromkeys(names, verify_half(inputs.source.graph, emitted, written, seen, task).as_dict())
             lints |= {str(name): lint_emitted(written.graph.model, name) for name in names}
             files |= {f"model.{name}.onnx": written.graph.serialize() for name in names}
         checked |= {"lint": lints, "profiles": profiles} if profiles else {"lint": lints}
@@ -153,7 +157,7 @@ def build(
         if not recipe.distill_epochs:
             return plan
         with watch.stage("distill", recipe.distill_epochs) as advance:
-            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
+            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, inputs.task, advance)
 
     basis = [*analysis.basis, bits, recipe.compensate, recipe.seed, recipe.distill_epochs]
     plan = analysis.kept.result("plan", basis, watch, planned)
@@ -188,6 +192,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
+        "task": inputs.task.name,
         "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},

@@ -54,7 +54,7 @@ def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> Model
         found = ModelFile(file, from_canonical(file), preprocess, description, manifest)
     else:
         found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
-    made, takes = found.preprocess.input_size, found.graph.image_shape
+    made, takes = found.preprocess.input_size, found.graph.interface.image_size
     if made != takes:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, made))} images, {found.path} takes {'x'.join(map(str, takes))}"

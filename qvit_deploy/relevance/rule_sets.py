@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import onnx_ir as ir
+import torch
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.ops import OpFn
@@ -19,7 +20,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import quantizer_rules
 from qvit_deploy.relevance import rules as r
 from qvit_deploy.relevance.dataflow import Dataflow
-from qvit_deploy.tasks.objective import Objective, unit
+from qvit_deploy.tasks.task import Objective, Outputs
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class RuleSet:
     Attributes:
         rules: freezing rules first (see `Dataflow`).
         expected: names of rules that must fire where the graph holds operators that are their business.
-        unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the class's logit.
+        unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the objective's value.
     """
 
     name: str
@@ -95,6 +96,16 @@ class RuleSet:
         own = [count for name, count in firings.items() if name != quantizer_rules.NAME]
         if own and "Softmax" in present and not any(own):
             raise InputError(f"rule set {self.name!r} matches no node of {graph.name!r}")
+
+
+def unit(objective: Objective) -> Objective:
+    """`objective` with relevance 1 per image at the start, whatever its value (Chefer et al. 2021: R = one-hot)."""
+
+    def scaled(outputs: Outputs) -> torch.Tensor:
+        value = objective(outputs)
+        return value / torch.where(value == 0, torch.ones_like(value), value).detach()
+
+    return scaled
 
 
 _RELP = (

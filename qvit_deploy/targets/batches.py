@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from qvit_deploy.data.padding import padded
 from qvit_deploy.errors import InputError
 
 AT_ONCE = 8
@@ -18,22 +19,20 @@ def in_batches(
     """Runs `images` [n, ...] and returns the outputs, each [n, ...].
 
     Args:
-        static_batch: images that `run` must get, or None for any number. The last batch is padded by repeating its
-            last image.
+        static_batch: images that `run` must get, or None for any number; the last batch is padded.
     """
     size = static_batch or AT_ONCE
     chunks = []
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
-        missing = 0 if static_batch is None else static_batch - len(chunk)
-        padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
-        outputs = [np.asarray(o) for o in run(padded)]
+        whole = padded(chunk, static_batch)
+        outputs = [np.asarray(o) for o in run(whole)]
         # Only padding is cut: an intermediate tensor may hold several rows, such as windows, of one image.
-        chunks.append([o[: len(chunk)] for o in outputs] if missing else outputs)
+        chunks.append([o[: len(chunk)] for o in outputs] if len(whole) > len(chunk) else outputs)
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
 
-def image_shape(
+def run_shape(
     path: str, name: str, declared: Sequence[int | str | None], batch: int | None, any_batch: int = 1
 ) -> tuple[int, ...]:
     """The shape to run a model's images with.

@@ -12,6 +12,7 @@ from qvit_deploy.data.images import ImageSet
 from qvit_deploy.progress import Advance
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.openvino import runtime as openvino
+from qvit_deploy.tasks.task import Arrays
 
 BATCH = 16
 """Images per run of a graph that takes any number, where nothing but outputs is kept."""
@@ -23,11 +24,11 @@ class OpenedModel:
 
     Attributes:
         shape: declared, of the images: sizes, or names of open dimensions.
-        run: images float32 [n, C, H, W] -> the first output, [n, ...].
+        run: images float32 [n, C, H, W] -> the outputs by name, each [n, ...].
     """
 
     shape: Sequence[int | str | None]
-    run: Callable[[np.ndarray], np.ndarray]
+    run: Callable[[np.ndarray], Arrays]
 
     @property
     def static_batch(self) -> int | None:
@@ -43,17 +44,17 @@ def open_model(model: Path | bytes, threads: int = 0) -> OpenedModel:
     """
     if isinstance(model, Path) and openvino.runs_in_openvino(model):
         compiled = openvino.OpenVinoModel(model, threads=threads, precision=openvino.openvino_precision(model))
-        return OpenedModel(compiled.declared, lambda images: compiled.run(images)[0])
+        return OpenedModel(compiled.declared, compiled.outputs)
     runner = onnxruntime.session(model, threads)
     shape = runner.get_inputs()[0].shape
     static = shape[0] if isinstance(shape[0], int) else None
-    return OpenedModel(shape, lambda images: onnxruntime.run(runner, images, static)[0])
+    return OpenedModel(shape, lambda images: onnxruntime.outputs(runner, images, static))
 
 
-def logits(opened: OpenedModel, images: ImageSet, advance: Advance) -> np.ndarray:
-    """The first output for every image, float32 [n, classes]; `advance` counts images."""
+def outputs(opened: OpenedModel, images: ImageSet, advance: Advance) -> Arrays:
+    """The outputs for all images by name, each [n, ...]; `advance` counts images."""
     chunks = []
     for pixels, _ in images.batches(opened.static_batch or BATCH):
         chunks.append(opened.run(pixels))
         advance(len(pixels))
-    return np.concatenate(chunks)
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -37,8 +37,8 @@ def main() -> None:
         images = torch.randn(arguments.batch, *shape)
         times: tuple[list[float], list[float]] = ([], [])
         with torch.no_grad():
-            expected, actual = module(images), executor.logits(images)
-            runs: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (module, executor.logits)
+            expected, actual = module(images), executor.run(images)["logits"]
+            runs: tuple[Callable[[torch.Tensor], object], ...] = (module, executor.run)
             for _ in range(arguments.repeats):
                 for run, taken in zip(runs, times, strict=True):
                     start = time.perf_counter()

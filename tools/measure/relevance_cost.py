@@ -25,7 +25,7 @@ from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.relp import attribute
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.objective import logit_difference, parse_metric, predicted
+from qvit_deploy.tasks.classify import CLASSIFY, logit_difference
 
 MODEL = "timm:vit_small_patch14_dinov2?img_size=112&num_classes=10"
 
@@ -45,29 +45,28 @@ def main() -> None:
     graph = load_model(MODEL).graph
     sites, components = find_sites(graph), find_components(graph)
     inputs = sorted({n for s in sites for n in (s.input, s.second) if n is not None})
-    image, other = torch.randn(2, 1, *graph.image_shape)
-    plain, metric = Executor(graph), parse_metric("logit-diff:0,1")
+    image, other = torch.randn(2, 1, *graph.interface.image_size)
+    plain, metric = Executor(graph), CLASSIFY.parse_metric("logit-diff:0,1")
     objective = logit_difference(torch.tensor([0]), torch.tensor([1]))
 
     def forward() -> None:
         with torch.no_grad():
-            plain.logits(image)
+            plain.run(image)
 
     def bare() -> None:
         forward()
-        logits = plain.logits(image.clone().requires_grad_())
-        objective(logits).sum().backward()
+        objective(plain.run(image.clone().requires_grad_())).sum().backward()
 
     tasks: dict[str, Callable[[], object]] = {"two forward and one backward pass, bare": bare}
     for name, rule_set in RULE_SETS.items():
         executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-        start = rule_set.starting_at(predicted)
+        start = rule_set.starting_at(CLASSIFY.objective)
         tasks[f"LRP of all sites, {name}"] = lambda e=executor, s=start: propagate(  # type: ignore[misc]
             e, image, inputs, read, s
         )
         if name != "deep-taylor":
             tasks[f"RelP of all components, {name}"] = lambda e=executor, r=rule_set: attribute(  # type: ignore[misc]
-                e, r, components, image, other, metric
+                e, r, components, image, other, metric, CLASSIFY
             )
 
     seconds: dict[str, list[float]] = {name: [] for name in ("forward", *tasks)}

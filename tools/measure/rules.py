@@ -24,7 +24,7 @@ from qvit_deploy.patching.components import KINDS, find_components
 from qvit_deploy.patching.relp import attribute
 from qvit_deploy.relevance import rules as r
 from qvit_deploy.relevance.rule_sets import RuleSet
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
 from tools.measure.reference import MODEL
 from tools.measure.relp import DEMOS, asked_models, compiled, patched_pairs
 
@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     table = Table("model", "rules", *(f"{kind}: r, slope" for kind in KINDS))
     sizes = Table("model", "rules", "size of attention outputs, from the first block to the last")
-    metric = parse_metric("logit-diff")
+    metric = CLASSIFY.parse_metric("logit-diff")
     for model in asked_models(arguments.model, arguments.reference):
         file, data = compiled(model, "float", arguments.work, arguments.reference)
         pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, processes=1)
@@ -60,7 +60,7 @@ def main() -> None:
             squares: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
             for pair in pairs:
                 clean, corrupt = torch.tensor(pair.clean)[None], torch.tensor(pair.corrupt)[None]
-                estimate = attribute(executor, rule_set, components, clean, corrupt, metric)
+                estimate = attribute(executor, rule_set, components, clean, corrupt, metric, CLASSIFY)
                 exact = truth.of(pair, components)
                 maps = ({c: m[0] for c, m in estimate.effects.items()}, exact)
                 for kind in KINDS:

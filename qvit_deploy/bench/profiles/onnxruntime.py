@@ -21,13 +21,14 @@ import onnx
 from qvit_deploy.artifacts.measurement import Profile, SiteTime
 from qvit_deploy.bench.runner import OnnxRuntimeRunner
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.op_traits import QUANTIZERS, RESHAPES
 from qvit_deploy.targets.onnxruntime.runtime import FLOAT_CONVOLUTIONS, FLOAT_LINEARS, INTEGER_PRODUCTS
 
 WARM_UP, RUNS = 10, 30
 
 PRODUCTS = frozenset((*INTEGER_PRODUCTS, *FLOAT_LINEARS, *FLOAT_CONVOLUTIONS, "MatMulNBits", "NhwcFusedConv"))
-QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Clip"})
-MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"})
+QUANTIZING = QUANTIZERS | {"DynamicQuantizeLinear", "Clip"}
+MOVES = RESHAPES | {"Transpose"}
 _WEIGHT, _BIAS = re.compile(r"(.+)\.weight(\.|$)"), re.compile(r"(.+)\.bias(\.|$)")
 
 
@@ -75,7 +76,7 @@ def attribute(recorded: Recorded, attention: Mapping[str, str]) -> Profile:
         site = sites.get(node.output[0])
         if site is None:
             outside[node.op_type] += taken
-        elif node.op_type in QUANTIZERS:
+        elif node.op_type in QUANTIZING:
             quantize[site] += taken
         else:
             product[site] = product.get(site, 0.0) + taken
@@ -139,7 +140,7 @@ def _sites(graph: onnx.GraphProto, attention: Mapping[str, str]) -> dict[str, st
 
 def _claim(tensor: str, site: str, makers: Mapping[str, onnx.NodeProto], found: dict[str, str]) -> None:
     """Gives quantizers before a product to its site; of those with several readers to the first."""
-    while (node := makers.get(tensor)) is not None and node.op_type in QUANTIZERS | MOVES:
-        if node.op_type in QUANTIZERS:
+    while (node := makers.get(tensor)) is not None and node.op_type in QUANTIZING | MOVES:
+        if node.op_type in QUANTIZING:
             found.setdefault(node.output[0], site)
         tensor = node.input[0]

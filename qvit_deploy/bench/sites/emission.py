@@ -23,6 +23,7 @@ from qvit_deploy.bench.sites.models import OVERHEAD
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
+from qvit_deploy.graph.query import nodes_by_output
 from qvit_deploy.graph.sites import Kind, Site, find_sites
 from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.half import half_scales
@@ -88,7 +89,7 @@ def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, profile: Pro
     wanted = {s.name for s in bundle.manifest.sites}
     graph = Graph(ir.load(bundle.path_of("model.float.onnx")), "float")
     shapes = tensor_shapes(graph, batch)
-    nodes = {v.name: n for n in graph.nodes() for v in n.outputs}
+    nodes = nodes_by_output(graph)
     sites: dict[str, dict[str, str]] = {}
     known: dict[tuple[SiteShape, Width], str] = {}
     files: dict[bytes, str] = {overhead(profile): OVERHEAD}

@@ -76,8 +76,8 @@ class Index(Record):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What site models are asked for.
+class SiteModelRequest:
+    """What models of sites are wanted for.
 
     Attributes:
         bits, batch: None for those of the folder, or `DEFAULT_BITS` and 1 where it is written.
@@ -92,7 +92,7 @@ class Asked:
     def __post_init__(self) -> None:
         if self.target not in SITE_TARGETS:
             raise InputError(
-                f"--sites times models on {', '.join(SITE_TARGETS)}, not on {self.target!r}; --plugin makes "
+                f"bench-sites times models on {', '.join(SITE_TARGETS)}, not on {self.target!r}; --plugin makes "
                 "those of tensorrt call plugins"
             )
         if self.bits is not None and (not self.bits or any(not 2 <= b <= 8 for b in self.bits)):
@@ -100,7 +100,7 @@ class Asked:
         if self.batch is not None and self.batch < 1:
             raise InputError(f"--batch must be at least 1, got {self.batch}")
         if self.plugins and self.target != "tensorrt":
-            raise InputError(f"--sites --target {self.target} takes no plugins: leave out --plugin")
+            raise InputError(f"bench-sites --target {self.target} takes no plugins: leave out --plugin")
 
     @property
     def widths(self) -> tuple[str, ...] | None:
@@ -116,33 +116,34 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-def require_asked(folder: Path, index: Index, asked: Asked) -> None:
+def require_requested(folder: Path, index: Index, request: SiteModelRequest) -> None:
     """Raises InputError if the models in `folder` are for something else than what is asked for."""
     another = "or name another folder"
-    if index.target != asked.target:
+    if index.target != request.target:
         raise InputError(
-            f"{folder} holds site models for {index.target}, not {asked.target}: pass --target {index.target}, "
+            f"{folder} holds site models for {index.target}, not {request.target}: pass --target {index.target}, "
             f"{another}"
         )
-    if asked.batch not in (None, index.batch):
+    if request.batch not in (None, index.batch):
         raise InputError(
-            f"{folder} holds site models for batches of {index.batch}, not {asked.batch}: leave --batch out, {another}"
+            f"{folder} holds site models for batches of {index.batch}, not {request.batch}: leave --batch out, "
+            f"{another}"
         )
-    if asked.widths not in (None, index.widths):
+    if request.widths not in (None, index.widths):
         raise InputError(
-            f"{folder} holds site models of {', '.join(index.widths)}, not {', '.join(asked.widths or ())}: leave "
+            f"{folder} holds site models of {', '.join(index.widths)}, not {', '.join(request.widths or ())}: leave "
             f"--bits out, {another}"
         )
-    if asked.plugins and index.profile != PACKED_PROFILE:
+    if request.plugins and index.profile != PACKED_PROFILE:
         raise InputError(
             f"{folder} holds site models of the {index.profile} file, which calls no plugins: leave --plugin out, "
             f"{another}"
         )
 
 
-def require_library(folder: Path, index: Index, asked: Asked) -> None:
+def require_library(folder: Path, index: Index, request: SiteModelRequest) -> None:
     """Raises InputError if the models call plugins and no library is named."""
-    if index.profile == PACKED_PROFILE and index.target == "tensorrt" and not asked.plugins:
+    if index.profile == PACKED_PROFILE and index.target == "tensorrt" and not request.plugins:
         raise InputError(
             f"{folder} holds site models that run in the plugins of {LIBRARY}: pass --plugin PATH/{LIBRARY} "
             "(qvit-deploy build-plugin compiles it)"

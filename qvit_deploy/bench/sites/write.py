@@ -8,13 +8,13 @@ from typing import get_args
 from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.artifacts.engine_record import Target
-from qvit_deploy.bench.sites.models import DEFAULT_BITS, INDEX, SCHEMA, Asked, Index
+from qvit_deploy.bench.sites.models import DEFAULT_BITS, INDEX, SCHEMA, Index, SiteModelRequest
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import Profile
 from qvit_deploy.targets.tensorrt.engine.files import profiles_for
 
 
-def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
+def write_site_models(bundle: Path, folder: Path, request: SiteModelRequest) -> Index:
     """Writes models of all sites of the bundle into `folder`, the index last.
 
     Raises:
@@ -28,18 +28,18 @@ def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
         from qvit_deploy.bench.sites.emission import emit_sites
     except ImportError as error:
         raise InputError(
-            f"emitting site models needs {error.name}; write them where the compile half is installed (bench --sites "
+            f"emitting site models needs {error.name}; write them where the compile half is installed (bench-sites "
             "--emit-only --site-models FOLDER) and bring the folder here"
         ) from error
     found = read_bundle(bundle)
-    profile = profile_of(found, asked)
-    widths = [(b, b) for b in sorted(set(asked.bits or DEFAULT_BITS))]
-    emitted = emit_sites(found, widths, asked.batch or 1, profile)
+    profile = profile_of(found, request)
+    widths = [(b, b) for b in sorted(set(request.bits or DEFAULT_BITS))]
+    emitted = emit_sites(found, widths, request.batch or 1, profile)
     index = Index(
         schema=SCHEMA,
-        target=asked.target,
+        target=request.target,
         profile=profile,
-        batch=asked.batch or 1,
+        batch=request.batch or 1,
         sites=emitted.sites,
         baselines=emitted.baselines,
     )
@@ -48,12 +48,12 @@ def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
     return index
 
 
-def profile_of(bundle: Bundle, asked: Asked) -> Profile:
+def profile_of(bundle: Bundle, request: SiteModelRequest) -> Profile:
     """The file that site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle has; the
     target's own where it has neither, since a table may come before the compile it is for."""
     for target in get_args(Target):
-        if asked.target == target:
-            wanted = profiles_for(target, asked.plugins)
+        if request.target == target:
+            wanted = profiles_for(target, request.plugins)
             held = [p for p in wanted if f"model.{p}.onnx" in bundle.manifest.files]
-            return wanted[0] if asked.plugins or not held else held[0]
+            return wanted[0] if request.plugins or not held else held[0]
     return "onnxruntime"

@@ -1,40 +1,44 @@
-"""Linear sensitivity: quantizing a site is a patch, and one backward pass estimates what every patch does to the logit.
+"""Linear sensitivity: quantizing a site is a patch, and one backward pass estimates what every patch does to the
+task's objective (for a classifier, the predicted class's logit).
 
 With the clean activation x, its quantized value x' and the coefficient rho of the site's output (what reaches it in
-the backward pass from the predicted class's logit), the estimated change of that logit is sum ((x' - x) W) rho for the
-activation and sum (x (W' - W)) rho for the weight. With the plain gradient as rho this is attribution patching, the
+the backward pass from the objective), the estimated change of the objective is sum ((x' - x) W) rho for the activation
+and sum (x (W' - W)) rho for the weight. With the plain gradient as rho this is attribution patching, the
 first-order Taylor term (Syed et al., arXiv 2310.10348); with the coefficients of the `relp` rules it is RelP (arXiv
 2508.21258, section 3: (n(x') - n(x)) . rho). One forward and one backward pass give it for every site and every width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.plan import Grids
 from qvit_deploy.quantize.scoring.losses import SiteError
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
-from qvit_deploy.tasks.objective import predicted
+from qvit_deploy.tasks.task import Objective
 
 
 def linear_sensitivity(
-    calibration: Calibration, batches: Iterable[Tensor], rule_set: RuleSet, progress: Callable[[int], None]
+    calibration: Calibration, batches: Iterable[Tensor], rule_set: RuleSet, objective: Objective, advance: Advance
 ) -> tuple[dict[str, SiteError], int]:
-    """(site name -> mean over images of the squared estimated logit change, by width and operand; images seen).
+    """(site name -> mean over images of the squared estimated change of the objective, by width and operand; images
+    seen).
 
     Squared, because the changes of different sites have random signs and their variances add.
 
     Args:
         batches: float32 [b, C, H, W] each.
         rule_set: what happens in the backward pass.
-        progress: called with the number of images of each batch when it is done.
+        objective: the scalar whose change is estimated (`Task.objective`).
+        advance: counts images.
     """
     sites, widths, weights = calibration.sites, calibration.widths, calibration.weights
     totals = {s.name: (torch.zeros(len(widths)), torch.zeros(len(widths))) for s in sites}
@@ -73,9 +77,9 @@ def linear_sensitivity(
                         # Rounding at one width moves a kernel by as much, relative to its size, as the input.
                         w_total += moved.square().sum(0)
 
-        propagate(executor, batch, {*readers, *outputs}, visit, rule_set.starting_at(predicted))
+        propagate(executor, batch, {*readers, *outputs}, visit, rule_set.starting_at(objective))
         images += len(batch)
-        progress(len(batch))
+        advance(len(batch))
     losses = {
         name: SiteError(*({b: float(v) / images for b, v in zip(widths, total, strict=True)} for total in pair))
         for name, pair in totals.items()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE
 from qvit_deploy.report.labels import printable
 from qvit_deploy.report.numbers import digits, interval, percent
+from qvit_deploy.tasks.task import Words
 
 EQUAL_DB = 200.0
 """SQNR that stands for no difference at all (tasks/metrics.py)."""
@@ -25,9 +27,9 @@ class Finding:
     good: bool | None = None
 
 
-def findings(verification: Mapping[str, Any]) -> list[Finding]:
+def findings(verification: Mapping[str, Any], words: Words) -> list[Finding]:
     """The rows of the verification table, as far as `verification` has numbers for them."""
-    rows = (_codes, _worst_site, _fused, _in_float, _free_running)
+    rows = (_codes, _worst_site, _fused, _in_float, partial(_free_running, words))
     profiles = verification.get("profiles")
     half = [_half(str(n), v) for n, v in profiles.items()] if isinstance(profiles, Mapping) else []
     return [row for row in (*(make(verification) for make in rows), *half) if row is not None]
@@ -76,12 +78,12 @@ def _in_float(v: Mapping[str, Any]) -> Finding | None:
     return Finding("Products in floating point", f"{len(sites)}: {named}", meaning)
 
 
-def _free_running(v: Mapping[str, Any]) -> Finding | None:
+def _free_running(words: Words, v: Mapping[str, Any]) -> Finding | None:
     agree, error = number(v, "logits_agreement"), number(v, "logits_error")
     if agree is None or error is None:
         return None
     images = share_of_images(agree, number(v, "images"))
-    result = f"same top-1 on {images}; logits within {percent(error)} of the largest"
+    result = f"same {words.same} on {images}; {words.signal} within {percent(error)} of the largest"
     meaning = (
         "Runtime against executor with nothing held equal: a last-digit difference of floats can move a value to the "
         "next code, and later layers carry it on."
@@ -129,23 +131,26 @@ class Fidelity:
     sqnr_note: str
 
 
-def fidelity(manifest: Manifest) -> Fidelity:
+def fidelity(manifest: Manifest, words: Words) -> Fidelity:
     """Agreement and SQNR with the number of images behind them."""
     v = manifest.verification
     agree, db, n = number(v, "float_agreement"), number(v, "float_sqnr_db"), number(v, "images")
     agreement, note = "not measured", ""
     if agree is not None:
-        agreement, note = percent(agree), "same top-1 as the float model"
+        agreement, note = percent(agree), f"same {words.same} as the float model"
         if n:
             low, high = interval(agree, round(n))
-            note = f"{share_of_images(agree, n)} keep their top-1; 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+            sure = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+            note = f"{share_of_images(agree, n)} keep their {words.same}; {sure}"
     on = f" (n = {n:,.0f})" if n else ""
     if db is None:
         return Fidelity(agreement, note, "not measured", "")
     if db >= EQUAL_DB:
-        return Fidelity(agreement, note, "exact", f"logits equal the float model's{on}")
+        return Fidelity(agreement, note, "exact", f"{words.signal} equal the float model's{on}")
     noise = percent(10 ** (-db / 20))
-    return Fidelity(agreement, note, f"{db:.1f} dB", f"logit error is {noise} of the signal, rms{on}")
+    return Fidelity(
+        agreement, note, f"{db:.1f} dB", f"{words.signal.removesuffix('s')} error is {noise} of the signal, rms{on}"
+    )
 
 
 def share_of_images(share: float, images: float | None) -> str:

@@ -13,6 +13,7 @@ from qvit_deploy.report.compile.scores import Ranking, rank
 from qvit_deploy.report.labels import printable, role_words, runs, site_labels
 from qvit_deploy.report.numbers import amount, digits, percent, times
 from qvit_deploy.report.templates import render
+from qvit_deploy.tasks.registry import task_called
 
 REPORT = "report.html"
 ATTENTION = ("matmul_qk", "matmul_av")
@@ -28,15 +29,15 @@ def render_report(manifest: Manifest) -> bytes:
 
     from qvit_deploy.report.compile import plots
 
-    sites = manifest.sites
+    sites, words = manifest.sites, task_called(manifest.task).words
     ranking = rank(sites, str(_extra(manifest, "relevance").get("method", "")))
     shown = ranking if isinstance(ranking, Ranking) else None
     document = render(
         "compile/compile.html.jinja",
         model=printable(str(manifest.source.get("model", "unnamed model"))),
         cards=_cards(manifest),
-        fidelity=fidelity(manifest),
-        findings=findings(manifest.verification),
+        fidelity=fidelity(manifest, words),
+        findings=findings(manifest.verification, words),
         operators=_operators(manifest.verification),
         widths=sorted({b for s in sites for b in (s.w_bits, s.a_bits) if b is not None}),
         any_float=any(b is None for s in sites for b in (s.w_bits, s.a_bits)),

@@ -28,9 +28,12 @@ from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.ranges.attention import inner_grid
 from qvit_deploy.quantize.ranges.softmax import LogGrid
+from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared, require_close
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import relative_error
+from qvit_deploy.tasks.task import Task, arrays
 
 FOLD_TOLERANCE = 1e-3
 """Largest allowed difference of the folded float model's logits from the source's, relative to the largest logit."""
@@ -87,7 +90,7 @@ class Verification(CodesCompared):
     optimized_ops: dict[str, int]
 
 
-def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -> Verification:
+def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray, task: Task = CLASSIFY) -> Verification:
     """Verifies the `onnxruntime` profile of a plan on `images` float32 [n, C, H, W].
 
     Raises:
@@ -98,10 +101,10 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     model = emitted.to_proto().SerializeToString()
     runtime = target.session(model)
     batch = emitted.static_batch
-    logits = target.run(runtime, images, batch)[0]
-    float_logits = _executor_logits(Executor(float_graph), images, batch)
+    outputs = target.outputs(runtime, images, batch)
+    exact = executor_outputs(Executor(float_graph), images, batch)
     executor = Executor(emitted)
-    simulated = _executor_logits(executor, images, batch)
+    simulated = executor_outputs(executor, images, batch)
 
     probed = probe_images(images, batch)
     forced = _forced(executor, emitted, plan, probed)
@@ -112,10 +115,10 @@ def verify(float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray) -
     result = Verification(
         profile="onnxruntime",
         **comparison_fields(images, probed, forced),
-        logits_error=float(np.abs(logits - simulated).max() / max(np.abs(simulated).max(), 1e-12)),
-        logits_agreement=agreement(simulated, logits),
-        float_sqnr_db=sqnr_db(float_logits, logits),
-        float_agreement=agreement(float_logits, logits),
+        logits_error=relative_error(task.signal(simulated), task.signal(outputs)),
+        logits_agreement=task.agreement(simulated, outputs),
+        float_sqnr_db=task.sqnr_db(exact, outputs),
+        float_agreement=task.agreement(exact, outputs),
         integer_products=fused.integer_products,
         expected_integer_products=expected,
         float_products=in_float,
@@ -159,18 +162,18 @@ def probe_images(images: np.ndarray, static_batch: int | None) -> np.ndarray:
     return np.resize(images, (static_batch, *images.shape[1:]))
 
 
-def fold_error(source: Graph, folded: Graph, images: np.ndarray) -> float:
-    """Largest difference of the two float models' logits on `images`, relative to the largest logit.
+def fold_error(source: Graph, folded: Graph, images: np.ndarray, task: Task = CLASSIFY) -> float:
+    """Largest difference of the two float models' signals (logits) on `images`, relative to the largest value.
 
     Raises:
         CheckError: it passes `FOLD_TOLERANCE`, so a fold is not the identity it is meant to be.
     """
-    logits, found = (_executor_logits(Executor(g), images, g.static_batch) for g in (source, folded))
-    error = float(np.abs(found - logits).max() / max(np.abs(logits).max(), 1e-12))
+    outputs = (executor_outputs(Executor(g), images, g.static_batch) for g in (source, folded))
+    error = relative_error(*(task.signal(o) for o in outputs))
     if error > FOLD_TOLERANCE:
         raise CheckError(
-            f"verification: folding scales into the float model moved its logits by {error:.1e} of the largest; turn "
-            "the folds off one by one in a recipe (fold, fold_heads) and report the model"
+            f"verification: folding scales into the float model moved its {task.words.signal} by {error:.1e} of the "
+            "largest; turn the folds off one by one in a recipe (fold, fold_heads) and report the model"
         )
     return error
 
@@ -212,16 +215,14 @@ def _read(product: ir.Node | None, operand: int, parameter: int) -> np.ndarray |
     return constant(dequantize.inputs[parameter])
 
 
-def _executor_logits(executor: Executor, images: np.ndarray, static_batch: int | None) -> np.ndarray:
-    size = static_batch or 8
-    chunks = []
+def executor_outputs(executor: Executor, images: np.ndarray, static_batch: int | None) -> dict[str, np.ndarray]:
+    """The outputs of the executor's graph for `images` float32 [n, C, H, W] by name, each [n, ...]."""
+
+    def run(chunk: np.ndarray) -> list[np.ndarray]:
+        return list(arrays(executor.run(torch.from_numpy(chunk))).values())
+
     with torch.no_grad():
-        for start in range(0, len(images), size):
-            chunk = images[start : start + size]
-            missing = (static_batch or len(chunk)) - len(chunk)
-            padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
-            chunks.append(executor.logits(torch.from_numpy(padded)).cpu().numpy()[: len(chunk)])
-    return np.concatenate(chunks)
+        return dict(zip(executor.outputs, in_batches(images, static_batch, run), strict=True))
 
 
 def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> Comparison:

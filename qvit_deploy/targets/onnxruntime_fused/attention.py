@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_ints
-from qvit_deploy.graph.canonicalize.match import dims, perm_of, producer, rank, scalar, scaled, sole_consumer
+from qvit_deploy.graph.edit import add_ints
+from qvit_deploy.graph.query import dims, perm_of, producer, rank, scalar, scaled, sole_reader
 
 
 class _Heads(NamedTuple):
@@ -34,8 +34,8 @@ def fuse_attention(graph: ir.Graph) -> int:
 
 
 def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
-    first, second = producer(softmax.inputs[0], "MatMul"), sole_consumer(softmax.outputs[0])
-    if first is None or sole_consumer(first.outputs[0]) is None or second is None or second.op_type != "MatMul":
+    first, second = producer(softmax.inputs[0], "MatMul"), sole_reader(softmax.outputs[0])
+    if first is None or sole_reader(first.outputs[0]) is None or second is None or second.op_type != "MatMul":
         return False
     query, key, value = first.inputs[0], producer(first.inputs[1], "Transpose"), second.inputs[1]
     merged = _merged(second)
@@ -102,10 +102,10 @@ def _moved(value: ir.Value | None, perm: list[int], part: int) -> _Heads | None:
 
 def _merged(product: ir.Node) -> ir.Node | None:
     """The Reshape that puts the heads of `product` [batch, heads, tokens, depth] side by side."""
-    transpose = sole_consumer(product.outputs[0])
+    transpose = sole_reader(product.outputs[0])
     if transpose is None or transpose.op_type != "Transpose" or perm_of(transpose) != [0, 2, 1, 3]:
         return None
-    reshape = sole_consumer(transpose.outputs[0])
+    reshape = sole_reader(transpose.outputs[0])
     if reshape is None or reshape.op_type != "Reshape":
         return None
     apart, together = dims(transpose.outputs[0]), dims(reshape.outputs[0])

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.emit.runtime_model import RuntimeModel
-from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime_fused.attention import fuse_attention
 

@@ -23,7 +23,8 @@ from qvit_deploy.recipe import FUSED_PROFILE
 from qvit_deploy.targets.forced_comparison import compare_forced, compared, require_close
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.onnxruntime.verification import CodesCompared, comparison_fields, fetched, probe_images
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 LOST_DB = 20.0
 """Smallest signal to noise ratio of the logits against the `onnxruntime` file's, both running freely: values that cross
@@ -48,7 +49,9 @@ class FusedVerification(CodesCompared):
     rows: int
 
 
-def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray) -> FusedVerification:
+def verify_fused(
+    emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray, task: Task = CLASSIFY
+) -> FusedVerification:
     """Verifies `fused`, made from `emitted`, on `images` float32 [n, C, H, W].
 
     Raises:
@@ -59,14 +62,14 @@ def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.nda
     probe = probe_images(images, batch)
     measured = _tensors(emitted, fused, plan, probe)
     forced = compare_forced(Executor(emitted), emitted, plan, probe, measured, fused.rows)
-    reference, logits = (
-        target.run(target.session(model), images, batch)[0] for model in (emitted.serialize(), fused.serialize())
+    reference, outputs = (
+        target.outputs(target.session(model), images, batch) for model in (emitted.serialize(), fused.serialize())
     )
     found = target.fusion(fused.serialize())
     result = FusedVerification(
         **comparison_fields(images, probe, forced),
-        reference_sqnr_db=sqnr_db(reference, logits),
-        reference_agreement=agreement(reference, logits),
+        reference_sqnr_db=task.sqnr_db(reference, outputs),
+        reference_agreement=task.agreement(reference, outputs),
         integer_products=found.integer_products,
         attentions=fused.attentions,
         rows=len(fused.rows),
@@ -81,7 +84,7 @@ def verify_fused(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.nda
             f"verification of onnxruntime-fused: {found.integer_products} products run on integers, {expected} in the "
             "onnxruntime file"
         )
-    if result.reference_sqnr_db < LOST_DB or not np.isfinite(logits).all():
+    if result.reference_sqnr_db < LOST_DB or not np.isfinite(task.signal(outputs)).all():
         raise CheckError(
             f"verification of onnxruntime-fused: its logits are {result.reference_sqnr_db:.1f} dB from the onnxruntime "
             f"file's (limit {LOST_DB:g} dB)"

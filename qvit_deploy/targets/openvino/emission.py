@@ -17,9 +17,9 @@ from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.emit.runtime_model import CODE_SHIFT, RuntimeModel
-from qvit_deploy.graph.canonicalize.edit import remove_unused
-from qvit_deploy.graph.canonicalize.match import sole_consumer
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.query import sole_reader
 
 
 def emit_openvino(emitted: Graph) -> RuntimeModel:
@@ -54,7 +54,7 @@ def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> tuple
     scale, weight, by_column = (constant(v) for v in (linear.scale, linear.weight, linear.weight_scale))
     assert scale is not None and weight is not None and by_column is not None
     shift = CODE_SHIFT * float(scale) * by_column.astype(np.float64) * weight.sum(axis=0, dtype=np.int64)
-    reader = sole_consumer(last.outputs[0])
+    reader = sole_reader(last.outputs[0])
     lowered = reader is not None and reader.op_type == "Squeeze"  # takes out the axis that ONNX Runtime needed
     output = str((reader if reader is not None and lowered else last).outputs[0].name)
     bias = (-shift if linear.bias is None else linear.bias - shift).astype(np.float32)

@@ -15,7 +15,7 @@ import numpy as np
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import OPENVINO_PROFILE
-from qvit_deploy.targets.batches import AT_ONCE, image_shape, in_batches
+from qvit_deploy.targets.batches import AT_ONCE, in_batches, run_shape
 from qvit_deploy.targets.processor import wanted_threads
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class OpenVinoModel:
             read = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
             value = read.input(0)
             self.declared = [d.get_length() if d.is_static else str(d) for d in value.partial_shape]
-            self.shape = image_shape(where, value.any_name, self.declared, batch, any_batch)
+            self.shape = run_shape(where, value.any_name, self.declared, batch, any_batch)
             read.reshape({value: list(self.shape)})
             if fetch:
                 read = openvino.Model([_output(read, name) for name in fetch], read.get_parameters(), "probe")
@@ -133,6 +133,11 @@ class OpenVinoModel:
     def run(self, images: np.ndarray) -> list[np.ndarray]:
         """The outputs for any number of images, each [n, ...]."""
         return in_batches(images, self.shape[0], lambda chunk: [o.copy() for o in self.infer(chunk)])
+
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for any number of images by name, each [n, ...]."""
+        names = [value.any_name for value in self._compiled.outputs]
+        return dict(zip(names, self.run(images), strict=True))
 
     def layers(self) -> list[Layer]:
         """The graph that runs, in its order."""

@@ -28,7 +28,8 @@ from qvit_deploy.targets.forced_comparison import compare_forced, compared, requ
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.onnxruntime.verification import CodesCompared, comparison_fields, probe_images
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 FAILED = f"verification of {OPENVINO_PROFILE}"
 TIE = 1e-4
@@ -63,7 +64,12 @@ class OpenVinoVerification(CodesCompared):
 
 
 def verify_openvino(
-    float_graph: Graph, emitted: Graph, written: RuntimeModel, plan: Plan, images: np.ndarray
+    float_graph: Graph,
+    emitted: Graph,
+    written: RuntimeModel,
+    plan: Plan,
+    images: np.ndarray,
+    task: Task = CLASSIFY,
 ) -> OpenVinoVerification:
     """Verifies `written`, made from `emitted`, on `images` float32 [n, C, H, W].
 
@@ -84,11 +90,11 @@ def verify_openvino(
     if len(written.linears) != linears:
         raise CheckError(f"{FAILED}: {len(written.linears)} of {linears} linears were rewritten")
     on_integers = _require_integers(runner, written.linears)
-    logits = runner.run(images)[0]
-    reference, exact = (target.run(target.session(g.serialize()), images, batch)[0] for g in (emitted, float_graph))
-    if not np.isfinite(logits).all():
+    outputs = runner.outputs(images)
+    reference, exact = (target.outputs(target.session(g.serialize()), images, batch) for g in (emitted, float_graph))
+    if not np.isfinite(task.signal(outputs)).all():
         raise CheckError(f"{FAILED}: the file gives NaN or infinity")
-    kept, wanted = sqnr_db(exact, logits), sqnr_db(exact, reference)
+    kept, wanted = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
     if kept < min(wanted, FLOAT32_DB) - LOST_DB:
         raise CheckError(
             f"{FAILED}: OpenVINO takes the SQNR against the float model from {wanted:.1f} to {kept:.1f} dB on "
@@ -97,10 +103,10 @@ def verify_openvino(
     return OpenVinoVerification(
         **comparison_fields(images, probed, forced),
         ties=forced.ties,
-        reference_sqnr_db=sqnr_db(reference, logits),
-        reference_agreement=agreement(reference, logits),
+        reference_sqnr_db=task.sqnr_db(reference, outputs),
+        reference_agreement=task.agreement(reference, outputs),
         float_sqnr_db=kept,
-        float_agreement=agreement(exact, logits),
+        float_agreement=task.agreement(exact, outputs),
         integer_products=on_integers,
         rows=len(written.rows),
     )

@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, writes_codes
 from qvit_deploy.errors import CheckError
-from qvit_deploy.graph.canonicalize.edit import remove_unused
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.targets.onnxruntime import runtime as target
@@ -35,7 +35,8 @@ from qvit_deploy.targets.tensorrt.half.casts import WIDE
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import SCALE_ERROR
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
 from qvit_deploy.targets.tensorrt.packed.verification import Codes, is_inside, is_planned, opened, outputs
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 OUTPUT_TOLERANCE = 1e-2
 """Largest allowed difference of a site's output, relative to the largest magnitude of the tensor or of its bias, which
@@ -73,7 +74,9 @@ class HalfVerification(CodesCompared):
     float32: dict[str, str]
 
 
-def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images: np.ndarray) -> HalfVerification:
+def verify_half(
+    float_graph: Graph, reference: Graph, emitted: HalfGraph, images: np.ndarray, task: Task = CLASSIFY
+) -> HalfVerification:
     """Verifies the graph of `emitted` on `images` float32 [n, C, H, W].
 
     Args:
@@ -87,10 +90,10 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
     half, plan = emitted.graph, emitted.plan
     _as_planned(half, plan, emitted.packed)
     batch = half.static_batch
-    logits, expected, exact = (
-        target.run(target.session(g.serialize()), images, batch)[0] for g in (half, reference, float_graph)
+    outputs, expected, exact = (
+        target.outputs(target.session(g.serialize()), images, batch) for g in (half, reference, float_graph)
     )
-    if not np.isfinite(logits).all():
+    if not np.isfinite(task.signal(outputs)).all():
         raise CheckError("verification: the half-precision file gives NaN or infinity")
     probed = probe_images(images, batch)
     codes, equal, worst_site, worst_error = _compare(reference, emitted, probed)
@@ -98,7 +101,7 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
         raise CheckError(
             f"verification: in half precision site {worst_site!r} gives an output off by {worst_error:.1e} of its range"
         )
-    found, wanted = sqnr_db(exact, logits), sqnr_db(exact, expected)
+    found, wanted = task.sqnr_db(exact, outputs), task.sqnr_db(exact, expected)
     if found < min(wanted, FLOAT16_DB) - LOST_DB:
         raise CheckError(
             f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB "
@@ -112,10 +115,10 @@ def verify_half(float_graph: Graph, reference: Graph, emitted: HalfGraph, images
         worst_site=worst_site,
         worst_site_error=worst_error,
         free_codes_equal=equal,
-        reference_sqnr_db=sqnr_db(expected, logits),
-        reference_agreement=agreement(expected, logits),
+        reference_sqnr_db=task.sqnr_db(expected, outputs),
+        reference_agreement=task.agreement(expected, outputs),
         float_sqnr_db=found,
-        float_agreement=agreement(exact, logits),
+        float_agreement=task.agreement(exact, outputs),
         sites=len(plan.sites),
         packed=len(emitted.packed),
         norms=sum(writes_codes(node) for node in half.nodes()),

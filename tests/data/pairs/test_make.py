@@ -81,7 +81,7 @@ def test_a_region_is_whole_tokens_and_no_larger_than_said(kind: Edit, patch: int
 @pytest.mark.parametrize("model", ["tiny_vit", "tiny_swin"])
 def test_unchanged_tokens_are_embedded_to_the_same_bits(model: str, request: pytest.FixtureRequest) -> None:
     graph: Graph = request.getfixturevalue(model)
-    preprocess = Preprocess(input_size=graph.image_shape, mean=(0.5,), std=(0.5,))
+    preprocess = Preprocess(input_size=graph.interface.image_size, mean=(0.5,), std=(0.5,))
     images = open_images("demo:fashion-mnist", preprocess, split="test", limit=20)
     embedding = next(site.output for site in find_sites(graph) if site.role == "image")
     for kind in PATCHES:

@@ -16,7 +16,8 @@ from qvit_deploy.targets.forced_comparison import OUTPUT_TOLERANCE
 from qvit_deploy.targets.onnxruntime import verification
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.onnxruntime.verification import verify
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import sqnr_db
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, logits, mixed_vit, node_making
 
 
@@ -50,7 +51,7 @@ def test_a_sound_graph_passes_and_the_numbers_are_the_measured_ones(calibrated: 
     assert found.codes == 4 * (4 * 256 + 3 * 64 + 64 + 64 + 256 + 16)
     assert found.worst_site in plan.sites and found.worst_site_error < 1e-5
     assert found.float_sqnr_db == pytest.approx(sqnr_db(expected, measured), abs=0.01)
-    assert found.float_agreement == agreement(expected, measured)
+    assert found.float_agreement == CLASSIFY.agreement({"logits": expected}, {"logits": measured})
     assert found.integer_products == found.expected_integer_products == 8
     assert found.as_dict()["optimized_ops"] == found.optimized_ops
 

@@ -16,8 +16,11 @@ import onnx
 
 from qvit_deploy.emit.local_functions import CALL_SUFFIX
 from qvit_deploy.errors import CheckError
+from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import sqnr_db
+from qvit_deploy.tasks.task import Task
 
 _STANDARD = ("", "ai.onnx")
 LEAST_DB = 15.0
@@ -58,7 +61,7 @@ class Products:
     plugins: tuple[str, ...]
 
 
-def check_logits(runner: Runner, model: bytes, images: np.ndarray, at_once: int) -> EngineCheck:
+def check_outputs(runner: Runner, model: bytes, images: np.ndarray, at_once: int, task: Task = CLASSIFY) -> EngineCheck:
     """Runs `images` float32 [n, C, H, W] through both, `at_once` at a time.
 
     Raises:
@@ -66,13 +69,14 @@ def check_logits(runner: Runner, model: bytes, images: np.ndarray, at_once: int)
     """
     session = target.session(model)
     whole = images[: len(images) // at_once * at_once]
-    expected = target.run(session, whole, at_once)[0]
-    got = np.concatenate([runner.run(whole[i : i + at_once])[0] for i in range(0, len(whole), at_once)])
-    found = EngineCheck(len(whole), sqnr_db(expected, got.astype(np.float32)), agreement(expected, got))
-    if not np.isfinite(got).all() or found.sqnr_db < LEAST_DB:
+    expected = target.outputs(session, whole, at_once)
+    values = in_batches(whole, at_once, lambda chunk: [v.astype(np.float32) for v in runner.run(chunk)])
+    outputs = dict(zip(expected, values, strict=True))
+    found = EngineCheck(len(whole), task.sqnr_db(expected, outputs), task.agreement(expected, outputs))
+    if not np.isfinite(task.signal(outputs)).all() or found.sqnr_db < LEAST_DB:
         raise CheckError(
-            f"the engine's logits are {found.sqnr_db:.1f} dB from ONNX Runtime's of the same file ({LEAST_DB:g} dB is "
-            f"the least), top-1 agrees on {found.agreement:.0%}"
+            f"the engine's {task.words.signal} are {found.sqnr_db:.1f} dB from ONNX Runtime's of the same file "
+            f"({LEAST_DB:g} dB is the least), {task.words.same} agrees on {found.agreement:.0%}"
         )
     return found
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF, used_scales
 

@@ -26,8 +26,9 @@ import onnx_ir as ir
 
 from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.quantizers import codes_name
-from qvit_deploy.graph.canonicalize.edit import remove_unused
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.query import nodes_by_output
 from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.quantize.ranges.activations import ActivationGrid
@@ -135,7 +136,7 @@ def pack_attention(half: HalfGraph, plan: Plan) -> HalfGraph:
         plan: with all sites, those in float too.
     """
     graph, in_float = half.graph.clone(), dict(half.in_float)
-    by_output = {value.name: node for node in graph.nodes() for value in node.outputs}
+    by_output = nodes_by_output(graph)
     packed = []
     for name in half.in_float:
         site, product = plan.sites[name], by_output.get(plan.sites[name].site.product)

@@ -51,13 +51,6 @@ def declare(model: ir.Model, functions: Iterable[onnx.FunctionProto]) -> None:
         model.opset_imports[DOMAIN] = 1
 
 
-def only_reader(node: ir.Node, op_type: str) -> ir.Node | None:
-    """The one node that reads `node`, when it is an `op_type`."""
-    value = node.outputs[0]
-    readers = value.consumers()
-    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type and not value.is_graph_output() else None
-
-
 def before_widening(value: ir.Value | None) -> ir.Value:
     """What was cast from float16 to float32 into `value`, which changes no number; or `value`."""
     assert value is not None

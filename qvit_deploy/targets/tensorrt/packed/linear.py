@@ -24,14 +24,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.query import sole_reader
 from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.quantize.ranges.activations import ActivationGrid
 from qvit_deploy.targets.tensorrt.half.casts import WIDE
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
-from qvit_deploy.targets.tensorrt.packed.calls import HALF, before_widening, call, declare, only_reader, widened
+from qvit_deploy.targets.tensorrt.packed.calls import HALF, before_widening, call, declare, widened
 from qvit_deploy.targets.tensorrt.packed.function_body import Body
 from qvit_deploy.targets.tensorrt.packed.packing import CHUNK, PACKED_BITS, pack, packed_shape
 
@@ -185,7 +186,7 @@ def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]
     if plan.bias is not None:
         assert last is not product, f"{name}: no addition of its bias behind the product"
         bias = plan.bias.astype(np.float32)
-    gelu = only_reader(last, "Gelu")
+    gelu = sole_reader(last.outputs[0], "Gelu")
     if gelu is not None and gelu.attributes.get_string("approximate", "none") == "none":
         last = gelu
     layout = packed_shape((n, k), plan.w_bits)
@@ -214,8 +215,8 @@ def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]
 def _with_bias(product: ir.Node, n: int) -> tuple[ir.Node, np.ndarray]:
     """(the addition of a bias [n] behind the product, or the product; the bias, or zeros)."""
     # A product that weight scales keep in float32 is cast to float16 before its bias is added.
-    before = only_reader(product, "Cast") or product
-    added = only_reader(before, "Add")
+    before = sole_reader(product.outputs[0], "Cast") or product
+    added = sole_reader(before.outputs[0], "Add")
     found = None if added is None else next(constant(v) for v in added.inputs if v is not before.outputs[0])
     if added is None or found is None or found.size != n:
         return product, np.zeros(n, np.float32)

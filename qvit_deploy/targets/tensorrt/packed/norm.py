@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, LAYER_NORM, writes_codes
-from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.plan import SitePlan

@@ -9,7 +9,7 @@ import pytest
 from qvit_deploy.errors import CheckError
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
-from qvit_deploy.targets.tensorrt.engine.check import check_logits, first_difference, probed, products
+from qvit_deploy.targets.tensorrt.engine.check import check_outputs, first_difference, probed, products
 from tests.support.devices.engine_examples import packed_onnx, small_onnx
 from tests.support.graphs.half_graphs import half, wide_vit
 from tests.support.graphs.quantizable_graphs import calibrate
@@ -39,7 +39,7 @@ def images() -> np.ndarray:
 
 def test_equal_engines_pass_in_whole_batches(model: Path, images: np.ndarray) -> None:
     runner = AsRuntime(model.read_bytes())
-    found = check_logits(runner, model.read_bytes(), images, 4)
+    found = check_outputs(runner, model.read_bytes(), images, 4)
     assert (found.images, found.agreement) == (8, 1.0) and found.sqnr_db > 40
     assert runner.sizes == [4, 4]
 
@@ -47,7 +47,7 @@ def test_equal_engines_pass_in_whole_batches(model: Path, images: np.ndarray) ->
 @pytest.mark.parametrize("factor", [0.5, -1.0, np.nan])
 def test_engines_that_compute_something_else_fail(model: Path, images: np.ndarray, factor: float) -> None:
     with pytest.raises(CheckError, match="dB from ONNX Runtime's of the same file"):
-        check_logits(AsRuntime(model.read_bytes(), factor), model.read_bytes(), images, 2)
+        check_outputs(AsRuntime(model.read_bytes(), factor), model.read_bytes(), images, 2)
 
 
 def test_the_probed_file_gives_the_codes_of_every_quantizer(model: Path, images: np.ndarray) -> None:

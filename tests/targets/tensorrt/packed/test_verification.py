@@ -18,7 +18,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.quantizers import codes_name
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan

@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import remove_unused, replace
-from qvit_deploy.graph.canonicalize.match import Dim, dims, ints, perm_of, rank, scalar
+from qvit_deploy.graph.edit import remove_unused, replace
 from qvit_deploy.graph.graph import constant
-
-_SAME_SHAPE_IS_NOOP = {"Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Flatten"}
-_NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}
-_BROADCASTING = {"Add", "Sub", "Mul", "Div", "Pow", "Where", "Equal", "Less", "Greater", "And", "Or", "Max", "Min"}
+from qvit_deploy.graph.op_traits import BROADCASTS, SAME_IF_SAME_SHAPE, TRAITS
+from qvit_deploy.graph.query import Dim, dims, ints, perm_of, rank, scalar
 
 
 def remove_noops(model: ir.Model) -> None:
+    """Applies the rules in place; shapes must be known up to the batch."""
     changed = True
     while changed:
         changed = False
@@ -57,7 +55,7 @@ def _passes_through(node: ir.Node) -> ir.Value | None:
         return x if x.dtype is not None and x.dtype == node.attributes.get_int("to") else None
     if op == "CastLike":
         return x if x.dtype is not None and node.inputs[1] is not None and x.dtype == node.inputs[1].dtype else None
-    if op in _SAME_SHAPE_IS_NOOP:
+    if op in SAME_IF_SAME_SHAPE:
         return x if dims(x) == dims(out) else None
     if op == "Slice":
         steps = ints(node.inputs[4]) if len(node.inputs) > 4 else [1]
@@ -69,12 +67,13 @@ def _passes_through(node: ir.Node) -> ir.Value | None:
         return x if perm_of(node) == sorted(perm_of(node)) else None
     if op == "Concat":
         return x if len(node.inputs) == 1 else None
-    if op in _NEUTRAL:
-        pairs = [(x, node.inputs[1])] if op in ("Div", "Sub") else [(x, node.inputs[1]), (node.inputs[1], x)]
+    traits = TRAITS.get(op)
+    if traits is not None and traits.neutral is not None:
+        pairs = [(x, node.inputs[1]), (node.inputs[1], x)] if traits.commutes else [(x, node.inputs[1])]
         for kept, neutral in pairs:
             if kept is None or neutral is None or dims(kept) != dims(out):
                 continue
-            if scalar(neutral) == _NEUTRAL[op] or (op == "Add" and _is_zero_mask(neutral)):
+            if scalar(neutral) == traits.neutral or (op == "Add" and _is_zero_mask(neutral)):
                 return kept
     if op == "Where":
         return _constant_choice(node)
@@ -102,7 +101,7 @@ def _drop_expand(node: ir.Node) -> bool:
     readers = list(out.uses())
     for use in readers:
         others = [v for i, v in enumerate(use.node.inputs) if v is not None and i != use.idx]
-        if use.node.op_type not in _BROADCASTING or any(v is out for v in others):
+        if use.node.op_type not in BROADCASTS or any(v is out for v in others):
             return False
         if broadcast([dims(v) for v in [x, *others]]) != dims(use.node.outputs[0]):
             return False

@@ -14,12 +14,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, emit, remove_unused, replace
-from qvit_deploy.graph.canonicalize.match import dims, producer, rank, scaled, sole_consumer
+from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import dims, producer, rank, scaled, sole_reader
 
 
 def normalise_attention(model: ir.Model) -> None:
+    """Applies the rules in place; shapes must be known. A product without a scalar factor stays as it is."""
     for node in list(model.graph):
         if node.op_type == "MatMul":
             _one_scale(model.graph, node)
@@ -70,7 +71,7 @@ def _is_mul(value: ir.Value) -> bool:
 
 def _scale_above(value: ir.Value) -> tuple[ir.Node, float] | None:
     """The scalar product on the way to `value`, looking through layout changes nothing else reads."""
-    while sole_consumer(value) is not None:
+    while sole_reader(value) is not None:
         factor = scaled(value)
         node = value.producer()
         if factor is not None and node is not None:
@@ -82,7 +83,7 @@ def _scale_above(value: ir.Value) -> tuple[ir.Node, float] | None:
 
 
 def _scale_below(matmul: ir.Node) -> tuple[ir.Node, float] | None:
-    reader = sole_consumer(matmul.outputs[0])
+    reader = sole_reader(matmul.outputs[0])
     factor = scaled(reader.outputs[0]) if reader is not None and reader.op_type in ("Mul", "Div") else None
     return (reader, factor[1]) if reader is not None and factor is not None else None
 

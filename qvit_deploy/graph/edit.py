@@ -6,8 +6,9 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from qvit_deploy.graph.canonicalize.match import Dim, dims
+from qvit_deploy.graph.query import Dim, dims
 
 Attribute = int | float | str | Sequence[int]
 
@@ -24,7 +25,7 @@ def emit(
     """Insert one node in front of `before` and return its output.
 
     The node inherits name and metadata of `origin` (default: `before`): module scopes live there, and
-    names.py reads them. Value names are made unique at the end, by names.py as well.
+    `canonicalize.names` reads them, and makes value names unique at the end.
     """
     source = origin or before
     node = ir.node(op_type, inputs, attributes, name=source.name, metadata_props=dict(source.metadata_props))
@@ -97,11 +98,5 @@ def detach_constants(model: ir.Model) -> None:
 
 
 def remove_unused(model: ir.Model) -> None:
-    """Drop nodes and initializers nothing reads."""
-    graph = model.graph
-    for node in reversed(graph):
-        if not any(out.is_graph_output() or out.uses() for out in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
+    """Drop nodes and initializers nothing reads, and optional outputs and trailing absent inputs of those that stay."""
+    RemoveUnusedNodesPass()(model)

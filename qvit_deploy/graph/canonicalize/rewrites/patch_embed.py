@@ -5,19 +5,20 @@ Rules, in order:
    Reshape, Transpose, Reshape (image -> tokens of patch pixels), MatMul, Add;
 2. its output goes back to [batch, out, rows, columns] by Transpose and Reshape;
 3. a reader that is Transpose(0, 2, 3, 1) takes the tokens reshaped to [batch, rows, columns, out] directly
-   (flatten + transpose readers are undone by layout.py, rule 4).
+   (flatten + transpose readers are undone by `layout.py`, rule 4).
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints, emit, remove_unused, replace, shape_constant
-from qvit_deploy.graph.canonicalize.match import dims, perm_of, rank
+from qvit_deploy.graph.edit import add_constant, add_ints, emit, remove_unused, replace, shape_constant
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import dims, perm_of, rank
 
 
 def convs_to_linears(model: ir.Model) -> None:
+    """Applies the rules in place; shapes must be known. Every other Conv stays."""
     for node in list(model.graph):
         if node.op_type == "Conv" and _is_patch_embedding(node):
             _rewrite(model.graph, node)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, emit, remove_unused, replace
-from qvit_deploy.graph.canonicalize.match import dims, operands, producer, rank
+from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import dims, operands, producer, rank
 
 
 def normalise_linears(model: ir.Model) -> None:
+    """Applies the rules in place. A Gemm of two activations stays: the executor knows it."""
     for node in list(model.graph):
         if node.op_type == "Gemm":
             _gemm(model.graph, node)

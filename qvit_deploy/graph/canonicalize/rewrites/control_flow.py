@@ -1,7 +1,7 @@
 """If nodes whose condition does not depend on the image are decided.
 
 Rules, in order:
-1. the conditions that depend on weights and shapes alone are computed by running the model (measure.py); the
+1. the conditions that depend on weights and shapes alone are computed by running the model (`measure.py`); the
    branch they choose takes the place of the If, branches inside it are decided in the next round;
 2. any other control flow is refused.
 TorchScript exports contain If nodes wherever a tensor's rank was not known while tracing.
@@ -12,10 +12,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import remove_unused
-from qvit_deploy.graph.canonicalize.match import dims
 from qvit_deploy.graph.canonicalize.measure import Probe
 from qvit_deploy.graph.canonicalize.provenance import Provenance, has_subgraph
+from qvit_deploy.graph.edit import remove_unused
+from qvit_deploy.graph.query import dims
 
 _BATCH = 2  # for a model with a symbolic batch
 

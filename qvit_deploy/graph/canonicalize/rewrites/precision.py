@@ -3,7 +3,7 @@
 Rules, in order:
 1. float16, bfloat16 and float64 initializers and inputs are cast;
 2. Cast and every other node with a `dtype`/`to` attribute that names such a type is pointed at float32;
-3. value types are forgotten, batch.py measures them again.
+3. value types are forgotten, `batch.py` measures them again.
 
 Why: the quantizer needs one arithmetic to reason about, and half-precision exports surround LayerNorm and
 softmax with casts that mean nothing once everything is float32.
@@ -21,6 +21,7 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")
 
 
 def to_float32(model: ir.Model) -> None:
+    """Applies the rules in place. Finite numbers of float64 beyond float32's range become its extremes."""
     graph = model.graph
     for value in graph.initializers.values():
         if value.const_value is not None and value.const_value.dtype in _OTHER_FLOATS:

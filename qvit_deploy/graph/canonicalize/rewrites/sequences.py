@@ -11,11 +11,16 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.errors import UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints, remove_unused
-from qvit_deploy.graph.canonicalize.match import ints, producer
+from qvit_deploy.graph.edit import add_constant, add_ints, remove_unused
+from qvit_deploy.graph.query import ints, producer
 
 
 def remove_sequences(model: ir.Model) -> None:
+    """Applies the rules in place.
+
+    Raises:
+        UnsupportedOpError: an index or the sizes of the pieces are not constant.
+    """
     graph = model.graph
     for node in list(graph):
         split = producer(node.inputs[0], "SplitToSequence") if node.op_type == "SequenceAt" else None

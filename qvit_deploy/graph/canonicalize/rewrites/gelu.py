@@ -15,9 +15,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import emit, remove_unused, replace
-from qvit_deploy.graph.canonicalize.match import close, dims, scalar
+from qvit_deploy.graph.canonicalize.match import close
+from qvit_deploy.graph.edit import emit, remove_unused, replace
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import dims, scalar
 
 # Exponents of (x, e) -> coefficient.
 Polynomial = dict[tuple[int, int], float]
@@ -31,6 +32,7 @@ _DEPTH = 8  # the longest written form nests six deep
 
 
 def fuse_gelus(model: ir.Model) -> None:
+    """Applies the rules in place. What is no GELU up to the rounding of a half-precision export stays."""
     for node in list(model.graph):
         found = written_out(node)
         if found is not None:

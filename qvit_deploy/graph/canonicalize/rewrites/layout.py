@@ -17,15 +17,16 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, emit, remove_unused, replace, shape_constant
-from qvit_deploy.graph.canonicalize.match import Dim, dims, ints, perm_of, producer, sole_consumer
-from qvit_deploy.graph.canonicalize.noop import remove_noops
+from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
+from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace, shape_constant
+from qvit_deploy.graph.op_traits import RESHAPES
+from qvit_deploy.graph.query import Dim, dims, ints, perm_of, producer, sole_reader
 
-_TO_RESHAPE = ("Squeeze", "Unsqueeze", "Flatten")
 _PROBE_BATCH = 3  # a stand-in for the batch dimension when an index permutation is computed
 
 
 def simplify_layout(model: ir.Model) -> None:
+    """Applies the rules in place, with those of `noop.py` in between; shapes must be known up to the batch."""
     rules = (
         _select,
         _select_from_split,
@@ -83,7 +84,7 @@ def _gather(graph: ir.Graph, node: ir.Node, x: ir.Value, index: int, axis: int) 
 
 def _to_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     """Rule 2."""
-    if node.op_type not in _TO_RESHAPE:
+    if node.op_type not in RESHAPES or node.op_type == "Reshape":
         return False
     assert node.inputs[0] is not None
     return _reshape(graph, node, node.inputs[0])
@@ -112,7 +113,7 @@ def _cancel_around_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     if found is None:
         return False
     x, first, middle = found
-    if sole_consumer(middle.outputs[0]) is None or sole_consumer(first.outputs[0]) is None:
+    if sole_reader(middle.outputs[0]) is None or sole_reader(first.outputs[0]) is None:
         return False
     start = _numbers(dims(x))
     inner = _numbers(dims(middle.outputs[0]))

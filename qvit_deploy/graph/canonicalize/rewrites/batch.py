@@ -1,6 +1,6 @@
 """Shape arithmetic disappears: constants are folded and every shape is known up to the batch size.
 
-The model runs at batch 2 and at batch 3 (measure.py). Whatever does not depend on pixels has a value in both
+The model runs at batch 2 and at batch 3 (`measure.py`). Whatever does not depend on pixels has a value in both
 runs; whatever does has a shape in both. Rules, in order:
 1. a value equal in both runs becomes an initializer (one run is enough when nothing above it read a shape);
 2. a dimension equal in both runs is that number; one that grows by k per image is the symbol "batch" (k=1) or
@@ -23,7 +23,10 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
-from qvit_deploy.graph.canonicalize.edit import (
+from qvit_deploy.graph.canonicalize.interface import BATCH
+from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
+from qvit_deploy.graph.canonicalize.provenance import Provenance
+from qvit_deploy.graph.edit import (
     add_constant,
     add_ints,
     emit,
@@ -32,10 +35,7 @@ from qvit_deploy.graph.canonicalize.edit import (
     replace,
     shape_constant,
 )
-from qvit_deploy.graph.canonicalize.interface import BATCH
-from qvit_deploy.graph.canonicalize.match import Dim, dims
-from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
-from qvit_deploy.graph.canonicalize.provenance import Provenance
+from qvit_deploy.graph.query import Dim, dims
 
 _SMALL, _LARGE = 2, 3
 
@@ -83,8 +83,8 @@ def specialise(model: ir.Model) -> None:
 def _measure(
     probe: Probe, image: ir.Value, frontier: Sequence[str], varying: set[str], outputs: Sequence[str]
 ) -> tuple[Measurement, Measurement]:
-    batch, *image_shape = dims(image)
-    shape = tuple(int(d) for d in image_shape)
+    batch, *image_size = dims(image)
+    shape = tuple(int(d) for d in image_size)
     if isinstance(batch, str):
         try:
             small = probe.run(_SMALL, shape, frontier)

@@ -13,22 +13,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, emit, remove_unused, replace
-from qvit_deploy.graph.canonicalize.match import (
-    close,
-    dims,
-    ints,
-    last_axis,
-    operands,
-    producer,
-    rank,
-    scalar,
-    sole_consumer,
-)
+from qvit_deploy.graph.canonicalize.match import close, last_axis
+from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import dims, ints, operands, producer, rank, scalar, sole_reader
 
 
 def normalise_layer_norms(model: ir.Model) -> None:
+    """Applies the rules in place; shapes must be known. A norm over several axes keeps them."""
     graph = model.graph
     for node in list(graph):
         found = written_out(node)
@@ -101,11 +93,11 @@ def _is_variance(value: ir.Value, x: ir.Value) -> bool:
 
 def _fuse(graph: ir.Graph, node: ir.Node, x: ir.Value, epsilon: float, width: int) -> None:
     last, scale, bias = node, None, None
-    reader = sole_consumer(last.outputs[0])
+    reader = sole_reader(last.outputs[0])
     if reader is not None and reader.op_type == "Mul":
         scale = _vector_beside(reader, last.outputs[0], width)
         last = reader if scale is not None else last
-        reader = sole_consumer(last.outputs[0])
+        reader = sole_reader(last.outputs[0])
     if reader is not None and reader.op_type == "Add":
         bias = _vector_beside(reader, last.outputs[0], width)
         last = reader if bias is not None else last

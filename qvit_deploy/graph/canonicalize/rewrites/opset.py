@@ -23,9 +23,9 @@ from onnx_ir.passes import common
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
 from qvit_deploy.graph.graph import CANONICAL_OPSET
+from qvit_deploy.graph.op_traits import REDEFINED
 
 OLDEST_OPSET, NEWEST_OPSET = 13, 25
-_CHANGED_MEANING = {"DFT", "GridSample", "GroupNormalization"}
 # Weights stay out of the protobuf that onnx's C++ passes copy; shapes and small constants must stay in.
 _LARGE_BYTES = 1024
 
@@ -43,7 +43,7 @@ def to_canonical_opset(model: ir.Model) -> ir.Model:
         common.InlinePass()(model)
     if any(_is_younger(node, version) for node in model.graph):
         model = _inline_schema_functions(model, version)
-    changed = any(node.op_type in _CHANGED_MEANING for node in model.graph)
+    changed = any(node.op_type in REDEFINED for node in model.graph)
     if version < 18 or (changed and version < CANONICAL_OPSET):
         model = _through_proto(model, lambda proto: onnx.version_converter.convert_version(proto, CANONICAL_OPSET))
     for node in model.graph.all_nodes():
