@@ -108,25 +108,58 @@ def _units(files: Sequence[Sequence[Sequence[float] | np.ndarray]]) -> int:
 
 def _medians(files: Sequence[Sequence[Sequence[float] | np.ndarray]], random: np.random.Generator) -> np.ndarray:
     """Median over all blocks of resampled files of resampled processes of resampled blocks, [RESAMPLES]."""
-    processes = [np.asarray(p, float) for f in files for p in f]
-    first = np.cumsum([0, *(len(f) for f in files)])
-    lengths = np.array([len(p) for p in processes])
-    longest = int(lengths.max())
-    padded = np.zeros((len(processes), longest))
-    for row, process in zip(padded, processes, strict=True):
-        row[: len(process)] = process
-    per_file = max(len(f) for f in files)
-    medians = []
-    # In portions: [resamples, files, processes, blocks] numbers at once would be gigabytes for long runs.
-    portion = max(1, min(RESAMPLES, 20_000_000 // (len(files) * per_file * longest)))
-    for start in range(0, RESAMPLES, portion):
-        many = min(portion, RESAMPLES - start)
-        file = random.integers(0, len(files), (many, len(files), 1))
-        within = random.random((many, len(files), per_file))
-        process = first[file] + (within * (first[file + 1] - first[file])).astype(np.int64)
-        block = (random.random((*process.shape, longest)) * lengths[process][..., None]).astype(np.int64)
-        medians.append(np.median(padded[process[..., None], block].reshape(many, -1), axis=1))
-    return np.concatenate(medians)
+    levels = _Levels.of(files)
+    # In portions: the drawn blocks of all resamples at once would be gigabytes for long runs.
+    portion = max(1, min(RESAMPLES, 20_000_000 // levels.drawn))
+    starts = range(0, RESAMPLES, portion)
+    return np.concatenate([levels.medians(min(portion, RESAMPLES - start), random) for start in starts])
+
+
+@dataclass(frozen=True, eq=False)
+class _Levels:
+    """Times of blocks in processes in files, as arrays to index.
+
+    Attributes:
+        blocks: float64 [processes of all files, blocks of the longest], what is missing filled with zeros.
+        lengths: [processes of all files], how many blocks each has.
+        first: [files + 1], the row in which the processes of each file begin.
+        processes: of the file with the most.
+    """
+
+    blocks: np.ndarray
+    lengths: np.ndarray
+    first: np.ndarray
+    processes: int
+
+    @classmethod
+    def of(cls, files: Sequence[Sequence[Sequence[float] | np.ndarray]]) -> _Levels:
+        rows = [np.asarray(process, float) for file in files for process in file]
+        lengths = np.array([len(row) for row in rows])
+        blocks = np.zeros((len(rows), int(lengths.max())))
+        for padded, row in zip(blocks, rows, strict=True):
+            padded[: len(row)] = row
+        counts = [len(file) for file in files]
+        return cls(blocks, lengths, np.cumsum([0, *counts]), max(counts))
+
+    @property
+    def drawn(self) -> int:
+        """Blocks that one resample draws."""
+        return (len(self.first) - 1) * self.processes * self.blocks.shape[1]
+
+    def medians(self, resamples: int, random: np.random.Generator) -> np.ndarray:
+        """Draws files, of each of them processes, of each of those blocks, all with replacement; [resamples]."""
+        files = len(self.first) - 1
+        file = random.integers(0, files, (resamples, files, 1))
+        counts = self.first[file + 1] - self.first[file]
+        process = self.first[file] + _below(counts, (resamples, files, self.processes), random)
+        lengths = self.lengths[process][..., None]
+        block = _below(lengths, (*process.shape, self.blocks.shape[1]), random)
+        return np.asarray(np.median(self.blocks[process[..., None], block].reshape(resamples, -1), axis=1))
+
+
+def _below(counts: np.ndarray, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
+    """Uniform integers of `shape` from 0 up to `counts`, which broadcasts to it."""
+    return (random.random(shape) * counts).astype(np.int64)
 
 
 def _interval(drawn: np.ndarray, units: int) -> Interval:
