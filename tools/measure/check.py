@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qvit_deploy.artifacts.measurement import Measurement, Subject
-from qvit_deploy.bench.compare.regression import MAX_SLOWDOWN, yardstick_ms
+from qvit_deploy.bench.compare.regression import MAX_SLOWDOWN, reference_ms
 from qvit_deploy.bench.compare.stats import Ratio, paired_ratio, ratio
 from qvit_deploy.bench.measure import BLOCKS, PROCESSES, File, Plan, measure
 from qvit_deploy.bench.reference_workload import products
@@ -95,7 +95,7 @@ def spread(blocks: np.ndarray) -> tuple[float, float]:
 
 
 def add_spread(name: str, apart: np.ndarray, in_turn: np.ndarray, spreads: Table) -> None:
-    """One row: of times relative to the yardstick, and of one file's relative to another's."""
+    """One row: of times relative to the reference workload, and of one file's relative to another's."""
     spreads.add_row(name, *(f"{share:.2%}" for blocks in (apart, in_turn) for share in spread(blocks)))
 
 
@@ -125,7 +125,7 @@ def simulate(trials: int, table: Table, spreads: Table) -> None:
 
 
 def blocks_of(subject: Subject) -> np.ndarray:
-    """[processes, blocks], ms; relative to the yardstick where there is one."""
+    """[processes, blocks], ms; relative to the reference workload where there is one."""
     rows = []
     for process in subject.processes:
         own = np.array(process.blocks_ms)
@@ -158,7 +158,7 @@ def _measured(file: File, against: File | None, pool: int, bars: Bars) -> Measur
     found = measure(file, against, Plan(processes=pool), False, bars)
     said = f"{file.path.stem}: p50 {found.latency_ms.p50:.3f} ms"
     if found.ratio is None:
-        said += f", yardstick {yardstick_ms([found]):.3f} ms"
+        said += f", yardstick {reference_ms([found]):.3f} ms"
     else:
         low, high = found.ratio.interval95
         said += f", {found.ratio.p50:.4f} ({low:.4f} to {high:.4f}) of the time of base"

@@ -48,8 +48,8 @@ class Report:
     """The outcome of a check.
 
     Attributes:
-        latency: candidate over baseline; of times relative to the yardstick, when the sides were measured apart on
-            one kind of machine and both have it.
+        latency: candidate over baseline; of times relative to the reference workload, when the sides were measured
+            apart on one kind of machine and both have it.
         findings: latency first.
         notes: what the reader should know but what fails nothing.
     """
@@ -157,27 +157,27 @@ def _require_one_file(side: Sequence[tuple[Path, Subject]]) -> None:
 
 
 def _blocks(subject: Subject, relative: bool = False) -> list[tuple[float, ...]]:
-    """Block medians in ms, or in units of the yardstick's block that was measured next to each."""
+    """Block medians in ms, or in units of the reference workload's block that was measured next to each."""
     if not relative:
         return [p.blocks_ms for p in subject.processes]
     pairs = [zip(p.blocks_ms, p.yardstick_ms or (), strict=True) for p in subject.processes]
-    return [tuple(own / yardstick for own, yardstick in pair) for pair in pairs]
+    return [tuple(own / reference for own, reference in pair) for pair in pairs]
 
 
 SAME_SPEED = 0.1
-"""Change of the yardstick's time above which `check` says not to trust it: what slows the machine down so much slows a
-file and the yardstick down by shares that differ (docs/bench.md, "How often it is wrong")."""
+"""Change of the reference workload's time above which `check` says not to trust it: what slows the machine down so much
+slows a file and the reference down by shares that differ (docs/bench.md, "How often it is wrong")."""
 
 _APART = "measured apart: a change of the machine's speed between them counts as the model's (use --against)"
 
 
-def yardstick_ms(subjects: Iterable[Subject]) -> float:
-    """Median time of the yardstick in all their blocks."""
+def reference_ms(subjects: Iterable[Subject]) -> float:
+    """Median time of the reference workload in all their blocks."""
     return statistics.median(y for s in subjects for p in s.processes for y in p.yardstick_ms or ())
 
 
 def _speeds(olds: Sequence[tuple[Path, Subject]], news: Sequence[tuple[Path, Subject]]) -> str:
-    before, after = (yardstick_ms(s for _, s in side) for side in (olds, news))
+    before, after = (reference_ms(s for _, s in side) for side in (olds, news))
     change = after / before - 1
     said = (
         f"measured apart, times taken relative to the yardstick, which the machine ran in {before:.3f} ms for the "
