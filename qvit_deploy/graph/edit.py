@@ -98,5 +98,8 @@ def detach_constants(model: ir.Model) -> None:
 
 
 def remove_unused(model: ir.Model) -> None:
-    """Drop nodes and initializers nothing reads, and optional outputs and trailing absent inputs of those that stay."""
-    RemoveUnusedNodesPass()(model)
+    """Drop nodes and initializers nothing reads, and optional outputs and trailing absent inputs of those that stay.
+
+    Bodies of local functions stay as they were written: a plugin and its body are released together.
+    """
+    RemoveUnusedNodesPass()(ir.Model(model.graph, ir_version=model.ir_version))

@@ -1,6 +1,6 @@
 """Rule sets: named lists of rules. What happens in the backward pass is this data and nothing else.
 
-`gradient` is attribution patching; `relp` and `relp-ah` are RelP (arXiv 2508.21258; facts/relp.md section 1.3);
+`gradient` is attribution patching; `relp` and `relp-ah` are RelP (arXiv 2508.21258, section 3);
 `attnlrp` is Achtibat et al. 2024 as in LXT's efficient mode; `deep-taylor` is Chefer et al. 2021, which LRP-QViT
 (arXiv 2401.11243) builds on.
 """
@@ -124,21 +124,16 @@ def _rule_set(
     return RuleSet(name, (quantizer, *rules), (quantizer.name, *expected), unit_start)
 
 
-RULE_SETS: Mapping[str, RuleSet] = MappingProxyType(
-    {
-        rule_set.name: rule_set
-        for rule_set in (
-            _rule_set("gradient", ()),
-            _rule_set("relp", _RELP, expected=("norm", "activation")),
-            _rule_set("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
-            _rule_set("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
-            _rule_set(
-                "deep-taylor",
-                _DEEP_TAYLOR,
-                expected=("norm", "activation", "softmax", "conv", "matmul"),
-                unit_start=True,
-            ),
-        )
-    }
-)
-"""Rule sets by name."""
+RULE_SETS: dict[str, RuleSet] = {
+    rule_set.name: rule_set
+    for rule_set in (
+        _rule_set("gradient", ()),
+        _rule_set("relp", _RELP, expected=("norm", "activation")),
+        _rule_set("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
+        _rule_set("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
+        _rule_set(
+            "deep-taylor", _DEEP_TAYLOR, expected=("norm", "activation", "softmax", "conv", "matmul"), unit_start=True
+        ),
+    )
+}
+"""Rule sets by name: what `relp --rules` and a recipe's scores choose from."""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from qvit_deploy.tasks.objective import parse_metric
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.rows import keep_read_rows
@@ -23,6 +22,7 @@ from qvit_deploy.patching.relp import attribute
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.onnxruntime.verification import verify
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import calibrate, canonical, images_for, logits
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -79,10 +79,12 @@ def test_relp_goes_through_the_operator_by_its_secant() -> None:
     graph, rules = model_with_toy(), RULE_SETS["relp"]
     bound = rules.bind(graph, 1)
     assert bound.firings["activation"] == 1
-    clean, corrupt = torch.randn(2, 1, *graph.image_shape, generator=torch.Generator().manual_seed(0))
+    clean, corrupt = torch.randn(2, 1, *graph.interface.image_size, generator=torch.Generator().manual_seed(0))
     component = Component("residual", 0, "hidden", toy_output(graph))
-    metric = parse_metric("logit-diff:0,1")
-    estimate = attribute(Executor(graph, overrides=bound.overrides), rules, [component], clean, corrupt, metric)
+    metric = CLASSIFY.parse_metric("logit-diff:0,1")
+    estimate = attribute(
+        Executor(graph, overrides=bound.overrides), rules, [component], clean, corrupt, metric, CLASSIFY
+    )
     exact = patch_effects(Executor(graph), [component], clean, corrupt, metric)
     assert np.corrcoef(estimate.effects[component][0].ravel(), exact[component].ravel())[0, 1] > 0.9
 

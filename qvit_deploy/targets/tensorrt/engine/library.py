@@ -23,13 +23,14 @@ from qvit_deploy.lint.tensorrt_versions import OLDEST_TENSORRT
 
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 OLDEST: dict[Target, tuple[int, ...]] = {"tensorrt": OLDEST_TENSORRT, "tensorrt-rtx": (1, 7)}
-"""Of RTX, 1.7 is the oldest that was tried."""
+"""The oldest version that is supported; of RTX, the oldest that was tried."""
 _LEVELS: dict[Hardware, str] = {
     "none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY",
 }  # fmt: skip
 
 _LOADED: dict[tuple[Any, Path], list[str]] = {}
-"""Operators by module and plugin library: the registry of a process takes each library once."""
+"""Operators by module and plugin library: TensorRT registers each library once for the whole process, whichever engine
+asked first. Builder and runner both load through `Library.load_plugins`, so this is the only record of it."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,19 @@ cast."""
 _SUFFIX = {FULL: WIDE, HALF: NARROW}
 
 
+def cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
+    """`value` cast to `wanted` under `name`, right behind the node that makes it (first of all for inputs)."""
+    node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
+    made = node.outputs[0]
+    made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return made
+
+
 class Caster:
     """Gives every value of a graph its type and puts a Cast wherever two types meet."""
 
@@ -33,6 +46,7 @@ class Caster:
         return [*self.graph.inputs, *self.graph.initializers.values(), *made]
 
     def run(self) -> None:
+        """Types every value and inserts the casts; nodes come out unsorted."""
         pairs = [n for n in self.graph if n.op_type == "DequantizeLinear"]
         others = [n for n in self.graph if n.op_type != "DequantizeLinear"]
         for value in self.graph.inputs:
@@ -74,7 +88,7 @@ class Caster:
         elif value.dtype == wanted:
             made = value
         else:
-            made = self.cast(value, wanted, f"{value.name}.{_SUFFIX[wanted]}")
+            made = cast(self.graph, value, wanted, f"{value.name}.{_SUFFIX[wanted]}")
         self.casts[value, wanted] = made
         return made
 
@@ -86,6 +100,10 @@ class Caster:
         return add_constant(self.graph, f"{value.name}.{_SUFFIX[HALF]}", array.astype(np.float16))
 
     def pair(self, reader: ir.Node, pair: ir.Node, wanted: ir.DataType) -> ir.Value:
+        """The result, as `wanted`, of a copy of the DequantizeLinear `pair` in front of `reader`.
+
+        Scales of channels that hold no code but 0 become 1, so that float16 holds all of them.
+        """
         codes, scale, zero = pair.inputs
         array = constant(scale)
         assert codes is not None and scale is not None and array is not None
@@ -104,24 +122,13 @@ class Caster:
         self.graph.insert_before(reader, node)
         return made
 
-    def cast(self, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
-        node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
-        made = node.outputs[0]
-        made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
-        producer = value.producer()
-        if producer is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(producer, node)
-        return made
-
     def widen(self, value: ir.Value) -> None:
         """Makes a graph output float32, under its own name."""
         if value.dtype != HALF:
             return
         name = value.name
         value.name = f"{name}.{_SUFFIX[HALF]}"
-        wide = self.cast(value, FULL, name or "")
+        wide = cast(self.graph, value, FULL, name or "")
         for index, output in enumerate(self.graph.outputs):
             if output is value:
                 self.graph.outputs[index] = wide

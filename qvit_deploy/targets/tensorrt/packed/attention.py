@@ -34,8 +34,9 @@ from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.quantize.ranges.activations import ActivationGrid
 from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, inner_grid
 from qvit_deploy.quantize.ranges.softmax import FINE_TOP, LogGrid, log_powers, log_table
+from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
-from qvit_deploy.targets.tensorrt.packed.calls import FULL, HALF, before_widening, call, declare, widened
+from qvit_deploy.targets.tensorrt.packed.calls import before_widening, call, declare, widened
 from qvit_deploy.targets.tensorrt.packed.function_body import Body
 from qvit_deploy.targets.tensorrt.packed.packing import PACKED_BITS
 

@@ -31,8 +31,9 @@ from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.plan import Plan, SitePlan
 from qvit_deploy.quantize.ranges.activations import ActivationGrid
 from qvit_deploy.targets.tensorrt.half.casts import WIDE
+from qvit_deploy.targets.tensorrt.half.keep_fp32 import HALF
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
-from qvit_deploy.targets.tensorrt.packed.calls import HALF, before_widening, call, declare, widened
+from qvit_deploy.targets.tensorrt.packed.calls import before_widening, call, declare, widened
 from qvit_deploy.targets.tensorrt.packed.function_body import Body
 from qvit_deploy.targets.tensorrt.packed.packing import CHUNK, PACKED_BITS, pack, packed_shape
 

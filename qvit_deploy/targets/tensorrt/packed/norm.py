@@ -23,8 +23,9 @@ from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.plan import SitePlan
 from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
-from qvit_deploy.targets.tensorrt.packed.calls import FULL, before_widening, declare
+from qvit_deploy.targets.tensorrt.packed.calls import before_widening, declare
 from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN, Body
 from qvit_deploy.targets.tensorrt.packed.linear import ATTRIBUTES, container, linear_function, operator
 from qvit_deploy.targets.tensorrt.packed.packing import CHUNK
