@@ -220,6 +220,13 @@ def _again(record: EngineRecord) -> str:
     return f"build it again on this machine (qvit-deploy build --target {record.target})"
 
 
+def check_hardware(hardware: str) -> Hardware:
+    """`hardware` if there is one of that name. Raises InputError."""
+    if hardware not in get_args(Hardware):
+        raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
+    return hardware  # type: ignore[return-value]
+
+
 def check_target(target: str) -> Target:
     """`target` if there is one of that name. Raises InputError."""
     if target not in get_args(Target):

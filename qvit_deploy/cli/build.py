@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional, get_args
 
 import typer
 
-from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware, Target, check_target
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware, Target, check_hardware, check_target
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
 from qvit_deploy.commands.build import Built, build
@@ -15,7 +15,6 @@ from qvit_deploy.commands.build import trtexec as trtexec_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import HALF_PROFILES
-from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
 from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
@@ -55,40 +54,31 @@ def command(
 ) -> None:
     """Build TensorRT or TensorRT-RTX engines, each in a process of its own."""
     chosen = check_target(target)
-    if hardware not in get_args(Hardware):
-        raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
     how = BuildOptions(
         batch=Batch() if batch is None else Batch.parse(batch),
         plugins=tuple(plugin or ()),
-        hardware=hardware,  # type: ignore[arg-type]
+        hardware=check_hardware(hardware),
         timing_cache=timing_cache,
         workspace_mb=workspace,
     )
-    if compile_plugin and (chosen != "tensorrt" or trtexec):
-        raise InputError(
-            "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
-        )
+    sms = tuple(dict.fromkeys(sm or ()))
     if trtexec:
-        if chosen != "tensorrt" or sm:
-            raise InputError("--trtexec goes with --target tensorrt, without --sm")
-        commands = trtexec_lines(path, trt_version, how, profile=profile, out=out)  # type: ignore[arg-type]
-        if json:
-            print_json({"build": commands[0], "time": commands[1]})
-        else:
-            print("\n".join(commands))
+        commands = trtexec_lines(
+            path, trt_version, how, target=chosen, profile=profile, sms=sms, out=out,  # type: ignore[arg-type]
+            compile_plugin=compile_plugin,
+        )  # fmt: skip
+        _print_commands(commands, json)
         return
     if trt_version is not None:
         raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
     with Bars() as bars:
-        if compile_plugin:
-            made = build_plugin(progress=bars).path
-            how = how.model_copy(update={"plugins": (*how.plugins, made)})
         built = build(
             path,
             chosen,
             how,
             profile=profile,  # type: ignore[arg-type]
-            sms=tuple(dict.fromkeys(sm or ())),
+            sms=sms,
+            compile_plugin=compile_plugin,
             out=out,
             timeout=timeout,
             force=force,
@@ -102,6 +92,13 @@ def command(
         return
     for one in built:
         _report(one)
+
+
+def _print_commands(commands: tuple[str, str], json: bool) -> None:
+    if json:
+        print_json({"build": commands[0], "time": commands[1]})
+    else:
+        print("\n".join(commands))
 
 
 def _tree(built: Built) -> dict[str, Any]:

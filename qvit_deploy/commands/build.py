@@ -33,12 +33,14 @@ from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_outputs
 from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from qvit_deploy.targets.tensorrt.engine.layer_info import EngineLayers, engine_layers, read_layers
+from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
 from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner, load
 from qvit_deploy.targets.tensorrt.engine.trtexec import check_version, trtexec_commands
 
 Result = TypeVar("Result")
 
 CHECKED_IMAGES = 32
+PLUGIN_HERE = "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def build(
     profile: Profile | None = None,
     sms: tuple[int, ...] = (),
     out: Path | None = None,
+    compile_plugin: bool = False,
     timeout: float = 600.0,
     force: bool = False,
     keep_slow: bool = False,
@@ -77,6 +80,7 @@ def build(
 
     Args:
         profile, out: see `engine_files`.
+        compile_plugin: compile the plugin library first, and use it.
         timeout: seconds each engine may take.
         keep_slow: keep an engine some of whose sites do not run as emitted: on int8, fused, or in a plugin.
         data: images the engine is compared with ONNX Runtime on, where it can run; noise when None.
@@ -87,12 +91,9 @@ def build(
         BundleError: the bundle is damaged, or was not compiled for this target.
         CheckError: a build died or took too long, or the engine does not do what the model does.
     """
-    if target == "tensorrt" and sms:
-        raise InputError("--sm is for tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on")
-    if target == "tensorrt-rtx" and not sms:
-        raise InputError("--target tensorrt-rtx needs --sm, e.g. --sm 86 --sm 120")
-    if target == "tensorrt-rtx" and (options.hardware != "none" or options.timing_cache is not None):
-        raise InputError("--hardware and --timing-cache are for --target tensorrt")
+    _require_fitting(target, options, sms, compile_plugin)
+    if compile_plugin:
+        options = options.model_copy(update={"plugins": (*options.plugins, build_plugin(progress=progress).path)})
     onnx, engines = engine_files(path, target, options, profile, sms, out)
     built = []
     for sm, engine in zip(sms or (None,), engines, strict=True):
@@ -116,6 +117,18 @@ def build(
                 written.unlink(missing_ok=True)  # an engine that failed, or was not checked, must not be deployed
             raise
     return tuple(built)
+
+
+def _require_fitting(target: Target, options: BuildOptions, sms: tuple[int, ...], compile_plugin: bool) -> None:
+    """Raises InputError for what goes with the other library only."""
+    if target == "tensorrt" and sms:
+        raise InputError("--sm is for tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on")
+    if target == "tensorrt-rtx" and compile_plugin:
+        raise InputError(PLUGIN_HERE)
+    if target == "tensorrt-rtx" and not sms:
+        raise InputError("--target tensorrt-rtx needs --sm, e.g. --sm 86 --sm 120")
+    if target == "tensorrt-rtx" and (options.hardware != "none" or options.timing_cache is not None):
+        raise InputError("--hardware and --timing-cache are for --target tensorrt")
 
 
 def _runs_here(record: EngineRecord) -> bool:
@@ -187,8 +200,11 @@ def trtexec(
     version: str | None,
     options: BuildOptions = BuildOptions(),  # noqa: B008 - it is frozen
     *,
+    target: Target = "tensorrt",
     profile: Profile | None = None,
+    sms: tuple[int, ...] = (),
     out: Path | None = None,
+    compile_plugin: bool = False,
 ) -> tuple[str, str]:
     """The commands of NVIDIA's tool that build and time what `build` would make; needs no TensorRT.
 
@@ -197,11 +213,16 @@ def trtexec(
 
     Args:
         version: of the TensorRT that will run them, 10.3 to 11.x.
+        target, sms, compile_plugin: refused unless they are what trtexec builds for.
 
     Raises:
         InputError: the model or a flag cannot be used.
         BundleError: the bundle is damaged, or was not compiled for TensorRT.
     """
+    if compile_plugin:
+        raise InputError(PLUGIN_HERE)
+    if target != "tensorrt" or sms:
+        raise InputError("--trtexec goes with --target tensorrt, without --sm")
     if version is None:
         raise InputError("--trtexec needs --trt-version, e.g. 10.3 for JetPack 6: its flags differ between versions")
     known = check_version(version)
