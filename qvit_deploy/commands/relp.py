@@ -91,7 +91,7 @@ def relp(
     preprocess: Preprocess | None,
     metric: str,
     rules: str,
-    secant_quantizers: bool,
+    quantizers: str,
     direction: str,
     exact: bool,
     processes: int,
@@ -107,7 +107,8 @@ def relp(
     """
     watch, task = Stopwatch(progress), CLASSIFY
     task.parse_metric(metric)
-    rule_set_called(rules, secant_quantizers)
+    secant = _secant(quantizers)
+    rule_set_called(rules, secant)
     way = _direction(direction)
     with watch.stage("read"):
         model = read_model(path, profile, preprocess)
@@ -122,7 +123,7 @@ def relp(
             )  # fmt: skip
     with watch.stage("relp", len(pairs)) as advance:
         found = explain(
-            model, pairs, metric=metric, rules=rules, secant_quantizers=secant_quantizers, direction=way,
+            model, pairs, metric=metric, rules=rules, secant_quantizers=secant, direction=way,
             exact=truth, task=task, advance=advance,
         )  # fmt: skip
     tree = relp_tree(model.description, found, model.graph.interface.image_size)
@@ -131,15 +132,26 @@ def relp(
 
 
 def drift(
-    path: Path, profile: str, data: str | None, count: int, seed: int, *, metric: str, rules: str, progress: Progress
+    path: Path,
+    profile: str,
+    source: Pairs,
+    *,
+    exact: bool,
+    metric: str,
+    rules: str,
+    quantizers: str,
+    progress: Progress,
 ) -> Session:
-    """Explains what quantization did to a bundle, on `count` images of `data`.
+    """Explains what quantization did to a bundle, on images of `source.data`, which names no pairs then.
 
     Raises:
         InputError: anything handed in cannot be used.
         CheckError: the bundle's graphs differ outside their quantized layers.
     """
-    if data is None:
+    _secant(quantizers)
+    if source.clean or source.corrupt or source.files or exact:
+        raise InputError("--quantization takes --data only: clean is the float model, corrupt the quantized")
+    if source.data is None:
         raise InputError("--quantization needs images: pass --data")
     if profile == FLOAT:
         raise InputError("--quantization compares the float model with a quantized one; choose another --profile")
@@ -149,13 +161,20 @@ def drift(
         if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
         model, quantized = read_model(path, FLOAT, None), read_model(path, profile, None)
-        images = open_images(data, model.preprocess, limit=count, seed=seed, split="test")
+        images = open_images(source.data, model.preprocess, limit=source.count, seed=source.seed, split="test")
     with watch.stage("drift", len(images)) as advance:
         found = explain_drift(model, quantized, images, metric=metric, rules=rules, task=task, advance=advance)
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
     tree = drift_tree(name, found, model.graph.interface.image_size)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
+
+
+def _secant(quantizers: str) -> bool:
+    """Whether the backward pass of quantizers is their secant. Raises InputError for what is neither way."""
+    if quantizers not in ("straight-through", "secant"):
+        raise InputError(f"quantizers can be straight-through or secant, not {quantizers!r}")
+    return quantizers == "secant"
 
 
 def _direction(name: str) -> Direction:
