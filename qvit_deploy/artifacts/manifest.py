@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
 )
 
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.errors import BundleError, NonFiniteError
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.validation import Record, non_finite, validated
@@ -79,7 +80,8 @@ class FileRecord(Record):
 class Manifest(BaseModel):
     """`manifest.json`. Fields beyond these are kept as they are, as long as they are JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # NaN stays NaN for `to_json` to refuse it; by default it would become null.
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
     __pydantic_extra__: dict[str, JsonValue]
 
     # `schema` itself is taken by a method of BaseModel.
@@ -89,7 +91,7 @@ class Manifest(BaseModel):
     recipe: dict[str, JsonValue]
     sites: tuple[SiteRecord, ...]
     summary: Summary
-    verification: dict[str, JsonValue]
+    verification: Verification
     files: dict[str, FileRecord] = {}
 
     @field_validator("files")

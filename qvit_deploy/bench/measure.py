@@ -31,12 +31,10 @@ from qvit_deploy.bench.compare.sketch import Sketch
 from qvit_deploy.bench.compare.stats import paired_ratio, summary
 from qvit_deploy.bench.device.environment import environment, fastest_cpus
 from qvit_deploy.bench.reference_workload import reference_workload
-from qvit_deploy.bench.runner import Runtime, runtime_of
 from qvit_deploy.bench.worker import Job
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.openvino.runtime import openvino_precision
-from qvit_deploy.targets.tensorrt.engine.runtime import launches_graph
+from qvit_deploy.targets.registry import facts_of
 
 PROCESSES, BLOCKS = 20, 12
 """Defaults; docs/bench.md has the error rates of `check` with them (tools/measure/check.py). Half the processes with
@@ -100,8 +98,8 @@ def measure(
     """
     watch = Stopwatch(progress)
     files = [file] if against is None else [file, against]
-    runtimes = [runtime_of(f.path, plan.batch) for f in files]
-    engines = [r.engine is not None for r in runtimes]
+    runtimes = [facts_of(f.path, plan.batch) for f in files]
+    engines = [r.on_gpu for r in runtimes]
     job = _job([f.path for f in files], plan, BLOCKS)
     answers = _with_reference(job, plan, watch) if against is None and not engines[0] else _answers(job, plan, watch)
     once = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False)
@@ -118,7 +116,7 @@ def measure(
         other = subjects[1].model_copy(update={"runtime": runtimes[1].name}) if differs else subjects[1]
     around = environment()
     # A library runs engines of its own version only, so the engine knows it.
-    built = {r.name: r.engine.build.version for r in runtimes if r.engine is not None}
+    built = {r.name: r.version for r in runtimes if r.version is not None}
     return Measurement(
         **dict(subjects[0]),
         schema="qvit-deploy/measurement/1",
@@ -129,7 +127,7 @@ def measure(
             batch=answers[0]["files"][0]["batch"],
             threads=None if all(engines) else plan.threads,
             cpus=job.cpus,
-            flags=_flags(file.path, runtimes[0]),
+            flags=dict(runtimes[0].flags),
         ),
         environment=around.model_copy(update={"versions": {**around.versions, **built}}),
         against=other,
@@ -171,13 +169,6 @@ def _ratio(file: Subject, baseline: Subject) -> RatioRecord:
     pairs = [p.blocks_ms for p in baseline.processes], [p.blocks_ms for p in file.processes]
     ratio = paired_ratio([pairs])
     return RatioRecord(p50=ratio.value, interval95=ratio.interval)
-
-
-def _flags(path: Path, runtime: Runtime) -> dict[str, str]:
-    """Settings of the runtime that decide how fast it is."""
-    if runtime.engine is not None:
-        return {"cuda_graph": "on"} if launches_graph(runtime.engine) else {}
-    return {"precision": openvino_precision(path) or "its own"} if runtime.name == "openvino" else {}
 
 
 def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = None) -> list[float]:

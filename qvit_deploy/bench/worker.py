@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qvit_deploy.artifacts.measurement import Profile
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.bench.device.energy import Rapl
-    from qvit_deploy.bench.runner import Runner
+    from qvit_deploy.targets.runtime import Runner
 
 BLOCK_SECONDS = 0.05
 WARMUP_SECONDS = (0.2, 2.0)
@@ -141,10 +141,12 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
 
 def _load(job: Job, index: int) -> Side:
     from qvit_deploy.bench.compare.sketch import Sketch
-    from qvit_deploy.bench.runner import opener
+    from qvit_deploy.targets.registry import runtime_of
+    from qvit_deploy.targets.runtime import RunSettings
 
     batch = None if job.reference and index == len(job.files) - 1 else job.batch
-    load = opener(Path(job.files[index]), batch, job.threads, tuple(Path(p) for p in job.plugins))
+    path, plugins = Path(job.files[index]), tuple(Path(p) for p in job.plugins)
+    load = runtime_of(path).opener(path, RunSettings(batch, job.threads, plugins))
     start = time.perf_counter_ns()
     runner = load()
     return Side(runner, (time.perf_counter_ns() - start) / 1e6, Sketch())
@@ -188,18 +190,12 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
 
 
 def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
-    from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES
-    from qvit_deploy.bench.profiles.engine import profile_engine
-    from qvit_deploy.bench.profiles.onnxruntime import profile
-    from qvit_deploy.bench.profiles.openvino import profile_openvino
-    from qvit_deploy.targets.openvino.runtime import runs_in_openvino
+    from qvit_deploy.targets.registry import runtime_of
+    from qvit_deploy.targets.runtime import RunSettings, SiteNames
 
-    path = Path(job.files[0])
-    if path.suffix in ENGINE_SUFFIXES:
-        return profile_engine(path, job.batch, tuple(Path(p) for p in job.plugins), request["sites"])
-    if runs_in_openvino(path):
-        return profile_openvino(path, job.batch, job.threads)
-    return profile(path, job.batch, job.threads, request["attention"])
+    path, plugins = Path(job.files[0]), tuple(Path(p) for p in job.plugins)
+    names = SiteNames(request["attention"], request["sites"])
+    return runtime_of(path).profile(path, RunSettings(job.batch, job.threads, plugins), names)
 
 
 def main() -> None:

@@ -1,20 +1,22 @@
-"""The largest magnitude of every tensor of a graph, which decides what float16 can hold."""
+"""Finds the largest magnitude of every tensor of a graph, which decides whether float16 can hold it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Iterable
 
 import torch
 
 from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.progress import Advance
 
 Tensor = torch.Tensor
 
 
-def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Callable[[int], None]) -> dict[str, float]:
-    """Tensor name -> largest absolute value over `batches`, for every floating-point tensor that is computed.
+def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Advance) -> dict[str, float]:
+    """Returns, by tensor name, the largest absolute value over `batches` of every floating-point tensor of the graph.
 
-    Infinity where a tensor holds infinities or NaN.
+    The value is infinity where a tensor holds infinities or NaN.
 
     Args:
         batches: float32 [b, C, H, W] tensors.
@@ -26,8 +28,8 @@ def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Cal
         def measure(x: Tensor) -> None:
             if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
                 return
-            found = float(x.abs().max())
-            largest[name] = max(largest.get(name, 0.0), found if found == found else float("inf"))
+            magnitude = float(x.abs().max())
+            largest[name] = max(largest.get(name, 0.0), float("inf") if math.isnan(magnitude) else magnitude)
 
         return measure
 

@@ -53,12 +53,12 @@ def command(
 ) -> None:
     """Time every site of a bundle at every width on a target: a table for compile --latency-table."""
     widths = None if bits is None else options.whole_numbers("--bits", bits)
-    request = SiteModelRequest(target, widths, batch, tuple(plugin or ()))  # type: ignore[arg-type] # checks the target
+    request = SiteModelRequest(target, widths, batch, tuple(plugin or ()))
     if emit_only:
         index = emit_site_models(path, request, site_models)
         if json:
             print_json(index.model_dump(mode="json", by_alias=True))
-        written = f"{len(index.files)} models of the {index.profile} file written to {site_models}"
+        written = f"{len(index.files)} models of the {index.file_for} file written to {site_models}"
     else:
         with Bars() as bars:
             table, place = time_sites(

@@ -7,14 +7,16 @@ from typing import Annotated, Any, Optional, get_args
 
 import typer
 
-from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware, Target, check_hardware, check_target
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
 from qvit_deploy.commands.build import Built, build
 from qvit_deploy.commands.build import trtexec as trtexec_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import HALF_PROFILES
+from qvit_deploy.targets.tensorrt.engine.files import HALF_TARGETS
+from qvit_deploy.targets.tensorrt.engine.kind import ENGINE_KINDS, engine_kind
+from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
 from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
@@ -22,10 +24,14 @@ from qvit_deploy.tasks.classify import CLASSIFY
 
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
-    target: Annotated[str, typer.Option(help=", ".join(get_args(Target)))],
-    profile: Annotated[
+    target: Annotated[str, typer.Option(help=", ".join(ENGINE_KINDS))],
+    file_for: Annotated[
         Optional[str],
-        typer.Option(help=f"which file of it ({', '.join(HALF_PROFILES)}); else the target's; with --plugin the last"),
+        typer.Option(
+            "--file-for",
+            "--profile",
+            help=f"which file of a bundle ({', '.join(HALF_TARGETS)}); else the target's; with --plugin the last",
+        ),
     ] = None,
     sm: Annotated[
         Optional[list[int]], typer.Option(help="tensorrt-rtx: compute capability, e.g. 86; repeatable")
@@ -53,32 +59,41 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Build TensorRT or TensorRT-RTX engines, each in a process of its own."""
-    chosen = check_target(target)
+    kind = engine_kind(target)
+    if hardware not in get_args(Hardware):
+        raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
     how = BuildOptions(
         batch=Batch() if batch is None else Batch.parse(batch),
         plugins=tuple(plugin or ()),
-        hardware=check_hardware(hardware),
+        hardware=hardware,  # type: ignore[arg-type]
         timing_cache=timing_cache,
         workspace_mb=workspace,
     )
-    sms = tuple(dict.fromkeys(sm or ()))
+    if compile_plugin and (not kind.takes_plugins or trtexec):
+        raise InputError(
+            "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
+        )
     if trtexec:
-        commands = trtexec_lines(
-            path, trt_version, how, target=chosen, profile=profile, sms=sms, out=out,  # type: ignore[arg-type]
-            compile_plugin=compile_plugin,
-        )  # fmt: skip
-        _print_commands(commands, json)
+        if not kind.on_device or sm:
+            raise InputError("--trtexec goes with --target tensorrt, without --sm")
+        commands = trtexec_lines(path, trt_version, how, file_for=file_for, out=out)
+        if json:
+            print_json({"build": commands[0], "time": commands[1]})
+        else:
+            print("\n".join(commands))
         return
     if trt_version is not None:
         raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
     with Bars() as bars:
+        if compile_plugin:
+            made = build_plugin(progress=bars).path
+            how = how.model_copy(update={"plugins": (*how.plugins, made)})
         built = build(
             path,
-            chosen,
+            kind.name,
             how,
-            profile=profile,  # type: ignore[arg-type]
-            sms=sms,
-            compile_plugin=compile_plugin,
+            file_for=file_for,
+            sms=tuple(dict.fromkeys(sm or ())),
             out=out,
             timeout=timeout,
             force=force,
@@ -92,13 +107,6 @@ def command(
         return
     for one in built:
         _report(one)
-
-
-def _print_commands(commands: tuple[str, str], json: bool) -> None:
-    if json:
-        print_json({"build": commands[0], "time": commands[1]})
-    else:
-        print("\n".join(commands))
 
 
 def _tree(built: Built) -> dict[str, Any]:

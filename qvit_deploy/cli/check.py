@@ -57,7 +57,7 @@ def command(
     else:
         _print(report)
     if report.failed:
-        raise CheckError("regression: " + "; ".join(f"{f.name}: {f.text}" for f in report.findings if f.failed))
+        raise CheckError("regression: " + "; ".join(f"{f.name}: {f.text}" for f in report.criteria if f.failed))
 
 
 def _share(flag: str, text: str | None) -> float | None:
@@ -75,8 +75,8 @@ def _share(flag: str, text: str | None) -> float | None:
 
 def _print(report: Report) -> None:
     stdout.print(escape(report.title), soft_wrap=True)
-    for finding in report.findings:
-        mark = "[red]FAIL[/]" if finding.failed else "[green]ok  [/]"
-        stdout.print(f"{mark} {finding.name:<11} {escape(finding.text)}", soft_wrap=True)
+    for criterion in report.criteria:
+        mark = "[red]FAIL[/]" if criterion.failed else "[green]ok  [/]"
+        stdout.print(f"{mark} {criterion.name:<11} {escape(criterion.text)}", soft_wrap=True)
     for note in report.notes:
         stdout.print(f"note: {note}", markup=False, soft_wrap=True)

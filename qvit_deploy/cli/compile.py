@@ -12,8 +12,8 @@ from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
 from qvit_deploy.commands.compile import compile_model
-from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE
 from qvit_deploy.targets.process_memory import peak_memory
+from qvit_deploy.targets.registry import REFERENCE, TARGETS
 from qvit_deploy.tasks.registry import task_called
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
@@ -86,46 +86,17 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
             f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
         ),
         *_latency(manifest),
-        (
-            "verified",
-            f"{checked['codes']:,} codes equal in ONNX Runtime and the executor; "
-            f"{checked['integer_products']} of {checked['expected_integer_products']} products run on integers",
-        ),
-        *_profiles(checked.get("profiles")),
+        ("verified", REFERENCE.line(checked)),
+        *((name, TARGETS[name].line(TARGETS[name].read(found))) for name, found in checked.targets.items()),
         (
             "against float",
-            f"SQNR {checked['float_sqnr_db']:.1f} dB, {words.same} agreement {checked['float_agreement']:.1%} "
-            f"(n={checked['images']})",
+            f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "
+            f"(n={checked.images})",
         ),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
-
-
-def _profiles(checked: Any) -> list[tuple[str, str]]:
-    """One row for every file beside the `onnxruntime` one."""
-    rows = []
-    for profile, found in checked.items() if isinstance(checked, dict) else ():
-        if profile == FUSED_PROFILE:
-            rows.append((profile, f"{found['codes']:,} codes equal given equal inputs"))
-            continue
-        if profile == OPENVINO_PROFILE:
-            ties = f" ({found['ties']:,} in the middle of two)" if found["ties"] else ""
-            rows.append((
-                profile,
-                f"{found['codes']:,} codes equal given equal inputs{ties}; {found['integer_products']} products run on "
-                f"integers; SQNR {found['float_sqnr_db']:.1f} dB against float",
-            ))  # fmt: skip
-            continue
-        count = len(found["in_float"])
-        kept = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""
-        rows.append((
-            profile,
-            f"{found['codes']:,} codes equal given equal inputs, {found['free_codes_equal']:.1%} running freely; "
-            f"{found['reference_sqnr_db']:.1f} dB against the onnxruntime file{kept}",
-        ))  # fmt: skip
-    return rows
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from qvit_deploy.artifacts.measurement import QUANTILES, Measurement, Profile, Subject
 from qvit_deploy.cli.console import mega, stdout
+from qvit_deploy.targets.registry import TARGETS
 
 SHOWN = 8
 """Rows of the profile that are printed; --json has all."""
@@ -89,7 +90,7 @@ def _conditions(measurement: Measurement) -> str:
     pinned = "" if how.cpus is None else f", CPU {','.join(map(str, how.cpus))}"
     threads = f", threads {how.threads}{pinned}" if how.threads else ""
     version = where.versions.get(how.runtime, "")
-    device = (where.gpu if how.runtime.startswith("tensorrt") else None) or where.board or where.cpu
+    device = (where.gpu if how.runtime in TARGETS and TARGETS[how.runtime].on_gpu else None) or where.board or where.cpu
     load = "" if where.load_average is None else f", load average {where.load_average:.1f}"
     return f"batch {how.batch}{threads}; {how.runtime} {version}; {device}{load}"
 

@@ -12,11 +12,11 @@ from qvit_deploy.cli.options import Json, PreprocessFile
 from qvit_deploy.cli.relp_text import drift_lines, relp_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.registry import REFERENCE
+from qvit_deploy.targets.target import FLOAT
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
-
-PROFILE = "onnxruntime"
 
 
 def command(
@@ -41,7 +41,9 @@ def command(
         Optional[str], typer.Option(help="gradient, relp, relp-ah, attnlrp or deep-taylor (relp; drift: gradient)")
     ] = None,
     direction: Annotated[str, typer.Option(help="denoising (clean into corrupt) or noising")] = "denoising",
-    profile: Annotated[str, typer.Option(help="which of the bundle's models: onnxruntime or float")] = PROFILE,
+    target: Annotated[
+        str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {REFERENCE.name} or {FLOAT}")
+    ] = REFERENCE.name,
     quantizers: Annotated[
         str, typer.Option(help="backward pass of quantizers: straight-through or secant")
     ] = "straight-through",
@@ -69,13 +71,13 @@ def command(
     with Bars() as bars:
         if quantization:
             session = relp_session.drift(
-                path, profile, source, exact=exact, metric=metric, rules=rules or "gradient", quantizers=quantizers,
+                path, target, source, exact=exact, metric=metric, rules=rules or "gradient", quantizers=quantizers,
                 progress=bars,
             )  # fmt: skip
         else:
             session = relp_session.relp(
                 path,
-                profile,
+                target,
                 source,
                 preprocess=images,
                 metric=metric,

@@ -48,7 +48,7 @@ def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
 
 def drift_lines(tree: dict[str, Any]) -> list[str]:
     """How far quantization moves the metric, and the sites that move it most."""
-    from qvit_deploy.report.relp.drift_page import beyond_words
+    from qvit_deploy.report.relp.drift_page import beyond_text
 
     found = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
@@ -61,7 +61,7 @@ def drift_lines(tree: dict[str, Any]) -> list[str]:
             f"the sum over sites gives it with Pearson {found['pearson']:.3f}, slope {found['slope']:.2f}, "
             f"error {found['normalized_error']:.1%}"
         )
-    if warning := beyond_words(tree):
+    if warning := beyond_text(tree):
         lines.append(f"note: {warning}")
     worst = sorted(tree["sites"], key=lambda s: -s["rms_effect"])
     width = max(len(s["name"]) for s in worst)

@@ -16,7 +16,6 @@ from qvit_deploy.artifacts.engine_record import (
     BuildOptions,
     BuildRequest,
     EngineRecord,
-    Target,
     read_engine,
     record_path,
 )
@@ -26,21 +25,25 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.progress import Progress
-from qvit_deploy.recipe import Profile
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.tensorrt.engine.build import build_engine
-from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_outputs, first_difference, probed, products
+from qvit_deploy.targets.tensorrt.engine.check import (
+    EngineCheck,
+    check_outputs,
+    expose_codes,
+    first_difference,
+    products,
+)
 from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE, engine_kind
 from qvit_deploy.targets.tensorrt.engine.layer_info import EngineLayers, engine_layers, read_layers
-from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
 from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner, load
 from qvit_deploy.targets.tensorrt.engine.trtexec import check_version, trtexec_commands
 
 Result = TypeVar("Result")
 
 CHECKED_IMAGES = 32
-PLUGIN_HERE = "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,12 @@ class Built:
 
 def build(
     path: Path,
-    target: Target,
+    target: str,
     options: BuildOptions = BuildOptions(),  # noqa: B008 - it is frozen
     *,
-    profile: Profile | None = None,
+    file_for: str | None = None,
     sms: tuple[int, ...] = (),
     out: Path | None = None,
-    compile_plugin: bool = False,
     timeout: float = 600.0,
     force: bool = False,
     keep_slow: bool = False,
@@ -79,8 +81,7 @@ def build(
     """Builds an engine of the bundle or .onnx file at `path` for every one of `sms`.
 
     Args:
-        profile, out: see `engine_files`.
-        compile_plugin: compile the plugin library first, and use it.
+        target, file_for, out: see `engine_files`.
         timeout: seconds each engine may take.
         keep_slow: keep an engine some of whose sites do not run as emitted: on int8, fused, or in a plugin.
         data: images the engine is compared with ONNX Runtime on, where it can run; noise when None.
@@ -91,10 +92,9 @@ def build(
         BundleError: the bundle is damaged, or was not compiled for this target.
         CheckError: a build died or took too long, or the engine does not do what the model does.
     """
-    _require_fitting(target, options, sms, compile_plugin)
-    if compile_plugin:
-        options = options.model_copy(update={"plugins": (*options.plugins, build_plugin(progress=progress).path)})
-    onnx, engines = engine_files(path, target, options, profile, sms, out)
+    kind = engine_kind(target)
+    kind.require_options(sms, options)
+    onnx, engines = engine_files(path, target, options, file_for, sms, out)
     built = []
     for sm, engine in zip(sms or (None,), engines, strict=True):
         request = BuildRequest(
@@ -103,7 +103,7 @@ def build(
             onnx=onnx,
             engine=engine,
             sm=sm,
-            layer_info=engine.with_suffix(".layers.json") if target == "tensorrt" else None,
+            layer_info=kind.layer_info(engine),
         )
         record = build_engine(request, timeout=timeout, force=force, progress=progress)
         if not _runs_here(record):
@@ -119,23 +119,11 @@ def build(
     return tuple(built)
 
 
-def _require_fitting(target: Target, options: BuildOptions, sms: tuple[int, ...], compile_plugin: bool) -> None:
-    """Raises InputError for what goes with the other library only."""
-    if target == "tensorrt" and sms:
-        raise InputError("--sm is for tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on")
-    if target == "tensorrt-rtx" and compile_plugin:
-        raise InputError(PLUGIN_HERE)
-    if target == "tensorrt-rtx" and not sms:
-        raise InputError("--target tensorrt-rtx needs --sm, e.g. --sm 86 --sm 120")
-    if target == "tensorrt-rtx" and (options.hardware != "none" or options.timing_cache is not None):
-        raise InputError("--hardware and --timing-cache are for --target tensorrt")
-
-
 def _runs_here(record: EngineRecord) -> bool:
-    """Whether the engine is to be checked. TensorRT builds on a device, so always; RTX where its GPU and pycuda are."""
+    """Whether the engine is to be checked: one that was built on the device always, others where GPU and pycuda are."""
     gpu = find_gpu()
     fits = gpu is not None and gpu.sm == record.build.sm
-    return record.target == "tensorrt" or (fits and find_spec("pycuda") is not None)
+    return engine_kind(record.target).on_device or (fits and find_spec("pycuda") is not None)
 
 
 def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float, keep_slow: bool) -> Built:
@@ -164,7 +152,7 @@ def _where(request: BuildRequest, model: bytes, images: np.ndarray, timeout: flo
     """Which tensor is the first that differs, from an engine with every quantizer's codes as outputs."""
     with tempfile.TemporaryDirectory() as folder:
         onnx, engine = Path(folder) / "probed.onnx", Path(folder) / "probed.engine"
-        content, names = probed(model)
+        content, names = expose_codes(model)
         onnx.write_bytes(content)
         build_engine(request.model_copy(update={"onnx": onnx, "engine": engine, "layer_info": None}), timeout=timeout)
         some = images[: request.batch.best]
@@ -200,11 +188,8 @@ def trtexec(
     version: str | None,
     options: BuildOptions = BuildOptions(),  # noqa: B008 - it is frozen
     *,
-    target: Target = "tensorrt",
-    profile: Profile | None = None,
-    sms: tuple[int, ...] = (),
+    file_for: str | None = None,
     out: Path | None = None,
-    compile_plugin: bool = False,
 ) -> tuple[str, str]:
     """The commands of NVIDIA's tool that build and time what `build` would make; needs no TensorRT.
 
@@ -213,20 +198,15 @@ def trtexec(
 
     Args:
         version: of the TensorRT that will run them, 10.3 to 11.x.
-        target, sms, compile_plugin: refused unless they are what trtexec builds for.
 
     Raises:
         InputError: the model or a flag cannot be used.
         BundleError: the bundle is damaged, or was not compiled for TensorRT.
     """
-    if compile_plugin:
-        raise InputError(PLUGIN_HERE)
-    if target != "tensorrt" or sms:
-        raise InputError("--trtexec goes with --target tensorrt, without --sm")
     if version is None:
         raise InputError("--trtexec needs --trt-version, e.g. 10.3 for JetPack 6: its flags differ between versions")
     known = check_version(version)
-    onnx, (engine,) = engine_files(path, "tensorrt", options, profile, (), out)
+    onnx, (engine,) = engine_files(path, ON_DEVICE.name, options, file_for, (), out)
     if known < PLUGIN_WINS:
         onnx = bare_file(onnx, engine.with_suffix(".onnx"))
     try:

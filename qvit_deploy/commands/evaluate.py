@@ -11,7 +11,10 @@ from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.session import OpenedModel, open_model, outputs
+from qvit_deploy.targets.registry import REFERENCE
+from qvit_deploy.targets.runtime import OpenedModel
+from qvit_deploy.targets.session import open_model, outputs
+from qvit_deploy.targets.target import FLOAT, file_of
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.registry import task_called
 from qvit_deploy.tasks.task import Arrays, Task
@@ -46,7 +49,7 @@ def evaluate(
     *,
     preprocess: Preprocess | None = None,
     task: Task | None = None,
-    profile: str = "onnxruntime",
+    target: str = REFERENCE.name,
     limit: int | None = None,
     skip_bad_images: bool = False,
     threads: int = 0,
@@ -56,6 +59,7 @@ def evaluate(
 
     Args:
         task: what its outputs mean; None for what the bundle says, or classification for a lone file.
+        target: whose file of a bundle.
 
     Raises:
         InputError: no such model or images, or nothing says how images are prepared, or they do not fit the model.
@@ -65,7 +69,7 @@ def evaluate(
     artifact = model_at(path)
     models = [path]
     if isinstance(artifact, Bundle):
-        models = [artifact.path_of(f"model.{profile}.onnx"), artifact.path_of("model.float.onnx")]
+        models = [artifact.path_of(file_of(target)), artifact.path_of(file_of(FLOAT))]
         task = task or task_called(artifact.manifest.task)
     preprocess = preprocess_of(artifact, preprocess)
     images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")

@@ -26,7 +26,7 @@ from qvit_deploy.pipeline.exact_maps import exact_maps
 from qvit_deploy.pipeline.explain import explain, rule_set_called
 from qvit_deploy.pipeline.explain_drift import explain_drift
 from qvit_deploy.pipeline.explanation_tree import drift_tree, relp_tree
-from qvit_deploy.pipeline.model_files import FLOAT, ModelFile, read_model
+from qvit_deploy.pipeline.model_files import ModelFile, read_model
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.relevance.differentiable import check_differentiable
 from qvit_deploy.report.relp.drift_page import drift_page
@@ -34,6 +34,7 @@ from qvit_deploy.report.relp.drift_plots import drift_figures
 from qvit_deploy.report.relp.page import relp_page
 from qvit_deploy.report.relp.plots import relp_figures
 from qvit_deploy.report.svg import pictures
+from qvit_deploy.targets.target import FLOAT
 from qvit_deploy.tasks.classify import CLASSIFY
 
 PAGE, NUMBERS, EXACT = "relp.html", "relp.json", "exact"
@@ -85,7 +86,7 @@ class Pairs:
 
 def relp(
     path: Path,
-    profile: str,
+    target: str,
     source: Pairs,
     *,
     preprocess: Preprocess | None,
@@ -111,7 +112,7 @@ def relp(
     rule_set_called(rules, secant)
     way = _direction(direction)
     with watch.stage("read"):
-        model = read_model(path, profile, preprocess)
+        model = read_model(path, target, preprocess)
         check_differentiable(model.graph)  # before exact maps, which may take hours
         pairs = source.open(model)
     truth = None
@@ -133,7 +134,7 @@ def relp(
 
 def drift(
     path: Path,
-    profile: str,
+    target: str,
     source: Pairs,
     *,
     exact: bool,
@@ -153,19 +154,19 @@ def drift(
         raise InputError("--quantization takes --data only: clean is the float model, corrupt the quantized")
     if source.data is None:
         raise InputError("--quantization needs images: pass --data")
-    if profile == FLOAT:
-        raise InputError("--quantization compares the float model with a quantized one; choose another --profile")
+    if target == FLOAT:
+        raise InputError("--quantization compares the float model with a quantized one; choose another --target")
     watch, task = Stopwatch(progress), CLASSIFY
     task.parse_metric(metric)
     with watch.stage("read"):
         if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
-        model, quantized = read_model(path, FLOAT, None), read_model(path, profile, None)
+        model, quantized = read_model(path, FLOAT, None), read_model(path, target, None)
         images = open_images(source.data, model.preprocess, limit=source.count, seed=source.seed, split="test")
     with watch.stage("drift", len(images)) as advance:
         found = explain_drift(model, quantized, images, metric=metric, rules=rules, task=task, advance=advance)
     assert model.manifest is not None
-    name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
+    name = f"{model.manifest.source.get('model', path.name)}, {target} against float"
     tree = drift_tree(name, found, model.graph.interface.image_size)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 

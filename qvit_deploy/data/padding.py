@@ -1,4 +1,4 @@
-"""Batches of the size that a graph with a fixed batch takes."""
+"""Pads batches to the size that a graph with a fixed batch takes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def padded(images: np.ndarray, static_batch: int | None) -> np.ndarray:
-    """`images` [n, ...] repeated in turn, first to last, up to `static_batch` of them; as they are where it is None.
+    """Repeats `images` [n, ...] from the first on up to `static_batch`; returns them as they are where it is None.
 
     Raises:
-        ValueError: there are more images than that, or none.
+        ValueError: there are more images than `static_batch`, or none.
     """
     if static_batch is None or static_batch == len(images):
         return images

@@ -1,4 +1,4 @@
-"""From a picture to the float tensor a model expects: timm's evaluation transform without its roundings."""
+"""Turns a picture into the float tensor a model expects: timm's evaluation transform without its roundings."""
 
 from __future__ import annotations
 
@@ -50,16 +50,21 @@ class Preprocess(Record):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Preprocess:
-        """Read a JSON file with this model's fields. Raises InputError."""
-        called = f"preprocess file {path}"
-        return validated(cls, read_json(Path(path), called), called)
+        """Reads a JSON file with this class's fields. Raises InputError."""
+        name = f"preprocess file {path}"
+        return validated(cls, read_json(Path(path), name), name)
 
     def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resize, crop, scale to [0, 1], normalise: float32 [C, H, W].
+        """Resizes, crops, scales to [0, 1] and normalises; returns float32 [C, H, W].
 
-        `image` is a PIL image or a uint8 array [H, W] or [H, W, 3]. Resizing runs in float on each channel,
-        so nothing is rounded to 8 bits in between; bicubic and lanczos overshoot, hence the clamp. Raises
-        InputError.
+        Resizing runs in float on each channel, so nothing is rounded to 8 bits in between; bicubic and lanczos
+        overshoot, hence the clamp.
+
+        Args:
+            image: a PIL image, or a uint8 array [H, W] or [H, W, 3].
+
+        Raises:
+            InputError: the array has another type or shape, or is a strip too thin to resize.
         """
         picture = image if isinstance(image, np.ndarray) else as_array(image)
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
@@ -79,11 +84,13 @@ class Preprocess(Record):
         return np.ascontiguousarray(np.broadcast_to((unit - mean) / std, (channels, height, width)), dtype=np.float32)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) a picture has between resize and crop; never below the input size.
+        """Returns the (height, width) of a picture between resize and crop; never below the input size.
 
         A square target scales the shorter side (torchvision `Resize(int)`), any other one keeps the ratio and
-        covers the target (timm `ResizeKeepRatio`). Raises InputError for a strip so thin that its resized
-        form is enormous.
+        covers the target (timm `ResizeKeepRatio`).
+
+        Raises:
+            InputError: the picture is a strip so thin that its resized form is enormous.
         """
         target_h, target_w = (math.floor(side / self.crop_pct) for side in self.input_size[1:])
         if target_h == target_w:
@@ -98,7 +105,7 @@ class Preprocess(Record):
         return size
 
     def _resize(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`planes` float32 [P, h, w] at the resized size; untouched, and without Pillow, if they have it already."""
+        """Resizes `planes`, float32 [P, h, w]; returns them as they are, without Pillow, if they fit already."""
         size = self.resized_size(planes.shape[1], planes.shape[2])
         if size == planes.shape[1:]:
             return planes

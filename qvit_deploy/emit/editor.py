@@ -30,7 +30,10 @@ class Editor:
         dtype: ir.DataType = ir.DataType.FLOAT,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
-        """The result of a new node, called `output`."""
+        """The result, called `output` and of type `dtype`, of a new node in front of `before`.
+
+        Its shape is left unknown: shapes in the emitted graph are those that canonicalization measured.
+        """
         node = ir.node(op_type, inputs, attributes or {}, name=f"{output}.{op_type}")
         value = node.outputs[0]
         value.name, value.type = output, ir.TensorType(dtype)
@@ -38,6 +41,7 @@ class Editor:
         return value
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
+        """A new initializer called `name`, or `name.1`, `name.2`... when that is taken."""
         return add_constant(self.graph, name, np.asarray(array))
 
     def shared(self, name: str, array: np.ndarray) -> ir.Value:
@@ -46,6 +50,7 @@ class Editor:
         return known if known is not None else self.constant(name, array)
 
     def row_axis(self) -> ir.Value:
+        """int64 [1], the axes of the Unsqueeze and Squeeze that lift [batch, channels] to [batch, 1, channels]."""
         return self.shared("row_axis", np.array([1], np.int64))
 
     def behind(self, node: ir.Node, steps: list[tuple[str, ir.Value]]) -> None:

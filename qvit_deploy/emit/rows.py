@@ -22,7 +22,10 @@ TOKENS = 1
 
 
 def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
-    """Tensor -> the rows of it that are still computed, in their order; empty when no such Gather ends the graph."""
+    """Tensor -> the rows of it that are still computed, in their order; empty when no such Gather ends the graph.
+
+    Nodes come out unsorted, so sort the graph afterwards.
+    """
     readers: dict[ir.Value, dict[ir.Node, int]] = {}
     for gather in [node for node in graph if node.op_type == "Gather"]:
         source, index = gather.inputs[0], gather.inputs[1]

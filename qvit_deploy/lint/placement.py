@@ -13,8 +13,8 @@ from qvit_deploy.lint.finding import TENSORRT, Hit, Rule
 from qvit_deploy.lint.view import Product, Quantizer, View, before, integer, readers, sizes
 
 _KEEPS_CODES = MOVES | {"Clip", "MaxPool"}
-_INTEGER_OUTSIDE = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT4E2M1})
-"""Weight-only quantization is what these types are for."""
+_WEIGHT_ONLY = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT4E2M1})
+"""Types that exist for weight-only quantization."""
 
 
 def _residual(view: View) -> Iterator[Hit]:
@@ -39,7 +39,7 @@ def _product_output(view: View) -> Iterator[Hit]:
 
 
 def _through_bias(view: View, node: ir.Node | None) -> ir.Node | None:
-    """The product under an Add of a constant, or the node itself."""
+    """Returns the producer of what an Add adds a constant to, or the node itself when it is no such Add."""
     if node is not None and node.op_type == "Add" and len(node.inputs) == 2:
         of_data = [v for v in node.inputs if view.of_data(v)]
         if len(of_data) == 1 and of_data[0] is not None:
@@ -48,7 +48,7 @@ def _through_bias(view: View, node: ir.Node | None) -> ir.Node | None:
 
 
 def _after_pair(q: Quantizer) -> list[ir.Node]:
-    """What reads the dequantized values of a quantizer, behind layout changes."""
+    """Returns the nodes that read the dequantized values of a quantizer, behind layout changes."""
     dequantizers = [n for n in readers(q.node.outputs[0], _KEEPS_CODES) if n.op_type == "DequantizeLinear"]
     return [n for d in dequantizers for n in readers(d.outputs[0], MOVES) if n.op_type not in DESCRIBES]
 
@@ -106,7 +106,7 @@ def _small_product(view: View) -> Iterator[Hit]:
 
 
 def _extent(product: Product) -> tuple[int | None, int | None]:
-    """(K, N): terms of a sum, columns of the result; None where shapes do not say."""
+    """Returns (K, N), the terms of a sum and the columns of the result; None where shapes are unknown."""
     left, right = (sizes(o.value) for o in product.operands)
     flip_a, flip_b = (product.node.op_type == "Gemm" and integer(product.node, t, 0) for t in ("transA", "transB"))
     rows, columns = (-1, -2) if flip_b else (-2, -1)
@@ -121,7 +121,7 @@ def _one_operand(view: View) -> Iterator[Hit]:
         if product.quantized != 1 or len(product.operands) < 2:
             continue
         (quantizer,) = (o.quantizer for o in product.operands if o.quantizer is not None)
-        if quantizer.codes in _INTEGER_OUTSIDE or all(o.of_data for o in product.operands):
+        if quantizer.codes in _WEIGHT_ONLY or all(o.of_data for o in product.operands):
             continue  # attention products are the business of the attention rules
         yield product.node, f"only the {'activation' if quantizer.of_data else 'weight'} is quantized"
 

@@ -13,8 +13,7 @@ from qvit_deploy.errors import BundleError, InputError
 from qvit_deploy.frontend.onnx_file import from_canonical, from_onnx
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-
-FLOAT = "float"
+from qvit_deploy.targets.target import file_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,18 +38,18 @@ class ModelFile:
         return FileRecord.of_file(self.path).sha256
 
 
-def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> ModelFile:
-    """Opens the graph `profile` of the bundle at `path`, or the .onnx file there.
+def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelFile:
+    """Opens the file for `target` of the bundle at `path` (`FLOAT` for its float model), or the .onnx file there.
 
     Raises:
         InputError: nothing is there, or nothing says how images are prepared, or they do not fit the model.
-        BundleError: the bundle is damaged, or has no such profile.
+        BundleError: the bundle is damaged, or has no such file.
     """
     artifact = model_at(path)
     preprocess = preprocess_of(artifact, preprocess)
     if isinstance(artifact, Bundle):
-        file, manifest = artifact.path_of(f"model.{profile}.onnx"), artifact.manifest
-        description = f"{manifest.source.get('model', path.name)}, {profile}"
+        file, manifest = artifact.path_of(file_of(target)), artifact.manifest
+        description = f"{manifest.source.get('model', path.name)}, {target}"
         found = ModelFile(file, from_canonical(file), preprocess, description, manifest)
     else:
         found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)

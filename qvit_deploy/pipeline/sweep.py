@@ -20,6 +20,7 @@ from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.report.sweep.table import SweepRow, mark_front
+from qvit_deploy.targets.registry import with_known_targets
 from qvit_deploy.targets.session import open_model, outputs
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Arrays, Task
@@ -86,6 +87,7 @@ def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) ->
 def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     """One row per recipe of `job`, in order. Raises what `sweep` raises."""
     watch = Stopwatch(progress)
+    job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
     recipe = job.recipes[0]
     inputs = open_inputs(
         job.model, job.calib, recipe, task=job.task, checkpoint=job.checkpoint, pretrained=job.pretrained,

@@ -1,7 +1,7 @@
 """Which tensors depend on the image, and how: the questions relevance rules ask of a graph.
 
 Rules match on this instead of on module classes, so an exported model needs no registration ("my model is not
-supported" is the most common complaint about LRP tools, see facts/relp.md section 2.2).
+supported" is the most common complaint about LRP tools).
 """
 
 from __future__ import annotations

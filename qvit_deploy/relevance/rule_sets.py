@@ -1,6 +1,6 @@
 """Rule sets: named lists of rules. What happens in the backward pass is this data and nothing else.
 
-`gradient` is attribution patching; `relp` and `relp-ah` are RelP (arXiv 2508.21258, section 3);
+`gradient` is attribution patching; `relp` and `relp-ah` are RelP (arXiv 2508.21258);
 `attnlrp` is Achtibat et al. 2024 as in LXT's efficient mode; `deep-taylor` is Chefer et al. 2021, which LRP-QViT
 (arXiv 2401.11243) builds on.
 """

@@ -114,7 +114,7 @@ def test_what_cannot_be_evaluated(bundle: Bundle, labelled: str, tmp_path: Path)
     with pytest.raises(InputError, match=r"no bundle or \.onnx file at"):
         evaluate(tmp_path / "none", labelled)
     with pytest.raises(BundleError, match=r"has no file 'model\.tensorrt\.onnx'"):
-        evaluate(bundle.root, labelled, profile="tensorrt")
+        evaluate(bundle.root, labelled, target="tensorrt")
     other = Preprocess(input_size=(3, 8, 8), mean=(0.5,), std=(0.25,))
     with pytest.raises(InputError, match=r"makes 3x8x8 images, .*onnxruntime\.onnx takes 3x16x16"):
         evaluate(bundle.root, labelled, preprocess=other, threads=1)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 
 from qvit_deploy.emit.qdq import emit_qdq
@@ -79,7 +78,7 @@ def test_relp_goes_through_the_operator_by_its_secant() -> None:
     graph, rules = model_with_toy(), RULE_SETS["relp"]
     bound = rules.bind(graph, 1)
     assert bound.firings["activation"] == 1
-    clean, corrupt = torch.randn(2, 1, *graph.interface.image_size, generator=torch.Generator().manual_seed(0))
+    clean, corrupt = images_for(graph, 2).split(1)
     component = Component("residual", 0, "hidden", toy_output(graph))
     metric = CLASSIFY.parse_metric("logit-diff:0,1")
     estimate = attribute(

@@ -15,12 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-LOWEST_SHOWN = 3
+FILES_SHOWN = 3
 """Files of each package that are named: those with the most lines that no test ran."""
 
 
 def by_package(report: Mapping[str, Any]) -> dict[str, list[tuple[str, int, int]]]:
-    """Returns package -> (file, statements, statements that no test ran) of each of its files that has statements."""
+    """Returns by package (file, statements, statements that no test ran) of each file that has statements."""
     packages: dict[str, list[tuple[str, int, int]]] = defaultdict(list)
     for name, file in report["files"].items():
         summary, path = file["summary"], PurePath(name)
@@ -37,14 +37,14 @@ def main() -> None:
     rows: list[tuple[float, str, int, str]] = []
     for package, files in packages.items():
         lines, missing = sum(f[1] for f in files), sum(f[2] for f in files)
-        worst = sorted((f for f in files if f[2]), key=lambda f: -f[2])[:LOWEST_SHOWN]
+        worst = sorted((f for f in files if f[2]), key=lambda f: -f[2])[:FILES_SHOWN]
         rows.append((1 - missing / lines, package, lines, ", ".join(f"{name} {count}" for name, _, count in worst)))
     for share, package, lines, worst_files in sorted(rows):
         table.add_row(package, str(lines), f"{share:.1%}", worst_files)
     every = [file for files in packages.values() for file in files]
-    whole, missed = sum(f[1] for f in every), sum(f[2] for f in every)
+    total, missed = sum(f[1] for f in every), sum(f[2] for f in every)
     table.add_section()
-    table.add_row("all", str(whole), f"{1 - missed / whole:.1%}", "")
+    table.add_row("all", str(total), f"{1 - missed / total:.1%}", "")
     Console(width=120).print(table)
 
 

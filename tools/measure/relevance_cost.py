@@ -1,8 +1,8 @@
-"""What relevance costs, in forward passes of the same executor: LRP by rule set, and RelP on a pair.
+"""Measures what relevance costs, in forward passes of the same executor: LRP by rule set, and RelP on a pair.
 
-DINOv2 ViT-S/14 at 112 x 112 with random weights (time does not depend on them), one image or pair at a time, all
-measured in turn in one process; medians of ratios to the forward passes beside them. RelP is also held against its
-three passes run bare: two forward and one backward pass without taps, rules or sums.
+The model is DINOv2 ViT-S/14 at 112 x 112 with random weights (time does not depend on them), with one image or pair at
+a time, all timed in turn in one process; printed are medians of ratios to neighbouring forward passes. RelP is also
+compared with its bare passes: two forward and one backward pass without taps, rules or sums.
 
     python -m tools.measure.relevance_cost [--rounds 30] [--threads 1]
 """
@@ -31,7 +31,7 @@ MODEL = "timm:vit_small_patch14_dinov2?img_size=112&num_classes=10"
 
 
 def read(_: str, activation: torch.Tensor, g: torch.Tensor) -> None:
-    """What a score takes of a tensor."""
+    """Computes what a score reads of a tensor."""
     (activation * g).abs().sum()
 
 
@@ -75,12 +75,12 @@ def main() -> None:
             begin = time.perf_counter()
             task()
             seconds[name].append(time.perf_counter() - begin)
-    kept = {name: np.array(values[3:]) for name, values in seconds.items()}  # the first rounds warm caches up
+    warm = {name: np.array(values[3:]) for name, values in seconds.items()}  # without the rounds that warm caches up
     table = Table("task", "forward passes", "of the bare passes", "ms")
     for name in tasks:
-        passes = np.median(kept[name] / kept["forward"])
-        share = np.median(kept[name] / kept["two forward and one backward pass, bare"])
-        table.add_row(name, f"{passes:.2f}", f"{share:.2f}", f"{1e3 * np.median(kept[name]):.1f}")
+        passes = np.median(warm[name] / warm["forward"])
+        share = np.median(warm[name] / warm["two forward and one backward pass, bare"])
+        table.add_row(name, f"{passes:.2f}", f"{share:.2f}", f"{1e3 * np.median(warm[name]):.1f}")
     Console(width=100).print(table)
 
 

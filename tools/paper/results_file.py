@@ -1,4 +1,4 @@
-"""A CSV of results that grows by whole rows, so that a killed process leaves every finished row and no half one."""
+"""Adds rows to a CSV of results atomically, so that a killed process leaves every finished row and no partial one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qvit_deploy.errors import InputError
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of `path`, none if it does not exist.
+    """Reads the rows of `path`, none if it does not exist.
 
     Raises:
         InputError: it cannot be read, or is not a CSV of exactly these columns.
@@ -35,7 +35,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def add_rows(path: Path, columns: Sequence[str], new: Sequence[Mapping[str, object]]) -> None:
     """Adds the rows, all or none; without rows, makes sure that `path` can be written.
 
-    The file is read again, written beside and renamed into place: what another process added meanwhile stays.
+    The file is read again, written under another name and renamed, so that rows another process added in between stay.
 
     Raises:
         InputError: `path` cannot be written, or is not a CSV of these columns.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
-from qvit_deploy.artifacts.engine_record import Target
 from qvit_deploy.bench.sites.models import DEFAULT_BITS, INDEX, SCHEMA, Index, SiteModelRequest
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import Profile
-from qvit_deploy.targets.tensorrt.engine.files import profiles_for
+from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.targets.target import file_of
 
 
 def write_site_models(bundle: Path, folder: Path, request: SiteModelRequest) -> Index:
@@ -32,13 +30,13 @@ def write_site_models(bundle: Path, folder: Path, request: SiteModelRequest) -> 
             "--emit-only --site-models FOLDER) and bring the folder here"
         ) from error
     found = read_bundle(bundle)
-    profile = profile_of(found, request)
+    file_for = file_followed(found, request)
     widths = [(b, b) for b in sorted(set(request.bits or DEFAULT_BITS))]
-    emitted = emit_sites(found, widths, request.batch or 1, profile)
+    emitted = emit_sites(found, widths, request.batch or 1, TARGETS[file_for])
     index = Index(
         schema=SCHEMA,
         target=request.target,
-        profile=profile,
+        profile=file_for,
         batch=request.batch or 1,
         sites=emitted.sites,
         baselines=emitted.baselines,
@@ -48,12 +46,9 @@ def write_site_models(bundle: Path, folder: Path, request: SiteModelRequest) -> 
     return index
 
 
-def profile_of(bundle: Bundle, request: SiteModelRequest) -> Profile:
-    """The file that site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle has; the
-    target's own where it has neither, since a table may come before the compile it is for."""
-    for target in get_args(Target):
-        if request.target == target:
-            wanted = profiles_for(target, request.plugins)
-            held = [p for p in wanted if f"model.{p}.onnx" in bundle.manifest.files]
-            return wanted[0] if request.plugins or not held else held[0]
-    return "onnxruntime"
+def file_followed(bundle: Bundle, request: SiteModelRequest) -> str:
+    """The target whose file site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle
+    has; the target's own where it has neither, since a table may come before the compile it is for."""
+    wanted = request.where.part_targets(request.plugins)
+    held = [name for name in wanted if file_of(name) in bundle.manifest.files]
+    return wanted[0] if request.plugins or not held else held[0]

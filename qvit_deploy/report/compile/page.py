@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qvit_deploy.artifacts.manifest import Manifest, SiteRecord
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.report.compile.findings import fidelity, findings, number
 from qvit_deploy.report.compile.scores import Ranking, rank
-from qvit_deploy.report.labels import printable, role_words, runs, site_labels
+from qvit_deploy.report.labels import printable, role_text, runs, site_labels
 from qvit_deploy.report.numbers import amount, digits, percent, times
 from qvit_deploy.report.templates import render
 from qvit_deploy.tasks.registry import task_called
@@ -87,7 +88,7 @@ def _rows(sites: Sequence[SiteRecord], ranking: Ranking | None) -> list[dict[str
     return [
         {
             "name": printable(site.name),
-            "role": role_words(site),
+            "role": role_text(site),
             "w_bits": site.w_bits,
             "a_bits": site.a_bits,
             "params": amount(site.params) if site.params else "–",
@@ -156,11 +157,9 @@ def _block_words(sites: Sequence[SiteRecord]) -> str:
     return ", ".join(list(patterns)[:4])
 
 
-def _operators(verification: Mapping[str, Any]) -> list[tuple[str, int]]:
+def _operators(verification: Verification) -> list[tuple[str, int]]:
     """Operators of the runtime's optimized graph, most frequent first."""
-    found = verification.get("optimized_ops")
-    counts = found if isinstance(found, dict) else {}
-    known = [(printable(op), n) for op, n in counts.items() if isinstance(n, int)]
+    known = [(printable(op), n) for op, n in verification.optimized_ops.items()]
     return sorted(known, key=lambda item: (-item[1], item[0]))
 
 

@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.batches import in_batches
-from qvit_deploy.targets.processor import wanted_threads
+from qvit_deploy.targets.processor import thread_count
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
 FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
@@ -34,7 +34,7 @@ def session(
         InputError: ONNX Runtime does not take the model; carries its reason.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = wanted_threads(threads)
+    options.intra_op_num_threads = thread_count(threads)
     options.log_severity_level = 3
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)

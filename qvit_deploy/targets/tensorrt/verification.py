@@ -1,4 +1,4 @@
-"""Verification of the half-precision profiles: their file against the `onnxruntime` file of the same plan.
+"""Verification of the files in half precision: each against the `onnxruntime` file of the same plan.
 
 Both run in ONNX Runtime on the CPU. What is proved, and what is only measured:
 
@@ -19,7 +19,6 @@ What an engine built from the file computes is not covered here: that takes a de
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -29,12 +28,14 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.targets.forced_comparison import probe_images
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.targets.onnxruntime.verification import CodesCompared, probe, probe_images
+from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.targets.tensorrt.half.casts import WIDE
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import SCALE_ERROR
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
 from qvit_deploy.targets.tensorrt.packed.verification import Codes, is_inside, is_planned, opened, outputs
+from qvit_deploy.targets.tensorrt.verified import HalfVerification
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
 
@@ -46,32 +47,6 @@ LOST_DB = 3.0
 """What half precision may cost: noise as large as that of quantization itself."""
 FLOAT16_DB = 50.0
 """Less noise than this is not asked for: hundreds of roundings to float16, each at about -70 dB, leave 55 to 70 dB."""
-
-
-@dataclass(frozen=True)
-class HalfVerification(CodesCompared):
-    """How a half-precision file compared with the `onnxruntime` file.
-
-    Attributes:
-        free_codes_equal: share of equal codes when both files run freely.
-        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's.
-        float_sqnr_db, float_agreement: logits against the float model's.
-        sites: how many sites are quantized in the file, `packed` of them as operators of our own.
-        norms: how many LayerNorms write the codes of such operators.
-        in_float: site -> why it is not.
-        float32: tensor -> why it stays in float32.
-    """
-
-    free_codes_equal: float
-    reference_sqnr_db: float
-    reference_agreement: float
-    float_sqnr_db: float
-    float_agreement: float
-    sites: int
-    packed: int
-    norms: int
-    in_float: dict[str, str]
-    float32: dict[str, str]
 
 
 def verify_half(

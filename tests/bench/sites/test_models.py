@@ -14,14 +14,12 @@ from qvit_deploy.bench.sites.models import (
     OVERHEAD,
     Index,
     SiteModelRequest,
-    SiteTarget,
     read_index,
     require_library,
     require_requested,
 )
-from qvit_deploy.bench.sites.write import profile_of
+from qvit_deploy.bench.sites.write import file_followed
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import Profile
 
 LIBRARY = (Path("libqvit_plugins.so"),)
 SITES = {"fc1": {"w4a4": "0.w4a4.onnx", "w8a8": "1.w8a8.onnx"}, "head": {"w4a4": "2.onnx", "w8a8": "2.onnx"}}
@@ -82,7 +80,7 @@ def test_a_folder_that_is_not_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("asked", "said"),
     [
         (SiteModelRequest("onnxruntime"), "for tensorrt, not onnxruntime: pass --target tensorrt"),
         (SiteModelRequest("tensorrt-rtx"), "for tensorrt, not tensorrt-rtx"),
@@ -95,9 +93,9 @@ def test_a_folder_that_is_not_whole(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_another_folder_than_asked_for(wanted: SiteModelRequest, said: str) -> None:
+def test_another_folder_than_asked_for(asked: SiteModelRequest, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        require_requested(Path("models"), index(), wanted)
+        require_requested(Path("models"), index(), asked)
     assert said in str(caught.value) and str(caught.value).startswith("models holds site models")
 
 
@@ -118,7 +116,7 @@ def test_models_in_plugins_need_a_library_where_there_are_plugins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "plugins", "held", "profile"),
+    ("target", "plugins", "held", "file_for"),
     [
         ("onnxruntime", (), ("tensorrt",), "onnxruntime"),
         ("tensorrt", (), (), "tensorrt"),
@@ -130,10 +128,10 @@ def test_models_in_plugins_need_a_library_where_there_are_plugins() -> None:
     ],
 )
 def test_the_file_is_chosen_as_build_chooses_it(
-    target: SiteTarget, plugins: tuple[Path, ...], held: tuple[str, ...], profile: Profile
+    target: str, plugins: tuple[Path, ...], held: tuple[str, ...], file_for: str
 ) -> None:
     bundle = SimpleNamespace(manifest=SimpleNamespace(files=[f"model.{p}.onnx" for p in held]))
-    assert profile_of(bundle, SiteModelRequest(target, plugins=plugins)) == profile  # type: ignore[arg-type]
+    assert file_followed(bundle, SiteModelRequest(target, plugins=plugins)) == file_for  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

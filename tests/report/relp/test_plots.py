@@ -10,7 +10,7 @@ from PIL import Image
 
 from qvit_deploy.report import svg
 from qvit_deploy.report.relp.drift_plots import drift_figures
-from qvit_deploy.report.relp.heat import dead, on_image, scale_of
+from qvit_deploy.report.relp.heat import on_image, scale_of, unreached
 from qvit_deploy.report.relp.plots import relp_figures
 from qvit_deploy.report.svg import draw
 from tests.support.artifacts.relp_trees import changed, drift, pictures, relp
@@ -85,4 +85,4 @@ def test_coarse_tokens_share_their_effect_over_the_fine_grid() -> None:
 
 
 def test_dead_cells_are_those_that_nothing_reaches() -> None:
-    assert dead({"effects": [0.0, 1.0], "reached": [True, False]}).tolist() == [False, True]
+    assert unreached({"effects": [0.0, 1.0], "reached": [True, False]}).tolist() == [False, True]

@@ -36,11 +36,11 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
         InputError: the library does not take the file or the request, or gives no engine; carries its reason.
     """
     trt = library.module
-    gpu = require_gpu("--target tensorrt") if library.target == "tensorrt" else find_gpu()
-    if library.target == "tensorrt-rtx":
+    gpu = require_gpu("--target tensorrt") if library.kind.on_device else find_gpu()
+    if not library.kind.on_device:
         library.require_capability(request.sm)
     logger = library.logger()
-    if library.target == "tensorrt":
+    if library.kind.on_device:
         trt.init_libnvinfer_plugins(logger, "")
     operators = library.load_plugins(request.plugins)
     model = _model(library, request)
@@ -71,12 +71,12 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     library.save_timing_cache(config, request)
     if request.layer_info is not None and gpu is not None:
         request.layer_info.write_text(_layer_info(library, logger, engine), encoding="utf-8")
-    capability = request.sm if library.target == "tensorrt-rtx" else (gpu.sm if gpu is not None else None)
+    capability = (gpu.sm if gpu is not None else None) if library.kind.on_device else request.sm
     assert capability is not None
     return BuildResult(
         version=library.version_text,
         sm=capability,
-        gpu=gpu.name if gpu is not None and library.target == "tensorrt" else None,
+        gpu=gpu.name if gpu is not None and library.kind.on_device else None,
         inputs=tuple(_tensor(network.get_input(i)) for i in range(network.num_inputs)),
         outputs=tuple(_tensor(network.get_output(i)) for i in range(network.num_outputs)),
         operators=operators,
@@ -91,7 +91,7 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
 def _model(library: Library, request: BuildRequest) -> bytes:
     """The file as this library takes it. Raises InputError if it calls plugins that are not loaded."""
     model = request.onnx.read_bytes()
-    if library.target == "tensorrt-rtx":
+    if not library.kind.on_device:
         return inlined(model)
     missing = sorted(set(plugin_operators(model)) - set(library.operators()))
     if missing:

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine, require_device, require_library
+from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.tensorrt.engine.fit import require_device, require_library
 from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, pycuda_driver, require_gpu
+from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
 
 
@@ -61,7 +63,7 @@ def load_pycuda() -> Any:
 
 def launches_graph(record: EngineRecord) -> bool:
     """Whether runs go through a CUDA graph. Those of RTX, which compiles kernels while they run, do not."""
-    return record.target == "tensorrt"
+    return engine_kind(record.target).on_device
 
 
 class EngineRunner:
@@ -81,7 +83,7 @@ class EngineRunner:
         self._device_context.push()
         self._free = cuda.mem_get_info()[0]
         logger = library.logger()
-        if record.target == "tensorrt":
+        if library.kind.on_device:
             self._trt.init_libnvinfer_plugins(logger, "")
         needed = {p.name for p in record.plugins}
         library.load_plugins(tuple(p for p in plugins if p.name in needed))

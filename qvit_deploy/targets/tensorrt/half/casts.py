@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF, used_scales
 
@@ -35,7 +35,7 @@ class Caster:
     """Gives every value of a graph its type and puts a Cast wherever two types meet."""
 
     def __init__(self, graph: Graph, islands: set[ir.Node], ends: Collection[str]) -> None:
-        self.graph = graph.model.graph
+        self.model, self.graph = graph.model, graph.model.graph
         self.islands = islands
         self.ends = ends
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -47,7 +47,6 @@ class Caster:
 
     def run(self) -> None:
         """Types every value and inserts the casts; nodes come out unsorted."""
-        pairs = [n for n in self.graph if n.op_type == "DequantizeLinear"]
         others = [n for n in self.graph if n.op_type != "DequantizeLinear"]
         for value in self.graph.inputs:
             if value.name in self.ends:
@@ -63,14 +62,10 @@ class Caster:
                 if operand is not None and operand in self.floats:
                     wanted = self.precision(node) if _is_generic(node, index) else FULL
                     node.replace_input_with(index, self.typed(node, operand, wanted))
-        for pair in pairs:
-            if not pair.outputs[0].uses():
-                self.graph.remove(pair, safe=True)
         for value in list(self.graph.outputs):
             if value.name not in self.ends:
                 self.widen(value)
-        for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
-            del self.graph.initializers[name]
+        remove_unused(self.model)
 
     def precision(self, node: ir.Node) -> ir.DataType:
         return FULL if node in self.islands else HALF

@@ -1,4 +1,4 @@
-"""Which sites of a plan TensorRT runs on integers, and which its profiles leave in floating point, with the reason.
+"""Which sites of a plan TensorRT runs on integers, and which its targets leave in floating point, with the reason.
 
 What stays in float has its unrounded weights: rounding them buys nothing where nothing multiplies integers.
 Rules (facts of TensorRT 10 and 11, as NVIDIA's ModelOpt applies them):
@@ -28,7 +28,7 @@ LONGEST_SEQUENCE = 512
 
 @dataclass(frozen=True, eq=False)
 class TensorrtGraph:
-    """What the TensorRT profiles are written from.
+    """What the files for TensorRT are written from.
 
     Attributes:
         graph: float32 between its quantizers; `targets.tensorrt.half.precision` makes most of it float16.

@@ -1,4 +1,4 @@
-"""The packed profile: the second half of an attention with logarithmic codes as one `qvit` operator.
+"""The target `tensorrt-plugin`: the second half of an attention with logarithmic codes as one `qvit` operator.
 
 `qvit::SoftmaxLog2AV` is an ONNX function like those of `packed.linear`: softmax, the codes of a `LogGrid`, and the
 product with the quantized values. A runtime that has the plugin runs its kernel; the body computes the same codes.

@@ -1,4 +1,5 @@
-"""The packed profile: linears of a Q/DQ graph as `qvit` operators whose weights take as many bytes as their bits.
+"""The target `tensorrt-plugin`: linears of a Q/DQ graph as `qvit` operators whose weights take as many bytes as
+their bits.
 
 `qvit::QLinearW4`, `W6` and `W8`, and `QLinearW4Gelu` and so on with the GELU behind the layer, are ONNX functions:
 packed codes (`packed.packing`) as an int8 initializer, and a body of standard operators that unpacks them and computes

@@ -1,4 +1,5 @@
-"""The packed profile: a LayerNorm whose readers are packed linears writes their codes, as one `qvit` operator.
+"""The target `tensorrt-plugin`: a LayerNorm whose readers are packed linears writes their codes, as one `qvit`
+operator.
 
     codes = LayerNormQuantize8 <epsilon, y_scale, y_shift, y_low, y_high, y_bits, c, plugin_namespace, plugin_version>
                                (x, gamma, beta)

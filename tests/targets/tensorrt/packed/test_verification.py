@@ -23,7 +23,7 @@ from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
-from qvit_deploy.targets.onnxruntime.verification import probe
+from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.targets.tensorrt import verification as half_verification
 from qvit_deploy.targets.tensorrt.engine.check import products
 from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt

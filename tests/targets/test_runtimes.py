@@ -1,6 +1,9 @@
+"""Files in the runtimes they are for, as measurements run them."""
+
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -8,12 +11,17 @@ import pytest
 from onnx import TensorProto, helper
 
 from qvit_deploy.artifacts.engine_record import record_path
-from qvit_deploy.bench.runner import opener, runtime_of
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.registry import facts_of, runtime_of
+from qvit_deploy.targets.runtime import Runner, RunSettings
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from tests.support.devices.engine_examples import written
 from tests.support.devices.recorded_device import appear, built
 from tests.support.graphs.quantizable_graphs import mixed_vit
+
+
+def opener(path: Path, batch: int | None = None) -> Callable[[], Runner]:
+    return runtime_of(path).opener(path, RunSettings(batch))
 
 
 @pytest.fixture
@@ -25,8 +33,8 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("batch", "images"), [(None, 1), (3, 3)])
 def test_a_run_takes_time(model: Path, batch: int | None, images: int) -> None:
-    runner = opener(model, batch, 1)()
-    assert runner.batch == images and runner.run_ns() > 0 and runtime_of(model).name == "onnxruntime"
+    runner = opener(model, batch)()
+    assert runner.batch == images and runner.run_ns() > 0 and facts_of(model).name == "onnxruntime"
     assert runner.device_memory_bytes is None
 
 
@@ -40,26 +48,26 @@ def test_inputs_that_are_no_images(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.onnx"
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
         with pytest.raises(InputError, match=words):
-            opener(path, None, 1)()
+            opener(path)()
 
 
 def test_an_engine_is_timed_by_events_on_images_that_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, memory = appear(tmp_path, monkeypatch)
     for batch, images in ((None, 2), (4, 4)):
-        runner = opener(path, batch, 1)()
+        runner = opener(path, batch)()
         assert runner.batch == images and runner.device_memory_bytes == 2 * 12 * images
         del memory.order[:]
         assert runner.run_ns() == 1_250_000 and memory.order == ["event", "run", "event", "wait"]
         runner.close()
         memory.buffers.clear()
-    found = runtime_of(path, 4)
-    assert found.name == "tensorrt" and found.engine is not None and found.engine.build.sm == 87
+    found = facts_of(path, 4)
+    assert (found.name, found.on_gpu, found.flags) == ("tensorrt", True, {"cuda_graph": "on"})
 
 
 @pytest.mark.parametrize("name", ["m.engine", "m.plan", "m.trt"])
 def test_engines_without_a_record_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"engine")
-    for take in (runtime_of, lambda path: opener(path, None, 1)):
+    for take in (facts_of, opener):
         with pytest.raises(InputError, match=r"has no record m\.json beside it"):
             take(tmp_path / name)
 
@@ -68,24 +76,24 @@ def test_other_batches_and_inputs_than_the_engine_was_built_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, memory = appear(tmp_path, monkeypatch)
-    for take in (lambda: runtime_of(path, 5), lambda: opener(path, 5, 1)()):
+    for take in (lambda: facts_of(path, 5), lambda: opener(path, 5)()):
         with pytest.raises(InputError, match=r"m\.engine: takes 1 to 4 images at a time; --batch 5 does not fit"):
             take()
     assert memory.order[-1] == "pop"  # what was loaded was given back
     varying = record_path(path).read_text()
     record_path(path).write_text(varying.replace('"shape":[-1,3]', '"shape":[2,3]'))
-    assert runtime_of(path).engine == runtime_of(path, 2).engine
+    assert facts_of(path) == facts_of(path, 2)
     with pytest.raises(InputError, match=r"takes exactly 2 images at a time; leave --batch out"):
-        runtime_of(path, 3)
+        facts_of(path, 3)
     record_path(path).write_text(varying.replace('"shape":[-1,3]', '"shape":[-1]'))
     with pytest.raises(InputError, match="one that is not of images"):
-        runtime_of(path)
+        facts_of(path)
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 def test_an_engine_needs_a_gpu(tmp_path: Path) -> None:
     path, _ = written(tmp_path, build=built())
-    for take in (runtime_of, lambda path: opener(path, None, 1)):
+    for take in (facts_of, opener):
         with pytest.raises(InputError, match=r"running .*m\.engine needs an NVIDIA GPU and its driver"):
             take(path)
 
@@ -99,8 +107,8 @@ def test_files_for_openvino_run_there(tmp_path: Path, name: str, batch: int | No
     (tmp_path / "model.openvino.onnx").write_bytes(mixed_vit().serialize())
     if path.suffix == ".xml":
         openvino.save_model(openvino.Core().read_model(tmp_path / "model.openvino.onnx"), path)
-    runner = opener(path, batch, 1)()
-    assert runner.batch == images and runner.run_ns() > 0 and runtime_of(path).name == "openvino"
+    runner = opener(path, batch)()
+    assert runner.batch == images and runner.run_ns() > 0 and facts_of(path).name == "openvino"
 
 
 def test_openvino_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,4 +116,4 @@ def test_openvino_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_text("<net/>")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match=r"running it needs OpenVINO, which is not installed: pip install openvino"):
-        opener(path, None, 1)()
+        opener(path)()

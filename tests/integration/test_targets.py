@@ -1,4 +1,4 @@
-"""The profiles of TensorRT in a bundle, from the command line."""
+"""The files of several targets in a bundle, from the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.command_line import Command, Inputs
 BOTH = ("--target", "tensorrt-rtx", "--target", "tensorrt")
 
 
-def test_every_profile_is_written_verified_and_listed(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+def test_every_target_is_written_verified_and_listed(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     out = tmp_path / "b"
     done = qvit(*inputs.arguments(out, "--uniform", "w6a6", *BOTH, "--json"))
     assert done.code == 0, done.err
@@ -24,18 +24,18 @@ def test_every_profile_is_written_verified_and_listed(qvit: Command, inputs: Inp
     assert manifest["recipe"]["targets"] == ["onnxruntime", "tensorrt", "tensorrt-rtx"]
     assert {f"model.{p}.onnx" for p in manifest["recipe"]["targets"]} < set(manifest["files"])
     read_bundle(out)
-    for profile in ("tensorrt", "tensorrt-rtx"):
-        checked = manifest["verification"]["profiles"][profile]
+    for target in ("tensorrt", "tensorrt-rtx"):
+        checked = manifest["verification"]["profiles"][target]
         assert checked["code_mismatches"] == 0 and checked["codes"] > 0
         assert checked["sites"] + len(checked["in_float"]) == len(manifest["sites"])
         assert "head" in checked["in_float"]
-        model = onnx.load(str(out / f"model.{profile}.onnx"))
+        model = onnx.load(str(out / f"model.{target}.onnx"))
         assert model.opset_import[0].version >= 21
         assert not {n.domain for n in model.graph.node} - {""}
         ends = (*model.graph.input, *model.graph.output)
         assert {v.type.tensor_type.elem_type for v in ends} == {onnx.TensorProto.FLOAT}
 
-    evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "tensorrt", "--json")
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--target", "tensorrt", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
 
 
@@ -46,7 +46,7 @@ def packed_bytes(path: Path) -> int:
     return sum(len(t.raw_data) for t in graph.initializer if t.name in names)
 
 
-def test_the_plugin_profile_is_as_small_as_its_bits(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+def test_the_plugin_file_is_as_small_as_its_bits(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     sizes = {}
     for bits in (4, 8):
         out = tmp_path / str(bits)
@@ -64,18 +64,18 @@ def test_the_plugin_profile_is_as_small_as_its_bits(qvit: Command, inputs: Input
         widths = [[o["bits"] for o in p["operands"]] for p in found["products"] if "QLinear" in p["op"]]
         assert widths == [[8, bits]] * 7 and found["lint"]["counts"] == {"error": 0, "warning": 0, "note": 9}
     assert sizes[4] * 2 == sizes[8] > 0
-    evaluated = qvit("eval", tmp_path / "8", "--data", inputs.calib, "--profile", "tensorrt-plugin", "--json")
+    evaluated = qvit("eval", tmp_path / "8", "--data", inputs.calib, "--target", "tensorrt-plugin", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
 
 
-def test_the_summary_names_each_profile(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+def test_the_summary_names_each_target(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     done = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "tensorrt"))
     assert done.code == 0, done.err
     (line,) = [line for line in done.out.splitlines() if line.startswith("tensorrt")]
     assert "codes equal given equal inputs" in line and "1 site stays in float" in line
 
 
-def test_a_profile_that_fails_verification_writes_nothing(
+def test_a_target_that_fails_verification_writes_nothing(
     qvit: Command, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A tolerance that no half-precision model keeps: what the compiler emits passes the real one.
@@ -92,7 +92,7 @@ def test_the_fused_file_is_verified_and_runs(qvit: Command, inputs: Inputs, tmp_
     (line,) = [line for line in done.out.splitlines() if line.startswith("onnxruntime-fused")]
     assert "codes equal given equal inputs" in line
     bundle = read_bundle(out)
-    assert bundle.manifest.verification["profiles"]["onnxruntime-fused"]["code_mismatches"] == 0
+    assert bundle.manifest.verification.targets["onnxruntime-fused"].code_mismatches == 0
     domains = {n.domain for n in onnx.load(str(bundle.path_of("model.onnxruntime-fused.onnx"))).graph.node}
     assert domains == {"", "com.microsoft"}
     evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "onnxruntime-fused", "--json")
@@ -108,10 +108,10 @@ def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inp
     (line,) = [line for line in done.out.splitlines() if line.startswith("openvino")]
     assert "codes equal given equal inputs" in line and "9 products run on integers" in line
     bundle = read_bundle(out)
-    checked = bundle.manifest.verification["profiles"]["openvino"]
+    checked = bundle.manifest.verification.targets["openvino"].model_dump()
     assert checked["code_mismatches"] == 0 and checked["codes"] > 0 and checked["integer_products"] == 9
     assert "File for openvino" in bundle.path_of("report.html").read_text()
-    evaluated = qvit("eval", out, "--data", inputs.calib, "--profile", "openvino", "--json")
+    evaluated = qvit("eval", out, "--data", inputs.calib, "--target", "openvino", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
     quick = ("--processes", 2, "--iterations", 24, "--json")
     measured = qvit("bench", out, "--target", "openvino", "--against", out / "model.float.onnx", *quick)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from qvit_deploy.bench.profiles.engine import attribute_layers, profile_engine
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine.layer_info import Layer
+from qvit_deploy.targets.tensorrt.engine.profile import attribute_layers, profile_engine
 from tests.support.devices.recorded_device import LAYERS, appear
 
 

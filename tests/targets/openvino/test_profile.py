@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from qvit_deploy.bench.profiles.openvino import attribute, profile_openvino
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.targets.openvino.emission import emit_openvino
+from qvit_deploy.targets.openvino.profile import attribute, profile_openvino
 from qvit_deploy.targets.openvino.runtime import Layer
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qvit_deploy.artifacts.measurement import Profile, SiteTime
-from qvit_deploy.bench.profiles.onnxruntime import RUNS, WARM_UP, per_run
-from qvit_deploy.bench.runner import OpenVinoRunner
+from qvit_deploy.targets.openvino.runner import OpenVinoRunner
 from qvit_deploy.targets.openvino.runtime import PRODUCTS, Layer, openvino_precision
+from qvit_deploy.targets.profiling import RUNS, WARM_UP, per_run
 
 _WEIGHT = re.compile(r"(.+)\.weight(\.|$)")
 _QUANTIZER = re.compile(r"\.QuantizeLinear(\.|$)")

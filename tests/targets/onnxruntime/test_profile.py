@@ -6,9 +6,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from qvit_deploy.bench.profiles.onnxruntime import Recorded, attribute, profile
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.sites import find_sites
+from qvit_deploy.targets.onnxruntime.profile import Recorded, attribute, profile
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -19,12 +18,11 @@ from pathlib import Path
 import onnx
 
 from qvit_deploy.artifacts.measurement import Profile, SiteTime
-from qvit_deploy.bench.runner import OnnxRuntimeRunner
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.op_traits import QUANTIZERS, RESHAPES
+from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 from qvit_deploy.targets.onnxruntime.runtime import FLOAT_CONVOLUTIONS, FLOAT_LINEARS, INTEGER_PRODUCTS
-
-WARM_UP, RUNS = 10, 30
+from qvit_deploy.targets.profiling import RUNS, WARM_UP, per_run
 
 PRODUCTS = frozenset((*INTEGER_PRODUCTS, *FLOAT_LINEARS, *FLOAT_CONVOLUTIONS, "MatMulNBits", "NhwcFusedConv"))
 QUANTIZING = QUANTIZERS | {"DynamicQuantizeLinear", "Clip"}
@@ -101,14 +99,6 @@ def _milliseconds(path: Path, events: Iterable[Mapping[str, object]]) -> dict[st
         raise InputError(f"{path}: ONNX Runtime's profiler recorded no operators")
     # A node that a subgraph runs several times has several events in each run.
     return {name: per_run(found) for name, found in times.items()}
-
-
-def per_run(times: list[float]) -> float:
-    """Mean of one run of `WARM_UP + RUNS`: without the warm-up and the slowest fifth, which other work interrupted."""
-    found = times[len(times) * WARM_UP // (WARM_UP + RUNS) :]
-    # Times are whole microseconds, so a median of short ones would be far off.
-    kept = sorted(found)[: max(1, len(found) * 4 // 5)]
-    return statistics.fmean(kept) * len(found) / RUNS
 
 
 def _sites(graph: onnx.GraphProto, attention: Mapping[str, str]) -> dict[str, str]:
