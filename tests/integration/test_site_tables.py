@@ -99,7 +99,7 @@ def test_sites_in_plugins_on_a_device_that_is_not_there(
     assert emitted.code == 0 and "models of the tensorrt-plugin file" in emitted.err, emitted.err
     index, before = read_index(models), tree(models)
     assert json.loads(emitted.out) == json.loads((models / INDEX).read_text())
-    assert index.profile == "tensorrt-plugin" and set(index.sites) == {
+    assert index.file_for == "tensorrt-plugin" and set(index.sites) == {
         s.name for s in read_bundle(bundle).manifest.sites
     }
 
