@@ -43,13 +43,15 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bits: tuple[int, ...] = Field((4, 6, 8), description="bit widths a site may get, for weights and activations")
-    uniform: str | None = Field(None, description="one width for all sites, e.g. 'w8a8'; excludes budgets")
-    mean_bits: float | None = Field(None, description="parameter-weighted mean weight bits, and activation bits")
-    max_size_mb: float | None = Field(None, description="packed weight megabytes (1e6 bytes) of all sites")
+    bits: tuple[int, ...] = Field((4, 6, 8), description="widths to choose from, 2 to 8, e.g. 4,6,8")
+    uniform: str | None = Field(None, description="one width everywhere, e.g. w8a8; excludes budgets")
+    mean_bits: float | None = Field(None, description="mean bits of weights (by parameters) and of activations")
+    max_size_mb: float | None = Field(None, description="packed weights of all sites, MB (1e6 bytes)")
     max_bitops_g: float | None = Field(None, description="giga BitOps per image: sum of MACs x w_bits x a_bits")
     max_latency_ms: float | None = Field(None, description="milliseconds of all sites by the latency table")
-    latency_table: Path | None = Field(None, description="JSON: milliseconds per site and width")
+    latency_table: Path | None = Field(
+        None, description="JSON with the ms of every site and width, measured on the device"
+    )
     separate_bits: bool = Field(False, description="let a site's weights and activations have different widths")
     score: Score = Field("gradient", description="what ranks the sites when bits are allocated")
     rules: Rules = Field("attnlrp", description="relevance rule set of the lrp, random and inverted scores")
@@ -58,7 +60,7 @@ class Recipe(BaseModel):
     softmax: SoftmaxCodes = Field("auto", description="codes of attention probabilities; auto: the least output error")
     softmax_rows: bool = Field(True, description="divide each row of probabilities by its largest before quantizing")
     attention_granularity: Granularity = Field("tensor", description="scales of query, key and value")
-    calibration_images: int = Field(64, ge=2)
+    calibration_images: int = Field(64, ge=2, description="calibration images to use")
     batch_size: int = Field(8, ge=1)
     seed: int = 0
     fold: bool = Field(True, description="channel-wise quantization after LayerNorm, folded into its parameters")

@@ -14,6 +14,7 @@ HEAVY = ("torch", "timm", "scipy", "matplotlib")
 
 LIGHT = (
     "", "cli", "commands.inspect", "commands.evaluate", "commands.build", "commands.bench",
+    "commands.check", "commands.compile", "commands.sweep",
     "artifacts.latency_table", "bench.sites.models", "bench.sites.times", "bench.worker", "emit.local_functions",
     "targets.registry",
     "targets.tensorrt.engine.builder_process", "targets.tensorrt.engine.files", "targets.tensorrt.engine.runtime",

@@ -52,8 +52,8 @@ class Process(Record):
         runs: timed runs, all blocks together.
         load_ms: from the file on disk to a model ready to run; None where another program did not say.
         stable: the warm-up ended because times had settled, not because its time was over; None if not known.
-        yardstick_ms: the same of the yardstick (`bench.reference_workload`), block by block in turn with the file, per
-            run; medians are of as many runs together as take the file's time.
+        yardstick_ms: the same of the reference workload (`bench.reference_workload`), block by block in turn with the
+            file, per run; medians are of as many runs together as take the file's time.
     """
 
     blocks_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1)]

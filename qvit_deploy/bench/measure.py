@@ -30,7 +30,7 @@ from qvit_deploy.artifacts.measurement import (
 from qvit_deploy.bench.compare.sketch import Sketch
 from qvit_deploy.bench.compare.stats import paired_ratio, summary
 from qvit_deploy.bench.device.environment import environment, fastest_cpus
-from qvit_deploy.bench.reference_workload import yardstick
+from qvit_deploy.bench.reference_workload import reference_workload
 from qvit_deploy.bench.worker import Job
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
@@ -89,9 +89,9 @@ class File:
 def measure(
     file: File, against: File | None, plan: Plan, profiled: bool = True, progress: Progress | None = None
 ) -> Measurement:
-    """Measures `file` in turn, block by block, with `against`, or with the yardstick when there is none.
+    """Measures `file` in turn, block by block, with `against`, or with the reference workload when there is none.
 
-    An engine has no yardstick: the fixed model runs on the CPU, which knows nothing of the GPU's clock.
+    An engine has no reference: the fixed model runs on the CPU, which knows nothing of the GPU's clock.
 
     Raises:
         InputError: a file cannot be loaded or run here.
@@ -100,42 +100,20 @@ def measure(
     files = [file] if against is None else [file, against]
     runtimes = [facts_of(f.path, plan.batch) for f in files]
     engines = [r.on_gpu for r in runtimes]
-    yardsticked = against is None and not engines[0]
-    with tempfile.TemporaryDirectory() as folder:
-        fixed = Path(folder) / "yardstick.onnx"
-        fixed.write_bytes(yardstick())
-        paths = [f.path for f in files] + [fixed] * yardsticked
-        job = replace(_job(paths, plan, BLOCKS), yardstick=yardsticked)
-        answers = _answers(job, plan, watch)
-    once = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False, yardstick=False)
-    alone = [replace(once, files=(name,)) for name in job.files[: len(files)]]
-    with watch.stage("memory", len(alone)) as advance:
-        # With two files in a process nobody can tell whose memory it is.
-        memory = [_run({"task": "measure", "job": asdict(a)}, advance) for a in alone]
-    profiles: list[Profile | None] = [None] * len(files)
-    if profiled:
-        with watch.stage("profile", len(files)) as advance:
-            for i, (each, lone) in enumerate(zip(files, alone, strict=True)):
-                names = {"attention": dict(each.attention), "sites": each.sites}
-                task = {"task": "profile", "job": asdict(lone), **names}
-                profiles[i] = Profile.model_validate(_run(task, lambda _: None))
-                advance(1)
-    if yardsticked:
-        for answer in answers:
-            answer["files"][0]["yardstick_ms"] = answer["files"].pop()["blocks_ms"]
+    job = _job([f.path for f in files], plan, BLOCKS)
+    answers = _with_reference(job, plan, watch) if against is None and not engines[0] else _answers(job, plan, watch)
+    once = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False)
+    alone = [replace(once, files=(name,)) for name in job.files]
+    memory = _memory(alone, watch)
+    profiles = _profiles(files, alone, watch) if profiled else [None] * len(files)
     subjects = [
         _subject(f.path, [a["files"][i] for a in answers], answers[0]["meter"], memory[i], profiles[i])
         for i, f in enumerate(files)
     ]
-    ratio = None
-    if len(subjects) == 2:
-        # The baseline is the other file: a ratio above 1 says that this one is slower.
-        found = paired_ratio(
-            [([p.blocks_ms for p in subjects[1].processes], [p.blocks_ms for p in subjects[0].processes])]
-        )
-        ratio = RatioRecord(p50=found.value, interval95=found.interval)
-        if runtimes[1].name != runtimes[0].name:
-            subjects[1] = subjects[1].model_copy(update={"runtime": runtimes[1].name})
+    other = None
+    if against is not None:
+        differs = runtimes[1].name != runtimes[0].name
+        other = subjects[1].model_copy(update={"runtime": runtimes[1].name}) if differs else subjects[1]
     around = environment()
     # A library runs engines of its own version only, so the engine knows it.
     built = {r.name: r.version for r in runtimes if r.version is not None}
@@ -152,9 +130,45 @@ def measure(
             flags=dict(runtimes[0].flags),
         ),
         environment=around.model_copy(update={"versions": {**around.versions, **built}}),
-        against=subjects[1] if len(subjects) == 2 else None,
-        ratio=ratio,
+        against=other,
+        ratio=None if other is None else _ratio(subjects[0], other),
     )
+
+
+def _with_reference(job: Job, plan: Plan, watch: Stopwatch) -> list[dict[str, Any]]:
+    """The answers for a job of one file in turn with the reference workload, whose times lie with the file's."""
+    with tempfile.TemporaryDirectory() as folder:
+        fixed = Path(folder) / "reference.onnx"
+        fixed.write_bytes(reference_workload())
+        answers = _answers(replace(job, files=(*job.files, str(fixed)), reference=True), plan, watch)
+    for answer in answers:
+        answer["files"][0]["yardstick_ms"] = answer["files"].pop()["blocks_ms"]
+    return answers
+
+
+def _memory(alone: Sequence[Job], watch: Stopwatch) -> list[dict[str, Any]]:
+    """The answer of a process for each file by itself: with two in a process nobody can tell whose memory it is."""
+    with watch.stage("memory", len(alone)) as advance:
+        return [_run({"task": "measure", "job": asdict(job)}, advance) for job in alone]
+
+
+def _profiles(files: Sequence[File], alone: Sequence[Job], watch: Stopwatch) -> list[Profile | None]:
+    """Where the time of each file goes, each in a process of its own."""
+    profiles: list[Profile | None] = []
+    with watch.stage("profile", len(files)) as advance:
+        for file, job in zip(files, alone, strict=True):
+            names = {"attention": dict(file.attention), "sites": file.sites}
+            answer = _run({"task": "profile", "job": asdict(job), **names}, lambda _: None)
+            profiles.append(Profile.model_validate(answer))
+            advance(1)
+    return profiles
+
+
+def _ratio(file: Subject, baseline: Subject) -> RatioRecord:
+    """Above 1 the file is slower than the baseline it took turns with."""
+    pairs = [p.blocks_ms for p in baseline.processes], [p.blocks_ms for p in file.processes]
+    ratio = paired_ratio([pairs])
+    return RatioRecord(p50=ratio.value, interval95=ratio.interval)
 
 
 def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = None) -> list[float]:

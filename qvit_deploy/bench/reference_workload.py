@@ -1,7 +1,7 @@
-"""The yardstick: a fixed model timed in turn with the one that is measured.
+"""The reference workload: a fixed model timed in turn with the one that is measured.
 
 Two files measured apart, minutes or weeks, can be compared only if the machine was as fast both times, which a shared
-machine never is. Time relative to the yardstick does not change with the machine's clock or its other load, so `check`
+machine never is. Time relative to the reference does not change with the machine's clock or its other load, so `check`
 compares that, where both sides have it.
 """
 
@@ -25,6 +25,6 @@ def products(count: int) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def yardstick() -> bytes:
+def reference_workload() -> bytes:
     """The ONNX file."""
     return products(LAYERS)

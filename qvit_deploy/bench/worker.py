@@ -9,13 +9,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qvit_deploy.artifacts.measurement import Profile
+    from qvit_deploy.bench.compare.sketch import Sketch
+    from qvit_deploy.bench.device.energy import Rapl
     from qvit_deploy.progress import Advance
+    from qvit_deploy.targets.runtime import Runner
 
 BLOCK_SECONDS = 0.05
 WARMUP_SECONDS = (0.2, 2.0)
@@ -38,7 +41,7 @@ class Job:
         runs: timed runs per file; None for as many as fill blocks of `BLOCK_SECONDS`.
         first: index of the file that starts; it changes from block to block.
         warm_up: False to skip it, where times do not matter.
-        yardstick: the last file is the yardstick, whose batch is its own.
+        reference: the last file is the reference workload, whose batch is its own.
         plugins: libraries that engines call.
         parts: the files are parts of a model, whose first dimensions need not be a batch.
     """
@@ -51,9 +54,59 @@ class Job:
     runs: int | None
     first: int = 0
     warm_up: bool = True
-    yardstick: bool = False
+    reference: bool = False
     plugins: tuple[str, ...] = ()
     parts: bool = False
+
+
+@dataclass
+class Side:
+    """One file while it is measured.
+
+    Attributes:
+        typical_ns: of one run, from the warm-up.
+        together: runs that are timed as one.
+        length: timed runs of a block.
+        joules, seconds: of all blocks.
+        sketch: of all timed runs.
+    """
+
+    runner: Runner
+    load_ms: float
+    sketch: Sketch
+    typical_ns: float = 0.0
+    stable: bool = False
+    together: int = 1
+    length: int = 1
+    blocks_ms: list[float] = field(default_factory=list)
+    joules: float = 0.0
+    seconds: float = 0.0
+
+    def time_block(self, block: Sketch, meter: Rapl | None) -> None:
+        """Times one block of runs; `block` is a sketch to use again."""
+        block.clear()
+        if meter is not None:
+            meter.joules()
+        begin = time.perf_counter()
+        run_ns, together = self.runner.run_ns, self.together
+        for _ in range(self.length):
+            block.add(sum(run_ns() for _ in range(together)))
+        self.seconds += time.perf_counter() - begin
+        self.joules += 0.0 if meter is None else meter.joules()
+        self.blocks_ms.append(block.quantile(0.5) / 1e6 / together)
+        self.sketch.merge(block)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "load_ms": self.load_ms,
+            "stable": self.stable,
+            "batch": self.runner.batch,
+            "blocks_ms": self.blocks_ms,
+            "joules": self.joules,
+            "seconds": self.seconds,
+            "device_memory_bytes": self.runner.device_memory_bytes,
+            "sketch": self.sketch.as_dict(),
+        }
 
 
 def measure(job: Job, advance: Advance) -> dict[str, Any]:
@@ -65,65 +118,59 @@ def measure(job: Job, advance: Advance) -> dict[str, Any]:
     # ONNX Runtime is imported here, after pinning: the threads that it starts inherit the CPUs.
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.bench.device.energy import open_meter
-    from qvit_deploy.errors import InputError
     from qvit_deploy.targets.process_memory import peak_memory
-    from qvit_deploy.targets.registry import runtime_of
-    from qvit_deploy.targets.runtime import RunSettings
 
-    loaded = []
-    facts: dict[int, dict[str, Any]] = {}
-    plugins = tuple(Path(p) for p in job.plugins)
-    for i in _in_turn(len(job.files), job.first):
-        batch = None if job.yardstick and i == len(job.files) - 1 else job.batch
-        path = Path(job.files[i])
-        load = runtime_of(path).opener(path, RunSettings(batch, job.threads, plugins))
-        start = time.perf_counter_ns()
-        loaded.append((i, load()))
-        facts[i] = {"load_ms": (time.perf_counter_ns() - start) / 1e6}
-    runners = dict(loaded)
-    batches = [runners[i].batch for i in range(len(job.files) - job.yardstick)]
-    if len(set(batches)) > 1 and not job.parts:
-        sides = ", ".join(f"{name} {count}" for name, count in zip(job.files, batches, strict=False))
-        raise InputError(f"the files take different batches ({sides}); give both the same with --batch")
-    typical = {}
-    for i, runner in runners.items():
-        typical[i], facts[i]["stable"] = _warm_up(runner.run_ns) if job.warm_up else (runner.run_ns(), False)
-        facts[i] |= {"batch": runner.batch, "blocks_ms": [], "joules": 0.0, "seconds": 0.0}
-        facts[i]["device_memory_bytes"] = runner.device_memory_bytes
-    # As many runs of the yardstick as take the file's time count as one: other load interrupts long runs more often
-    # than short ones, which moves their medians apart.
-    last = len(job.files) - 1
-    together = {i: max(1, round(typical[0] / typical[i])) if job.yardstick and i == last else 1 for i in runners}
-    lengths = {}
-    for i in runners:
-        wanted = BLOCK_SECONDS * 1e9 / (typical[i] * together[i]) if job.runs is None else job.runs / job.blocks
-        lengths[i] = max(1, round(wanted))
-    meter = open_meter()
-    whole = {i: Sketch() for i in runners}
-    block = Sketch()
+    sides = {i: _load(job, i) for i in _in_turn(len(job.files), job.first)}
+    _require_one_batch(job, sides)
+    for side in sides.values():
+        run_ns = side.runner.run_ns
+        side.typical_ns, side.stable = _warm_up(run_ns) if job.warm_up else (run_ns(), False)
+    _set_lengths(job, sides)
+    meter, block = open_meter(), Sketch()
     for number in range(job.blocks):
-        for i in _in_turn(len(runners), job.first + number):
-            block.clear()
-            if meter is not None:
-                meter.joules()
-            begin = time.perf_counter()
-            run_ns = runners[i].run_ns
-            for _ in range(lengths[i]):
-                block.add(sum(run_ns() for _ in range(together[i])))
-            facts[i]["seconds"] += time.perf_counter() - begin
-            facts[i]["joules"] += 0.0 if meter is None else meter.joules()
-            facts[i]["blocks_ms"].append(block.quantile(0.5) / 1e6 / together[i])
-            whole[i].merge(block)
+        for i in _in_turn(len(sides), job.first + number):
+            sides[i].time_block(block, meter)
             advance(1)
-    for i, sketch in whole.items():
-        facts[i]["sketch"] = sketch.as_dict()
-    for runner in reversed(runners.values()):  # contexts on a GPU are a stack
-        runner.close()
+    for side in reversed(sides.values()):  # contexts on a GPU are a stack
+        side.runner.close()
     return {
-        "files": [facts[i] for i in range(len(job.files))],
+        "files": [sides[i].as_dict() for i in range(len(job.files))],
         "meter": None if meter is None else meter.name,
         "peak_memory_bytes": peak_memory(),
     }
+
+
+def _load(job: Job, index: int) -> Side:
+    from qvit_deploy.bench.compare.sketch import Sketch
+    from qvit_deploy.targets.registry import runtime_of
+    from qvit_deploy.targets.runtime import RunSettings
+
+    batch = None if job.reference and index == len(job.files) - 1 else job.batch
+    path, plugins = Path(job.files[index]), tuple(Path(p) for p in job.plugins)
+    load = runtime_of(path).opener(path, RunSettings(batch, job.threads, plugins))
+    start = time.perf_counter_ns()
+    runner = load()
+    return Side(runner, (time.perf_counter_ns() - start) / 1e6, Sketch())
+
+
+def _require_one_batch(job: Job, sides: Mapping[int, Side]) -> None:
+    from qvit_deploy.errors import InputError
+
+    batches = [sides[i].runner.batch for i in range(len(job.files) - job.reference)]
+    if len(set(batches)) > 1 and not job.parts:
+        said = ", ".join(f"{name} {count}" for name, count in zip(job.files, batches, strict=False))
+        raise InputError(f"the files take different batches ({said}); give both the same with --batch")
+
+
+def _set_lengths(job: Job, sides: Mapping[int, Side]) -> None:
+    """How many runs a block of each file has. As many runs of the reference as take the file's time count as one: other
+    load interrupts long runs more often than short ones, which moves their medians apart."""
+    if job.reference:
+        last = sides[len(job.files) - 1]
+        last.together = max(1, round(sides[0].typical_ns / last.typical_ns))
+    for side in sides.values():
+        filling = BLOCK_SECONDS * 1e9 / (side.typical_ns * side.together)
+        side.length = max(1, round(filling if job.runs is None else job.runs / job.blocks))
 
 
 def _in_turn(count: int, first: int) -> list[int]:

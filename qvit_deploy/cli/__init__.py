@@ -7,7 +7,19 @@ import sys
 
 import typer
 
-from qvit_deploy.cli import bench, build, build_plugin, check, compile, evaluate, inspect, relp, sweep
+from qvit_deploy.cli import (
+    bench,
+    bench_sites,
+    build,
+    build_plugin,
+    check,
+    compile,
+    evaluate,
+    import_trtexec,
+    inspect,
+    relp,
+    sweep,
+)
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
 
@@ -23,6 +35,8 @@ app.command("build")(build.command)
 app.command("build-plugin")(build_plugin.command)
 app.command("inspect")(inspect.command)
 app.command("bench")(bench.command)
+app.command("bench-sites")(bench_sites.command)
+app.command("import-trtexec")(import_trtexec.command)
 app.command("check")(check.command)
 app.command("relp")(relp.command)
 app.command("sweep")(sweep.command)

@@ -8,12 +8,11 @@ from typing import Annotated, Optional
 import typer
 from rich.markup import escape
 
-from qvit_deploy.artifacts.atomic import append, write_file
-from qvit_deploy.artifacts.measurement import read_measurement
-from qvit_deploy.bench.compare.outputs import as_tree, benchmark_action, junit, markdown
-from qvit_deploy.bench.compare.regression import Named, Report, Thresholds, check
+from qvit_deploy.bench.compare.outputs import as_tree
+from qvit_deploy.bench.compare.regression import Report, Thresholds
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import json_text, print_json, stdout
+from qvit_deploy.cli.console import print_json, stdout
+from qvit_deploy.commands.check import Outputs, check_files
 from qvit_deploy.errors import CheckError, InputError
 
 # ruff: noqa: UP045
@@ -51,32 +50,14 @@ def command(
         max_top1_drop=_share("--max-top1-drop", max_top1_drop),
         min_agreement=_share("--min-agreement", min_agreement),
     )
-    first = _read(baseline)
-    baselines, candidates = ([], first) if candidate is None else (first, _read(candidate))
-    report = check(baselines, candidates, thresholds, allow_different_environments)
-    if junit_file is not None:
-        write_file(junit_file, junit(report))
-    if markdown_file is not None:
-        append(markdown_file, markdown(report).encode())
-    if action_file is not None:
-        write_file(action_file, json_list(report))
+    outputs = Outputs(junit_file, markdown_file, action_file)
+    report = check_files(baseline, candidate, thresholds, outputs, allow_different_environments)
     if json:
         print_json(as_tree(report))
     else:
         _print(report)
     if report.failed:
         raise CheckError("regression: " + "; ".join(f"{f.name}: {f.text}" for f in report.criteria if f.failed))
-
-
-def json_list(report: Report) -> bytes:
-    """The file of --benchmark-action."""
-    return json_text(benchmark_action(report.candidate)).encode() + b"\n"
-
-
-def _read(paths: str) -> list[Named]:
-    # A name may hold a comma itself.
-    names = [paths] if Path(paths).exists() else paths.split(",")
-    return [(Path(name), read_measurement(Path(name))) for name in names]
 
 
 def _share(flag: str, text: str | None) -> float | None:

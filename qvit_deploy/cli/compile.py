@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional, get_args
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.markup import escape
 
 from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout, whole_numbers
-from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import Recipe, Score
+from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
+from qvit_deploy.commands.compile import compile_model
 from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
 from qvit_deploy.tasks.registry import task_called
@@ -22,6 +20,7 @@ from qvit_deploy.tasks.registry import task_called
 # ruff: noqa: UP045
 
 
+@options.recipe_options()
 def command(
     model: Annotated[str, typer.Argument(help="timm:NAME[?key=value&...], a path to .onnx, or demo:vit|deit|swin")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the bundle: a folder to create")],
@@ -29,20 +28,9 @@ def command(
     checkpoint: options.Checkpoint = None,
     pretrained: options.Pretrained = False,
     preprocess: options.PreprocessFile = None,
-    mean_bits: Annotated[Optional[float], typer.Option(help="budget: mean bits of weights and of activations")] = None,
-    max_size: Annotated[Optional[float], typer.Option(help="budget: packed weights, MB (1e6 bytes)")] = None,
-    max_bitops: Annotated[Optional[float], typer.Option(help="budget: giga BitOps per image")] = None,
-    max_latency: Annotated[Optional[float], typer.Option(help="budget: ms of all sites by --latency-table")] = None,
-    latency_table: options.LatencyTable = None,
-    uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, e.g. w8a8")] = None,
+    *,
+    choices: options.Choices,
     effort: options.Effort = None,
-    score: Annotated[Optional[str], typer.Option(help=f"what ranks layers: {', '.join(get_args(Score))}")] = None,
-    bits: options.Bits = None,
-    separate_bits: options.SeparateBits = None,
-    images: options.Images = None,
-    target: Annotated[
-        Optional[list[str]], typer.Option(help=f"target to write a file for, repeatable: {', '.join(TARGETS)}")
-    ] = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
     skip_bad_images: options.SkipBadImages = False,
     cache: options.Cache = None,
@@ -50,36 +38,17 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Compile a trained vision transformer into a verified mixed-precision bundle."""
-    choices = Recipe.load(
-        recipe,
-        effort=effort,
-        mean_bits=mean_bits,
-        max_size_mb=max_size,
-        max_bitops_g=max_bitops,
-        max_latency_ms=max_latency,
-        latency_table=latency_table,
-        uniform=uniform,
-        score=score,
-        bits=None if bits is None else whole_numbers("--bits", bits),
-        separate_bits=separate_bits,
-        calibration_images=images,
-        targets=target,
-    )
-    try:
-        from qvit_deploy.pipeline.compile import compile
-    except ImportError as error:
-        raise InputError(
-            f'compiling needs {error.name}, which is not installed: pip install "qvit-deploy[compile]"'
-        ) from error
     with Bars() as bars:
-        compiled = compile(
+        compiled = compile_model(
             model,
             out,
+            choices.fields,
+            recipe=recipe,
+            effort=effort,
             calib=calib,
-            recipe=choices,
             checkpoint=checkpoint,
             pretrained=pretrained,
-            preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+            preprocess=preprocess,
             force=force,
             skip_bad_images=skip_bad_images,
             cache=cache,

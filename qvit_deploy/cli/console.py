@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from qvit_deploy.errors import InputError
+from qvit_deploy.artifacts.json_text import json_text
 from qvit_deploy.progress import Advance
 from qvit_deploy.report.numbers import NARROW, amount
 
@@ -27,11 +26,6 @@ def skipped_lines(images: Iterable[tuple[str, str]]) -> None:
     """One line on standard error for each image left out: its name and the reason."""
     for name, reason in images:
         stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
-
-
-def json_text(value: dict[str, Any] | list[dict[str, Any]]) -> str:
-    """Deterministic JSON, the same on standard output and in files."""
-    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -76,11 +70,3 @@ def short(count: int) -> str:
 def mega(count: float) -> str:
     """Bytes as megabytes with two digits."""
     return f"{count / 1e6:.2f} MB"
-
-
-def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
-    """The value of a flag such as `--bits 4,6,8`. Raises InputError."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{flag} {text!r}: give whole numbers separated by commas, e.g. 4,6,8") from None

@@ -1,13 +1,18 @@
-"""Command line options that several commands share."""
+"""Command line options that several commands share, and those that are fields of the recipe."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from types import NoneType
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import typer
 
-from qvit_deploy.recipe import EFFORTS
+from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import BUDGETS, EFFORTS, Recipe
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -16,18 +21,139 @@ Calib = Annotated[Optional[str], typer.Option(help="calibration images: a folder
 Checkpoint = Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")]
 PreprocessFile = Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")]
-LatencyTable = Annotated[
-    Optional[Path], typer.Option(help="JSON with the ms of every site and width, measured on the device")
-]
 Effort = Annotated[Optional[str], typer.Option(help=f"time for accuracy: {', '.join(EFFORTS)}")]
-Bits = Annotated[Optional[str], typer.Option(help="widths to choose from, 2 to 8, e.g. 4,6,8")]
-SeparateBits = Annotated[
-    Optional[bool],
-    typer.Option("--separate-bits/--shared-bits", help="may weights and activations of a layer differ in width"),
-]
-Images = Annotated[Optional[int], typer.Option(help="calibration images to use")]
 Cache = Annotated[
     Optional[Path], typer.Option(help="folder for results of stages; another budget, or a restart, goes on from them")
 ]
 SkipBadImages = Annotated[bool, typer.Option(help="leave out images that cannot be read")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+
+
+@dataclass(frozen=True)
+class RecipeOption:
+    """An option that sets a field of the recipe. Type, help and default are the field's.
+
+    Attributes:
+        name: what the option is called; of a bool the names of both values. None: as the field.
+        sweep: whether a sweep takes it too: one value, several separated by commas, or not at all (None).
+    """
+
+    field: str
+    name: str | None = None
+    sweep: Literal["one", "several"] | None = "one"
+
+    @property
+    def flag(self) -> str:
+        """Such as --mean-bits; of a bool the first of the two."""
+        return (self.name or f"--{self.field.replace('_', '-')}").partition("/")[0]
+
+    def parameter(self, several: bool) -> inspect.Parameter:
+        """The option as a parameter of a command, for typer; `several` takes a list of values."""
+        kind = _kind(self.field)
+        if several or get_origin(kind) is tuple:
+            accepted: Any = list[str] if _is_choices(kind) and not several else str
+        else:
+            accepted = str if get_origin(kind) is Literal else kind
+        option = typer.Option(self.name or self.flag, help=self._help(several))
+        annotation = Annotated[Optional[accepted], option]
+        return inspect.Parameter(self.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+    def _help(self, several: bool) -> str:
+        field, kind = Recipe.model_fields[self.field], _kind(self.field)
+        choices = [str(c) for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
+        parts = [f"budget: {field.description}" if self.field in BUDGETS else str(field.description)]
+        parts += [f"of {', '.join(choices)}"] if choices else []
+        parts += ["repeatable"] if _is_choices(kind) and not several else []
+        parts += ["several separated by commas"] if several else []
+        if field.default not in (None, False) and not several:
+            values = field.default if isinstance(field.default, tuple) else (field.default,)
+            parts.append(f"default: {','.join(map(str, values))}")
+        return "; ".join(parts)
+
+    def values(self, text: str) -> list[Any]:
+        """What a comma-separated option of a sweep holds. Raises InputError."""
+        if _kind(self.field) is not float:
+            return text.split(",")
+        try:
+            return [float(part) for part in text.split(",")]
+        except ValueError:
+            raise InputError(f"{self.flag} {text!r}: give numbers separated by commas, e.g. 4,4.5,5") from None
+
+
+RECIPE_OPTIONS = (
+    RecipeOption("mean_bits", sweep="several"),
+    RecipeOption("max_size_mb", "--max-size", sweep="several"),
+    RecipeOption("max_bitops_g", "--max-bitops", sweep="several"),
+    RecipeOption("max_latency_ms", "--max-latency", sweep="several"),
+    RecipeOption("latency_table"),
+    RecipeOption("uniform", sweep="several"),
+    RecipeOption("score", sweep="several"),
+    RecipeOption("bits"),
+    RecipeOption("separate_bits", "--separate-bits/--shared-bits"),
+    RecipeOption("calibration_images", "--images"),
+    RecipeOption("targets", "--target", sweep=None),
+)
+"""One line for every field of the recipe that commands have an option for."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was chosen on the command line.
+
+    Attributes:
+        fields: field of the recipe -> its one value.
+        lists: field -> several values, in a sweep.
+    """
+
+    fields: Mapping[str, Any]
+    lists: Mapping[str, list[Any]]
+
+
+def recipe_options(*, sweep: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of `RECIPE_OPTIONS`, in the place of its parameter `choices`, a `Choices`."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        shown = [o for o in RECIPE_OPTIONS if not sweep or o.sweep is not None]
+        lists = [o for o in shown if sweep and o.sweep == "several"]
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+            parameters += own if parameter.name != "choices" else [o.parameter(o in lists) for o in shown]
+
+        def run(**given: Any) -> None:
+            chosen = {o: value for o in shown if (value := given.pop(o.field)) is not None}
+            fields = {o.field: _value(o, value) for o, value in chosen.items() if o not in lists}
+            several = {o.field: o.values(value) for o, value in chosen.items() if o in lists and value}
+            command(**given, choices=Choices(fields, several))
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """The value of an option such as `--bits 4,6,8`. Raises InputError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{flag} {text!r}: give whole numbers separated by commas, e.g. 4,6,8") from None
+
+
+def _value(option: RecipeOption, given: Any) -> Any:
+    kind = _kind(option.field)
+    return whole_numbers(option.flag, given) if get_origin(kind) is tuple and not _is_choices(kind) else given
+
+
+def _kind(field: str) -> Any:
+    """The type of a field of the recipe, without None."""
+    annotation: Any = Recipe.model_fields[field].annotation
+    rest = [part for part in get_args(annotation) if part is not NoneType]
+    return rest[0] if NoneType in get_args(annotation) else annotation
+
+
+def _is_choices(kind: Any) -> bool:
+    """Whether it is a tuple of names, which an option may be repeated for."""
+    return get_origin(kind) is tuple and get_args(kind)[0] is not int

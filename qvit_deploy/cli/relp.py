@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-from qvit_deploy.cli.console import Bars, json_text, print_json, stdout
+from qvit_deploy.cli.console import Bars, print_json, stdout
 from qvit_deploy.cli.options import Json, PreprocessFile
+from qvit_deploy.cli.relp_text import drift_lines, relp_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.registry import REFERENCE
@@ -65,105 +66,33 @@ def command(
         raise InputError(
             f'relp runs the model in torch; {error.name} is missing: pip install "qvit-deploy[compile]"'
         ) from error
-    if quantizers not in ("straight-through", "secant"):
-        raise InputError(f"quantizers can be straight-through or secant, not {quantizers!r}")
     images = Preprocess.from_file(preprocess) if preprocess is not None else None
+    source = relp_session.PairSource(clean, corrupt, pairs, data, edit, count, seed)
     with Bars() as bars:
         if quantization:
-            if clean or corrupt or pairs or exact:
-                raise InputError("--quantization takes --data only: clean is the float model, corrupt the quantized")
-            drift = relp_session.DriftRequest(path, target, data, count, seed, metric, rules or "gradient")
+            drift = relp_session.DriftRequest(path, target, source, metric, rules or "gradient", quantizers, exact)
             session = relp_session.drift(drift, bars)
         else:
             request = relp_session.RelpRequest(
                 path=path,
                 target=target,
-                pairs=relp_session.PairSource(clean, corrupt, pairs, data, edit, count, seed),
+                source=source,
                 preprocess=images,
                 metric=metric,
                 rules=rules or "relp",
                 direction=direction,
-                secant_quantizers=quantizers == "secant",
+                quantizers=quantizers,
                 exact=relp_session.ExactPatching(processes, at_once, out and out / relp_session.EXACT)
                 if exact
                 else None,
             )
             session = relp_session.relp(request, bars)
     if out is not None:
-        session.write(out, json_text(session.tree))
+        session.write(out)
     if json:
         print_json(session.tree)
         return
-    for line in _drift_lines(session.tree) if quantization else _relp_lines(session.tree):
+    for line in drift_lines(session.tree) if quantization else relp_lines(session.tree):
         stdout.print(line, markup=False, soft_wrap=True)
     if out is not None:
         stdout.print(f"written to {out} (open {out / relp_session.PAGE})", markup=False, soft_wrap=True)
-
-
-def _relp_lines(tree: dict[str, Any]) -> list[str]:
-    from qvit_deploy.report.relp import completeness_text
-    from qvit_deploy.report.relp.text import task_of
-
-    answer = task_of(tree).words.answer
-    lines = [f"{tree['model']}: {tree['metric']}, {tree['rules']}, {tree['direction']}"]
-    for pair in tree["pairs"]:
-        lines.append(
-            f"{pair['name']} ({pair['kind']}): {answer} {pair['clean_class']} at {pair['clean']:+.2f} clean, "
-            f"{answer} {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
-        )
-        lines += [
-            f"  note: {warning}" for warning in [*pair["warnings"], completeness_text.warning(tree, pair)] if warning
-        ]
-        for kind in ("attention", "mlp", "head"):
-            mine = [c for c in pair["components"] if c["kind"] == kind]
-            if mine:
-                lines.append(f"  {kind:<9} " + ", ".join(_strongest(kind, mine)))
-    for kind, methods in (tree["agreement"] or {}).items():
-        words = [
-            f"{method} {summary['metrics']['pearson']['mean']:.3f}"
-            for method, summary in methods.items()
-            if summary["metrics"]["pearson"]["mean"] is not None
-        ]
-        lines.append(f"Pearson with exact patching, {kind:<9} " + ", ".join(words))
-    if tree["circuits"]:
-        words = [f"{m} {c['cpr']:.2f}/{c['cmd']:.2f}" for m, c in tree["circuits"].items() if c["cpr"] is not None]
-        lines.append("CPR (1 is best) / CMD (0 is best): " + ", ".join(words))
-    if tree["cross_check"] is not None:
-        lines.append(f"ONNX Runtime agrees on patched logits to {tree['cross_check']:.0e} of the largest")
-    return lines
-
-
-def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
-    """The three largest: whole outputs by the sum over tokens, heads one by one."""
-    if kind == "head":
-        cells = [(e, f"{c['label']} head {i}") for c in components for i, e in enumerate(c["effects"])]
-    else:
-        cells = [(sum(c["effects"]), c["label"]) for c in components]
-    return [f"{name} {effect:+.2f}" for effect, name in sorted(cells, key=lambda cell: -abs(cell[0]))[:3]]
-
-
-def _drift_lines(tree: dict[str, Any]) -> list[str]:
-    from qvit_deploy.report.relp.drift_page import beyond_text
-    from qvit_deploy.report.relp.text import task_of
-
-    found = tree["agreement"]
-    rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
-    lines = [
-        f"{tree['model']}: {tree['metric']} moves by {rms:.3f} (root mean square, n={tree['images']}), "
-        f"{tree['changed_predictions']} {task_of(tree).words.answers} change"
-    ]
-    if found["pearson"] is not None:
-        lines.append(
-            f"the sum over sites gives it with Pearson {found['pearson']:.3f}, slope {found['slope']:.2f}, "
-            f"error {found['normalized_error']:.1%}"
-        )
-    if warning := beyond_text(tree):
-        lines.append(f"note: {warning}")
-    worst = sorted(tree["sites"], key=lambda s: -s["rms_effect"])
-    width = max(len(s["name"]) for s in worst)
-    lines.append(f"{'site':<{width}}  bits   effect  error   share of the drift")
-    for s in worst[:8]:
-        share = "" if s["share"] is None else f"{s['share']:6.1%}"
-        bits = f"w{s['w_bits']}a{s['a_bits']}"
-        lines.append(f"{s['name']:<{width}}  {bits:<5}  {s['rms_effect']:6.3f}  {s['error']:5.1%}  {share}")
-    return lines

@@ -9,21 +9,16 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.table import Table
 
-from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, json_text, print_json, short, stdout, whole_numbers
-from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import Recipe
-from qvit_deploy.report.sweep.plot import sweep_plot
-from qvit_deploy.report.sweep.table import SweepRow, as_csv, as_tree
+from qvit_deploy.cli.console import Bars, print_json, short, stdout
+from qvit_deploy.commands.sweep import sweep_models
+from qvit_deploy.report.sweep.table import SweepRow, as_tree
 from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
 
-FILES = ("sweep.json", "sweep.csv", "sweep.svg")
 
-
+@options.recipe_options(sweep=True)
 def command(
     models: Annotated[list[str], typer.Argument(help="MODEL of `compile`, one or several")],
     out: Annotated[
@@ -33,17 +28,9 @@ def command(
     checkpoint: options.Checkpoint = None,
     pretrained: options.Pretrained = False,
     preprocess: options.PreprocessFile = None,
-    mean_bits: Annotated[Optional[str], typer.Option(help="budgets: mean bits, e.g. 4,4.5,5")] = None,
-    max_size: Annotated[Optional[str], typer.Option(help="budgets: packed weights, MB")] = None,
-    max_bitops: Annotated[Optional[str], typer.Option(help="budgets: giga BitOps per image")] = None,
-    max_latency: Annotated[Optional[str], typer.Option(help="budgets: ms of all sites by --latency-table")] = None,
-    uniform: Annotated[Optional[str], typer.Option(help="one width everywhere, to compare with: w4a4,w6a6")] = None,
-    latency_table: options.LatencyTable = None,
-    score: Annotated[Optional[str], typer.Option(help="what ranks layers, e.g. lrp,relp (see `compile`)")] = None,
+    *,
+    choices: options.Choices,
     effort: options.Effort = None,
-    bits: options.Bits = None,
-    separate_bits: options.SeparateBits = None,
-    images: options.Images = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any other choice; flags win")] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="emit every model and compare it with float on held-out images")
@@ -58,81 +45,36 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Many budgets and scores from one calibration: predicted loss, cost and, with --measure, the real loss."""
-    base = Recipe.load(
-        recipe,
-        effort=effort,
-        latency_table=latency_table,
-        bits=None if bits is None else whole_numbers("--bits", bits),
-        separate_bits=separate_bits,
-        calibration_images=images,
-    )
-    budgets: list[tuple[str, float | str]] = [
-        *_numbers("mean_bits", "--mean-bits", mean_bits),
-        *_numbers("max_size_mb", "--max-size", max_size),
-        *_numbers("max_bitops_g", "--max-bitops", max_bitops),
-        *_numbers("max_latency_ms", "--max-latency", max_latency),
-        *(("uniform", width) for width in (uniform.split(",") if uniform else ())),
-    ]
-    if not budgets:
-        raise InputError("a sweep needs budgets: pass --mean-bits 4,5,6, --max-size, --max-bitops or --max-latency")
-    if checkpoint is not None and len(models) > 1:
-        raise InputError("--checkpoint has the weights of one model; sweep the models one by one")
-    if out is not None:
-        _check_folder(out, force)
-    try:
-        from qvit_deploy.pipeline.sweep import Job, plan_recipes, sweep
-    except ImportError as error:
-        raise InputError(f'a sweep compiles, which needs {error.name}: pip install "qvit-deploy[compile]"') from error
-    recipes = tuple(plan_recipes(base, score.split(",") if score else [base.score], budgets))
-    jobs = [
-        Job(
-            model=model,
-            recipes=recipes,
+    with Bars() as bars:
+        rows = sweep_models(
+            models,
+            choices.fields,
+            choices.lists,
+            recipe=recipe,
+            effort=effort,
             calib=calib,
             checkpoint=checkpoint,
             pretrained=pretrained,
-            preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+            preprocess=preprocess,
             skip_bad_images=skip_bad_images,
             measure=measure,
             data=data,
             cache=cache,
+            engine=engine,
+            out=out,
+            force=force,
+            progress=bars,
         )
-        for model in models
-    ]
-    with Bars() as bars:
-        rows = sweep(jobs, engine, bars)
-    if out is not None:
-        _write(out, rows)
     if json:
         print_json(as_tree(rows))
-    else:
-        for title, table in _tables(rows):
-            # A long path that is broken into lines can be neither copied nor searched for.
-            stdout.print(title, style="italic", markup=False, soft_wrap=True)
-            stdout.print(table)
-        stdout.print(_legend(rows[0]), soft_wrap=True)
-        if out is not None:
-            stdout.print(f"written to {out}", markup=False, soft_wrap=True)
-
-
-def _numbers(field: str, flag: str, text: str | None) -> list[tuple[str, float | str]]:
-    try:
-        return [(field, float(part)) for part in (text.split(",") if text else ())]
-    except ValueError:
-        raise InputError(f"{flag} {text!r}: give numbers separated by commas, e.g. 4,4.5,5") from None
-
-
-def _check_folder(out: Path, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} exists and is not a folder; choose another output")
-    present = [name for name in FILES if (out / name).exists()]
-    if present and not force:
-        raise InputError(f"{out} holds {present[0]}; choose another output or pass --force to replace it")
-
-
-def _write(out: Path, rows: Sequence[SweepRow]) -> None:
-    contents = (json_text(as_tree(rows)).encode() + b"\n", as_csv(rows).encode(), sweep_plot(rows))
-    write_files(out, dict(zip(FILES, contents, strict=True)))
+        return
+    for title, table in _tables(rows):
+        # A long path that is broken into lines can be neither copied nor searched for.
+        stdout.print(title, style="italic", markup=False, soft_wrap=True)
+        stdout.print(table)
+    stdout.print(_legend(rows[0]), soft_wrap=True)
+    if out is not None:
+        stdout.print(f"written to {out}", markup=False, soft_wrap=True)
 
 
 def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:

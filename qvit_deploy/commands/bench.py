@@ -11,12 +11,10 @@ from pydantic import BaseModel
 
 from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
-from qvit_deploy.artifacts.latency_table import LatencyTable
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
 from qvit_deploy.artifacts.opening import artifact_at
 from qvit_deploy.bench.measure import File, Plan, measure
-from qvit_deploy.bench.trtexec import Recording, read_trtexec
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -70,13 +68,6 @@ def benchmark(
     return found.model_copy(update={"quality": quality[0], "against": other})
 
 
-def from_trtexec(recording: Recording, path: Path, plan: Plan) -> Measurement:
-    """trtexec's recording of the engine `path`. An engine inside a bundle has the bundle's sites. Raises InputError."""
-    if not path.is_file():
-        raise InputError(f"no engine at {path}: name the file that trtexec ran")
-    return read_trtexec(recording, path, plan.batch or 1, _sites(path))
-
-
 def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
     """Writes the measurement to `out`, else into the bundle at `path`; a lone file's is not kept.
 
@@ -87,20 +78,17 @@ def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
         return None
     how = measurement.settings
     threads = "" if how.threads is None else f".threads{how.threads}"
-    kept = f"{Path(measurement.file.name).stem}.batch{how.batch}{threads}.{_stamp()}.json"
-    return _write(out or path / FOLDER / kept, measurement)
+    kept = f"{Path(measurement.file.name).stem}.batch{how.batch}{threads}.{stamp()}.json"
+    return write_record(out or path / FOLDER / kept, measurement)
 
 
-def save_table(table: LatencyTable, path: Path, target: str, out: Path | None) -> Path:
-    """Writes the table to `out`, else into the bundle at `path`. Raises InputError."""
-    return _write(out or path / FOLDER / f"sites.{target}.batch{table.batch_size}.{_stamp()}.json", table)
-
-
-def _stamp() -> str:
+def stamp() -> str:
+    """The time in the name of a file that is kept."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
 
 
-def _write(place: Path, content: BaseModel) -> Path:
+def write_record(place: Path, content: BaseModel) -> Path:
+    """Writes a measurement or a table to `place`, its folder made if need be. Raises InputError."""
     require_writable(place)
     write_file(place, content.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode() + b"\n", ELSEWHERE)
     return place
@@ -117,7 +105,7 @@ def require_writable(out: Path) -> Path:
 def _file(path: Path, target: str, batch: int | None) -> File:
     bundle = artifact_at(path)
     if not isinstance(bundle, Bundle):
-        return File(path, sites=() if runtime_of(path).evaluates else _sites(path))
+        return File(path, sites=() if runtime_of(path).evaluates else sites_of(path))
     chosen = TARGETS.get(target)
     file = bundle.path_of(file_of(target)) if chosen is None else chosen.measured_file(bundle, batch)
     if runtime_of(file).evaluates:
@@ -125,7 +113,7 @@ def _file(path: Path, target: str, batch: int | None) -> File:
     return File(file, sites=tuple(s.name for s in bundle.manifest.sites))
 
 
-def _sites(engine: Path) -> tuple[str, ...]:
+def sites_of(engine: Path) -> tuple[str, ...]:
     """The sites of the bundle that the engine lies in, if it does."""
     root = engine.absolute().parent.parent
     if not (root / MANIFEST).exists():

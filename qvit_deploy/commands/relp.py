@@ -12,6 +12,7 @@ import torch
 from matplotlib.figure import Figure
 
 from qvit_deploy.artifacts.atomic import write_files
+from qvit_deploy.artifacts.json_text import json_file
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.pairs.files import open_pair, open_pairs
 from qvit_deploy.data.pairs.make import EDITS, ImagePair, make_pairs
@@ -50,9 +51,9 @@ class Session:
     page: Callable[[], bytes]
     figures: Callable[[], Mapping[str, Figure]]
 
-    def write(self, folder: Path, numbers: str) -> None:
+    def write(self, folder: Path) -> None:
         """Page, numbers and plots into `folder`. Raises InputError when it cannot be written."""
-        write_files(folder, {**pictures(self.figures()), NUMBERS: numbers.encode() + b"\n", PAGE: self.page()})
+        write_files(folder, {**pictures(self.figures()), NUMBERS: json_file(self.tree), PAGE: self.page()})
 
 
 @dataclass(frozen=True)
@@ -109,39 +110,44 @@ class RelpRequest:
     Attributes:
         path: a bundle or an .onnx file.
         target: which of a bundle's models.
-        pairs: where the pairs of images come from.
+        source: where the pairs of images come from.
         preprocess: how images are prepared, where the model does not say.
-        metric, rules, direction, secant_quantizers: see `explain`.
+        metric, rules, direction: see `explain`.
+        quantizers: their backward pass, straight-through or secant.
         exact: exact patching beside the estimates; None for the estimates alone.
         task: what the outputs mean; None for what the bundle says, or classification for a lone file.
     """
 
     path: Path
     target: str
-    pairs: PairSource
+    source: PairSource
     preprocess: Preprocess | None
     metric: str
     rules: str
     direction: str
-    secant_quantizers: bool
+    quantizers: str
     exact: ExactPatching | None
     task: Task | None = None
 
 
 @dataclass(frozen=True)
 class DriftRequest:
-    """What of a bundle's quantization is to be explained, on `count` images of DATA drawn by `seed`.
+    """What of a bundle's quantization is to be explained.
+
+    Attributes:
+        source: its DATA, count and seed draw the images; it names no pairs.
+        exact: whether exact patching was asked for, which there is none of.
 
     The other fields are those of a `RelpRequest`.
     """
 
     path: Path
     target: str
-    data: str | None
-    count: int
-    seed: int
+    source: PairSource
     metric: str
     rules: str
+    quantizers: str
+    exact: bool
 
 
 def relp(request: RelpRequest, progress: Progress) -> Session:
@@ -152,14 +158,15 @@ def relp(request: RelpRequest, progress: Progress) -> Session:
         CheckError: ONNX Runtime does not agree with the executor.
     """
     watch = Stopwatch(progress)
-    rule_set_called(request.rules, request.secant_quantizers)
+    secant = _secant(request.quantizers)
+    rule_set_called(request.rules, secant)
     direction = _direction(request.direction)
     with watch.stage("read"):
         model = read_model(request.path, request.target, request.preprocess)
         task = request.task or _task_of(model)
         task.parse_metric(request.metric)
         check_differentiable(model.graph)  # before exact maps, which may take hours
-        pairs = request.pairs.open(model)
+        pairs = request.source.open(model)
     exact = None
     if request.exact is not None:
         how = request.exact
@@ -170,7 +177,7 @@ def relp(request: RelpRequest, progress: Progress) -> Session:
             )  # fmt: skip
     with watch.stage("relp", len(pairs)) as advance:
         explanation = explain(
-            model, pairs, metric=request.metric, rules=request.rules, secant_quantizers=request.secant_quantizers,
+            model, pairs, metric=request.metric, rules=request.rules, secant_quantizers=secant,
             direction=direction, exact=exact, task=task, advance=advance,
         )  # fmt: skip
         comparison = None if exact is None else compare_with_exact(model, explanation, task)
@@ -186,8 +193,11 @@ def drift(request: DriftRequest, progress: Progress) -> Session:
         InputError: anything handed in cannot be used.
         CheckError: the bundle's graphs differ outside their quantized layers.
     """
-    path, target = request.path, request.target
-    if request.data is None:
+    path, target, source = request.path, request.target, request.source
+    _secant(request.quantizers)
+    if source.clean or source.corrupt or source.files or request.exact:
+        raise InputError("--quantization takes --data only: clean is the float model, corrupt the quantized")
+    if source.data is None:
         raise InputError("--quantization needs images: pass --data")
     if target == FLOAT:
         raise InputError("--quantization compares the float model with a quantized one; choose another --target")
@@ -198,7 +208,7 @@ def drift(request: DriftRequest, progress: Progress) -> Session:
         model, quantized = read_model(path, FLOAT, None), read_model(path, target, None)
         task = _task_of(model)
         task.parse_metric(request.metric)
-        images = open_images(request.data, model.preprocess, limit=request.count, seed=request.seed, split="test")
+        images = open_images(source.data, model.preprocess, limit=source.count, seed=source.seed, split="test")
     with watch.stage("drift", len(images)) as advance:
         explanation = explain_drift(
             model, quantized, images, metric=request.metric, rules=request.rules, task=task, advance=advance
@@ -211,6 +221,13 @@ def drift(request: DriftRequest, progress: Progress) -> Session:
 
 def _task_of(model: ModelFile) -> Task:
     return CLASSIFY if model.manifest is None else task_called(model.manifest.task)
+
+
+def _secant(quantizers: str) -> bool:
+    """Whether the backward pass of quantizers is their secant. Raises InputError for what is neither way."""
+    if quantizers not in ("straight-through", "secant"):
+        raise InputError(f"quantizers can be straight-through or secant, not {quantizers!r}")
+    return quantizers == "secant"
 
 
 def _direction(name: str) -> Direction:

@@ -228,7 +228,7 @@ class Target(ABC, Generic[Emitted, Verified]):
             InputError: this target takes no plugins.
         """
         if plugins and not self.takes_plugins:
-            raise InputError(f"--sites --target {self.name} takes no plugins: leave out --plugin")
+            raise InputError(f"bench-sites --target {self.name} takes no plugins: leave out --plugin")
         return (self.name,)
 
     def require_timing(self, why: str) -> None:

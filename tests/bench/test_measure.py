@@ -10,7 +10,7 @@ import pytest
 
 from qvit_deploy.bench import measure as measuring
 from qvit_deploy.bench.measure import File, Plan, in_turn, measure, medians_ms
-from qvit_deploy.bench.reference_workload import LAYERS, products, yardstick
+from qvit_deploy.bench.reference_workload import LAYERS, products, reference_workload
 from qvit_deploy.bench.worker import Job
 from qvit_deploy.errors import InputError
 from tests.support.graphs.quantizable_graphs import fixed_batch, mixed_vit
@@ -103,6 +103,6 @@ def test_plans_count_from_one(field: str) -> None:
         Plan(**{field: 0})
 
 
-def test_the_yardstick_never_changes() -> None:
+def test_the_reference_workload_never_changes() -> None:
     """Measurements made with another one could not be compared."""
-    assert yardstick() == products(LAYERS) == yardstick() and LAYERS == 12
+    assert reference_workload() == products(LAYERS) == reference_workload() and LAYERS == 12

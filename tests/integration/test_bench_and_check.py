@@ -168,25 +168,29 @@ def test_trtexec_recordings_of_an_engine_in_a_bundle(qvit: Command, bundle: Path
     layers.write_text(
         json.dumps([{"count": 1}, {"name": "fc1/MatMul", "averageMs": 0.2}, {"name": "x", "averageMs": 0.1}])
     )
-    flags = ("--trtexec-times", times, "--trtexec-profile", layers, "-o", tmp_path / "m.json", "--json")
-    done = qvit("bench", engine, *flags)
+    flags = ("--times", times, "--profile", layers, "-o", tmp_path / "m.json", "--json")
+    done = qvit("import-trtexec", engine, *flags)
     assert done.code == 0, done.err
     found = json.loads(done.out)
+    older = qvit("bench", engine, "--trtexec-times", times, "--trtexec-profile", layers, "--json")
+    same = ("file", "latency_ms", "processes", "profile", "settings")
+    assert {n: json.loads(older.out)[n] for n in same} == {n: found[n] for n in same}
     assert found["source"] == "trtexec" and found["latency_ms"]["samples"] == 200
     assert [s["name"] for s in found["profile"]["sites"]] == ["fc1"]
     assert qvit("check", tmp_path / "m.json", tmp_path / "m.json").code == 0
     times.write_text("[]")
-    refused(qvit("bench", engine, *flags), "t.json: holds 0 runs")
+    refused(qvit("import-trtexec", engine, *flags), "t.json: holds 0 runs")
+    refused(qvit("import-trtexec", moved, *flags), "no engine at", "name the file that trtexec ran")
 
 
 def test_sites_are_timed_for_a_budget_in_milliseconds(
     qvit: Command, bundle: Path, inputs: Inputs, tmp_path: Path
 ) -> None:
-    """bench --sites -> compile --max-latency; the models once written need no bundle of another device."""
+    """bench-sites -> compile --max-latency; bench --sites, its older spelling, times the models that were written."""
     models, table = tmp_path / "models", tmp_path / "table.json"
     few = ("--processes", 1, "--iterations", 8)
-    flags = ("--sites", "--bits", "4,8", "--site-models", models, *few)
-    done = qvit("bench", bundle, *flags, "-o", table, "--json")
+    flags = ("--bits", "4,8", "--site-models", models, *few)
+    done = qvit("bench-sites", bundle, *flags, "-o", table, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found == json.loads(table.read_text()) and found["schema"] == "qvit-deploy/latency/1"
@@ -202,24 +206,27 @@ def test_sites_are_timed_for_a_budget_in_milliseconds(
     wanted = sum(found["sites"][s["name"]][f"w{s['w_bits']}a{s['a_bits']}"] for s in manifest["sites"])
     assert manifest["latency"]["sites_ms"] == pytest.approx(wanted, rel=1e-3)
     assert manifest["latency"]["fingerprint"] == found["fingerprint"]
-    again = qvit("bench", bundle, *flags)
+    again = qvit("bench", bundle, "--sites", *flags)
     assert again.code == 0 and "w4a4, ms" in again.out and any((bundle / "measurements").glob("sites.*.json"))
 
 
 def test_site_models_that_are_not(qvit: Command, bundle: Path, tmp_path: Path) -> None:
-    refused(qvit("bench", bundle, "--sites", "--bits", "4,9"), "--bits 4,9")
-    refused(qvit("bench", bundle, "--sites", "--target", "openvino"), "onnxruntime, tensorrt, tensorrt-rtx")
+    for spelling in (("bench-sites", bundle), ("bench", bundle, "--sites")):
+        refused(qvit(*spelling, "--bits", "4,9"), "--bits 4,9")
+    refused(qvit("bench-sites", bundle, "--target", "openvino"), "onnxruntime, tensorrt, tensorrt-rtx")
     (tmp_path / "index.json").write_text(
         '{"schema": "qvit-deploy/site-models/1", "sites": {"a": {"w4a4": "../x.onnx"}}}'
     )
-    refused(qvit("bench", bundle, "--sites", "--site-models", tmp_path), "index.json")
+    refused(qvit("bench-sites", bundle, "--site-models", tmp_path), "index.json")
 
 
 @pytest.mark.parametrize("name", ["docs/bench.md", "tools/ci/github-actions.yml", "tools/ci/gitlab-ci.yml"])
 def test_commands_in_texts_have_only_flags_that_exist(qvit: Command, name: str) -> None:
     text = (REPOSITORY / name).read_text(encoding="utf-8").replace("\\\n", " ")
     checked = 0
-    for command, rest in re.findall(r"^[^#|`\n]*\bqvit-deploy (bench|check|compile) ([^#\n]*)", text, re.MULTILINE):
+    for command, rest in re.findall(
+        r"^[^#|`\n]*\bqvit-deploy (bench-sites|import-trtexec|bench|check|compile) ([^#\n]*)", text, re.MULTILINE
+    ):
         known = set(re.findall(r"(--[a-z][a-z0-9-]+)", qvit(command, "--help").out))
         used = set(re.findall(r"(--[a-z][a-z0-9-]+)", rest))
         assert used <= known, f"{command}: {used - known}"

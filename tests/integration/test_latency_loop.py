@@ -1,4 +1,4 @@
-"""A latency table of a shipped model: measured by `bench --sites`, obeyed by `compile --max-latency`."""
+"""A latency table of a shipped model: measured by `bench-sites`, obeyed by `compile --max-latency`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_measured_times_decide_the_widths(qvit: Command, tmp_path: Path) -> None
     before = compiled(qvit, tmp_path / "before", "--mean-bits", 5)
     table = tmp_path / "table.json"
     # Times are obeyed whether they are exact or not; those of few runs differ between widths as well.
-    done = qvit("bench", tmp_path / "before", "--sites", "-o", table, "--processes", 1, "--iterations", 24)
+    done = qvit("bench-sites", tmp_path / "before", "-o", table, "--processes", 1, "--iterations", 24)
     assert done.code == 0, done.err
     times: dict[str, dict[str, float]] = json.loads(table.read_text())["sites"]
     assert set(times) == set(before) and all(set(t) == {"w4a4", "w6a6", "w8a8"} for t in times.values())

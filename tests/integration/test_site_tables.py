@@ -1,4 +1,4 @@
-"""`bench --sites` on TensorRT: models are emitted and engines built for real, by RTX or by stand-ins; none is run."""
+"""`bench-sites` on TensorRT: models are emitted and engines built for real, by RTX or by stand-ins; none is run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.devices.recorded_device import Memory, milliseconds
 from tests.support.graphs.quantizable_graphs import canonical
 from tests.support.graphs.relevance_graphs import Builder
 
-TENSORRT = ("--sites", "--target", "tensorrt")
+TENSORRT = ("--target", "tensorrt")
 FEW = ("--processes", "1", "--iterations", "2", "--no-pin")
 LIBRARY = "libqvit_plugins.so"
 OPERATORS = "LayerNormQuantize4 LayerNormQuantize8 QLinearW4Codes4 QLinearW8Codes8 QLinearW4 QLinearW8"
@@ -95,15 +95,15 @@ def test_sites_in_plugins_on_a_device_that_is_not_there(
     """Emitted on one machine, timed on another, obeyed by a compile."""
     models, out = tmp_path / "models", tmp_path / "table.json"
     flags = (*TENSORRT, "--site-models", models)
-    emitted = qvit("bench", bundle, *flags, "--emit-only", "--bits", "4,8", "--plugin", LIBRARY, "--json")
+    emitted = qvit("bench-sites", bundle, *flags, "--emit-only", "--bits", "4,8", "--plugin", LIBRARY, "--json")
     assert emitted.code == 0 and "models of the tensorrt-plugin file" in emitted.err, emitted.err
     index, before = read_index(models), tree(models)
     assert json.loads(emitted.out) == json.loads((models / INDEX).read_text())
-    assert index.profile == "tensorrt-plugin" and set(index.sites) == {
+    assert index.file_for == "tensorrt-plugin" and set(index.sites) == {
         s.name for s in read_bundle(bundle).manifest.sites
     }
 
-    done = program(device, 87, "bench", bundle, *flags, "--plugin", library, "-o", out, "--json", *FEW)
+    done = program(device, 87, "bench-sites", bundle, *flags, "--plugin", library, "-o", out, "--json", *FEW)
     assert done.code == 0, done.err
     assert f"{len(index.files)}/{len(index.files)}" in done.err and tree(models) == before  # one bar for all builds
     table = json.loads(done.out)
@@ -139,7 +139,7 @@ def at_hand(device: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_one_command_where_everything_is_installed(at_hand: Path, qvit: Command, bundle: Path) -> None:
-    done = qvit("bench", bundle, *TENSORRT, "--bits", "8", "--batch", 2, *FEW)
+    done = qvit("bench-sites", bundle, *TENSORRT, "--bits", "8", "--batch", 2, *FEW)
     assert (
         done.code == 0
         and "w8a8, ms" in done.out
@@ -154,10 +154,10 @@ def test_a_device_that_lacks_something(
 ) -> None:
     models, table = tmp_path / "models", tmp_path / "table.json"
     flags = (*TENSORRT, "--bits", "4", "--site-models", models)
-    emitted = qvit("bench", bundle, *flags, "--emit-only", "--plugin", LIBRARY)
+    emitted = qvit("bench-sites", bundle, *flags, "--emit-only", "--plugin", LIBRARY)
     assert emitted.code == 0, emitted.err
     before = tree(models), tree(bundle)
-    run = ("bench", bundle, *flags, "-o", table, *FEW)
+    run = ("bench-sites", bundle, *flags, "-o", table, *FEW)
     refused(qvit(*run), f"{models} holds site models that run in the plugins of {LIBRARY}: pass --plugin")
     refused(qvit(*run, "--plugin", tmp_path / "none.so"), "no plugin library at", "none.so")
     library.write_text(OPERATORS.replace("QLinearW4Codes4", ""))
@@ -175,24 +175,25 @@ def test_a_device_that_lacks_something(
 def test_without_a_gpu_nothing_is_written(qvit: Command, bundle: Path, library: Path, tmp_path: Path) -> None:
     before = tree(bundle)
     for target in ("tensorrt", "tensorrt-rtx"):
-        flags = ("--sites", "--target", target, "--site-models", tmp_path / "models")
-        refused(qvit("bench", bundle, *flags, *FEW), f"--sites --target {target} needs an NVIDIA GPU")
+        flags = ("--target", target, "--site-models", tmp_path / "models")
+        refused(qvit("bench-sites", bundle, *flags, *FEW), f"bench-sites --target {target} needs an NVIDIA GPU")
     assert tree(bundle) == before and not (tmp_path / "models").exists()
 
 
 def test_folders_for_something_else(at_hand: Path, qvit: Command, bundle: Path, library: Path, tmp_path: Path) -> None:
     models = tmp_path / "models"
-    flags = ("--sites", "--site-models", models)
-    assert qvit("bench", bundle, *flags, "--target", "tensorrt", "--bits", "8", "--emit-only").code == 0
-    refused(qvit("bench", bundle, *flags, *FEW), f"{models} holds site models for tensorrt, not onnxruntime")
-    refused(qvit("bench", bundle, *flags, "--target", "tensorrt", "--emit-only"), "holds site models already")
+    flags = ("--site-models", models)
+    assert qvit("bench-sites", bundle, *flags, "--target", "tensorrt", "--bits", "8", "--emit-only").code == 0
+    refused(qvit("bench-sites", bundle, *flags, *FEW), f"{models} holds site models for tensorrt, not onnxruntime")
+    refused(qvit("bench-sites", bundle, *flags, "--target", "tensorrt", "--emit-only"), "holds site models already")
+    refused(qvit("bench-sites", bundle, "--emit-only"), "--emit-only goes with --site-models FOLDER")
     refused(qvit("bench", bundle, "--sites", "--emit-only"), "--emit-only goes with --sites and --site-models")
     refused(qvit("bench", bundle, "--emit-only", "--site-models", models), "--emit-only goes with --sites")
-    on = ("bench", bundle, *flags, "--target", "tensorrt", *FEW)
+    on = ("bench-sites", bundle, *flags, "--target", "tensorrt", *FEW)
     refused(qvit(*on, "--batch", 4), "for batches of 1, not 4")
     refused(qvit(*on, "--bits", "4,8"), "of w8a8, not w4a4, w8a8")
     refused(qvit(*on, "--plugin", library), "of the tensorrt file, which calls no plugins")
-    refused(qvit("bench", bundle, *flags, "--target", "tensorrt-rtx", *FEW), "not tensorrt-rtx")
+    refused(qvit("bench-sites", bundle, *flags, "--target", "tensorrt-rtx", *FEW), "not tensorrt-rtx")
     index = json.loads((models / INDEX).read_text())
     index["sites"]["fc3"] = index["sites"].pop("fc2")
     (models / INDEX).write_text(json.dumps(index))
@@ -202,11 +203,11 @@ def test_folders_for_something_else(at_hand: Path, qvit: Command, bundle: Path, 
 def test_without_torch_a_folder_is_asked_for(bundle: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from qvit_deploy.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "bench", bundle, *TENSORRT, "--emit-only", "--site-models", tmp_path / "models"],
+        [sys.executable, "-c", code, "bench-sites", bundle, *TENSORRT, "--emit-only", "--site-models", tmp_path / "m"],
         capture_output=True, text=True, check=False, cwd=REPOSITORY,
     )  # fmt: skip
     refused(Result(done.returncode, done.stdout, done.stderr), "emitting site models needs torch", "--emit-only")
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.slow
@@ -216,7 +217,7 @@ def test_rtx_builds_every_site_of_a_shipped_model(qvit: Command, tmp_path: Path,
     pytest.importorskip("tensorrt_rtx")
     assert qvit("compile", "demo:swin", "-o", tmp_path / "b", "--effort", "fast").code == 0
     models = tmp_path / "models"
-    done = qvit("bench", tmp_path / "b", *TENSORRT, "--site-models", models, "--emit-only", *plugins)
+    done = qvit("bench-sites", tmp_path / "b", *TENSORRT, "--site-models", models, "--emit-only", *plugins)
     assert done.code == 0, done.err
     index = read_index(models).model_copy(update={"target": "tensorrt-rtx"})
     built = site_times.build_site_engines(models, index, tmp_path / "engines", 86)

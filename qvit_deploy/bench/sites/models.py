@@ -95,8 +95,8 @@ class Index(Record):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What site models are asked for.
+class SiteModelRequest:
+    """What models of sites are wanted for.
 
     Attributes:
         bits, batch: None for those of the folder, or `DEFAULT_BITS` and 1 where it is written.
@@ -111,7 +111,7 @@ class Asked:
     def __post_init__(self) -> None:
         if self.target not in SITE_TARGETS:
             raise InputError(
-                f"--sites times models on {', '.join(SITE_TARGETS)}, not on {self.target!r}; --plugin makes "
+                f"bench-sites times models on {', '.join(SITE_TARGETS)}, not on {self.target!r}; --plugin makes "
                 "those of tensorrt call plugins"
             )
         if self.bits is not None and (not self.bits or any(not 2 <= b <= 8 for b in self.bits)):
@@ -138,33 +138,34 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-def require_asked(folder: Path, index: Index, asked: Asked) -> None:
+def require_requested(folder: Path, index: Index, request: SiteModelRequest) -> None:
     """Raises InputError if the models in `folder` are for something else than what is asked for."""
     another = "or name another folder"
-    if index.target != asked.target:
+    if index.target != request.target:
         raise InputError(
-            f"{folder} holds site models for {index.target}, not {asked.target}: pass --target {index.target}, "
+            f"{folder} holds site models for {index.target}, not {request.target}: pass --target {index.target}, "
             f"{another}"
         )
-    if asked.batch not in (None, index.batch):
+    if request.batch not in (None, index.batch):
         raise InputError(
-            f"{folder} holds site models for batches of {index.batch}, not {asked.batch}: leave --batch out, {another}"
+            f"{folder} holds site models for batches of {index.batch}, not {request.batch}: leave --batch out, "
+            f"{another}"
         )
-    if asked.widths not in (None, index.widths):
+    if request.widths not in (None, index.widths):
         raise InputError(
-            f"{folder} holds site models of {', '.join(index.widths)}, not {', '.join(asked.widths or ())}: leave "
+            f"{folder} holds site models of {', '.join(index.widths)}, not {', '.join(request.widths or ())}: leave "
             f"--bits out, {another}"
         )
-    if asked.plugins and not index.calls_plugins:
+    if request.plugins and not index.calls_plugins:
         raise InputError(
             f"{folder} holds site models of the {index.file_for} file, which calls no plugins: leave --plugin out, "
             f"{another}"
         )
 
 
-def require_library(folder: Path, index: Index, asked: Asked) -> None:
+def require_library(folder: Path, index: Index, request: SiteModelRequest) -> None:
     """Raises InputError if the models call plugins and no library is named."""
-    if index.calls_plugins and TARGETS[index.target].takes_plugins and not asked.plugins:
+    if index.calls_plugins and TARGETS[index.target].takes_plugins and not request.plugins:
         raise InputError(
             f"{folder} holds site models that run in the plugins of {LIBRARY}: pass --plugin PATH/{LIBRARY} "
             "(qvit-deploy build-plugin compiles it)"

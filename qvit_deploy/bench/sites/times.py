@@ -16,11 +16,11 @@ from qvit_deploy.bench.measure import Plan, medians_ms
 from qvit_deploy.bench.sites.models import (
     INDEX,
     OVERHEAD,
-    Asked,
     Index,
+    SiteModelRequest,
     read_index,
-    require_asked,
     require_library,
+    require_requested,
     require_sites,
 )
 from qvit_deploy.bench.sites.write import write_site_models
@@ -36,7 +36,7 @@ TIMEOUT_SECONDS = 600.0
 
 
 def site_table(
-    bundle: Path, plan: Plan, asked: Asked, folder: Path | None = None, progress: Progress | None = None
+    bundle: Path, plan: Plan, request: SiteModelRequest, folder: Path | None = None, progress: Progress | None = None
 ) -> LatencyTable:
     """Milliseconds of every site of the bundle, at every width asked for.
 
@@ -48,20 +48,20 @@ def site_table(
         InputError: what is asked for cannot be timed here, or the folder holds something else; see also
             `write_site_models` and `latency_table`.
     """
-    asked.where.require_timing(f"--sites --target {asked.target}")
-    missing = [p for p in asked.plugins if not p.is_file()]
+    request.where.require_timing(f"bench-sites --target {request.target}")
+    missing = [p for p in request.plugins if not p.is_file()]
     if missing:
         raise InputError(f"no plugin library at {missing[0]}")
     with tempfile.TemporaryDirectory() as temporary:
         models = folder or Path(temporary)
         if (models / INDEX).exists():
             index = read_index(models)
-            require_asked(models, index, asked)
+            require_requested(models, index, request)
             require_sites(bundle, models, index)
         else:
-            index = write_site_models(bundle, models, asked)
-        require_library(models, index, asked)
-        return latency_table(models, index, plan, asked.plugins, progress)
+            index = write_site_models(bundle, models, request)
+        require_library(models, index, request)
+        return latency_table(models, index, plan, request.plugins, progress)
 
 
 def latency_table(
@@ -79,7 +79,7 @@ def latency_table(
     """
     if TARGETS[index.target].on_gpu:
         with tempfile.TemporaryDirectory() as temporary:
-            gpu = require_gpu(f"--sites --target {index.target}")
+            gpu = require_gpu(f"bench-sites --target {index.target}")
             sm = None if engine_kind(index.target).on_device else gpu.sm
             engines = build_site_engines(folder, index, Path(temporary), sm, plugins, progress)
             version = read_engine(engines[OVERHEAD]).build.version

@@ -61,28 +61,28 @@ def test_a_slowdown_needs_an_interval_too() -> None:
     assert any("wide" in note for note in found.notes)
 
 
-def with_yardstick(name: str, level: float, seed: int, speed: float) -> Named:
-    """A machine `speed` times as slow, for the file and for the yardstick."""
+def with_reference(name: str, level: float, seed: int, speed: float) -> Named:
+    """A machine `speed` times as slow, for the file and for the reference workload."""
     whole = tree(name, (speed * np.array(noisy(level, seed))).tolist())
     for process, blocks in zip(whole["processes"], (speed * np.array(noisy(0.5, seed + 50))).tolist(), strict=True):
         process["yardstick_ms"] = blocks
     return Path(f"{name}{seed}.json"), Measurement.model_validate(whole)
 
 
-def test_the_yardstick_tells_a_slow_machine_from_a_slow_model() -> None:
-    base = with_yardstick("old", 5, 1, speed=1)
-    same = check([base], [with_yardstick("new", 5, 2, speed=1.3)], Thresholds())
+def test_the_reference_tells_a_slow_machine_from_a_slow_model() -> None:
+    base = with_reference("old", 5, 1, speed=1)
+    same = check([base], [with_reference("new", 5, 2, speed=1.3)], Thresholds())
     assert not same.failed and same.latency.value == pytest.approx(1, abs=0.02)
     assert any("yardstick" in n and "+30" in n and "use --against" in n for n in same.notes)
-    like = check([base], [with_yardstick("new", 5, 2, speed=1.05)], Thresholds())
+    like = check([base], [with_reference("new", 5, 2, speed=1.05)], Thresholds())
     assert any("yardstick" in n and "+5" in n for n in like.notes)
     assert not any("too different" in n for n in like.notes)
-    slow = check([base], [with_yardstick("new", 5.5, 2, speed=0.8)], Thresholds())
+    slow = check([base], [with_reference("new", 5.5, 2, speed=0.8)], Thresholds())
     assert slow.failed and slow.latency.value == pytest.approx(1.1, abs=0.02)
 
 
-def test_the_yardstick_does_not_compare_machines() -> None:
-    base, (path, new) = with_yardstick("old", 5, 1, speed=1), with_yardstick("new", 5, 2, speed=1.3)
+def test_the_reference_does_not_compare_machines() -> None:
+    base, (path, new) = with_reference("old", 5, 1, speed=1), with_reference("new", 5, 2, speed=1.3)
     other = new.model_copy(update={"environment": new.environment.model_copy(update={"cpu": "another"})})
     found = check([base], [(path, other)], Thresholds(), allow_different_environments=True)
     assert found.latency.value == pytest.approx(1.3, abs=0.03) and any("measured apart" in n for n in found.notes)

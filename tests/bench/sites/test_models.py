@@ -12,11 +12,11 @@ import pytest
 from qvit_deploy.bench.sites.models import (
     INDEX,
     OVERHEAD,
-    Asked,
     Index,
+    SiteModelRequest,
     read_index,
-    require_asked,
     require_library,
+    require_requested,
 )
 from qvit_deploy.bench.sites.write import file_followed
 from qvit_deploy.errors import InputError
@@ -82,32 +82,37 @@ def test_a_folder_that_is_not_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (Asked("onnxruntime"), "for tensorrt, not onnxruntime: pass --target tensorrt"),
-        (Asked("tensorrt-rtx"), "for tensorrt, not tensorrt-rtx"),
-        (Asked("tensorrt", batch=1), "for batches of 2, not 1: leave --batch out"),
-        (Asked("tensorrt", bits=(4, 6, 8)), "of w4a4, w8a8, not w4a4, w6a6, w8a8: leave --bits out"),
-        (Asked("tensorrt", bits=(4,)), "of w4a4, w8a8, not w4a4"),
-        (Asked("tensorrt", plugins=LIBRARY), "of the tensorrt file, which calls no plugins: leave --plugin out"),
+        (SiteModelRequest("onnxruntime"), "for tensorrt, not onnxruntime: pass --target tensorrt"),
+        (SiteModelRequest("tensorrt-rtx"), "for tensorrt, not tensorrt-rtx"),
+        (SiteModelRequest("tensorrt", batch=1), "for batches of 2, not 1: leave --batch out"),
+        (SiteModelRequest("tensorrt", bits=(4, 6, 8)), "of w4a4, w8a8, not w4a4, w6a6, w8a8: leave --bits out"),
+        (SiteModelRequest("tensorrt", bits=(4,)), "of w4a4, w8a8, not w4a4"),
+        (
+            SiteModelRequest("tensorrt", plugins=LIBRARY),
+            "of the tensorrt file, which calls no plugins: leave --plugin out",
+        ),
     ],
 )
-def test_another_folder_than_asked_for(asked: Asked, said: str) -> None:
+def test_another_folder_than_asked_for(asked: SiteModelRequest, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        require_asked(Path("models"), index(), asked)
+        require_requested(Path("models"), index(), asked)
     assert said in str(caught.value) and str(caught.value).startswith("models holds site models")
 
 
 def test_what_is_not_asked_for_is_the_folder_s() -> None:
-    require_asked(Path("models"), index(), Asked("tensorrt"))
-    require_asked(Path("models"), index(), Asked("tensorrt", bits=(8, 4, 4), batch=2))
+    require_requested(Path("models"), index(), SiteModelRequest("tensorrt"))
+    require_requested(Path("models"), index(), SiteModelRequest("tensorrt", bits=(8, 4, 4), batch=2))
 
 
 def test_models_in_plugins_need_a_library_where_there_are_plugins() -> None:
     packed = index(profile="tensorrt-plugin")
-    require_library(Path("models"), packed, Asked("tensorrt", plugins=LIBRARY))
-    require_library(Path("models"), index(), Asked("tensorrt"))
-    require_library(Path("models"), packed.model_copy(update={"target": "tensorrt-rtx"}), Asked("tensorrt-rtx"))
+    require_library(Path("models"), packed, SiteModelRequest("tensorrt", plugins=LIBRARY))
+    require_library(Path("models"), index(), SiteModelRequest("tensorrt"))
+    require_library(
+        Path("models"), packed.model_copy(update={"target": "tensorrt-rtx"}), SiteModelRequest("tensorrt-rtx")
+    )
     with pytest.raises(InputError, match=r"run in the plugins of libqvit_plugins\.so: pass --plugin"):
-        require_library(Path("models"), packed, Asked("tensorrt"))
+        require_library(Path("models"), packed, SiteModelRequest("tensorrt"))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def test_the_file_is_chosen_as_build_chooses_it(
     target: str, plugins: tuple[Path, ...], held: tuple[str, ...], file_for: str
 ) -> None:
     bundle = SimpleNamespace(manifest=SimpleNamespace(files=[f"model.{p}.onnx" for p in held]))
-    assert file_followed(bundle, Asked(target, plugins=plugins)) == file_for  # type: ignore[arg-type]
+    assert file_followed(bundle, SiteModelRequest(target, plugins=plugins)) == file_for  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -143,4 +148,4 @@ def test_the_file_is_chosen_as_build_chooses_it(
 )
 def test_what_cannot_be_asked_for(flags: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        Asked(**flags)
+        SiteModelRequest(**flags)

@@ -27,7 +27,7 @@ def test_the_verdict_is_that_of_check(value: float, interval: tuple[float, float
     assert fails(Ratio(value, interval, 10, True)) is failed
 
 
-def test_blocks_are_relative_to_the_yardstick() -> None:
+def test_blocks_are_relative_to_the_reference() -> None:
     tree = subject("old", noisy(5, 1, processes=2, blocks=3))
     for process in tree["processes"]:
         process["yardstick_ms"] = [p / 10 for p in process["blocks_ms"]]
