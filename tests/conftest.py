@@ -15,6 +15,7 @@ from tests.support.shared_work import SharedWork
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(optionalhook=True)  # pytest runs without xdist too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedWork:
     return SharedWork(config, log)
 

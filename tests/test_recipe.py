@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS, choose, site_options
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
 from qvit_deploy.errors import BudgetError, InputError
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.recipe import Recipe, parse_uniform
 
 NAMES = ("patch", "a", "b", "c", "d", "head")
@@ -101,18 +102,26 @@ def test_weightless_sites_do_not_count_as_first_or_last() -> None:
 
 def test_separate_bits_offer_every_pair_to_the_free_sites() -> None:
     options = site_options(Recipe(bits=(3, 5), separate_bits=True), NAMES, NAMES)
-    assert options["a"] == (Option(3, 3), Option(3, 5), Option(5, 3), Option(5, 5))
-    assert options["patch"] == options["head"] == (Option(8, 8),)
-    assert site_options(Recipe(uniform="w4a8", separate_bits=True), NAMES, NAMES)["a"] == (Option(4, 8),)
+    assert options["a"] == (
+        Option(Int(3), Int(3)),
+        Option(Int(3), Int(5)),
+        Option(Int(5), Int(3)),
+        Option(Int(5), Int(5)),
+    )
+    assert options["patch"] == options["head"] == (Option(Int(8), Int(8)),)
+    assert site_options(Recipe(uniform="w4a8", separate_bits=True), NAMES, NAMES)["a"] == (Option(Int(4), Int(8)),)
 
 
 def test_separate_bits_can_meet_what_shared_bits_cannot() -> None:
     """Weights of `a` matter, its activations do not."""
     costs = [SiteCost(n, 100, 100, 100) for n in ("a", "b")]
-    loss = {Option(w, a): 4.0**-w for w in (4, 8) for a in (4, 8)}
+    loss = {Option(Int(w), Int(a)): 4.0**-w for w in (4, 8) for a in (4, 8)}
     recipe = Recipe(bits=(4, 8), separate_bits=True, max_bitops_g=2 * 100 * 4 * 8 / 1e9)
     options = site_options(recipe, ["a", "b"], ["a", "b"])
-    assert choose(recipe, costs, options, {"a": loss, "b": loss}) == {"a": Option(8, 4), "b": Option(8, 4)}
+    assert choose(recipe, costs, options, {"a": loss, "b": loss}) == {
+        "a": Option(Int(8), Int(4)),
+        "b": Option(Int(8), Int(4)),
+    }
 
 
 def test_without_a_budget_the_free_sites_average_six_bits() -> None:
@@ -120,7 +129,7 @@ def test_without_a_budget_the_free_sites_average_six_bits() -> None:
     free = [c for c in COSTS if c.name not in ("patch", "head")]
     cost = total_cost(free, allocation)
     assert DEFAULT_MEAN_BITS == 6 and cost.mean_w_bits <= 6 and cost.mean_a_bits <= 6
-    assert allocation["b"] == Option(8, 8)  # where bits help most
+    assert allocation["b"] == Option(Int(8), Int(8))  # where bits help most
     assert cost.mean_w_bits > 5
 
 

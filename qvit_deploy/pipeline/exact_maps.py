@@ -149,7 +149,7 @@ def _file(folder: Path, identity: str, pair: str) -> Path:
 def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] | None:
     """The maps in a file, or None when it is not there or damaged."""
     try:
-        maps: dict[str, np.ndarray] = stored.load(path, types=())
+        maps: dict[str, np.ndarray] = stored.load(path)
     except (OSError, stored.DamagedError):
         return None
     whole = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
@@ -159,6 +159,6 @@ def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] 
 def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stored.store(maps, path, types=())
+        stored.store(maps, path)
     except OSError as error:
         raise InputError(f"{path.parent} cannot be written: {error}") from error

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
-from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import Tensor
+from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
 from qvit_deploy.quantize.scoring.losses import SiteError, site_errors
 from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
@@ -20,7 +20,7 @@ from qvit_deploy.relevance.scores import Scores
 
 @dataclass(frozen=True)
 class LossTable:
-    """The loss of every site by width and operand, and one score per site that says how much it matters.
+    """The loss of every site by format and operand, and one score per site that says how much it matters.
 
     Losses of one table add up over sites; those of two scores have no common unit.
     """
@@ -30,7 +30,7 @@ class LossTable:
 
 
 def rank_sites(
-    calibration: Calibration,
+    calibration: RoundedCalibration,
     recipe: Recipe,
     free: Collection[str],
     batches: Iterable[Tensor],
@@ -76,7 +76,7 @@ def rank_sites(
     return LossTable({name: error.scaled(scores.values[name]) for name, error in errors.items()}, scores)
 
 
-def _totals(mean: Scores, calibration: Calibration) -> Scores:
+def _totals(mean: Scores, calibration: RoundedCalibration) -> Scores:
     """Shares of the sum of |relevance| over a site's elements, from the mean per element.
 
     An error of a site moves all of its elements, so a layer four times as wide counts four times.
@@ -97,7 +97,7 @@ def _dealt(scores: Scores, how: str, givers: list[str], receivers: list[str]) ->
 
 
 def _narrowest(losses: Mapping[str, SiteError], method: str, images: int) -> Scores:
-    """Each site's share of the loss with every site at the narrowest width."""
+    """Each site's share of the loss with every site in the cheapest format."""
     values = {name: loss.at(min(loss.weight), min(loss.activation)) for name, loss in losses.items()}
     total = sum(values.values()) or 1.0
     return Scores({name: value / total for name, value in values.items()}, method, images, {})

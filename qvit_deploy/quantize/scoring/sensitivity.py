@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.format import Format
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import Tensor
+from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.plan import Grids
 from qvit_deploy.quantize.scoring.losses import SiteError
 from qvit_deploy.relevance.lrp import propagate
@@ -25,7 +26,7 @@ from qvit_deploy.tasks.objective import predicted
 
 
 def linear_sensitivity(
-    calibration: Calibration, batches: Iterable[Tensor], rule_set: RuleSet, progress: Callable[[int], None]
+    calibration: RoundedCalibration, batches: Iterable[Tensor], rule_set: RuleSet, progress: Callable[[int], None]
 ) -> tuple[dict[str, SiteError], int]:
     """(site name -> mean over images of the squared estimated logit change, by width and operand; images seen).
 
@@ -36,8 +37,8 @@ def linear_sensitivity(
         rule_set: what happens in the backward pass.
         progress: called with the number of images of each batch when it is done.
     """
-    sites, widths, weights = calibration.sites, calibration.widths, calibration.weights
-    totals = {s.name: (torch.zeros(len(widths)), torch.zeros(len(widths))) for s in sites}
+    sites, formats, weights = calibration.sites, calibration.formats, calibration.weights
+    totals = {s.name: (torch.zeros(len(formats)), torch.zeros(len(formats))) for s in sites}
     # The bias makes good for what rounding the weights does to the mean output.
     means = {s.input: calibration.observations[s.input].mean for s in sites if s.kind == "linear"}
     readers: dict[str, list[Site]] = {}
@@ -62,12 +63,12 @@ def linear_sensitivity(
                 a_total, w_total = totals[site.name]
                 if site.kind == "linear":
                     rho, weight = coefficients[site.output], weights[site.name]  # noqa: B023
-                    moved = _moved(activation, rho @ weight.t(), name, calibration.grids, widths, size)  # noqa: B023
+                    moved = _moved(activation, rho @ weight.t(), name, calibration.grids, formats, size)  # noqa: B023
                     a_total += moved.square().sum(0)
                     rounded = _rounded(activation - means[name], rho, calibration, site.name, size)  # noqa: B023
                     w_total += rounded.square().sum(0)
                 else:
-                    moved = _moved(activation, g, name, calibration.grids, widths, size)  # noqa: B023
+                    moved = _moved(activation, g, name, calibration.grids, formats, size)  # noqa: B023
                     (a_total if name == site.input else w_total).add_(moved.square().sum(0))
                     if site.kind == "conv":
                         # Rounding at one width moves a kernel by as much, relative to its size, as the input.
@@ -77,22 +78,22 @@ def linear_sensitivity(
         images += len(batch)
         progress(len(batch))
     losses = {
-        name: SiteError(*({b: float(v) / images for b, v in zip(widths, total, strict=True)} for total in pair))
+        name: SiteError(*({b: float(v) / images for b, v in zip(formats, total, strict=True)} for total in pair))
         for name, pair in totals.items()
     }
     return losses, images
 
 
-def _rounded(x: Tensor, rho: Tensor, calibration: Calibration, site: str, batch: int) -> Tensor:
-    """sum (x (W' - W)) rho per image and width, [batch, widths]; windows of one image are summed."""
+def _rounded(x: Tensor, rho: Tensor, calibration: RoundedCalibration, site: str, batch: int) -> Tensor:
+    """sum (x (W' - W)) rho per image and width, [batch, formats]; windows of one image are summed."""
     outer = x.reshape(batch, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(batch, -1, rho.shape[-1])
-    return torch.stack([outer.flatten(1) @ calibration.weight_error(site, b).flatten() for b in calibration.widths], 1)
+    return torch.stack([outer.flatten(1) @ calibration.weight_error(site, b).flatten() for b in calibration.formats], 1)
 
 
-def _moved(x: Tensor, coefficient: Tensor, name: str, grids: Grids, widths: Sequence[int], batch: int) -> Tensor:
-    """sum (x' - x) rho per image and width, [batch, widths]."""
+def _moved(x: Tensor, coefficient: Tensor, name: str, grids: Grids, formats: Sequence[Format], batch: int) -> Tensor:
+    """sum (x' - x) rho per image and width, [batch, formats]."""
     effects = []
-    for bits in widths:
-        grid = grids[name, bits]
+    for format in formats:
+        grid = grids[name, format]
         effects.append(((grid.apply(x) - grid.shift - x) * coefficient).reshape(batch, -1).sum(1))
     return torch.stack(effects, 1)

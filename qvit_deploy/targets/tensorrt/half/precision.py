@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from qvit_deploy.graph.graph import Graph
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.tensorrt.half.casts import Caster
 from qvit_deploy.targets.tensorrt.half.emission import TensorrtGraph
@@ -30,7 +30,7 @@ class HalfGraph:
         packed: the sites that are operators of our own (`packed.linear`, `packed.attention`).
     """
 
-    graph: Graph
+    graph: EmittedGraph
     plan: Plan
     in_float: dict[str, str]
     float32: dict[str, str]
