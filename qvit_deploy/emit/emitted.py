@@ -54,7 +54,9 @@ class EmittedGraph(Graph):
         return EmittedGraph(self.model.clone(), self.name, self.sites)
 
     def product(self, site: str) -> ir.Node | None:
-        """The node of the product of `site`; None where the graph has none any more."""
+        """The node of the product of `site`; None where the graph has none."""
+        if site not in self.sites:
+            return None
         wanted = self.sites[site].product
         made = (node for node in self.nodes() if node.op_type in ("MatMul", "Conv"))
         return next((node for node in made if node.outputs[0].name == wanted), None)

@@ -54,7 +54,8 @@ def distill(
     """`plan` with other codes, scales and biases; widths and attention grids stay.
 
     Args:
-        batches: calibration images, float32 [b, C, H, W] each; all but the last of one size.
+        batches: calibration images, float32 [b, C, H, W] each; all but the last of one size. All are held, because
+            every epoch draws them in another order.
         epochs: times every image is seen.
         progress: called with 1 after every epoch.
 

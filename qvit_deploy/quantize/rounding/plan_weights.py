@@ -52,7 +52,8 @@ def build_plan(
     Args:
         compensate: "none" rounds to nearest on the calibration's own grids; "bias" fits grids and biases to the
             quantized inputs; "gptq" adds regression and error feedback (`compensate`).
-        batches: calibration images, two more passes; not read when `compensate` is "none".
+        batches: calibration images; not read when `compensate` is "none". All are held until the first layers have
+            read them: both runs stand at the same tensor on all of them.
         seed: of the rows that grids are fitted to, and of the cross-validation.
         progress: called with 1 for every site done.
     """

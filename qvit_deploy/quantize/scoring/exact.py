@@ -20,13 +20,13 @@ from qvit_deploy.execute.executor import Fork, Tap
 from qvit_deploy.execute.ops import build
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.calibration import RoundedCalibration
-from qvit_deploy.quantize.scoring.losses import SiteError
+from qvit_deploy.quantize.scoring.losses import MeasuredErrors, SiteError
 
 
 def exact_sensitivity(
     calibration: RoundedCalibration, batches: Iterable[Tensor], progress: Callable[[int], None]
-) -> tuple[dict[str, SiteError], int]:
-    """(site name -> noise to signal ratio of the logits by format and operand, images seen).
+) -> MeasuredErrors:
+    """The noise to signal ratio of the logits, by site, format and operand.
 
     Args:
         batches: float32 [b, C, H, W] each.
@@ -52,7 +52,7 @@ def exact_sensitivity(
         errors[site.name] = SiteError(
             dict(zip(formats, activation, strict=True)), dict(zip(formats, weight, strict=True))
         )
-    return errors, images
+    return MeasuredErrors(errors, images)
 
 
 def _keep(operands: MutableMapping[str, Tensor], name: str) -> Tap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.formats.format import Format
@@ -36,6 +37,13 @@ class SiteError:
         return SiteError(
             {f: e * factor for f, e in self.activation.items()}, {f: e * factor for f, e in self.weight.items()}
         )
+
+
+class MeasuredErrors(NamedTuple):
+    """Losses of every site, by site name, and how many images they were measured on."""
+
+    errors: dict[str, SiteError]
+    images: int
 
 
 def site_errors(calibration: RoundedCalibration) -> dict[str, SiteError]:

@@ -177,19 +177,19 @@ def fold_error(source: Graph, folded: Graph, images: np.ndarray) -> float:
 def _as_planned(emitted: EmittedGraph, plan: Plan) -> None:
     """The graph holds the plan's weight codes and every scale of it. Raises CheckError naming the site."""
     for name, site in plan.sites.items():
-        if name not in emitted.sites or not _is_planned(emitted, name, site):
+        if not _is_planned(emitted, name, site):
             raise CheckError(f"verification: site {name!r} was not emitted as planned")
 
 
 def _is_planned(emitted: EmittedGraph, name: str, site: SitePlan) -> bool:
     """Whether the product of `site` reads the values it was emitted with, made of the plan's numbers."""
-    product, operands = emitted.product(name), emitted.sites[name].operands
+    product = emitted.product(name)
     if product is None:
         return False
     made = [None if value is None else value.producer() for value in product.inputs[:2]]
-    if [None if node is None else node.outputs[0].name for node in made] != [o.value for o in operands]:
-        return False
-    good = all(_is_scaled(node, grid) for node, (_, grid) in zip(made, site.operands, strict=False))
+    read = [None if node is None else node.outputs[0].name for node in made]
+    good = read == [operand.value for operand in emitted.sites[name].operands]
+    good = good and all(_is_scaled(node, grid) for node, (_, grid) in zip(made, site.operands, strict=False))
     if isinstance(site, WeightPlan):
         wanted = site.codes, site.weight_scale
         good = good and all(_is_equal(made[1], i, array) for i, array in enumerate(wanted))

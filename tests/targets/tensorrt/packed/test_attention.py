@@ -97,7 +97,7 @@ def test_codes_and_products_of_random_scores(bits: int, steps: int, by_row: bool
 
 @pytest.mark.parametrize("v_bits", [4, 6, 8])
 def test_values_are_clipped_to_their_codes(v_bits: int) -> None:
-    site = planned(LogGrid(Int(4), 1, 1.0), ActivationGrid(v_bits, 0.25, 0.0))
+    site = planned(LogGrid(Int(4), 1, 1.0), ActivationGrid(Int(v_bits), 0.25, 0.0))
     high = 2 ** (v_bits - 1)
     values = np.linspace(-2 * high, 2 * high, 201, dtype=np.float16).reshape(1, 1, 1, 201) * np.float16(0.25)
     model = one_attention(site, onnx.TensorProto.FLOAT16)
