@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 
 from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.progress import Advance
 
 Tensor = torch.Tensor
 
 
-def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Callable[[int], None]) -> dict[str, float]:
+def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Advance) -> dict[str, float]:
     """Tensor name -> largest absolute value over `batches`, for every floating-point tensor that is computed.
 
     Infinity where a tensor holds infinities or NaN.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,9 @@ import torch
 from qvit_deploy.errors import NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 
 Tensor = torch.Tensor
-Progress = Callable[[int], None]
-"""Called with the number of images just processed."""
 
 ROWS_KEPT = 1024
 """Sampled rows per tensor: enough for a range search, 12 MB at 3,072 channels."""
@@ -117,7 +116,7 @@ def observe(
     images: int,
     seed: int,
     importance: Mapping[str, Tensor],
-    progress: Progress,
+    progress: Advance,
 ) -> dict[str, Observation]:
     """Runs every batch once and observes the named tensors.
 

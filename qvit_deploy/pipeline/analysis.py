@@ -30,7 +30,7 @@ from qvit_deploy.quantize.calibration import Calibration, RoundedCalibration
 from qvit_deploy.quantize.plan import Grids, site_weights
 from qvit_deploy.quantize.ranges.activations import activation_grids
 from qvit_deploy.quantize.ranges.attention import attention_grids
-from qvit_deploy.quantize.rounding.prequantized import round_ahead
+from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
 from qvit_deploy.recipe import Recipe, narrowest
 
@@ -185,7 +185,7 @@ def _tables(
     kept: StageCache,
     basis: Sequence[object],
 ) -> dict[TableKey, LossTable]:
-    """The loss table of every score of `recipes`. Weights are rounded ahead for the first that is not kept."""
+    """The loss table of every score of `recipes`. Weights are prequantized for the first that is not kept."""
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
     compensate = recipes[0].compensate
     fitted, judged = batches.halves(recipes[0].seed)
@@ -196,8 +196,8 @@ def _tables(
         weights, importance = calibration.weights, calibration.importance
         with watch.stage("weights", len(weights)) as advance:
             feedback = fitted if free and compensate == "gptq" else None
-            ahead = round_ahead(run, sites, weights, importance, formats, feedback, advance)
-        return calibration.with_weights(ahead)
+            rounded = prequantize_weights(run, sites, weights, importance, formats, feedback, advance)
+        return calibration.with_weights(rounded)
 
     def table(recipe: Recipe) -> LossTable:
         images = EXACT_IMAGES if recipe.score == "exact" else SCORED_IMAGES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from qvit_deploy.allocate.cost import Budget, Option, SiteCost, total_cost
 from qvit_deploy.allocate.solve import solve
+from qvit_deploy.cache.store import load, store
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.formats.format import Block, Format
@@ -22,7 +24,7 @@ from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.ranges.activations import activation_grids
 from qvit_deploy.quantize.ranges.attention import attention_grids
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
-from qvit_deploy.quantize.rounding.prequantized import round_ahead
+from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from qvit_deploy.quantize.scoring.losses import site_errors
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.onnxruntime.verification import verify
@@ -80,7 +82,7 @@ def recalibrated(calibrated: Calibrated, format: Format) -> RoundedCalibration:
         **activation_grids(sites, known.observations, known.weights, formats),
         **attention_grids(sites, known.products, formats, "uniform", False, "head"),
     }
-    rounded = round_ahead(known.executor, sites, known.weights, {}, formats, None, lambda _: None)
+    rounded = prequantize_weights(known.executor, sites, known.weights, {}, formats, None, lambda _: None)
     return RoundedCalibration(
         known.executor, sites, known.observations, known.weights, grids, formats, known.products, {}, rounded
     )
@@ -128,6 +130,14 @@ def test_a_file_of_its_floats_runs(calibrated: Calibrated) -> None:
     types = {n.outputs[0].dtype for n in emitted.nodes() if n.op_type == "QuantizeLinear"}
     assert types == {E4M3().onnx_type} and not any(n.op_type == "Clip" for n in emitted.nodes())
     assert sqnr_db(logits(calibrated.graph, calibrated.images), in_onnxruntime(calibrated, emitted)) > 20
+
+
+def test_its_plan_can_be_cached(calibrated: Calibrated, tmp_path: Path) -> None:
+    plan = planned(calibrated, FiveLevels())
+    store(plan, tmp_path / "plan")
+    found = load(tmp_path / "plan")
+    assert found.sites["attn.qk"] == plan.sites["attn.qk"]
+    assert np.array_equal(found.sites["fc1"].codes, plan.weights()["fc1"].codes)
 
 
 def test_it_competes_for_the_budget_at_what_it_costs() -> None:

@@ -18,7 +18,7 @@ from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.folds.norms import Fold, add_initializer, channel_fold, take_back
+from qvit_deploy.quantize.folds.norms import Fold, absorb_into_consumers, add_initializer, channel_fold
 from qvit_deploy.quantize.ranges.clip import activation_scale
 
 WORTH = 2.0
@@ -58,7 +58,7 @@ def equalize(
             continue
         renamed[name] = _insert(folded, name, {s.product for s in sites}, fold)
         for site in sites:
-            take_back(folded, site, fold)
+            absorb_into_consumers(folded, site, fold)
     return folded, renamed
 
 

@@ -10,7 +10,7 @@ and shifted at random, without which 64 images would be learnt by heart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +24,7 @@ from qvit_deploy.execute.ops import OpFn, build
 from qvit_deploy.formats.format import SMALLEST_SCALE, Format
 from qvit_deploy.formats.grids.activation import ActivationGrid
 from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 
@@ -49,7 +50,7 @@ def distill(
     batches: Iterable[Tensor],
     epochs: int,
     seed: int,
-    progress: Callable[[int], None],
+    progress: Advance,
 ) -> Plan:
     """`plan` with other codes, scales and biases; widths and attention grids stay.
 

@@ -8,7 +8,7 @@ also makes good what it can of the errors it is handed; the target is its output
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from qvit_deploy.formats.format import Format
 from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Formats, Grids, Plan, ProductPlan, SitePlan, WeightPlan
 from qvit_deploy.quantize.ranges.activations import activation_grid, channel_importance
@@ -45,7 +46,7 @@ def build_plan(
     compensate: Compensation,
     batches: Iterable[Tensor],
     seed: int,
-    progress: Callable[[int], None],
+    progress: Advance,
 ) -> Plan:
     """Rounds the weights of every site in `formats`.
 

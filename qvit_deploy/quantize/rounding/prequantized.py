@@ -6,7 +6,7 @@ of weights rounded to nearest gives the wrong layers the bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.lockstep import Lockstep
 from qvit_deploy.formats.format import Format
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.rounded_weight import RoundedWeight, RoundedWeights
 from qvit_deploy.quantize.rounding.compensate import (
     DAMPING,
@@ -25,14 +26,14 @@ from qvit_deploy.quantize.rounding.compensate import (
 )
 
 
-def round_ahead(
+def prequantize_weights(
     executor: Executor,
     sites: Iterable[Site],
     weights: Mapping[str, Tensor],
     importance: Mapping[str, Tensor],
     formats: Collection[Format],
     batches: Iterable[Tensor] | None,
-    progress: Callable[[int], None],
+    progress: Advance,
 ) -> RoundedWeights:
     """Rounds every weight to every format with error feedback against its float inputs.
 

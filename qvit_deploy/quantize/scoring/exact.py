@@ -11,7 +11,7 @@ operands, half a graph each on average), where LRP or RelP take about six.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 
 import torch
 from torch import Tensor
@@ -19,13 +19,12 @@ from torch import Tensor
 from qvit_deploy.execute.executor import Fork, Tap
 from qvit_deploy.execute.ops import build
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.losses import MeasuredErrors, SiteError
 
 
-def exact_sensitivity(
-    calibration: RoundedCalibration, batches: Iterable[Tensor], progress: Callable[[int], None]
-) -> MeasuredErrors:
+def exact_sensitivity(calibration: RoundedCalibration, batches: Iterable[Tensor], progress: Advance) -> MeasuredErrors:
     """The noise to signal ratio of the logits, by site, format and operand.
 
     Args:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
 from qvit_deploy.quantize.scoring.losses import SiteError, site_errors
@@ -34,7 +35,7 @@ def rank_sites(
     recipe: Recipe,
     free: Collection[str],
     batches: Iterable[Tensor],
-    progress: Callable[[int], None],
+    progress: Advance,
 ) -> LossTable:
     """The loss table of `recipe.score`.
 

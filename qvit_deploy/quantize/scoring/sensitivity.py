@@ -9,7 +9,7 @@ first-order Taylor term (Syed et al., arXiv 2310.10348); with the coefficients o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.format import Format
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.losses import MeasuredErrors, SiteError
 from qvit_deploy.relevance.lrp import propagate
@@ -25,7 +26,7 @@ from qvit_deploy.tasks.objective import predicted
 
 
 def linear_sensitivity(
-    calibration: RoundedCalibration, batches: Iterable[Tensor], rule_set: RuleSet, progress: Callable[[int], None]
+    calibration: RoundedCalibration, batches: Iterable[Tensor], rule_set: RuleSet, progress: Advance
 ) -> MeasuredErrors:
     """The mean over images of the squared estimated logit change, by site, format and operand.
 

@@ -6,7 +6,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.quantize.rounded_weight import RoundedWeights
 from qvit_deploy.quantize.rounding.compensate import round_weight
-from qvit_deploy.quantize.rounding.prequantized import round_ahead
+from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 WIDTHS = (3, 6)
@@ -16,7 +16,7 @@ FORMATS = tuple(map(Int, WIDTHS))
 def rounded(feedback: bool) -> tuple[RoundedWeights, list[int]]:
     calibrated, done = calibrate(mixed_vit(), WIDTHS), list[int]()
     batches = calibrated.images.split(2) if feedback else None
-    found = round_ahead(
+    found = prequantize_weights(
         Executor(calibrated.graph), calibrated.sites, calibrated.weights, {}, FORMATS, batches, done.append
     )
     return found, done

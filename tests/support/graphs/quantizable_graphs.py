@@ -21,7 +21,7 @@ from qvit_deploy.quantize.plan import Grids, Plan, site_weights
 from qvit_deploy.quantize.ranges.activations import activation_grids
 from qvit_deploy.quantize.ranges.attention import attention_grids
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
-from qvit_deploy.quantize.rounding.prequantized import round_ahead
+from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from qvit_deploy.recipe import Compensation, Granularity, SoftmaxCodes
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -101,7 +101,9 @@ class Calibrated:
     def calibration(self) -> RoundedCalibration:
         formats = tuple(sorted({format for _, format in self.grids}))
         executor = Executor(self.graph)
-        rounded = round_ahead(executor, self.sites, self.weights, self.importance, formats, None, lambda _: None)
+        rounded = prequantize_weights(
+            executor, self.sites, self.weights, self.importance, formats, None, lambda _: None
+        )
         return Calibration(
             executor, self.sites, self.observations, self.weights, self.grids, formats, self.products, self.importance
         ).with_weights(rounded)

@@ -96,7 +96,7 @@ def attention_attributes(site: ProductPlan) -> dict[str, int | float | list[floa
     """The attributes of the site's operator, those of its plugin left out; numbers as float32 holds them.
 
     Raises:
-        ValueError: the site is not `carriable`.
+        ValueError: the site is not `packable`.
     """
     grids = _packable_grids(site)
     if grids is None:
@@ -119,7 +119,7 @@ def attention_attributes(site: ProductPlan) -> dict[str, int | float | list[floa
     }
 
 
-def carriable(site: SitePlan) -> bool:
+def packable(site: SitePlan) -> bool:
     """Whether the kernel can run this site: logarithmic codes times values of 4, 6 or 8 bits without a shift."""
     return isinstance(site, ProductPlan) and _packable_grids(site) is not None
 
@@ -134,7 +134,7 @@ def _packable_grids(site: ProductPlan) -> tuple[LogCodes, OneScale] | None:
 
 
 def pack_attention(half: HalfGraph, plan: Plan) -> HalfGraph:
-    """`half` with the `carriable` products with the values among the sites it has in float, as operators.
+    """`half` with the `packable` products with the values among the sites it has in float, as operators.
 
     Args:
         plan: with all sites, those in float too.
@@ -144,7 +144,7 @@ def pack_attention(half: HalfGraph, plan: Plan) -> HalfGraph:
     packed, products = [], plan.products()
     for name in half.in_float:
         site, product = products.get(name), by_output.get(plan.sites[name].site.product)
-        if site is None or product is None or not carriable(site):
+        if site is None or product is None or not packable(site):
             continue
         softmax = _softmax(product)
         if softmax is None:

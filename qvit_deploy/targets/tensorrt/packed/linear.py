@@ -134,7 +134,7 @@ def linear_function(bits: int, gelu: bool = False, codes: int | None = None) -> 
     return body.function(operator(bits, gelu, codes), [first, "packed", "w_scale", "bias"], "y", attributes)
 
 
-def carriable(plan: SitePlan) -> bool:
+def packable(plan: SitePlan) -> bool:
     """Whether the kernels can run this site: a linear of 4, 6 or 8 bits on one grid, whose rows can be aligned."""
     return _packable(plan) is not None
 
@@ -154,12 +154,12 @@ def emit_packed(emitted: EmittedGraph, plan: Plan, sites: Iterable[str] | None =
     packed operators.
 
     Args:
-        sites: names of the sites to pack, by default every `carriable` one.
+        sites: names of the sites to pack, by default every `packable` one.
 
     Raises:
-        ValueError: a site that is not in the plan or not `carriable`.
+        ValueError: a site that is not in the plan or not `packable`.
     """
-    chosen = [name for name, site in plan.sites.items() if carriable(site)] if sites is None else list(sites)
+    chosen = [name for name, site in plan.sites.items() if packable(site)] if sites is None else list(sites)
     packed = emitted.clone()
     weights = {v.name: v for node in packed.nodes() if node.op_type == "DequantizeLinear" for v in node.outputs}
     functions = set()
@@ -176,8 +176,8 @@ def emit_packed(emitted: EmittedGraph, plan: Plan, sites: Iterable[str] | None =
 
 
 def pack_linears(half: HalfGraph) -> HalfGraph:
-    """`half` with every `carriable` site of its plan packed."""
-    packed = tuple(name for name, site in half.plan.sites.items() if carriable(site))
+    """`half` with every `packable` site of its plan packed."""
+    packed = tuple(name for name, site in half.plan.sites.items() if packable(site))
     return replace(half, graph=emit_packed(half.graph, half.plan, packed), packed=packed)
 
 

@@ -37,8 +37,8 @@ from qvit_deploy.targets.tensorrt.packed.attention import (
     FUNCTION_PROBABILITIES,
     OPERATOR,
     PARTNER,
-    carriable,
     pack_attention,
+    packable,
 )
 from qvit_deploy.targets.tensorrt.packed.linear import pack_linears
 from qvit_deploy.tasks.metrics import sqnr_db
@@ -119,7 +119,7 @@ def test_values_are_clipped_to_their_codes(v_bits: int) -> None:
     ],
 )
 def test_what_the_kernel_can_run(grid: ProbabilityGrid | RowGrid, values: Grid, runs: bool) -> None:
-    assert carriable(planned(grid, values)) is runs
+    assert packable(planned(grid, values)) is runs
 
 
 @lru_cache
