@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread per test process: two processes fill two cores, and more threads than cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs
 
-.PHONY: demo test test-slow test-all lint clean
+.PHONY: demo test test-slow test-all coverage lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/qvit-deploy compile demo:vit -o out/demo-vit --mean-bits 5 --force
@@ -22,6 +22,11 @@ test-slow: $(VENV)/.installed
 # Both at once: the short tests fill the process that ends its long ones first.
 test-all: $(VENV)/.installed
 	$(PYTEST)
+
+# Line coverage by package of what `make test` runs, processes that tests start included.
+coverage: $(VENV)/.installed
+	$(PYTEST) -m "not slow" --cov --cov-report=json:out/coverage.json
+	$(BIN)/python -m tools.ci.coverage_by_package out/coverage.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -7,11 +7,12 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import validated
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +21,6 @@ else:
 
 Score = Literal["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"]
 Rules = Literal["deep-taylor", "relp", "attnlrp"]
-Profile = Literal["onnxruntime", "onnxruntime-fused", "openvino", "tensorrt", "tensorrt-rtx", "tensorrt-plugin"]
 RowImportance = Literal["none", "gradient", "relp"]
 Compensation = Literal["none", "bias", "gptq"]
 Effort = Literal["fast", "default", "high"]
@@ -33,18 +33,6 @@ EFFORTS: dict[Effort, dict[str, Any]] = {
     "high": {"distill_epochs": 40},
 }
 """What `--effort` sets; choices made explicitly win."""
-
-HALF_PROFILES: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx", "tensorrt-plugin")
-"""Profiles whose files are float16 between the quantizers."""
-
-FUSED_PROFILE: Profile = "onnxruntime-fused"
-"""The profile in operators that only ONNX Runtime has."""
-
-OPENVINO_PROFILE: Profile = "openvino"
-"""The one that OpenVINO runs."""
-
-PACKED_PROFILE: Profile = "tensorrt-plugin"
-"""The one whose linears, and attention with logarithmic codes, are operators of our own."""
 
 BUDGETS = ("mean_bits", "max_size_mb", "max_bitops_g", "max_latency_ms")
 """The fields of a recipe that bound what its allocation may cost."""
@@ -88,8 +76,8 @@ class Recipe(BaseModel):
         ge=0,
         description="times every calibration image is seen when the whole plan is tuned",
     )
-    targets: tuple[Profile, ...] = Field(
-        ("onnxruntime",), description="profiles to emit; onnxruntime always is: the others are verified against it"
+    targets: tuple[str, ...] = Field(
+        (), description="targets to write files for, beside the one that all others are verified against"
     )
 
     @field_validator("bits")
@@ -98,11 +86,6 @@ class Recipe(BaseModel):
         if not bits or any(not 2 <= b <= 8 for b in bits):
             raise ValueError("bits must be between 2 and 8, e.g. 4,6,8")
         return tuple(sorted(set(bits)))
-
-    @field_validator("targets")
-    @classmethod
-    def _onnxruntime_first(cls, targets: tuple[Profile, ...]) -> tuple[Profile, ...]:
-        return tuple(p for p in get_args(Profile) if p == "onnxruntime" or p in targets)
 
     @field_validator("uniform")
     @classmethod
@@ -139,12 +122,7 @@ class Recipe(BaseModel):
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"recipe {path}: not valid TOML: {error}") from error
         values = {**presets, **values, **{k: v for k, v in overrides.items() if v is not None}}
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{p}: " for p in first["loc"])
-            raise InputError(f"recipe: {where}{first['msg'].removeprefix('Value error, ')}") from error
+        return validated(cls, values, "recipe")
 
     @property
     def has_budget(self) -> bool:

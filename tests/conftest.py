@@ -9,6 +9,7 @@ from torch import nn
 
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
+from tests.support.command_fixtures import inputs, qvit  # noqa: F401
 from tests.support.models.coverage_models import MODELS
 from tests.support.shared_work import SharedWork
 

@@ -15,6 +15,7 @@ HEAVY = ("torch", "timm", "scipy", "matplotlib")
 LIGHT = (
     "", "cli", "commands.inspect", "commands.evaluate", "commands.build", "commands.bench",
     "artifacts.latency_table", "bench.sites.models", "bench.sites.times", "bench.worker", "emit.local_functions",
+    "targets.registry",
     "targets.tensorrt.engine.builder_process", "targets.tensorrt.engine.files", "targets.tensorrt.engine.runtime",
     "targets.tensorrt.packed.packing", "targets.tensorrt.engine.plugin_build",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-// Every tactic of every width on the linear layers of DeiT and Swin: first checked, then timed, beside cuBLASLt.
+// Checks, then times every tactic of every width on the linear layers of DeiT and Swin, next to cuBLASLt.
 //
 //     bench_qlinear > qlinear.json        table on standard error; exit code 1 when an output is wrong
 //
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kSamples = 21;
 
-// Counts the elements of y that are not what the unpacked codes give.
+// Counts the elements of y that differ from the result of the unpacked codes.
 __global__ void count_wrong(const __half* x, const int8_t* w, const float* scale, const float* bias, const __half* y, int m,
                             int n, int k, float x_scale, int bits, unsigned long long* wrong) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -53,7 +53,7 @@ Device device() {
   return d;
 }
 
-// Fastest tactic; exits when any tactic is wrong.
+// Returns the fastest tactic; exits when any tactic is wrong.
 Best run(int m, int n, int k, int w_bits, int a_bits, int copies, std::mt19937& random, std::string& tactics) {
   std::vector<__half> x(size_t(m) * k);
   std::vector<int8_t> codes(size_t(n) * k);

@@ -1,4 +1,4 @@
-// What cuBLASLt takes for the same product: int8 to int32, and float16. Without scales, biases or quantization.
+// Times cuBLASLt on the same product: int8 to int32, and float16, without scales, biases or quantization.
 #pragma once
 
 #include <cublasLt.h>
@@ -8,7 +8,7 @@
 
 namespace bench {
 
-// Best of the algorithms the heuristic proposes, microseconds; negative where it proposes none.
+// Returns the microseconds of the best algorithm that the heuristic proposes; negative where it proposes none.
 inline double cublas_us(cublasLtHandle_t handle, bool int8, int m, int n, int k, int copies, int samples) {
   const cudaDataType_t in = int8 ? CUDA_R_8I : CUDA_R_16F, out = int8 ? CUDA_R_32I : CUDA_R_16F;
   const size_t element = int8 ? 1 : 2;
@@ -25,9 +25,9 @@ inline double cublas_us(cublasLtHandle_t handle, bool int8, int m, int n, int k,
   cublasLtMatmulPreferenceCreate(&preference);
   cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
                                        sizeof workspace_bytes);
-  cublasLtMatmulHeuristicResult_t found[8];
+  cublasLtMatmulHeuristicResult_t heuristics[8];
   int count = 0;
-  cublasLtMatmulAlgoGetHeuristic(handle, description, w_layout, x_layout, y_layout, y_layout, preference, 8, found, &count);
+  cublasLtMatmulAlgoGetHeuristic(handle, description, w_layout, x_layout, y_layout, y_layout, preference, 8, heuristics, &count);
 
   double best = -1;
   {
@@ -42,7 +42,7 @@ inline double cublas_us(cublasLtHandle_t handle, bool int8, int m, int n, int k,
       const double us = median_us(copies, samples, [&](int copy) {
         ran &= cublasLtMatmul(handle, description, int8 ? static_cast<const void*>(&one_i) : &one, w.at<void>(copy), w_layout,
                               x.at<void>(copy), x_layout, int8 ? static_cast<const void*>(&zero_i) : &zero,
-                              y.at<void>(copy), y_layout, y.at<void>(copy), y_layout, &found[i].algo,
+                              y.at<void>(copy), y_layout, y.at<void>(copy), y_layout, &heuristics[i].algo,
                               workspace.at<void>(0), workspace_bytes, nullptr) == CUBLAS_STATUS_SUCCESS;
       });
       if (ran && (best < 0 || us < best)) best = us;

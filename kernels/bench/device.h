@@ -1,4 +1,4 @@
-// Device memory, and times of launches whose inputs are not in the cache.
+// Allocates device memory, and times launches whose inputs are not in the cache.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -38,7 +38,7 @@ struct Rotated {
   void poison() { require(cudaMemset(start, 0xEB, stride * copies), "poison"); }
 };
 
-// Median microseconds of one launch, over `samples` rounds of as many launches as there are copies.
+// Returns the median microseconds of one launch, over `samples` rounds of as many launches as there are copies.
 inline double median_us(int copies, int samples, const std::function<void(int)>& launch) {
   cudaEvent_t begin, end;
   require(cudaEventCreate(&begin), "event");

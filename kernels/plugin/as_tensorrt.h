@@ -1,4 +1,4 @@
-// What the tests hand to the plugins in TensorRT's place.
+// Plays TensorRT's part for the plugins in tests.
 #pragma once
 
 #include <NvInferRuntime.h>

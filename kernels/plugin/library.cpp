@@ -1,4 +1,4 @@
-// What TensorRT looks for in a plugin library: the creators, and a way to hand over its logger.
+// Exports what TensorRT looks for in a plugin library: the creators, and a function that receives its logger.
 #include "layernorm_quantize_plugin.h"
 #include "qlinear_plugin.h"
 #include "softmax_log2_av_plugin.h"

@@ -5,9 +5,9 @@
 namespace qvit {
 namespace {
 
-// Reads `given` into `attributes`; what is wrong with it, or "".
+// Reads `given` into `attributes`; returns what is wrong with it, or "".
 std::string read(const nvinfer1::PluginFieldCollection* given, const std::vector<Attribute>& attributes) {
-  std::vector<bool> found(attributes.size());
+  std::vector<bool> present(attributes.size());
   for (int32_t i = 0; given != nullptr && i < given->nbFields; ++i) {
     const nvinfer1::PluginField& field = given->fields[i];
     const std::string name = field.name != nullptr ? field.name : "";
@@ -19,10 +19,10 @@ std::string read(const nvinfer1::PluginFieldCollection* given, const std::vector
       return "attribute " + name + " is not one " +
              (attribute.type == nvinfer1::PluginFieldType::kFLOAT32 ? "float" : "int");
     std::memcpy(attribute.value, field.data, 4);
-    found[at] = true;
+    present[at] = true;
   }
   for (size_t i = 0; i < attributes.size(); ++i)
-    if (!found[i]) return std::string("needs the attribute ") + attributes[i].name;
+    if (!present[i]) return std::string("needs the attribute ") + attributes[i].name;
   return "";
 }
 
@@ -76,11 +76,11 @@ Creator::Creator(std::unique_ptr<Plugin> prototype) : prototype_(std::move(proto
 
 nvinfer1::IPluginV3* Creator::createPlugin(const char* name, const nvinfer1::PluginFieldCollection* given,
                                            nvinfer1::TensorRTPhase) noexcept {
-  std::unique_ptr<Plugin> made(static_cast<Plugin*>(prototype_->clone()));
-  if (made == nullptr) return nullptr;
-  std::string wrong = read(given, made->attributes());
-  if (wrong.empty()) wrong = made->refused();
-  if (wrong.empty()) return made.release();
+  std::unique_ptr<Plugin> plugin(static_cast<Plugin*>(prototype_->clone()));
+  if (plugin == nullptr) return nullptr;
+  std::string wrong = read(given, plugin->attributes());
+  if (wrong.empty()) wrong = plugin->refused();
+  if (wrong.empty()) return plugin.release();
   log_error(std::string(getPluginName()) + " " + (name != nullptr ? name : "") + ": " + wrong);
   return nullptr;
 }

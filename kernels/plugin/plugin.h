@@ -1,5 +1,5 @@
-// What the plugins of this library have in common: an IPluginV3 (TensorRT 10.3 and later) with one output and no state but
-// its attributes. Its creator makes it from those of an ONNX node, and from the same ones as an engine has stored them.
+// The base of the plugins of this library: an IPluginV3 (TensorRT 10.3 and later) with one output and no state but its
+// attributes. Its creator makes it from the attributes of an ONNX node, or from those stored in an engine.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -12,7 +12,7 @@
 
 namespace qvit {
 
-// An attribute of the ONNX node, float32 or int32: where the plugin keeps it.
+// An attribute of the ONNX node, float32 or int32, and where the plugin stores it.
 struct Attribute {
   Attribute(const char* name, float* value) : name(name), type(nvinfer1::PluginFieldType::kFLOAT32), value(value) {}
   Attribute(const char* name, int32_t* value) : name(name), type(nvinfer1::PluginFieldType::kINT32), value(value) {}
@@ -30,7 +30,7 @@ class Plugin : public nvinfer1::IPluginV3,
 
   // Attributes of this object, all of them needed.
   virtual std::vector<Attribute> attributes() = 0;
-  // Why it cannot work with what they hold now; "" if it can. Asked once, when all of them have been read.
+  // Returns why the plugin cannot work with their values; "" if it can. Called once, when all of them have been read.
   virtual std::string refused() = 0;
 
   nvinfer1::IPluginCapability* getCapabilityInterface(nvinfer1::PluginCapabilityType type) noexcept final;
@@ -49,7 +49,7 @@ class Plugin : public nvinfer1::IPluginV3,
  protected:
   Plugin(const Plugin&) = default;
 
-  // `status` of the C interface, said through TensorRT's logger unless it is QVIT_OK.
+  // Reports `status` of the C interface through TensorRT's logger unless it is QVIT_OK.
   int32_t report(int status) const noexcept;
 
   std::string name_, timing_id_;
@@ -83,10 +83,10 @@ QvitType type_of(nvinfer1::DataType type);
 
 int64_t elements(const nvinfer1::Dims& dims);
 
-// Of all dimensions but the last; 0, which the kernels refuse, if int32 does not hold it.
+// Returns the product of all dimensions but the last; 0, which the kernels refuse, if int32 does not hold it.
 int32_t rows_of(const nvinfer1::Dims& dims);
 
-// Says why through TensorRT's logger.
+// Reports the reason through TensorRT's logger.
 void log_error(const std::string& message) noexcept;
 
 }  // namespace qvit

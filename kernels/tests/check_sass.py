@@ -48,7 +48,7 @@ class Kernel:
 
 
 def find_tool(name: str) -> str | None:
-    """Where `name` is: on the path, in the CUDA toolkit, or in a wheel of this Python (Triton ships both tools)."""
+    """Finds a tool on the path, in the CUDA toolkit, or in a wheel of this Python (Triton ships both tools)."""
     site = Path(sysconfig.get_paths()["purelib"])
     folders = [
         Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin",
@@ -59,16 +59,16 @@ def find_tool(name: str) -> str | None:
 
 
 def tools() -> dict[str, str]:
-    """nvcc, cuobjdump and nvdisasm. Raises FileNotFoundError that names the missing one and its package."""
-    found = {name: find_tool(name) for name in ("nvcc", "cuobjdump", "nvdisasm")}
-    for name, path in found.items():
+    """Finds nvcc, cuobjdump and nvdisasm. Raises FileNotFoundError that names the missing one and its package."""
+    executables = {name: find_tool(name) for name in ("nvcc", "cuobjdump", "nvdisasm")}
+    for name, path in executables.items():
         if path is None:
             raise FileNotFoundError(f"{name} not found: install the CUDA toolkit, or `pip install nvidia-cuda-{name}`")
-    return {name: path for name, path in found.items() if path is not None}
+    return {name: path for name, path in executables.items() if path is not None}
 
 
 def describe(mangled: str) -> tuple[str, int]:
-    """(readable name, bytes of dynamic shared memory) of a mangled kernel name; see tile_memory.cuh for the sizes."""
+    """Returns (readable name, bytes of dynamic shared memory) of a mangled kernel name; sizes as in tile_memory.cuh."""
     gemm = GEMM.search(mangled)
     if gemm is None:
         name = "softmax_log2_av" if "softmax" in mangled else "layernorm_quantize"
@@ -81,15 +81,15 @@ def describe(mangled: str) -> tuple[str, int]:
     return f"qlinear w{w}a{a} {source.lower()} {m}x{n}x{k}/{wm}x{wn}/{stages}", shared
 
 
-def compile_and_read(sm: int, folder: Path, found: dict[str, str]) -> list[Kernel]:
+def compile_and_read(sm: int, folder: Path, executables: dict[str, str]) -> list[Kernel]:
     cubin = folder / f"sm_{sm}.cubin"
     flags = ["-std=c++17", "--expt-relaxed-constexpr", f"-arch=sm_{sm}", f"-I{HERE.parent / 'include'}"]
-    subprocess.run([found["nvcc"], *flags, "-cubin", str(HERE / "sass_kernels.cu"), "-o", str(cubin)], check=True)
+    subprocess.run([executables["nvcc"], *flags, "-cubin", str(HERE / "sass_kernels.cu"), "-o", str(cubin)], check=True)
     # cuobjdump starts nvdisasm by name.
-    environment = {**os.environ, "PATH": f"{Path(found['nvdisasm']).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{Path(executables['nvdisasm']).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def dump(option: str) -> str:
-        command = [found["cuobjdump"], option, str(cubin)]
+        command = [executables["cuobjdump"], option, str(cubin)]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
     usage = dict(re.findall(r"Function (\S+):\s*\n\s*REG:(\d+)", dump("-res-usage")))
@@ -107,28 +107,28 @@ def compile_and_read(sm: int, folder: Path, found: dict[str, str]) -> list[Kerne
 
 
 def wrong(kernel: Kernel, sm: int) -> list[str]:
-    """What a kernel does that it must not, or the other way round."""
-    found = []
+    """Returns what a kernel does that it must not, or does not do that it must."""
+    problems = []
     gemm, s4 = kernel.name.startswith("qlinear"), sum(n for k, n in kernel.tensor.items() if ".S4" in k or ".U4" in k)
     native = sm in NATIVE_S4 and "w4a4" in kernel.name
     if native and (s4 == 0 or set(kernel.tensor) != {"IMMA.16864.S4.S4"}):
-        found.append(f"4-bit products are not native: {kernel.tensor}")
+        problems.append(f"4-bit products are not native: {kernel.tensor}")
     if not native and s4:
-        found.append(f"4-bit products where 8-bit ones belong: {kernel.tensor}")
+        problems.append(f"4-bit products where 8-bit ones belong: {kernel.tensor}")
     shape = "IMMA.8816." if sm < 80 else "IMMA.16832."
     if ((gemm and not native) or "softmax" in kernel.name) and not all(k.startswith(shape) for k in kernel.tensor):
-        found.append(f"products are not {shape}*: {kernel.tensor}")
+        problems.append(f"products are not {shape}*: {kernel.tensor}")
     if (gemm or "softmax" in kernel.name) and not kernel.tensor:
-        found.append("no tensor-core product")
+        problems.append("no tensor-core product")
     if spilled := kernel.count(r"\b(?:LDL|STL)\b"):
-        found.append(f"{spilled} accesses to local memory")
+        problems.append(f"{spilled} accesses to local memory")
     if gemm and kernel.count(r"\bRET\b"):  # a CALL alone may be a jump
-        found.append("has a subroutine, as emulated instructions do")
+        problems.append("has a subroutine, as emulated instructions do")
     if gemm and not kernel.count(r"\bLDSM\.16\.M?\w*\.?4\b"):
-        found.append("no ldmatrix of four matrices")
+        problems.append("no ldmatrix of four matrices")
     if gemm and sm >= 80 and not kernel.count(r"\bLDGSTS\.E\.BYPASS\.(?:LTC\d+B\.)?128\b"):
-        found.append("no asynchronous copy of 16 bytes")
-    return found
+        problems.append("no asynchronous copy of 16 bytes")
+    return problems
 
 
 def main() -> int:
@@ -136,14 +136,14 @@ def main() -> int:
     parser.add_argument("--sm", type=int, action="append", help="architectures, all of them by default")
     architectures = parser.parse_args().sm or list(ARCHITECTURES)
     try:
-        found = tools()
+        executables = tools()
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 2
     problems, rows = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for sm in architectures:
-            for kernel in compile_and_read(sm, Path(folder), found):
+            for kernel in compile_and_read(sm, Path(folder), executables):
                 rows.setdefault((kernel.name, kernel.shared), {})[sm] = kernel
                 problems += [f"sm_{sm} {kernel.name}: {what}" for what in wrong(kernel, sm)]
     print(f"{'registers per thread':42} shared" + "".join(f"{sm:>6}" for sm in architectures) + "  products (last sm)")

@@ -1,10 +1,10 @@
-// What the emulated machine found while kernels ran.
+// Checks what the emulated machine counted while kernels ran.
 #pragma once
 
 #include "check.h"
 #include "emulated.h"
 
-// Nothing wrong, and no bank conflict: fails with what was found otherwise.
+// Requires that there were no violations and no bank conflicts; otherwise fails with what the machine counted.
 inline void check_clean(const std::string& where) {
   int64_t violations, conflicts, accesses;
   char first[256];

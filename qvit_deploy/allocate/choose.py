@@ -1,4 +1,4 @@
-"""From a recipe to widths: which options each site has, and the budget they must fit."""
+"""Turns a recipe into an allocation: which options each site has, and the budget they must fit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from qvit_deploy.formats.integer import Int
 from qvit_deploy.recipe import Recipe, parse_uniform
 
 DEFAULT_MEAN_BITS = 6.0
-"""Budget when the recipe names none."""
+"""The budget when the recipe names none."""
 
 
 def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) -> dict[str, tuple[Option, ...]]:
-    """Site name -> the formats it may get.
+    """Returns, by site name, the formats each site may get.
 
     Weights and activations of a site share one width, as in LRP-QViT, unless `separate_bits` lets them differ. The
     first and the last weighted site get `first_last_bits`: they are small, and errors there are the image's and the
@@ -40,7 +40,7 @@ def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) 
 
 
 def require_feasible(recipe: Recipe, costs: Sequence[SiteCost], options: Mapping[str, tuple[Option, ...]]) -> None:
-    """Raises BudgetError when no allocation can fit: asked before the long stages, not after them."""
+    """Raises BudgetError when no allocation can fit. Called before the long stages, so that they do not run in vain."""
     choose(recipe, costs, options, {name: dict.fromkeys(choices, 0.0) for name, choices in options.items()})
 
 
@@ -50,13 +50,16 @@ def choose(
     options: Mapping[str, tuple[Option, ...]],
     loss: Mapping[str, Mapping[Option, float]],
 ) -> Allocation:
-    """The allocation with the least loss inside the recipe's budget.
+    """Returns the allocation with the least total loss within the recipe's budget.
 
     A mean counts the sites whose width is free to choose (published W4A4 results do not count an 8-bit first and
     last layer either); size, BitOps and latency count all.
 
+    Args:
+        loss: the score of every site at each of its options; any unit, as long as it is one.
+
     Raises:
-        BudgetError: no allocation fits; names the smallest possible.
+        BudgetError: no allocation fits; the message names the smallest budget that one fits.
     """
     mean = recipe.mean_bits
     if mean is None and not recipe.has_budget and recipe.uniform is None:

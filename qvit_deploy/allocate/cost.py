@@ -1,4 +1,4 @@
-"""What an allocation costs, in whole bits and operations, so that a budget is kept exactly and not nearly."""
+"""Counts what an allocation costs in whole bits and operations, so that a budget is kept exactly and not nearly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ from fractions import Fraction
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.formats.format import Format
+
+FLOAT_BITS = 32
+"""Bits that an operand in floating point counts as, whatever type a target computes in."""
+
+
+def bit_operations(macs: int, w_bits: int | None, a_bits: int | None) -> int:
+    """Returns the BitOps of `macs` multiply-accumulates: times the bits of both operands; None is a float operand."""
+    return macs * (w_bits or FLOAT_BITS) * (a_bits or FLOAT_BITS)
+
+
+def storage_bits(elements: int, bits: int | None) -> int:
+    """Returns the bits of `elements` numbers packed without gaps; None is float."""
+    return elements * (bits or FLOAT_BITS)
+
+
+def packed_bytes(bits: int) -> int:
+    """Returns how many bytes hold so many bits."""
+    return -(-bits // 8)
 
 
 @dataclass(frozen=True, order=True)
@@ -89,11 +107,16 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One thing a budget can bound, counted in whole `count`s per site.
+class Resource:
+    """A quantity that a budget can bound, counted in integers.
 
-    `per_unit(sites)` is how many counts one unit of the user's number stands for; `unit` scales that number for
-    messages, where it is called `label` and followed by `suffix`; `bits` names the widths it depends on.
+    Attributes:
+        field: name of the bound in `Budget`.
+        count: what one site uses at an option.
+        per_unit: how many counts one unit of the bound stands for.
+        bits: names the widths that the count depends on, for messages.
+        label: name of the quantity in messages.
+        unit: divides the bound in messages, where `suffix` follows it.
     """
 
     field: str
@@ -105,24 +128,25 @@ class Measure:
     suffix: str = ""
 
     def total(self, sites: Sequence[SiteCost], allocation: Allocation) -> int:
+        """Returns the sum of counts over `sites`."""
         return sum(self.count(site, allocation[site.name]) for site in sites)
 
 
-MEAN_W_BITS = Measure(
+MEAN_W_BITS = Resource(
     "mean_w_bits",
     lambda s, o: o.weights.stored_bits(s.params) * s.in_means,
     lambda sites: sum(s.params for s in sites if s.in_means),
     lambda o: f"w{o.weights.short}",
     "mean weight bits",
 )
-MEAN_A_BITS = Measure(
+MEAN_A_BITS = Resource(
     "mean_a_bits",
     lambda s, o: o.activations.stored_bits(s.act_elements) * s.in_means,
     lambda sites: sum(s.act_elements for s in sites if s.in_means),
     lambda o: f"a{o.activations.short}",
     "mean activation bits",
 )
-WEIGHT_BYTES = Measure(
+WEIGHT_BYTES = Resource(
     "max_weight_bytes",
     lambda s, o: o.weights.stored_bits(s.params),
     lambda sites: 8,
@@ -131,16 +155,16 @@ WEIGHT_BYTES = Measure(
     10**6,
     " MB",
 )
-BITOPS = Measure(
+BITOPS = Resource(
     "max_bitops",
-    lambda s, o: s.macs * o.w_bits * o.a_bits,
+    lambda s, o: bit_operations(s.macs, o.w_bits, o.a_bits),
     lambda sites: 1,
     lambda o: o.text,
     "BitOps",
     10**9,
     " G",
 )
-LATENCY = Measure(
+LATENCY = Resource(
     "max_latency_ms",
     lambda s, o: s.latency_ns[o],
     lambda sites: 10**6,
@@ -148,25 +172,25 @@ LATENCY = Measure(
     "latency",
     suffix=" ms",
 )
-MEASURES = (MEAN_W_BITS, MEAN_A_BITS, WEIGHT_BYTES, BITOPS, LATENCY)
+RESOURCES = (MEAN_W_BITS, MEAN_A_BITS, WEIGHT_BYTES, BITOPS, LATENCY)
 
 
 def total_cost(sites: Sequence[SiteCost], allocation: Allocation) -> Cost:
-    """The cost of `allocation`, which has one Option for each of `sites`."""
+    """Adds up the cost of `allocation`, which has one Option for each of `sites`."""
     w_bits = MEAN_W_BITS.total(sites, allocation)
     a_bits = MEAN_A_BITS.total(sites, allocation)
     params, act_elements = MEAN_W_BITS.per_unit(sites), MEAN_A_BITS.per_unit(sites)
     return Cost(
         mean_w_bits=w_bits / params if params else 0.0,
         mean_a_bits=a_bits / act_elements if act_elements else 0.0,
-        weight_bytes=-(-WEIGHT_BYTES.total(sites, allocation) // 8),
+        weight_bytes=packed_bytes(WEIGHT_BYTES.total(sites, allocation)),
         bitops=BITOPS.total(sites, allocation),
         latency_ns=LATENCY.total(sites, allocation) if any(s.latency_ns for s in sites) else None,
     )
 
 
-def limits(sites: Sequence[SiteCost], budget: Budget) -> list[tuple[Measure, int]]:
-    """The bounds `budget` sets, in whole counts; a count may reach its limit but not pass it."""
-    bounds = [(m, getattr(budget, m.field)) for m in MEASURES]
+def limits(sites: Sequence[SiteCost], budget: Budget) -> list[tuple[Resource, int]]:
+    """Converts the bounds of `budget` to counts; a total may reach its limit but not exceed it."""
+    bounds = [(r, getattr(budget, r.field)) for r in RESOURCES]
     # repr is the shortest decimal that reads back as this float: what the user typed.
-    return [(m, math.floor(Fraction(repr(float(b))) * m.per_unit(sites))) for m, b in bounds if b is not None]
+    return [(r, math.floor(Fraction(repr(float(b))) * r.per_unit(sites))) for r, b in bounds if b is not None]

@@ -1,6 +1,7 @@
-"""The multiple-choice knapsack, exactly: HiGHS does the search, integer arithmetic checks what it says.
+"""Solves the multiple-choice knapsack exactly: HiGHS searches, integer arithmetic checks its answer.
 
-Numbers only. One group per site, one item per option, laid out flat; pick one item of each group.
+There is one group per site with one item per option, laid out flat; one item of each group is picked (Kellerer,
+Pferschy and Pisinger, "Knapsack Problems", 2004, chapter 11).
 """
 
 from __future__ import annotations
@@ -39,14 +40,19 @@ _CUTS = 50
 
 @dataclass(frozen=True)
 class Row:
-    """The constraint sum(`counts` of the picked items) <= `limit`, in Python's exact integers."""
+    """The constraint that the `counts` of the picked items sum to at most `limit`, in Python's exact integers."""
 
     counts: tuple[int, ...]
     limit: int
 
 
 class Knapsack:
-    """`groups` says how many items each group has; `rows` count them flat, group after group."""
+    """An instance of the problem.
+
+    Args:
+        groups: how many items each group has.
+        rows: the constraints; their counts go through the items group after group.
+    """
 
     def __init__(self, groups: Sequence[int], rows: Sequence[Row]) -> None:
         items = sum(groups)
@@ -59,14 +65,16 @@ class Knapsack:
         self._limits = np.array([limit for _, limit in scaled])
 
     def fits(self, picks: Sequence[int]) -> bool:
-        """Whether the items `picks` keep every limit. Exact."""
+        """Returns whether the items `picks` keep every limit, computed exactly."""
         return all(sum(row.counts[i] for i in picks) <= row.limit for row in self.rows)
 
-    def least(self, loss: Sequence[float], prefer: Sequence[int]) -> list[int] | None:
-        """One item per group (flat indices) with the least total `loss`; None if nothing fits.
+    def minimize(self, loss: Sequence[float], prefer: Sequence[int]) -> list[int] | None:
+        """Picks one item per group (flat indices) with the least total `loss`; returns None if nothing fits.
 
-        Among equal losses the largest total of `prefer` wins. Raises BudgetError if the search finds neither an
-        answer nor a proof that there is none; logs a warning if it finds an answer it cannot prove the best.
+        Among equal losses the largest total of `prefer` wins. A warning is logged when an answer is not proven optimal.
+
+        Raises:
+            BudgetError: the search ends with neither an answer nor a proof that there is none.
         """
         excess = self._above_least(np.array(loss, float))
         excess *= _SCALE / (excess.max() or 1.0)
@@ -81,10 +89,10 @@ class Knapsack:
 
         # First a good answer from the best few items of each group, then the best, with proof, from all that can be
         # in it. That is several times faster than all items at once.
-        few = regret <= np.sort(regret)[: 3 * len(self._starts)][-1]
-        picks, proven = self._search(excess, few, _SIDE_NODES)
+        promising = regret <= np.sort(regret)[: 3 * len(self._starts)][-1]
+        picks, proven = self._search(excess, promising, _SIDE_NODES)
         useful = self._useful(excess, regret, floor, picks)
-        if not proven or (useful & ~few).any():
+        if not proven or (useful & ~promising).any():
             better, proven = self._search(excess, useful, _NODES)
             picks = better or picks
             useful = self._useful(excess, regret, floor, picks)
@@ -98,16 +106,18 @@ class Knapsack:
             return picks
 
         best = math.fsum(excess[picks]) + _TIE * _SCALE
-        more, _ = self._search(self._above_least(-np.array(prefer, float)), useful, _SIDE_NODES, (excess, best))
-        if more is not None and math.fsum(excess[more]) <= best + _TIE * _SCALE and _total(prefer, more, picks) > 0:
-            return more
-        return picks
+        tied, _ = self._search(self._above_least(-np.array(prefer, float)), useful, _SIDE_NODES, (excess, best))
+        if tied is None or math.fsum(excess[tied]) > best + _TIE * _SCALE:
+            return picks
+        return max(picks, tied, key=lambda chosen: sum(prefer[i] for i in chosen))
 
     def _above_least(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Subtracts from every item's value the least of its group."""
         return values - np.minimum.reduceat(values, self._starts)[self._group]
 
     def _scaled(self, row: Row) -> tuple[NDArray[np.float64], float]:
-        """The row relative to each group's least count, in small numbers, with half a count of room for rounding."""
+        """Returns (counts, limit) of the row relative to each group's least count, scaled to small numbers, with half a
+        count of room for rounding."""
         groups = np.split(np.array(row.counts, dtype=object), self._starts[1:])
         above = [count - min(group) for group in groups for count in group]
         most = sum(max(group) - min(group) for group in groups)
@@ -117,7 +127,7 @@ class Knapsack:
         return np.array([count // step for count in above], float) * shrink, (limit // step + 0.5) * shrink
 
     def _prices(self, excess: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What one count of each row is worth at the relaxed optimum, >= 0; zeros (valid, but slow) if none."""
+        """Returns the dual prices of the rows at the relaxed optimum, >= 0; zeros (valid, but slow) without one."""
         if not self.rows:
             return np.zeros(0)
         with _silence():
@@ -129,6 +139,7 @@ class Knapsack:
     def _useful(
         self, excess: NDArray[np.float64], regret: NDArray[np.float64], floor: float, picks: list[int] | None
     ) -> NDArray[np.bool_]:
+        """Returns which items can be in an answer at least as good as `picks`; all when there is none yet."""
         if picks is None:
             return np.ones(len(regret), bool)
         # One unit (1e-6 of the largest loss) of slack, far above the rounding of `floor`.
@@ -141,7 +152,13 @@ class Knapsack:
         nodes: int,
         cap: tuple[NDArray[np.float64], float] | None = None,
     ) -> tuple[list[int] | None, bool]:
-        """(the picks with the least `objective` or None, whether that is proven); `cap` adds one row, kept nearly."""
+        """Returns (the picks with the least `objective` or None, whether that is proven).
+
+        Args:
+            allowed: the items that may be picked.
+            nodes: limit of the branch-and-bound tree.
+            cap: (coefficients, limit) of one more row, kept to HiGHS's tolerance only.
+        """
         constraints = [LinearConstraint(self._pick_one, 1, 1)]
         if self.rows:
             constraints.append(LinearConstraint(self._matrix, -np.inf, self._limits))
@@ -170,13 +187,9 @@ class Knapsack:
         return None, False
 
 
-def _total(prefer: Sequence[int], more: Sequence[int], than: Sequence[int]) -> int:
-    return sum(prefer[i] for i in more) - sum(prefer[i] for i in than)
-
-
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep C code off standard output, where `--json` promises one object.
+    """Keeps C code off standard output, where `--json` promises one object.
 
     The HiGHS of SciPy 1.17 prints a debugging line there ("transformNewIntegerFeasibleSolution tmpSolver.run()")
     whatever `disp` says. It sits in C's own buffer, hence the fflush on both sides.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvit_deploy.artifacts.atomic import sync, whole_folder
 from qvit_deploy.artifacts.manifest import (
     MANIFEST,
     SCHEMA,
@@ -22,6 +20,7 @@ from qvit_deploy.artifacts.manifest import (
     validate,
 )
 from qvit_deploy.errors import BundleError, InputError
+from qvit_deploy.validation import non_finite, parse_json
 
 __all__ = ["Bundle", "FileRecord", "Manifest", "SiteRecord", "Summary", "check_output", "read_bundle", "write_bundle"]
 
@@ -76,40 +75,12 @@ def write_bundle(
     for name in files:
         check_name(name)
     check_output(out, force)
-    try:
-        return Bundle(out, _write_and_rename(out, manifest, files, force))
-    except OSError as error:
-        raise InputError(f"bundle {out} cannot be written: {error}") from error
-
-
-def _write_and_rename(
-    out: Path, manifest: Manifest | Mapping[str, Any], files: Mapping[str, bytes | Path], force: bool
-) -> Manifest:
-    # Beside `out`, so that the rename stays on one file system and is atomic.
-    tag = secrets.token_hex(4)
-    temp = out.with_name(f".{out.name}.{tag}.tmp")
-    old = out.with_name(f".{out.name}.{tag}.old")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        temp.mkdir()
-        records = {name: _write(temp, name, files[name]) for name in sorted(files)}
+    with whole_folder(out, lambda: check_output(out, force)) as folder:
+        records = {name: _write(folder, name, files[name]) for name in sorted(files)}
         base = manifest.model_dump(by_alias=True) if isinstance(manifest, Manifest) else dict(manifest)
         whole = validate({**base, "files": records}, "the manifest to write")
-        _write(temp, MANIFEST, whole.to_json())
-        for folder in [temp, *(p for p in temp.rglob("*") if p.is_dir())]:
-            _sync(folder)
-        check_output(out, force)  # again: it may have appeared, or changed, while the files were written
-        if out.exists():
-            out.rename(old)
-        temp.rename(out)
-    except BaseException:  # Ctrl-C included
-        shutil.rmtree(temp, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    _sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-    return whole
+        _write(folder, MANIFEST, whole.to_json())
+    return Bundle(out, whole)
 
 
 def read_bundle(path: Path, verify: bool = True) -> Bundle:
@@ -131,19 +102,18 @@ def read_bundle(path: Path, verify: bool = True) -> Bundle:
 
 
 def _load_manifest(root: Path) -> dict[str, Any]:
-    def no_constant(name: str) -> None:
-        raise ValueError(f"{name} is not JSON")
-
     try:
-        tree = json.loads((root / MANIFEST).read_bytes(), parse_constant=no_constant)
+        tree = parse_json((root / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}") from None
     except OSError as error:
         raise BundleError(f"{root / MANIFEST} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{root / MANIFEST} is damaged: {error}; compile the bundle again") from None
+    except ValueError as error:
+        raise BundleError(f"{root / MANIFEST} is damaged: it {error}; compile the bundle again") from None
     if not isinstance(tree, dict):
         raise BundleError(f"{root / MANIFEST} is damaged: it is not a JSON object; compile the bundle again")
+    if where := non_finite(tree):
+        raise BundleError(f"{root / MANIFEST} is damaged: {where} is not finite; compile the bundle again")
     return tree
 
 
@@ -170,18 +140,8 @@ def _write(root: Path, name: str, content: bytes | Path) -> FileRecord:
         else:
             target.write(content)
             record = FileRecord.of(content)
-        target.flush()
-        os.fsync(target.fileno())
+    sync(path)
     return record
-
-
-def _sync(folder: Path) -> None:
-    """Make the folder's entries survive a power cut; fsync of the files alone does not."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _check_replaceable(out: Path) -> None:

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import Record, first_problem, parse_json
 
-Target = Literal["tensorrt", "tensorrt-rtx"]
+TargetName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+"""Name of the target that an engine is for; whoever builds or runs it knows which there are."""
+
 Hardware = Literal["none", "ampere-plus", "same-capability"]
 SCHEMA: Literal["qvit-deploy/engine/1"] = "qvit-deploy/engine/1"
 FLOAT32 = "float32"
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Batch(_Record):
+class Batch(Record):
     """Images per run: fewest, the number that kernels are chosen for, most."""
 
     least: int = Field(default=1, ge=1)
@@ -49,14 +49,14 @@ class Batch(_Record):
         return str(self.best) if self.least == self.most else f"{self.least}-{self.best}-{self.most}"
 
 
-class Plugin(_Record):
+class Plugin(Record):
     """A shared library whose operators an engine calls."""
 
     name: str
     sha256: str
 
 
-class Tensor(_Record):
+class Tensor(Record):
     """One input or output of an engine; a batch that may vary is -1."""
 
     name: str
@@ -64,7 +64,7 @@ class Tensor(_Record):
     dtype: str
 
 
-class BuildOptions(_Record):
+class BuildOptions(Record):
     """How an engine is built, whoever builds it.
 
     Attributes:
@@ -91,14 +91,14 @@ class BuildRequest(BuildOptions):
         layer_info: where the layers of the built engine are described; needs a GPU.
     """
 
-    target: Target
+    target: TargetName
     onnx: Path
     engine: Path
     sm: int | None = None
     layer_info: Path | None = None
 
 
-class BuildResult(_Record):
+class BuildResult(Record):
     """What the building process says when it is done.
 
     Attributes:
@@ -121,11 +121,11 @@ class BuildResult(_Record):
     peak_memory_bytes: int
 
 
-class EngineRecord(_Record):
+class EngineRecord(Record):
     """`NAME.json` beside `NAME.engine`."""
 
     schema_id: Literal["qvit-deploy/engine/1"] = Field(default=SCHEMA, alias="schema")
-    target: Target
+    target: TargetName
     batch: Batch
     hardware: Hardware
     plugins: tuple[Plugin, ...]
@@ -136,7 +136,7 @@ class EngineRecord(_Record):
     build: BuildResult
 
 
-def engines_in(folder: Path, target: Target) -> list[tuple[Path, EngineRecord]]:
+def engines_in(folder: Path, target: str) -> list[tuple[Path, EngineRecord]]:
     """The engines of `target` in a folder by name, each whole and with its record. Raises InputError."""
     found = [(path, read_engine(path)) for path in sorted(folder.glob("*.engine"))]
     return [(path, record) for path, record in found if record.target == target]
@@ -161,9 +161,9 @@ def read_engine(path: Path) -> EngineRecord:
             "build it with qvit-deploy build"
         )
     try:
-        found = EngineRecord.model_validate_json(record.read_bytes())
-    except (ValidationError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0]
+        found = EngineRecord.model_validate(parse_json(record.read_bytes()))
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{record} is not the record of an engine ({reason}); build the engine again") from None
     size = path.stat().st_size
     if size < found.engine.bytes:
@@ -171,59 +171,3 @@ def read_engine(path: Path) -> EngineRecord:
     if FileRecord.of_file(path) != found.engine:
         raise InputError(f"{path} was modified since it was built (its SHA-256 differs); copy or build it again")
     return found
-
-
-def runs_on(record: EngineRecord, sm: int) -> bool:
-    """Whether the engine was built for GPUs of this compute capability."""
-    return sm >= 80 if record.hardware == "ampere-plus" else sm == record.build.sm
-
-
-def require_device(path: Path, record: EngineRecord, sm: int, gpu: str) -> None:
-    """Raises InputError if the engine is for another GPU than the one at hand, with what to do about it.
-
-    Args:
-        sm, gpu: compute capability and name of the GPU at hand.
-    """
-    built, again = record.build, _again(record)
-    if not runs_on(record, sm):
-        raise InputError(f"{path} was built for SM{built.sm}; this GPU ({gpu}) is SM{sm}: {again}")
-    if record.hardware == "none" and built.gpu not in (None, gpu):
-        raise InputError(
-            f"{path} was built on {built.gpu}; this GPU is {gpu}: {again}, or with --hardware same-capability"
-        )
-
-
-def require_library(path: Path, record: EngineRecord, version: tuple[int, ...], plugins: tuple[Path, ...]) -> None:
-    """Raises InputError if the engine cannot run with this library, or with these plugins, with what to do about it.
-
-    Args:
-        version: of the installed library.
-        plugins: libraries handed in.
-    """
-    built, again = record.build, _again(record)
-    if tuple(int(n) for n in built.version.split(".")[:3]) != version[:3]:
-        here = ".".join(map(str, version))
-        raise InputError(
-            f"{path} was built by {record.target} {built.version} and runs on no other; here is {here}: {again}"
-        )
-    given = {p.name: p for p in plugins}
-    for plugin in record.plugins:
-        if plugin.name not in given:
-            raise InputError(f"{path} needs the plugin library {plugin.name}: pass --plugin PATH/{plugin.name}")
-        if not given[plugin.name].is_file():
-            raise InputError(f"no plugin library at {given[plugin.name]}")
-        if FileRecord.of_file(given[plugin.name]).sha256 != plugin.sha256:
-            raise InputError(
-                f"{given[plugin.name]} is not the library {path} was built with (its SHA-256 differs): {again}"
-            )
-
-
-def _again(record: EngineRecord) -> str:
-    return f"build it again on this machine (qvit-deploy build --target {record.target})"
-
-
-def check_target(target: str) -> Target:
-    """`target` if there is one of that name. Raises InputError."""
-    if target not in get_args(Target):
-        raise InputError(f"--target {target!r} is not one of {', '.join(get_args(Target))}")
-    return target  # type: ignore[return-value]

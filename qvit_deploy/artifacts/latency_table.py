@@ -15,15 +15,15 @@ can serve a model with and without integer attention.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError
+from pydantic import Field, FiniteFloat, PositiveInt
 
 from qvit_deploy.allocate.cost import Option
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import Record, read_json, validated
 
 SCHEMA: Literal["qvit-deploy/latency/1"] = "qvit-deploy/latency/1"
 
@@ -31,10 +31,8 @@ Width = Annotated[str, Field(pattern="^w[2-8]a[2-8]$")]
 Milliseconds = Annotated[FiniteFloat, Field(gt=0, strict=True)]
 
 
-class LatencyTable(BaseModel):
+class LatencyTable(Record):
     """The JSON above. `model_dump_json(by_alias=True)` writes it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     # `schema` itself is taken by a method of BaseModel.
     schema_id: Literal["qvit-deploy/latency/1"] = Field(alias="schema")
@@ -46,21 +44,8 @@ class LatencyTable(BaseModel):
 
 def read_latency(path: Path) -> LatencyTable:
     """The table in `path`. Raises InputError naming the file and the first thing wrong in it, with its site."""
-    try:
-        content = path.read_bytes()
-        if not content.strip():
-            raise InputError(f"latency table {path}: is empty")
-        tree = json.loads(content)
-    except OSError as error:
-        raise InputError(f"latency table {path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"latency table {path}: not valid JSON, or cut off: {error}") from error
-    try:
-        return LatencyTable.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"] if part != "[key]")
-        raise InputError(f"latency table {path}: {where}{first['msg']}") from error
+    called = f"latency table {path}"
+    return validated(LatencyTable, read_json(path, called), called)
 
 
 def site_latencies(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
@@ -17,11 +16,13 @@ from pydantic import (
     JsonValue,
     NonNegativeInt,
     PositiveInt,
-    ValidationError,
     field_validator,
 )
 
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.errors import BundleError, NonFiniteError
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.validation import Record, non_finite, validated
 
 SCHEMA: Literal["qvit-deploy/bundle/1"] = "qvit-deploy/bundle/1"
 MANIFEST = "manifest.json"
@@ -29,11 +30,7 @@ bytes_ = bytes
 """The type, under a name that the field `bytes` of `FileRecord` does not hide."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SiteRecord(_Record):
+class SiteRecord(Record):
     """One site and what was decided about it. Bits are None for an operand that stays in floating point."""
 
     name: str
@@ -46,7 +43,7 @@ class SiteRecord(_Record):
     score: FiniteFloat | None
 
 
-class Summary(_Record):
+class Summary(Record):
     """Cost of the whole model, quantized and in float. BitOps are MACs x weight bits x activation bits."""
 
     mean_w_bits: FiniteFloat
@@ -57,7 +54,7 @@ class Summary(_Record):
     float_bitops: NonNegativeInt
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     """Digest and size of one file of a bundle."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
@@ -83,16 +80,18 @@ class FileRecord(_Record):
 class Manifest(BaseModel):
     """`manifest.json`. Fields beyond these are kept as they are, as long as they are JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # NaN stays NaN for `to_json` to refuse it; by default it would become null.
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
     __pydantic_extra__: dict[str, JsonValue]
 
     # `schema` itself is taken by a method of BaseModel.
     schema_id: Literal["qvit-deploy/bundle/1"] = Field(default=SCHEMA, alias="schema")
+    task: str = CLASSIFY.name
     source: dict[str, JsonValue]
     recipe: dict[str, JsonValue]
     sites: tuple[SiteRecord, ...]
     summary: Summary
-    verification: dict[str, JsonValue]
+    verification: Verification
     files: dict[str, FileRecord] = {}
 
     @field_validator("files")
@@ -105,7 +104,9 @@ class Manifest(BaseModel):
     def to_json(self) -> bytes:
         """Deterministic ASCII text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
         tree = self.model_dump(mode="json", by_alias=True)
-        where = _non_finite(tree, "")
+        if self.task == CLASSIFY.name:  # what a manifest without a task is about, as all once were
+            del tree["task"]
+        where = non_finite(tree)
         if where:
             raise NonFiniteError(f"{MANIFEST} would hold NaN or infinity at {where}; a measured number went wrong")
         # ASCII, because the path of a model need not be UTF-8 and Python holds its odd bytes as lone surrogates.
@@ -114,13 +115,7 @@ class Manifest(BaseModel):
 
 def validate(tree: Mapping[str, Any], where: str) -> Manifest:
     """`tree` as a Manifest. Raises BundleError naming the first bad field; `where` says what is not valid."""
-    try:
-        return Manifest.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise BundleError(f"{where} is not valid: {place}: {first['msg']}{more}") from None
+    return validated(Manifest, tree, f"{where} is not valid", BundleError)
 
 
 def check_name(name: str) -> None:
@@ -129,11 +124,3 @@ def check_name(name: str) -> None:
     plain = name == str(path) and path.parts and not path.is_absolute() and ".." not in path.parts
     if not plain or name == MANIFEST or "\\" in name or "\0" in name:
         raise BundleError(f"{name!r} cannot be the name of a file in a bundle")
-
-
-def _non_finite(tree: JsonValue, where: str) -> str:
-    """The dotted path of the first NaN or infinity in `tree`, or "". JSON has no such numbers."""
-    if isinstance(tree, float) and not math.isfinite(tree):
-        return where
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return next((found for k, v in items if (found := _non_finite(v, f"{where}.{k}".lstrip(".")))), "")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import Record, read_json, validated
 
 SCHEMA: Literal["qvit-deploy/measurement/1"] = "qvit-deploy/measurement/1"
 _ANY_VERSION = SCHEMA.rpartition("/")[0] + "/"
@@ -22,17 +22,13 @@ Interval = tuple[FiniteFloat, FiniteFloat]
 """95 %: (low, high)."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class ModelFile(FileRecord):
     """The file that ran: its name without folders, SHA-256 and size."""
 
     name: str
 
 
-class Latency(_Record):
+class Latency(Record):
     """Milliseconds per run of the whole batch, over all samples of all processes; quantiles to 0.05 %.
 
     Attributes:
@@ -48,7 +44,7 @@ class Latency(_Record):
     interval95: dict[Literal["mean", "p50", "p90", "p99"], Interval]
 
 
-class Process(_Record):
+class Process(Record):
     """One fresh process, or one recording of another program.
 
     Attributes:
@@ -67,7 +63,7 @@ class Process(_Record):
     yardstick_ms: tuple[Milliseconds, ...] | None = None
 
 
-class SiteTime(_Record):
+class SiteTime(Record):
     """Milliseconds of one site per run: its product (with a fused bias), and quantizing its inputs."""
 
     name: str
@@ -75,7 +71,7 @@ class SiteTime(_Record):
     quantize_ms: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 
 
-class Profile(_Record):
+class Profile(Record):
     """Where a run's time goes, by the runtime's own profiler, which slows the run down.
 
     Attributes:
@@ -89,7 +85,7 @@ class Profile(_Record):
     total_ms: Milliseconds
 
 
-class Energy(_Record):
+class Energy(Record):
     """What `meter` counted while runs were timed; everything the meter covers, not this process alone."""
 
     meter: str
@@ -97,7 +93,7 @@ class Energy(_Record):
     watts: Annotated[FiniteFloat, Field(ge=0)]
 
 
-class Quality(_Record):
+class Quality(Record):
     """Accuracy on `n` images: share classified right, share with the float model's class."""
 
     top1: Share | None = None
@@ -105,7 +101,7 @@ class Quality(_Record):
     n: PositiveInt
 
 
-class Subject(_Record):
+class Subject(Record):
     """All that was measured of one file.
 
     Attributes:
@@ -130,7 +126,7 @@ class Subject(_Record):
     quality: Quality | None = None
 
 
-class Settings(_Record):
+class Settings(Record):
     """How it was run. Equal settings, or times cannot be compared.
 
     Attributes:
@@ -143,10 +139,10 @@ class Settings(_Record):
     batch: PositiveInt
     threads: PositiveInt | None = None
     cpus: tuple[NonNegativeInt, ...] | None = None
-    flags: dict[str, str] = {}
+    flags: dict[str, str] = Field(default_factory=dict)
 
 
-class Environment(_Record):
+class Environment(Record):
     """The machine and what runs on it. `bench.device.environment` says what of it must agree for a comparison."""
 
     machine: str
@@ -161,10 +157,10 @@ class Environment(_Record):
     gpu: str | None = None
     gpu_clocks: str | None = None
     load_average: FiniteFloat | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
-class RatioRecord(_Record):
+class RatioRecord(Record):
     """Latency of the file over that of `against`: above 1 is slower. Median ratio of neighbouring blocks."""
 
     p50: Annotated[FiniteFloat, Field(gt=0)]
@@ -190,42 +186,27 @@ class Measurement(Subject):
 
 def read_measurement(path: Path) -> Measurement:
     """The measurement in `path`. Raises InputError naming the file and what is wrong with it."""
-    tree = read_json(path)
+    return measurement_of(read_json(path), str(path))
+
+
+def measurement_of(tree: object, called: str) -> Measurement:
+    """A JSON tree as a measurement. Raises InputError, which begins with `called` and says what is wrong."""
     schema = tree.get("schema") if isinstance(tree, dict) else None
     if schema != SCHEMA:
         if isinstance(schema, str) and schema.startswith(_ANY_VERSION):
-            raise InputError(f"{path}: has schema {schema!r}, this version reads {SCHEMA!r}; measure again")
-        raise InputError(f"{path}: is not a measurement of qvit-deploy bench (no schema {SCHEMA!r})")
-    try:
-        found = Measurement.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}") from None
-    _require_pairs(path, found)
-    return found
+            raise InputError(f"{called}: has schema {schema!r}, this version reads {SCHEMA!r}; measure again")
+        raise InputError(f"{called}: is not a measurement of qvit-deploy bench (no schema {SCHEMA!r})")
+    measured = validated(Measurement, tree, called)
+    _require_pairs(called, measured)
+    return measured
 
 
-def _require_pairs(path: Path, found: Measurement) -> None:
+def _require_pairs(called: str, found: Measurement) -> None:
     for process in found.processes:
         if process.yardstick_ms is not None and len(process.yardstick_ms) != len(process.blocks_ms):
-            raise InputError(f"{path}: its yardstick has other blocks than the file it was measured with")
+            raise InputError(f"{called}: its yardstick has other blocks than the file it was measured with")
     if found.against is None:
         return
     sides = [[len(p.blocks_ms) for p in side.processes] for side in (found, found.against)]
     if sides[0] != sides[1]:
-        raise InputError(f"{path}: its two sides have different blocks, so they were not measured in turn")
-
-
-def read_json(path: Path) -> Any:
-    """What the JSON file holds. Raises InputError: it cannot be read, is empty, cut off or not JSON."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    if not content.strip():
-        raise InputError(f"{path}: is empty")
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not valid JSON, or was cut off: {error}") from error
+        raise InputError(f"{called}: its two sides have different blocks, so they were not measured in turn")

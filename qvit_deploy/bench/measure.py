@@ -31,12 +31,10 @@ from qvit_deploy.bench.compare.sketch import Sketch
 from qvit_deploy.bench.compare.stats import paired_ratio, summary
 from qvit_deploy.bench.device.environment import environment, fastest_cpus
 from qvit_deploy.bench.reference_workload import yardstick
-from qvit_deploy.bench.runner import Runtime, runtime_of
 from qvit_deploy.bench.worker import Job
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.targets.openvino.runtime import openvino_precision
-from qvit_deploy.targets.tensorrt.engine.runtime import launches_graph
+from qvit_deploy.targets.registry import facts_of
 
 PROCESSES, BLOCKS = 20, 12
 """Defaults; docs/bench.md has the error rates of `check` with them (tools/measure/check.py). Half the processes with
@@ -100,8 +98,8 @@ def measure(
     """
     watch = Stopwatch(progress)
     files = [file] if against is None else [file, against]
-    runtimes = [runtime_of(f.path, plan.batch) for f in files]
-    engines = [r.engine is not None for r in runtimes]
+    runtimes = [facts_of(f.path, plan.batch) for f in files]
+    engines = [r.on_gpu for r in runtimes]
     yardsticked = against is None and not engines[0]
     with tempfile.TemporaryDirectory() as folder:
         fixed = Path(folder) / "yardstick.onnx"
@@ -140,7 +138,7 @@ def measure(
             subjects[1] = subjects[1].model_copy(update={"runtime": runtimes[1].name})
     around = environment()
     # A library runs engines of its own version only, so the engine knows it.
-    built = {r.name: r.engine.build.version for r in runtimes if r.engine is not None}
+    built = {r.name: r.version for r in runtimes if r.version is not None}
     return Measurement(
         **dict(subjects[0]),
         schema="qvit-deploy/measurement/1",
@@ -151,19 +149,12 @@ def measure(
             batch=answers[0]["files"][0]["batch"],
             threads=None if all(engines) else plan.threads,
             cpus=job.cpus,
-            flags=_flags(file.path, runtimes[0]),
+            flags=dict(runtimes[0].flags),
         ),
         environment=around.model_copy(update={"versions": {**around.versions, **built}}),
         against=subjects[1] if len(subjects) == 2 else None,
         ratio=ratio,
     )
-
-
-def _flags(path: Path, runtime: Runtime) -> dict[str, str]:
-    """Settings of the runtime that decide how fast it is."""
-    if runtime.engine is not None:
-        return {"cuda_graph": "on"} if launches_graph(runtime.engine) else {}
-    return {"precision": openvino_precision(path) or "its own"} if runtime.name == "openvino" else {}
 
 
 def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = None) -> list[float]:

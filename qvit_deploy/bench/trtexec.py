@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from qvit_deploy.artifacts.manifest import FileRecord
-from qvit_deploy.artifacts.measurement import Measurement, ModelFile, Process, Profile, Settings, read_json
+from qvit_deploy.artifacts.measurement import Measurement, ModelFile, Process, Profile, Settings
 from qvit_deploy.bench.compare.sketch import Sketch
 from qvit_deploy.bench.device.environment import environment
 from qvit_deploy.bench.measure import BLOCKS, latency_of
-from qvit_deploy.bench.profiles.engine import attribute_layers
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE
 from qvit_deploy.targets.tensorrt.engine.layer_info import Layer, layers_of
+from qvit_deploy.targets.tensorrt.engine.profile import attribute_layers
+from qvit_deploy.validation import read_json
 
 _VERSION = re.compile(r"\[TensorRT v(\d+)\]")
 _COMMAND = re.compile(r"&&&& RUNNING .*?# (.*)")
@@ -67,8 +69,8 @@ def read_trtexec(recording: Recording, engine: Path, batch: int, sites: Sequence
         throughput=batch / latency.mean * 1e3,
         processes=(process,),
         profile=None if recording.profile is None else _profile(recording.profile, recording.layers, sites),
-        settings=Settings(runtime="tensorrt", batch=batch, flags=flags),
-        environment=around.model_copy(update={"versions": {**around.versions, "tensorrt": version}}),
+        settings=Settings(runtime=ON_DEVICE.name, batch=batch, flags=flags),
+        environment=around.model_copy(update={"versions": {**around.versions, ON_DEVICE.name: version}}),
     )
 
 

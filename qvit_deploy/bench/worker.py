@@ -64,15 +64,18 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
     # ONNX Runtime is imported here, after pinning: the threads that it starts inherit the CPUs.
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.bench.device.energy import open_meter
-    from qvit_deploy.bench.runner import opener
     from qvit_deploy.errors import InputError
+    from qvit_deploy.targets.process_memory import peak_memory
+    from qvit_deploy.targets.registry import runtime_of
+    from qvit_deploy.targets.runtime import RunSettings
 
     loaded = []
     facts: dict[int, dict[str, Any]] = {}
     plugins = tuple(Path(p) for p in job.plugins)
     for i in _in_turn(len(job.files), job.first):
         batch = None if job.yardstick and i == len(job.files) - 1 else job.batch
-        load = opener(Path(job.files[i]), batch, job.threads, plugins)
+        path = Path(job.files[i])
+        load = runtime_of(path).opener(path, RunSettings(batch, job.threads, plugins))
         start = time.perf_counter_ns()
         loaded.append((i, load()))
         facts[i] = {"load_ms": (time.perf_counter_ns() - start) / 1e6}
@@ -122,22 +125,6 @@ def measure(job: Job, advance: Callable[[int], None]) -> dict[str, Any]:
     }
 
 
-def peak_memory() -> int | None:
-    """Largest resident memory of this process so far, bytes; None on systems that do not tell."""
-    try:
-        # Not getrusage where it can be avoided: on Linux its maximum outlives the exec that started this process.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None
-
-
 def _in_turn(count: int, first: int) -> list[int]:
     return [(first + i) % count for i in range(count)]
 
@@ -156,18 +143,12 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
 
 
 def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
-    from qvit_deploy.bench.profiles.engine import profile_engine
-    from qvit_deploy.bench.profiles.onnxruntime import profile
-    from qvit_deploy.bench.profiles.openvino import profile_openvino
-    from qvit_deploy.bench.runner import ENGINES
-    from qvit_deploy.targets.openvino.runtime import runs_in_openvino
+    from qvit_deploy.targets.registry import runtime_of
+    from qvit_deploy.targets.runtime import RunSettings, SiteNames
 
-    path = Path(job.files[0])
-    if path.suffix in ENGINES:
-        return profile_engine(path, job.batch, tuple(Path(p) for p in job.plugins), request["sites"])
-    if runs_in_openvino(path):
-        return profile_openvino(path, job.batch, job.threads)
-    return profile(path, job.batch, job.threads, request["attention"])
+    path, plugins = Path(job.files[0]), tuple(Path(p) for p in job.plugins)
+    names = SiteNames(request["attention"], request["sites"])
+    return runtime_of(path).profile(path, RunSettings(job.batch, job.threads, plugins), names)
 
 
 def main() -> None:

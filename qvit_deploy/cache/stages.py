@@ -83,8 +83,8 @@ class StageCache:
         start = time.perf_counter()
         try:
             stored.store(made, path)
-        except OSError as error:
-            watch.mention(f"{stage} (cannot be cached: {error.strerror or error})")
+        except InputError as error:
+            watch.mention(f"{stage} (cannot be cached: {error})")
         watch.add("cache", time.perf_counter() - start)
         return made
 

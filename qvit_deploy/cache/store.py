@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from qvit_deploy.artifacts.atomic import whole_file
 from qvit_deploy.graph.graph import Graph
 
 _PLAIN = (str, int, float, bool, type(None))
@@ -32,19 +32,17 @@ def store(value: object, path: Path) -> None:
 
     Raises:
         TypeError: something else is in it, a class inside of a function for instance.
-        OSError: the file cannot be written.
+        InputError: the file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(_encoded(value, arrays))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        # One entry: safetensors writes several in any order, and equal values are to give equal files.
-        save_file(arrays, temporary, metadata={"tree": f"{_digest(tree, arrays)} {tree}"})
-        temporary.replace(path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    # One entry: safetensors writes several in any order, and equal values are to give equal files.
+    metadata = {"tree": f"{_digest(tree, arrays)} {tree}"}
+    with whole_file(path) as temporary:
+        try:
+            save_file(arrays, temporary, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def load(path: Path) -> Any:

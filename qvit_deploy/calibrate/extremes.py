@@ -1,7 +1,8 @@
-"""The largest magnitude of every tensor of a graph, which decides what float16 can hold."""
+"""Finds the largest magnitude of every tensor of a graph, which decides whether float16 can hold it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -13,9 +14,9 @@ Tensor = torch.Tensor
 
 
 def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Advance) -> dict[str, float]:
-    """Tensor name -> largest absolute value over `batches`, for every floating-point tensor that is computed.
+    """Returns, by tensor name, the largest absolute value over `batches` of every floating-point tensor of the graph.
 
-    Infinity where a tensor holds infinities or NaN.
+    The value is infinity where a tensor holds infinities or NaN.
 
     Args:
         batches: float32 [b, C, H, W] tensors.
@@ -27,8 +28,8 @@ def tensor_extremes(executor: Executor, batches: Iterable[Tensor], progress: Adv
         def measure(x: Tensor) -> None:
             if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
                 return
-            found = float(x.abs().max())
-            largest[name] = max(largest.get(name, 0.0), found if found == found else float("inf"))
+            magnitude = float(x.abs().max())
+            largest[name] = max(largest.get(name, 0.0), float("inf") if math.isnan(magnitude) else magnitude)
 
         return measure
 

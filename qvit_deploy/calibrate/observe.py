@@ -1,4 +1,4 @@
-"""Streaming observers: what calibration keeps of the activations; never the activations themselves."""
+"""Observes activations as they stream by: ranges and a sample of rows are stored, never the activations themselves."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from qvit_deploy.progress import Advance
 
 Tensor = torch.Tensor
 
-ROWS_KEPT = 1024
+MAX_ROWS = 1024
 """Sampled rows per tensor: enough for a range search, 12 MB at 3,072 channels."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of one activation tensor [..., channels].
+    """Statistics of one activation tensor [..., channels] over the calibration images.
 
     Attributes:
-        low, high: extremes over everything seen, float.
-        channel_low, channel_high: per last-axis channel, float32 [channels].
-        rows: a uniform sample of rows plus the rows that hold the extremes, float32 [<= ROWS_KEPT, channels].
-        weights: how many rows each of `rows` stands for, times its importance, float32 [<= ROWS_KEPT].
+        low, high: smallest and largest value.
+        channel_low, channel_high: the same per channel (last axis), float32 [channels].
+        rows: a uniform sample of rows plus the rows that hold the extremes, float32 [<= MAX_ROWS, channels].
+        weights: how many rows each of `rows` stands for, times its importance, float32 [<= MAX_ROWS].
         elements: elements per image.
     """
 
@@ -41,16 +41,17 @@ class Observation:
 
     @property
     def absmax(self) -> float:
+        """The largest magnitude."""
         return max(abs(self.low), abs(self.high))
 
     @property
     def mean(self) -> Tensor:
-        """Of every channel over the rows by their weights, float32 [channels]."""
+        """The weighted mean of the rows, float32 [channels]."""
         return self.weights @ self.rows / self.weights.sum()
 
 
 class Observer:
-    """Accumulates one tensor's `Observation` from batches.
+    """Accumulates the `Observation` of one tensor batch by batch.
 
     Args:
         quota: rows to sample of each image.
@@ -69,7 +70,7 @@ class Observer:
         self.elements = 0
 
     def add(self, x: Tensor, images: int) -> None:
-        """Takes in the tensor of a batch of `images`."""
+        """Adds the tensor [..., channels] of a batch of `images`. Raises NonFiniteError when it is NaN or infinite."""
         flat = x.detach().reshape(-1, x.shape[-1])
         low, high = flat.amin(0), flat.amax(0)
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
@@ -80,29 +81,31 @@ class Observer:
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
         self.elements = x.numel() // images
-        keep = min(len(flat), max(1, self.quota * images))
-        chosen = torch.randperm(len(flat), generator=self.generator)[:keep].to(flat.device)
-        self._keep(flat, chosen, len(flat) / keep)
-        # The rows with the largest magnitudes decide whether clipping is affordable: keep a few of each batch.
-        self._keep(flat, flat.abs().amax(1).topk(min(2, len(flat))).indices, 1.0)
+        count = min(len(flat), max(1, self.quota * images))
+        chosen = torch.randperm(len(flat), generator=self.generator)[:count].to(flat.device)
+        self._sample(flat, chosen, len(flat) / count)
+        # The rows with the largest magnitudes decide whether clipping is affordable: sample a few of each batch.
+        self._sample(flat, flat.abs().amax(1).topk(min(2, len(flat))).indices, 1.0)
 
-    def _keep(self, flat: Tensor, chosen: Tensor, each: float) -> None:
+    def _sample(self, flat: Tensor, chosen: Tensor, weight: float) -> None:
+        """Stores the rows numbered `chosen`; each stands for `weight` rows."""
         self.rows.append(flat[chosen].cpu())
-        weights = torch.full((len(chosen),), each)
+        weights = torch.full((len(chosen),), weight)
         if self.importance is not None:
             weights *= self.importance[chosen.cpu() % len(self.importance)]
         self.weights.append(weights)
 
     def result(self) -> Observation:
+        """Returns the statistics so far; needs at least one batch. Call it once: it thins the sample at random."""
         assert self.low is not None and self.high is not None
         rows, weights = torch.cat(self.rows), torch.cat(self.weights)
-        if len(rows) > ROWS_KEPT:
+        if len(rows) > MAX_ROWS:
             order = rows.abs().amax(1).argsort(descending=True)
-            extremes, others = order[: ROWS_KEPT // 8], order[ROWS_KEPT // 8 :]
-            picked = others[torch.randperm(len(others), generator=self.generator)[: ROWS_KEPT - len(extremes)]]
-            weights[picked] *= len(others) / len(picked)
-            kept = torch.cat([extremes, picked])
-            rows, weights = rows[kept], weights[kept]
+            extremes, others = order[: MAX_ROWS // 8], order[MAX_ROWS // 8 :]
+            drawn = others[torch.randperm(len(others), generator=self.generator)[: MAX_ROWS - len(extremes)]]
+            weights[drawn] *= len(others) / len(drawn)
+            selected = torch.cat([extremes, drawn])
+            rows, weights = rows[selected], weights[selected]
         return Observation(
             float(self.low.min()), float(self.high.max()), self.low.cpu().numpy(), self.high.cpu().numpy(),
             rows.contiguous(), weights, self.elements,
@@ -121,6 +124,7 @@ def observe(
     """Runs every batch once and observes the named tensors.
 
     Args:
+        names: of the tensors.
         batches: float32 [b, C, H, W] tensors.
         images: how many images the batches hold together; sets how many rows are sampled of each.
         importance: tensor name -> weight of each row of an image, where rows differ.
@@ -149,18 +153,20 @@ def observe(
 
 
 def rows_per_image(images: int) -> int:
-    """Rows to sample of each of `images` for `ROWS_KEPT` in all."""
-    return -(-ROWS_KEPT // max(images, 1))
+    """Returns how many rows to sample of each of `images` for `MAX_ROWS` in all."""
+    return -(-MAX_ROWS // max(images, 1))
 
 
 def site_tensors(sites: Iterable[Site]) -> list[str]:
-    """The distinct activation tensors the sites read, and those convolutions write (`site_macs` counts them)."""
+    """Returns the distinct activation tensors that sites read, and those that convolutions write (for `site_macs`)."""
     names = [n for s in sites for n in (s.input, s.second, s.output if s.kind == "conv" else None) if n is not None]
     return list(dict.fromkeys(names))
 
 
 def site_macs(site: Site, observations: Mapping[str, Observation], weight_shape: tuple[int, ...] | None) -> int:
-    """Multiply-adds per image. For attention: (elements of the left operand) x (columns of the right one).
+    """Returns the multiply-accumulates of a site per image.
+
+    An attention product has (elements of the left operand) x (columns of the right one).
 
     Args:
         weight_shape: of the weight as a matrix (`quantize.plan.site_weights`): [terms summed, output channels].

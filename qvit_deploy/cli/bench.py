@@ -29,6 +29,8 @@ from qvit_deploy.commands.bench import (
 )
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.tasks.classify import CLASSIFY
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -42,7 +44,11 @@ SHOWN = 8
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle, an .onnx file or an engine")],
     target: Annotated[
-        str, typer.Option(help="which of the bundle's models; tensorrt, tensorrt-rtx: the engine built from it")
+        str,
+        typer.Option(
+            help=f"which of the bundle's models; {', '.join(t.name for t in TARGETS.values() if t.on_gpu)}: the engine "
+            "built from it"
+        ),
     ] = DEFAULT_TARGET,
     against: Annotated[
         Optional[Path], typer.Option(help="another bundle or file, measured in turn in the same processes")
@@ -98,13 +104,13 @@ def command(
         raise InputError("--emit-only goes with --sites and --site-models FOLDER: it says what to write, and where")
     if sites:
         widths = None if bits is None else whole_numbers("--bits", bits)
-        asked = Asked(target, widths, batch, plugins)  # type: ignore[arg-type] # it checks the target
+        asked = Asked(target, widths, batch, plugins)
         if emit_only and site_models is not None:
             index = write_site_models(path, site_models, asked)
             if json:
                 print_json(index.model_dump(mode="json", by_alias=True))
             stderr.print(
-                f"{len(index.files)} models of the {index.profile} file written to {site_models}", markup=False,
+                f"{len(index.files)} models of the {index.file_for} file written to {site_models}", markup=False,
                 soft_wrap=True,
             )  # fmt: skip
             return
@@ -186,8 +192,11 @@ def _report(found: Measurement) -> None:
         )
     for side in sides:
         if side.quality is not None:
-            shares = [("top-1", side.quality.top1), ("agreement with float", side.quality.agreement)]
-            said = ", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None)
+            score, agreement = side.quality.top1, side.quality.agreement
+            said = ", ".join([
+                *([] if score is None else [f"{CLASSIFY.words.score} {CLASSIFY.score_text(score)}"]),
+                *([] if agreement is None else [f"agreement with float {agreement:.1%}"]),
+            ])  # fmt: skip
             stdout.print(f"{escape(side.file.name)}: {said} (n={side.quality.n})", soft_wrap=True)
         if side.energy is not None:
             stdout.print(
@@ -201,7 +210,7 @@ def _report(found: Measurement) -> None:
     how, where = found.settings, found.environment
     pinned = "" if how.cpus is None else f", CPU {','.join(map(str, how.cpus))}"
     version = where.versions.get(how.runtime, "")
-    device = (where.gpu if how.runtime.startswith("tensorrt") else None) or where.board or where.cpu
+    device = (where.gpu if how.runtime in TARGETS and TARGETS[how.runtime].on_gpu else None) or where.board or where.cpu
     load = "" if where.load_average is None else f", load average {where.load_average:.1f}"
     stdout.print(
         f"batch {how.batch}" + (f", threads {how.threads}{pinned}" if how.threads else "")

@@ -7,25 +7,31 @@ from typing import Annotated, Any, Optional, get_args
 
 import typer
 
-from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware, Target, check_target
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
 from qvit_deploy.commands.build import Built, build
 from qvit_deploy.commands.build import trtexec as trtexec_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import HALF_PROFILES
+from qvit_deploy.targets.tensorrt.engine.files import HALF_TARGETS
+from qvit_deploy.targets.tensorrt.engine.kind import ENGINE_KINDS, engine_kind
 from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
+from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
 
 
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
-    target: Annotated[str, typer.Option(help=", ".join(get_args(Target)))],
-    profile: Annotated[
+    target: Annotated[str, typer.Option(help=", ".join(ENGINE_KINDS))],
+    file_for: Annotated[
         Optional[str],
-        typer.Option(help=f"which file of it ({', '.join(HALF_PROFILES)}); else the target's; with --plugin the last"),
+        typer.Option(
+            "--file-for",
+            "--profile",
+            help=f"which file of a bundle ({', '.join(HALF_TARGETS)}); else the target's; with --plugin the last",
+        ),
     ] = None,
     sm: Annotated[
         Optional[list[int]], typer.Option(help="tensorrt-rtx: compute capability, e.g. 86; repeatable")
@@ -53,7 +59,7 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Build TensorRT or TensorRT-RTX engines, each in a process of its own."""
-    chosen = check_target(target)
+    kind = engine_kind(target)
     if hardware not in get_args(Hardware):
         raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
     how = BuildOptions(
@@ -63,14 +69,14 @@ def command(
         timing_cache=timing_cache,
         workspace_mb=workspace,
     )
-    if compile_plugin and (chosen != "tensorrt" or trtexec):
+    if compile_plugin and (not kind.takes_plugins or trtexec):
         raise InputError(
             "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
         )
     if trtexec:
-        if chosen != "tensorrt" or sm:
+        if not kind.on_device or sm:
             raise InputError("--trtexec goes with --target tensorrt, without --sm")
-        commands = trtexec_lines(path, trt_version, how, profile=profile, out=out)  # type: ignore[arg-type]
+        commands = trtexec_lines(path, trt_version, how, file_for=file_for, out=out)
         if json:
             print_json({"build": commands[0], "time": commands[1]})
         else:
@@ -84,9 +90,9 @@ def command(
             how = how.model_copy(update={"plugins": (*how.plugins, made)})
         built = build(
             path,
-            chosen,
+            kind.name,
             how,
-            profile=profile,  # type: ignore[arg-type]
+            file_for=file_for,
             sms=tuple(dict.fromkeys(sm or ())),
             out=out,
             timeout=timeout,
@@ -135,7 +141,8 @@ def _report(built: Built) -> None:
     if built.check is None:
         stdout.print("not run: its GPU, or pycuda, is not here")
     else:
+        words = CLASSIFY.words
         stdout.print(
-            f"run: logits {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
-            f"top-1 agreement {built.check.agreement:.1%} (n={built.check.images})"
+            f"run: {words.signal} {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
+            f"{words.same} agreement {built.check.agreement:.1%} (n={built.check.images})"
         )

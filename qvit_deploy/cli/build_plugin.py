@@ -9,6 +9,7 @@ import typer
 
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stdout
+from qvit_deploy.targets.tensorrt import TENSORRT
 from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
 
 # ruff: noqa: UP045
@@ -25,14 +26,14 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="compile again, and replace the copy")] = False,
     json: options.Json = False,
 ) -> None:
-    """Compile libqvit_plugins.so, which the tensorrt-plugin profile runs in."""
+    """Compile libqvit_plugins.so, which the target tensorrt-plugin runs in."""
     with Bars() as bars:
         built = build_plugin(sms=tuple(sm or ()), headers=headers, out=out, force=force, progress=bars)
     size, tools = built.path.stat().st_size, built.tools
     if json:
         print_json({
             "path": str(built.path), "bytes": size, "sms": list(built.sms), "cached": built.cached,
-            "seconds": built.seconds, "tensorrt": list(tools.tensorrt), "cuda": list(tools.nvcc_version),
+            "seconds": built.seconds, TENSORRT: list(tools.tensorrt), "cuda": list(tools.nvcc_version),
         })  # fmt: skip
         return
     how = "compiled before" if built.cached else f"compiled in {built.seconds:.0f} s"

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 from rich.markup import escape
 
+from qvit_deploy.artifacts.atomic import append, write_file
 from qvit_deploy.artifacts.measurement import read_measurement
 from qvit_deploy.bench.compare.outputs import as_tree, benchmark_action, junit, markdown
 from qvit_deploy.bench.compare.regression import Named, Report, Thresholds, check
@@ -54,17 +55,17 @@ def command(
     baselines, candidates = ([], first) if candidate is None else (first, _read(candidate))
     report = check(baselines, candidates, thresholds, allow_different_environments)
     if junit_file is not None:
-        _write(junit_file, junit(report), "wb")
+        write_file(junit_file, junit(report))
     if markdown_file is not None:
-        _write(markdown_file, markdown(report).encode(), "ab")
+        append(markdown_file, markdown(report).encode())
     if action_file is not None:
-        _write(action_file, json_list(report), "wb")
+        write_file(action_file, json_list(report))
     if json:
         print_json(as_tree(report))
     else:
         _print(report)
     if report.failed:
-        raise CheckError("regression: " + "; ".join(f"{f.name}: {f.text}" for f in report.findings if f.failed))
+        raise CheckError("regression: " + "; ".join(f"{f.name}: {f.text}" for f in report.criteria if f.failed))
 
 
 def json_list(report: Report) -> bytes:
@@ -91,18 +92,10 @@ def _share(flag: str, text: str | None) -> float | None:
     return value
 
 
-def _write(path: Path, content: bytes, mode: str) -> None:
-    try:
-        with path.open(mode) as file:
-            file.write(content)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def _print(report: Report) -> None:
     stdout.print(escape(report.title), soft_wrap=True)
-    for finding in report.findings:
-        mark = "[red]FAIL[/]" if finding.failed else "[green]ok  [/]"
-        stdout.print(f"{mark} {finding.name:<11} {escape(finding.text)}", soft_wrap=True)
+    for criterion in report.criteria:
+        mark = "[red]FAIL[/]" if criterion.failed else "[green]ok  [/]"
+        stdout.print(f"{mark} {criterion.name:<11} {escape(criterion.text)}", soft_wrap=True)
     for note in report.notes:
         stdout.print(f"note: {note}", markup=False, soft_wrap=True)

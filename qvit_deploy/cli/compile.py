@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_args
 
@@ -15,7 +13,10 @@ from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile, Recipe, Score
+from qvit_deploy.recipe import Recipe, Score
+from qvit_deploy.targets.process_memory import peak_memory
+from qvit_deploy.targets.registry import REFERENCE, TARGETS
+from qvit_deploy.tasks.registry import task_called
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -40,7 +41,7 @@ def command(
     separate_bits: options.SeparateBits = None,
     images: options.Images = None,
     target: Annotated[
-        Optional[list[str]], typer.Option(help=f"profile to emit, repeatable: {', '.join(get_args(Profile))}")
+        Optional[list[str]], typer.Option(help=f"target to write a file for, repeatable: {', '.join(TARGETS)}")
     ] = None,
     recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
     skip_bad_images: options.SkipBadImages = False,
@@ -88,8 +89,7 @@ def command(
     manifest = compiled.bundle.manifest
     if json:
         seconds = {name: round(value, 3) for name, value in compiled.seconds.items()}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak}
+        run = {"bundle": str(compiled.bundle.root), "seconds": seconds, "peak_memory_bytes": peak_memory()}
         print_json({**run, **manifest.model_dump(mode="json", by_alias=True)})
     else:
         _report(manifest, out, sum(compiled.seconds.values()))
@@ -102,6 +102,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         width = f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
+    words = task_called(manifest.task).words
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
@@ -116,46 +117,17 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
             f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
         ),
         *_latency(manifest),
-        (
-            "verified",
-            f"{checked['codes']:,} codes equal in ONNX Runtime and the executor; "
-            f"{checked['integer_products']} of {checked['expected_integer_products']} products run on integers",
-        ),
-        *_profiles(checked.get("profiles")),
+        ("verified", REFERENCE.line(checked)),
+        *((name, TARGETS[name].line(TARGETS[name].read(found))) for name, found in checked.targets.items()),
         (
             "against float",
-            f"SQNR {checked['float_sqnr_db']:.1f} dB, top-1 agreement {checked['float_agreement']:.1%} "
-            f"(n={checked['images']})",
+            f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "
+            f"(n={checked.images})",
         ),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
-
-
-def _profiles(checked: Any) -> list[tuple[str, str]]:
-    """One row for every file beside the `onnxruntime` one."""
-    rows = []
-    for profile, found in checked.items() if isinstance(checked, dict) else ():
-        if profile == FUSED_PROFILE:
-            rows.append((profile, f"{found['codes']:,} codes equal given equal inputs"))
-            continue
-        if profile == OPENVINO_PROFILE:
-            ties = f" ({found['ties']:,} in the middle of two)" if found["ties"] else ""
-            rows.append((
-                profile,
-                f"{found['codes']:,} codes equal given equal inputs{ties}; {found['integer_products']} products run on "
-                f"integers; SQNR {found['float_sqnr_db']:.1f} dB against float",
-            ))  # fmt: skip
-            continue
-        count = len(found["in_float"])
-        kept = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""
-        rows.append((
-            profile,
-            f"{found['codes']:,} codes equal given equal inputs, {found['free_codes_equal']:.1%} running freely; "
-            f"{found['reference_sqnr_db']:.1f} dB against the onnxruntime file{kept}",
-        ))  # fmt: skip
-    return rows
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -11,6 +10,8 @@ import typer
 from qvit_deploy.cli.console import Bars, print_json, skipped_lines, stdout
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.targets.registry import REFERENCE, TARGETS
+from qvit_deploy.targets.target import FLOAT
 
 # ruff: noqa: UP045
 
@@ -19,7 +20,9 @@ def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     data: Annotated[str, typer.Option(help="images: a folder, an .npz or demo:fashion-mnist")],
     preprocess: Annotated[Optional[Path], typer.Option(help="JSON; a bundle brings its own")] = None,
-    profile: Annotated[str, typer.Option(help="which of the bundle's models")] = "onnxruntime",
+    target: Annotated[
+        str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {', '.join((*TARGETS, FLOAT))}")
+    ] = REFERENCE.name,
     limit: Annotated[Optional[int], typer.Option(help="use this many images, balanced over the classes")] = None,
     skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
     threads: Annotated[int, typer.Option(help="0: OMP_NUM_THREADS, or one per core")] = 0,
@@ -31,7 +34,7 @@ def command(
             path,
             data,
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
-            profile=profile,
+            target=target,
             limit=limit,
             skip_bad_images=skip_bad_images,
             threads=threads,
@@ -39,10 +42,11 @@ def command(
         )
     skipped_lines(result.skipped_images)
     if json:
-        print_json(asdict(result))
+        print_json(result.as_dict())
         return
+    task = result.task
     if result.top1 is not None:
-        beside = "" if result.float_top1 is None else f" (float {result.float_top1:.1%})"
-        stdout.print(f"top-1 {result.top1:.1%}{beside}, n={result.n}")
+        beside = "" if result.float_top1 is None else f" (float {task.score_text(result.float_top1)})"
+        stdout.print(f"{task.words.score} {task.score_text(result.top1)}{beside}, n={result.n}")
     if result.agreement is not None:
         stdout.print(f"agreement with float {result.agreement:.1%}, SQNR {result.sqnr_db:.1f} dB, n={result.n}")

@@ -11,9 +11,10 @@ import typer
 from rich.table import Table
 
 from qvit_deploy.cli.console import mega, print_json, short, stdout
-from qvit_deploy.commands.inspect import PROFILES, describe
+from qvit_deploy.commands.inspect import describe
 from qvit_deploy.errors import CheckError, InputError
-from qvit_deploy.lint import OLDEST_TENSORRT, RULES, SEVERITIES, Profile
+from qvit_deploy.lint import OLDEST_TENSORRT, RULES, SEVERITIES
+from qvit_deploy.targets.registry import TARGETS, target_called
 
 # ruff: noqa: UP045
 
@@ -23,16 +24,19 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle, an .onnx file or an .engine")],
-    profile: Annotated[Optional[str], typer.Option(help=f"lint for {', '.join(PROFILES)}")] = None,
+    target: Annotated[
+        Optional[str], typer.Option("--target", "--profile", help=f"lint for {', '.join(TARGETS)}")
+    ] = None,
     trt_version: Annotated[str, typer.Option(help="TensorRT to lint for")] = "{}.{}".format(*OLDEST_TENSORRT),
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
     """Sites, bits and bytes of a bundle or an ONNX file, and lint findings; exit code 1 when there are lint errors.
 
-    Without --profile a file is linted for the profile its name in a bundle says (model.tensorrt.onnx), any other file
+    Without --target a file is linted for the target its name in a bundle says (model.tensorrt.onnx), any other file
     with Q/DQ pairs for tensorrt, the rest for onnxruntime.
     """
-    found = describe(path, _profile(profile), _version(trt_version))
+    rules = None if target is None else target_called(target).linted_for
+    found = describe(path, rules, _version(trt_version))
     bundle = found["type"] == "bundle"
     if json:
         print_json(found)
@@ -45,15 +49,6 @@ def command(
     models = found["models"] if bundle else {"": found} if "lint" in found else {}
     for name, model in models.items():
         _raise_errors(str(path / name) if name else str(path), model["lint"])
-
-
-def _profile(name: str | None) -> Profile | None:
-    if name is None:
-        return None
-    found = next((p for p in PROFILES if p == name), None)
-    if found is None:
-        raise InputError(f"--profile {name!r}: choose one of {', '.join(PROFILES)}")
-    return found
 
 
 def _version(given: str) -> tuple[int, int]:

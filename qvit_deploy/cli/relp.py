@@ -11,11 +11,11 @@ from qvit_deploy.cli.console import Bars, json_text, print_json, stdout
 from qvit_deploy.cli.options import Json, PreprocessFile
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.registry import REFERENCE
+from qvit_deploy.targets.target import FLOAT
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
-
-PROFILE = "onnxruntime"
 
 
 def command(
@@ -40,7 +40,9 @@ def command(
         Optional[str], typer.Option(help="gradient, relp, relp-ah, attnlrp or deep-taylor (relp; drift: gradient)")
     ] = None,
     direction: Annotated[str, typer.Option(help="denoising (clean into corrupt) or noising")] = "denoising",
-    profile: Annotated[str, typer.Option(help="which of the bundle's models: onnxruntime or float")] = PROFILE,
+    target: Annotated[
+        str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {REFERENCE.name} or {FLOAT}")
+    ] = REFERENCE.name,
     quantizers: Annotated[
         str, typer.Option(help="backward pass of quantizers: straight-through or secant")
     ] = "straight-through",
@@ -71,12 +73,12 @@ def command(
             if clean or corrupt or pairs or exact:
                 raise InputError("--quantization takes --data only: clean is the float model, corrupt the quantized")
             session: relp_session.Session = relp_session.drift(
-                path, profile, data, count, seed, metric=metric, rules=rules or "gradient", progress=bars
+                path, target, data, count, seed, metric=metric, rules=rules or "gradient", progress=bars
             )
         else:
             session = relp_session.relp(
                 path,
-                profile,
+                target,
                 relp_session.Pairs(clean, corrupt, pairs, data, edit, count, seed),
                 preprocess=images,
                 metric=metric,
@@ -141,7 +143,7 @@ def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
 
 
 def _drift_lines(tree: dict[str, Any]) -> list[str]:
-    from qvit_deploy.report.relp.drift_page import beyond_words
+    from qvit_deploy.report.relp.drift_page import beyond_text
 
     found = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
@@ -154,7 +156,7 @@ def _drift_lines(tree: dict[str, Any]) -> list[str]:
             f"the sum over sites gives it with Pearson {found['pearson']:.3f}, slope {found['slope']:.2f}, "
             f"error {found['normalized_error']:.1%}"
         )
-    if warning := beyond_words(tree):
+    if warning := beyond_text(tree):
         lines.append(f"note: {warning}")
     worst = sorted(tree["sites"], key=lambda s: -s["rms_effect"])
     width = max(len(s["name"]) for s in worst)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.table import Table
 
+from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, json_text, print_json, short, stdout, whole_numbers
 from qvit_deploy.data.preprocess import Preprocess
@@ -16,6 +17,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.report.sweep.plot import sweep_plot
 from qvit_deploy.report.sweep.table import SweepRow, as_csv, as_tree
+from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
 
@@ -130,14 +132,7 @@ def _check_folder(out: Path, force: bool) -> None:
 
 def _write(out: Path, rows: Sequence[SweepRow]) -> None:
     contents = (json_text(as_tree(rows)).encode() + b"\n", as_csv(rows).encode(), sweep_plot(rows))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, content in zip(FILES, contents, strict=True):
-            temporary = out / f".{name}.tmp"
-            temporary.write_bytes(content)
-            temporary.replace(out / name)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}") from error
+    write_files(out, dict(zip(FILES, contents, strict=True)))
 
 
 def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:
@@ -153,11 +148,12 @@ def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:
         ("loss", lambda r: f"{r.loss:.2e}"),
         ("SQNR", lambda r: "" if r.sqnr_db is None else f"{r.sqnr_db:.1f}"),
         ("agree", lambda r: "" if r.agreement is None else f"{r.agreement:.1%}"),
-        ("top-1", lambda r: "" if r.top1 is None else f"{r.top1:.1%}"),
+        (CLASSIFY.words.score, lambda r: "" if r.top1 is None else CLASSIFY.score_text(r.top1)),
     ]
     for model in dict.fromkeys(row.model for row in rows):
         mine = [row for row in rows if row.model == model]
-        beside = "" if mine[0].float_top1 is None else f", float top-1 {mine[0].float_top1:.1%}"
+        score = mine[0].float_top1
+        beside = "" if score is None else f", float {CLASSIFY.words.score} {CLASSIFY.score_text(score)}"
         table = Table(box=None, pad_edge=False, collapse_padding=True)
         for name, cell in columns:
             if any(cell(row) for row in mine):
@@ -174,4 +170,4 @@ def _legend(row: SweepRow) -> str:
         return f"{front}, measured with --measure"
     whose = "held-out calibration images" if row.held_out else "calibration images (none were left over)"
     said = f"{front}\nSQNR in dB and agreement with float on {row.images} {whose}"
-    return said if row.float_top1 is None else f"{said}; top-1 on n={row.test_images}"
+    return said if row.float_top1 is None else f"{said}; {CLASSIFY.words.score} on n={row.test_images}"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import secrets
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import get_args
 
 import onnx_ir as ir
 from pydantic import BaseModel
 
+from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
-from qvit_deploy.artifacts.engine_record import Target, engines_in, runs_on
 from qvit_deploy.artifacts.latency_table import LatencyTable
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
+from qvit_deploy.artifacts.opening import artifact_at
 from qvit_deploy.bench.measure import File, Plan, measure
-from qvit_deploy.bench.runner import ENGINES as ENGINE_FILES
 from qvit_deploy.bench.trtexec import Recording, read_trtexec
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
@@ -25,12 +23,12 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.progress import Progress
-from qvit_deploy.recipe import HALF_PROFILES
-from qvit_deploy.targets.tensorrt.engine.files import ENGINES
-from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
+from qvit_deploy.targets.registry import REFERENCE, TARGETS, runtime_of
+from qvit_deploy.targets.target import FLOAT, file_of
 
 FOLDER = "measurements"
-DEFAULT_TARGET = "onnxruntime"
+ELSEWHERE = "; choose another file with -o"
+DEFAULT_TARGET = REFERENCE.name
 
 
 def benchmark(
@@ -47,7 +45,7 @@ def benchmark(
     """Measures the bundle, .onnx file or engine at `path`.
 
     Args:
-        target: which of a bundle's models, for both sides; of a TensorRT target the engine built from it.
+        target: which of a bundle's models, for both sides, or the engine built from it (`Target.measured_file`).
         against: another bundle or file to take in turn with it.
         data: DATA for top-1 and agreement, of both sides.
 
@@ -57,7 +55,7 @@ def benchmark(
     """
     sides = [path] if against is None else [path, against]
     files = [_file(side, target, plan.batch) for side in sides]
-    if data is not None and any(f.path.suffix in ENGINE_FILES for f in files):
+    if data is not None and not all(runtime_of(f.path).evaluates for f in files):
         raise InputError(
             "--data: bench takes top-1 of ONNX files only; build --data compares an engine with its ONNX file"
         )
@@ -66,7 +64,7 @@ def benchmark(
         return found
     quality = []
     for side in sides:
-        result = evaluate(side, data, preprocess=preprocess, profile=target, threads=plan.threads, progress=progress)
+        result = evaluate(side, data, preprocess=preprocess, target=target, threads=plan.threads, progress=progress)
         quality.append(Quality(top1=result.top1, agreement=result.agreement, n=result.n))
     other = found.against and found.against.model_copy(update={"quality": quality[-1]})
     return found.model_copy(update={"quality": quality[0], "against": other})
@@ -103,60 +101,28 @@ def _stamp() -> str:
 
 
 def _write(place: Path, content: BaseModel) -> Path:
-    """Beside it first, then renamed: never half a file."""
     require_writable(place)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(content.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
-        temporary.replace(place)
-    except OSError as error:
-        raise InputError(f"{place} cannot be written: {error}; choose another file with -o") from error
+    write_file(place, content.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode() + b"\n", ELSEWHERE)
     return place
 
 
 def require_writable(out: Path) -> Path:
     """`out`, its folder made if need be; for failing before minutes of measuring. Raises InputError."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be written: {error}; choose another file with -o") from error
+    make_folder(out.parent, ELSEWHERE)
     if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
         raise InputError(f"{out} cannot be written: it is a folder, or its folder is read-only; choose another with -o")
     return out
 
 
 def _file(path: Path, target: str, batch: int | None) -> File:
-    if not path.is_dir():
-        return File(path, sites=_sites(path) if path.suffix in ENGINE_FILES else ())
-    bundle = read_bundle(path)
-    for each in get_args(Target):
-        if target == each:
-            return File(_engine(bundle, each, batch), sites=tuple(s.name for s in bundle.manifest.sites))
-    return File(bundle.path_of(f"model.{target}.onnx"), _attention(bundle))
-
-
-def _engine(bundle: Bundle, target: Target, batch: int | None) -> Path:
-    """The one engine of the bundle for this target and batch, and for the GPU where there is one."""
-    build = f"qvit-deploy build {bundle.root} --target {target}"
-    found = engines_in(bundle.root / ENGINES, target)
-    if not found:
-        raise InputError(f"{bundle.root} has no engine for {target}; build one where it will run: {build}")
-    held = bundle.manifest.files
-    buildable = [held[name] for name in (f"model.{p}.onnx" for p in HALF_PROFILES) if name in held]
-    stale = [path for path, record in found if record.onnx not in buildable]
-    if stale:
-        raise InputError(f"{stale[0]} was built from a file that the bundle does not hold; build it again: {build}")
-    gpu = require_gpu(f"bench --target {target}")
-    fitting = [
-        path
-        for path, record in found
-        if (batch is None or record.batch.least <= batch <= record.batch.most) and runs_on(record, gpu.sm)
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    names = ", ".join(path.name for path in fitting or [path for path, _ in found])
-    which = "several engines" if fitting else "no engine for this GPU and --batch"
-    raise InputError(f"{bundle.root} has {which} for {target}: name one of {bundle.root / ENGINES}: {names}")
+    bundle = artifact_at(path)
+    if not isinstance(bundle, Bundle):
+        return File(path, sites=() if runtime_of(path).evaluates else _sites(path))
+    chosen = TARGETS.get(target)
+    file = bundle.path_of(file_of(target)) if chosen is None else chosen.measured_file(bundle, batch)
+    if runtime_of(file).evaluates:
+        return File(file, _attention(bundle))
+    return File(file, sites=tuple(s.name for s in bundle.manifest.sites))
 
 
 def _sites(engine: Path) -> tuple[str, ...]:
@@ -170,7 +136,7 @@ def _sites(engine: Path) -> tuple[str, ...]:
 def _attention(bundle: Bundle) -> dict[str, str]:
     """Output tensor -> site of the attention products that are sites, by the float model: the others keep its names."""
     names = {s.name for s in bundle.manifest.sites if s.kind.startswith("matmul_")}
-    if not names or "model.float.onnx" not in bundle.manifest.files:
+    if not names or file_of(FLOAT) not in bundle.manifest.files:
         return {}
-    graph = Graph(ir.load(bundle.path_of("model.float.onnx")), "float")
+    graph = Graph(ir.load(bundle.path_of(file_of(FLOAT))), FLOAT)
     return {tensor: s.name for s in find_sites(graph) if s.name in names for tensor in (s.product, s.output)}

@@ -12,26 +12,31 @@ from typing import TypeVar
 import numpy as np
 import onnx as onnx_file
 
-from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.engine_record import (
     BuildOptions,
     BuildRequest,
     EngineRecord,
-    Target,
     read_engine,
     record_path,
 )
+from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.progress import Progress
-from qvit_deploy.recipe import Profile
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.tensorrt.engine.build import build_engine
-from qvit_deploy.targets.tensorrt.engine.check import EngineCheck, check_logits, first_difference, probed, products
+from qvit_deploy.targets.tensorrt.engine.check import (
+    EngineCheck,
+    check_outputs,
+    expose_codes,
+    first_difference,
+    products,
+)
 from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE, engine_kind
 from qvit_deploy.targets.tensorrt.engine.layer_info import EngineLayers, engine_layers, read_layers
 from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner, load
 from qvit_deploy.targets.tensorrt.engine.trtexec import check_version, trtexec_commands
@@ -60,10 +65,10 @@ class Built:
 
 def build(
     path: Path,
-    target: Target,
+    target: str,
     options: BuildOptions = BuildOptions(),  # noqa: B008 - it is frozen
     *,
-    profile: Profile | None = None,
+    file_for: str | None = None,
     sms: tuple[int, ...] = (),
     out: Path | None = None,
     timeout: float = 600.0,
@@ -76,7 +81,7 @@ def build(
     """Builds an engine of the bundle or .onnx file at `path` for every one of `sms`.
 
     Args:
-        profile, out: see `engine_files`.
+        target, file_for, out: see `engine_files`.
         timeout: seconds each engine may take.
         keep_slow: keep an engine some of whose sites do not run as emitted: on int8, fused, or in a plugin.
         data: images the engine is compared with ONNX Runtime on, where it can run; noise when None.
@@ -87,13 +92,9 @@ def build(
         BundleError: the bundle is damaged, or was not compiled for this target.
         CheckError: a build died or took too long, or the engine does not do what the model does.
     """
-    if target == "tensorrt" and sms:
-        raise InputError("--sm is for tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on")
-    if target == "tensorrt-rtx" and not sms:
-        raise InputError("--target tensorrt-rtx needs --sm, e.g. --sm 86 --sm 120")
-    if target == "tensorrt-rtx" and (options.hardware != "none" or options.timing_cache is not None):
-        raise InputError("--hardware and --timing-cache are for --target tensorrt")
-    onnx, engines = engine_files(path, target, options, profile, sms, out)
+    kind = engine_kind(target)
+    kind.require_options(sms, options)
+    onnx, engines = engine_files(path, target, options, file_for, sms, out)
     built = []
     for sm, engine in zip(sms or (None,), engines, strict=True):
         request = BuildRequest(
@@ -102,7 +103,7 @@ def build(
             onnx=onnx,
             engine=engine,
             sm=sm,
-            layer_info=engine.with_suffix(".layers.json") if target == "tensorrt" else None,
+            layer_info=kind.layer_info(engine),
         )
         record = build_engine(request, timeout=timeout, force=force, progress=progress)
         if not _runs_here(record):
@@ -119,10 +120,10 @@ def build(
 
 
 def _runs_here(record: EngineRecord) -> bool:
-    """Whether the engine is to be checked. TensorRT builds on a device, so always; RTX where its GPU and pycuda are."""
+    """Whether the engine is to be checked: one that was built on the device always, others where GPU and pycuda are."""
     gpu = find_gpu()
     fits = gpu is not None and gpu.sm == record.build.sm
-    return record.target == "tensorrt" or (fits and find_spec("pycuda") is not None)
+    return engine_kind(record.target).on_device or (fits and find_spec("pycuda") is not None)
 
 
 def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float, keep_slow: bool) -> Built:
@@ -141,7 +142,7 @@ def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, ti
             )
     model = request.onnx.read_bytes()
     try:
-        check = _run(request.engine, request.plugins, lambda r: check_logits(r, model, images, request.batch.best))
+        check = _run(request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best))
     except CheckError as error:
         raise CheckError(f"{error}; {_where(request, model, images, timeout)}") from None
     return Built(request.engine, record, check, layers, tuple(slow))
@@ -151,7 +152,7 @@ def _where(request: BuildRequest, model: bytes, images: np.ndarray, timeout: flo
     """Which tensor is the first that differs, from an engine with every quantizer's codes as outputs."""
     with tempfile.TemporaryDirectory() as folder:
         onnx, engine = Path(folder) / "probed.onnx", Path(folder) / "probed.engine"
-        content, names = probed(model)
+        content, names = expose_codes(model)
         onnx.write_bytes(content)
         build_engine(request.model_copy(update={"onnx": onnx, "engine": engine, "layer_info": None}), timeout=timeout)
         some = images[: request.batch.best]
@@ -178,11 +179,7 @@ def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Prep
     if data is None:
         shape = record.build.inputs[0].shape[1:]
         return np.random.default_rng(0).standard_normal((count, *shape), np.float32)
-    if preprocess is None and path.is_dir():
-        preprocess = Preprocess.model_validate(read_bundle(path).manifest.source["preprocess"])
-    if preprocess is None:
-        raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
-    images = open_images(data, preprocess, limit=count, split="test")
+    images = open_images(data, preprocess_of(model_at(path), preprocess), limit=count, split="test")
     return np.concatenate([pixels for pixels, _ in images.batches(count)])
 
 
@@ -191,7 +188,7 @@ def trtexec(
     version: str | None,
     options: BuildOptions = BuildOptions(),  # noqa: B008 - it is frozen
     *,
-    profile: Profile | None = None,
+    file_for: str | None = None,
     out: Path | None = None,
 ) -> tuple[str, str]:
     """The commands of NVIDIA's tool that build and time what `build` would make; needs no TensorRT.
@@ -209,7 +206,7 @@ def trtexec(
     if version is None:
         raise InputError("--trtexec needs --trt-version, e.g. 10.3 for JetPack 6: its flags differ between versions")
     known = check_version(version)
-    onnx, (engine,) = engine_files(path, "tensorrt", options, profile, (), out)
+    onnx, (engine,) = engine_files(path, ON_DEVICE.name, options, file_for, (), out)
     if known < PLUGIN_WINS:
         onnx = bare_file(onnx, engine.with_suffix(".onnx"))
     try:

@@ -5,51 +5,49 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy import recipe
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.allocate.cost import packed_bytes, storage_bits
+from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.engine_record import read_engine
+from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import constant
-from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, Profile, findings, view_of
-from qvit_deploy.lint.emitted import LINTED_FOR
+from qvit_deploy.graph.op_traits import QUANTIZERS
+from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, STRICTEST, LintTarget, findings, view_of
 from qvit_deploy.lint.view import Operand, Product, View, integer
-
-_QDQ = ("QuantizeLinear", "DequantizeLinear")
-PROFILES: tuple[Profile, ...] = get_args(Profile)
-_OWN_FILES = {f"model.{name}.onnx": name for name in LINTED_FOR}
+from qvit_deploy.targets.registry import REFERENCE, target_of_file
 
 
-def describe(path: Path, profile: Profile | None = None, version: tuple[int, int] = OLDEST_TENSORRT) -> dict[str, Any]:
+def describe(
+    path: Path, target: LintTarget | None = None, version: tuple[int, int] = OLDEST_TENSORRT
+) -> dict[str, Any]:
     """A description of the bundle or .onnx file at `path`, with what the lint finds in it; of an engine its record.
 
     Args:
-        profile: lint for it; by default for the one that fits each file best (`profile_of`).
-        version: (major, minor) of TensorRT, for the `tensorrt` profile.
+        target: lint for it; by default for the one that fits each file best (`linted_for`).
+        version: (major, minor) of TensorRT, where files are linted for that.
 
     Raises:
         InputError: nothing is there, or it is none of them, or an engine was changed since it was built.
         BundleError: the bundle is damaged.
     """
-    if path.is_dir():
-        bundle = read_bundle(path)
-        manifest = bundle.manifest.model_dump(mode="json", by_alias=True)
-        names = [n for n in bundle.manifest.files if n.endswith(".onnx")]
-        models = {n: describe_onnx(bundle.path_of(n), profile, version) for n in names}
+    artifact = artifact_at(path)
+    if isinstance(artifact, Bundle):
+        manifest = artifact.manifest.model_dump(mode="json", by_alias=True)
+        names = [n for n in artifact.manifest.files if n.endswith(".onnx")]
+        models = {n: describe_onnx(artifact.path_of(n), target, version) for n in names}
         return {"type": "bundle", "manifest": manifest, "models": models}
-    if not path.is_file():
-        raise InputError(f"no bundle, .onnx file or engine at {path}")
-    if path.suffix == ".engine":
+    if isinstance(artifact, EngineFile):
         return {"type": "engine", **read_engine(path).model_dump(mode="json", by_alias=True)}
-    return {"type": "onnx", **describe_onnx(path, profile, version)}
+    return {"type": "onnx", **describe_onnx(path, target, version)}
 
 
-def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int]) -> dict[str, Any]:
+def describe_onnx(path: Path, target: LintTarget | None, version: tuple[int, int]) -> dict[str, Any]:
     """Inputs, outputs, operators, every matrix product with the width of its operands, and the lint."""
     try:
         # Absolute: onnx_ir guards against weights outside the model's folder only when it knows the folder.
@@ -57,12 +55,13 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
     except Exception as error:  # protobuf and onnx_ir raise their own types on files that are not ONNX
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as ONNX: {reason}") from error
+    owner = target_of_file(path.name)
+    if owner is not None:
+        model = owner.as_run(model)
     graph = model.graph
-    if _OWN_FILES.get(path.name) == recipe.PACKED_PROFILE:
-        model.functions.clear()  # TensorRT runs plugins in their place
     if not len(graph):
         raise InputError(f"{path} cannot be read as ONNX: it holds no operators")
-    view = view_of(model, profile or profile_of(path.name, model), version)
+    view = view_of(model, target or linted_for(path.name, model), version)
     operators = Counter(_op(node) for node in view.nodes)
     products = [_product(view, p) for p in view.products]
     products += [_packed(view, n) for n in view.custom() if n.domain == DOMAIN and not writes_codes(n)]
@@ -74,26 +73,27 @@ def describe_onnx(path: Path, profile: Profile | None, version: tuple[int, int])
         "inputs": {v.name: _shape(v) for v in graph.inputs if not v.is_initializer()},
         "outputs": {v.name: _shape(v) for v in graph.outputs},
         "operators": dict(sorted(operators.items())),
-        "quantizers": {op: operators[op] for op in _QDQ},
+        "quantizers": {op: operators[op] for op in QUANTIZERS},
         "products": products,
         "quantized_products": sum(p["quantized"] for p in products),
         "weight_bytes": sum(o["stored_bytes"] for p in products for o in p["operands"] if o["weight"]),
         "packed_weight_bytes": sum(o["packed_bytes"] for p in products for o in p["operands"] if o["weight"]),
         "lint": {
-            "profile": view.profile,
-            "version": "{}.{}".format(*version) if view.profile == "tensorrt" else None,
+            "profile": view.target,
+            "version": "{}.{}".format(*version) if view.versioned else None,
             "counts": {s: sum(f.severity == s for f in found) for s in SEVERITIES},
             "findings": [asdict(f) for f in found],
         },
     }
 
 
-def profile_of(name: str, model: ir.Model) -> Profile:
+def linted_for(name: str, model: ir.Model) -> LintTarget:
     """What to lint a file for when nobody says: what its name in a bundle says; TensorRT for any other file with Q/DQ
     pairs, ONNX Runtime for the rest."""
-    if name in _OWN_FILES:
-        return LINTED_FOR[_OWN_FILES[name]]
-    return "tensorrt" if any(node.op_type in _QDQ for node in model.graph.all_nodes()) else "onnxruntime"
+    owner = target_of_file(name)
+    if owner is not None:
+        return owner.linted_for
+    return STRICTEST if any(n.op_type in QUANTIZERS for n in model.graph.all_nodes()) else REFERENCE.linted_for
 
 
 def _op(node: ir.Node) -> str:
@@ -138,8 +138,8 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
     tensor = None if operand.of_data else ir.convenience.get_const_tensor(value)
-    stored = 0 if tensor is None else -(-tensor.size * _container(tensor.dtype) // 8)
-    packed = stored if bits is None or tensor is None else -(-tensor.size * bits // 8)
+    stored = 0 if tensor is None else packed_bytes(storage_bits(tensor.size, _container(tensor.dtype)))
+    packed = stored if bits is None or tensor is None else packed_bytes(storage_bits(tensor.size, bits))
     return {
         "tensor": value.name,
         "bits": bits,

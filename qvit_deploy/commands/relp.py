@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.pairs.files import open_pair, open_pairs
 from qvit_deploy.data.pairs.make import EDITS, ImagePair, make_pairs
@@ -24,15 +25,16 @@ from qvit_deploy.pipeline.exact_maps import exact_maps
 from qvit_deploy.pipeline.explain import explain, rule_set_called
 from qvit_deploy.pipeline.explain_drift import explain_drift
 from qvit_deploy.pipeline.explanation_tree import drift_tree, relp_tree
-from qvit_deploy.pipeline.model_files import FLOAT, ModelFile, read_model
+from qvit_deploy.pipeline.model_files import ModelFile, read_model
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.relevance.differentiable import check_differentiable
 from qvit_deploy.report.relp.drift_page import drift_page
 from qvit_deploy.report.relp.drift_plots import drift_figures
 from qvit_deploy.report.relp.page import relp_page
 from qvit_deploy.report.relp.plots import relp_figures
-from qvit_deploy.report.svg import export
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.report.svg import pictures
+from qvit_deploy.targets.target import FLOAT
+from qvit_deploy.tasks.classify import CLASSIFY
 
 PAGE, NUMBERS, EXACT = "relp.html", "relp.json", "exact"
 
@@ -47,16 +49,7 @@ class Session:
 
     def write(self, folder: Path, numbers: str) -> None:
         """Page, numbers and plots into `folder`. Raises InputError when it cannot be written."""
-        contents = {NUMBERS: numbers.encode() + b"\n", PAGE: self.page()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, content in contents.items():
-                temporary = folder / f".{name}.tmp"
-                temporary.write_bytes(content)
-                temporary.replace(folder / name)
-            export(dict(self.figures()), folder)
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written: {error}") from error
+        write_files(folder, {**pictures(self.figures()), NUMBERS: numbers.encode() + b"\n", PAGE: self.page()})
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,7 @@ class Pairs:
 
 def relp(
     path: Path,
-    profile: str,
+    target: str,
     source: Pairs,
     *,
     preprocess: Preprocess | None,
@@ -112,12 +105,12 @@ def relp(
         InputError: anything handed in cannot be used.
         CheckError: ONNX Runtime does not agree with the executor.
     """
-    watch = Stopwatch(progress)
-    parse_metric(metric)
+    watch, task = Stopwatch(progress), CLASSIFY
+    task.parse_metric(metric)
     rule_set_called(rules, secant_quantizers)
     way = _direction(direction)
     with watch.stage("read"):
-        model = read_model(path, profile, preprocess)
+        model = read_model(path, target, preprocess)
         check_differentiable(model.graph)  # before exact maps, which may take hours
         pairs = source.open(model)
     truth = None
@@ -125,20 +118,20 @@ def relp(
         with watch.stage("exact", len(pairs)) as advance:
             truth = exact_maps(
                 model, pairs, metric=metric, direction=way, at_once=at_once, processes=processes,
-                folder=None if folder is None else folder / EXACT, advance=advance,
+                folder=None if folder is None else folder / EXACT, task=task, advance=advance,
             )  # fmt: skip
     with watch.stage("relp", len(pairs)) as advance:
         found = explain(
             model, pairs, metric=metric, rules=rules, secant_quantizers=secant_quantizers, direction=way,
-            exact=truth, advance=advance,
+            exact=truth, task=task, advance=advance,
         )  # fmt: skip
-    tree = relp_tree(model.description, found, model.graph.image_shape)
+    tree = relp_tree(model.description, found, model.graph.interface.image_size)
     clean, corrupt = _stacked(pairs, "clean"), _stacked(pairs, "corrupt")
     return Session(tree, lambda: relp_page(tree, clean, corrupt), lambda: relp_figures(tree, clean, corrupt))
 
 
 def drift(
-    path: Path, profile: str, data: str | None, count: int, seed: int, *, metric: str, rules: str, progress: Progress
+    path: Path, target: str, data: str | None, count: int, seed: int, *, metric: str, rules: str, progress: Progress
 ) -> Session:
     """Explains what quantization did to a bundle, on `count` images of `data`.
 
@@ -148,20 +141,20 @@ def drift(
     """
     if data is None:
         raise InputError("--quantization needs images: pass --data")
-    if profile == FLOAT:
-        raise InputError("--quantization compares the float model with a quantized one; choose another --profile")
-    watch = Stopwatch(progress)
-    parse_metric(metric)
+    if target == FLOAT:
+        raise InputError("--quantization compares the float model with a quantized one; choose another --target")
+    watch, task = Stopwatch(progress), CLASSIFY
+    task.parse_metric(metric)
     with watch.stage("read"):
         if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
-        model, quantized = read_model(path, FLOAT, None), read_model(path, profile, None)
+        model, quantized = read_model(path, FLOAT, None), read_model(path, target, None)
         images = open_images(data, model.preprocess, limit=count, seed=seed, split="test")
     with watch.stage("drift", len(images)) as advance:
-        found = explain_drift(model, quantized, images, metric=metric, rules=rules, advance=advance)
+        found = explain_drift(model, quantized, images, metric=metric, rules=rules, task=task, advance=advance)
     assert model.manifest is not None
-    name = f"{model.manifest.source.get('model', path.name)}, {profile} against float"
-    tree = drift_tree(name, found, model.graph.image_shape)
+    name = f"{model.manifest.source.get('model', path.name)}, {target} against float"
+    tree = drift_tree(name, found, model.graph.interface.image_size)
     return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 
 
@@ -184,10 +177,10 @@ def patch_size(model: ModelFile) -> int:
         InputError: the tokens are no grid of square patches.
     """
     first = find_components(model.graph)[0]
-    _, height, width = model.graph.image_shape
+    _, height, width = model.graph.interface.image_size
     rows = model.graph.static_batch or 1
     with torch.no_grad():
-        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.image_shape), fetch=[first.tensor])
+        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.interface.image_size), fetch=[first.tensor])
     grid = cells.token_grid(cells.count(first, tensor[first.tensor], rows), height, width)
     if grid is None:
         raise InputError(

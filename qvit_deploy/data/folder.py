@@ -1,4 +1,4 @@
-"""What an image folder holds: its pictures, their classes, the entries that are refused. Decodes nothing."""
+"""Lists an image folder: its pictures, their classes and the entries that are refused. It decodes nothing."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ class Listing:
 
 
 def list_folder(root: Path) -> Listing:
-    """List the images of `root`: all in it (unlabelled) or all in its sub-folders, one class each.
+    """Lists the images of `root`: all lie in it (unlabelled) or all in its sub-folders, one class each.
 
     Names sort naturally ("2" before "10"), as timm's reader does, because the position of a class folder is
     its label. A class folder without pictures keeps its label for the same reason. Hidden entries are
-    ignored. Raises InputError.
+    ignored.
+
+    Raises:
+        InputError: the folder cannot be read, holds no images, or holds some directly and some in class folders.
     """
     refused: list[tuple[str, str]] = []
     try:
@@ -70,8 +73,8 @@ def list_folder(root: Path) -> Listing:
 
 
 def _pictures(root: Path, folder: Path, refused: list[tuple[str, str]], *, recurse: bool) -> list[Path]:
-    """The image files of `folder`, sorted; what must not be read goes to `refused`."""
-    found: list[Path] = []
+    """Returns the image files of `folder`, sorted, and appends to `refused` the entries that must not be read."""
+    pictures: list[Path] = []
     for entry in _entries(folder):
         path = Path(entry.path)
         name = path.relative_to(root).as_posix()
@@ -79,15 +82,15 @@ def _pictures(root: Path, folder: Path, refused: list[tuple[str, str]], *, recur
             if recurse and entry.is_symlink():
                 refused.append((name, "symbolic links to folders are not followed"))
             elif recurse:
-                found += _pictures(root, path, refused, recurse=True)
+                pictures += _pictures(root, path, refused, recurse=True)
         elif path.suffix.lower() in SUFFIXES:
             if entry.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 refused.append((name, "a symbolic link that leaves the folder"))
             elif entry.is_file():  # known from the listing: a stat for each of ImageNet's million files takes minutes
-                found.append(path)
+                pictures.append(path)
             else:  # a named pipe would block the reader for ever
                 refused.append((name, "not a regular file" if path.exists() else "a broken symbolic link"))
-    return found
+    return pictures
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -96,6 +99,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that compares runs of ASCII digits as numbers; the name itself breaks ties ("1" and "01")."""
+    """A sort key that compares runs of ASCII digits as numbers; the name itself breaks ties ("1" and "01")."""
     parts = [p for p in re.split(r"([0-9]+)", name) if p]
     return [(0, int(p), "") if p[0] in "0123456789" else (1, 0, p) for p in parts], name

@@ -1,4 +1,4 @@
-"""A set of pictures, ready for a model: opened from what the command line calls DATA, streamed in batches."""
+"""Opens what the command line calls DATA as a set of pictures and streams it to a model in batches."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ class ImageSet:
         return len(self.names)
 
     def batches(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], slice]]:
-        """(float32 [b, C, H, W], the slice of their indices in this set), in order; the last may be shorter.
+        """Yields (float32 [b, C, H, W], the slice of their indices in this set) in order; the last may be shorter.
 
-        Raises BadPictureError (an InputError) when a file turns out to be corrupt or is gone.
+        Raises:
+            BadPictureError: (an InputError) a file is corrupt, or is gone since the set was opened.
         """
         if batch_size < 1:
             raise InputError(f"batch size must be at least 1, got {batch_size}")
@@ -53,7 +54,7 @@ class ImageSet:
             )
 
     def subset(self, n: int, seed: int) -> ImageSet:
-        """`n` pictures (all, if there are fewer) in their present order, balanced over the classes if any."""
+        """Draws `n` pictures (all, if there are fewer), balanced over the classes if any; their order is kept."""
         if n < 1:
             raise InputError(f"the number of images must be at least 1, got {n}")
         if n >= len(self):
@@ -61,9 +62,9 @@ class ImageSet:
         return self.take(np.sort(draw(len(self), self.labels, seed)[:n]))
 
     def without(self, other: ImageSet) -> ImageSet:
-        """The pictures whose names `other`, drawn from the same place, does not have; perhaps none."""
-        taken = set(other.names)
-        return self.take(np.array([i for i, name in enumerate(self.names) if name not in taken], dtype=np.intp))
+        """Returns the pictures whose names are not in `other`, a set from the same place; perhaps none."""
+        excluded = set(other.names)
+        return self.take(np.array([i for i, name in enumerate(self.names) if name not in excluded], dtype=np.intp))
 
     @cached_property
     def digest(self) -> str:
@@ -77,12 +78,12 @@ class ImageSet:
         return sha.hexdigest()
 
     def picture(self, i: int) -> NDArray[np.uint8]:
-        """Picture `i` as it was stored, uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
+        """Returns picture `i` as it was stored, uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
         picture = self.pictures[i]
         return decode(picture) if isinstance(picture, Path) else picture
 
     def take(self, indices: NDArray[np.intp]) -> ImageSet:
-        """The pictures at `indices`, in that order."""
+        """Returns the pictures at `indices`, in that order."""
         pictures = self.pictures
         return replace(
             self,
@@ -102,12 +103,17 @@ def open_images(
     split: Split = "calib",
     minimum: int = 1,
 ) -> ImageSet:
-    """Open DATA: an image folder, an `.npz` or `demo:fashion-mnist` (design.md, section 5).
+    """Opens DATA: an image folder, an `.npz` or `demo:fashion-mnist`.
 
-    `limit` draws that many with `seed`, balanced over the classes. Corrupt files are an error that names
-    them, or are left out and listed in `skipped` with `skip_bad`. With split "calib" every drawn file is
-    decoded once here, because a long compile follows; with "test" only headers are read, as a test set can be
-    large and is decoded right after. Raises InputError, also when fewer than `minimum` images are left.
+    With split "calib" every drawn file is decoded once here, because a long compile follows; with "test" only headers
+    are read, as a test set can be large and is decoded right after.
+
+    Args:
+        limit: draws that many pictures with `seed`, balanced over the classes.
+        skip_bad: leaves corrupt files out and lists them in `skipped`; without it they are an error.
+
+    Raises:
+        InputError: there is no such data, a file is corrupt (named), or fewer than `minimum` images are left.
     """
     if limit is not None and limit < 1:
         raise InputError(f"the number of images must be at least 1, got {limit}")
@@ -127,7 +133,7 @@ def open_images(
 
 
 def _locate(spec: str) -> Path:
-    """The folder or `.npz` file that `spec` names. Raises InputError."""
+    """Returns the folder or `.npz` file that `spec` names. Raises InputError."""
     if spec.startswith("demo:"):
         demo = _DEMOS.get(spec.removeprefix("demo:"))
         if demo is None:
@@ -141,10 +147,10 @@ def _locate(spec: str) -> Path:
         path = Path(spec).expanduser()
         if path.is_dir() or (path.is_file() and path.suffix.lower() == ".npz"):
             return path
-        found = path.exists()
+        exists = path.exists()
     except (OSError, RuntimeError) as error:  # no permission on the way, a name too long, "~" of an unknown user
         raise InputError(f"image folder or .npz file {spec[:200]} cannot be opened: {error}"[:400]) from None
-    if found:
+    if exists:
         raise InputError(f"{spec} is neither a folder of images nor an .npz file")
     raise InputError(f"no such image folder or .npz file: {spec}")
 
@@ -176,12 +182,12 @@ def _open_folder(
         )
     if not good:
         raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")
-    whole = ImageSet(listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad)))
-    return whole.take(np.sort(np.array(good)))
+    listed = ImageSet(listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad)))
+    return listed.take(np.sort(np.array(good)))
 
 
 def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:
-    """Why the picture cannot be used, or None."""
+    """Says why the picture cannot be used; None when it can."""
     try:
         if full:
             preprocess.resized_size(*decode(path).shape[:2])
@@ -195,7 +201,7 @@ def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:
 
 
 def draw(count: int, labels: NDArray[np.int64] | None, seed: int) -> NDArray[np.intp]:
-    """A permutation of `count` indices; each prefix is balanced over the classes, as far as they reach."""
+    """Returns a permutation of `count` indices, each prefix of it balanced over the classes as far as they reach."""
     shuffled = np.random.default_rng(seed).permutation(count)
     if labels is None:
         return shuffled

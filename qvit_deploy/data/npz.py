@@ -1,4 +1,4 @@
-"""Images in a NumPy `.npz` archive, read without trusting it: no pickles, sizes checked before allocation."""
+"""Reads images from a NumPy `.npz` archive without trusting it: no pickles, sizes are checked before allocation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ _BOMB_BYTES, _BOMB_RATIO = 2**30, 200
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """`images` uint8 [N, H, W] or [N, H, W, 3], `labels` int64 [N] or None; `key` names the images' array."""
+class ImageArrays:
+    """Images of one split.
+
+    Attributes:
+        key: name of the images' array in the archive.
+        images: uint8 [N, H, W] or [N, H, W, 3].
+        labels: int64 [N].
+    """
 
     key: str
     images: NDArray[np.uint8]
@@ -32,12 +38,13 @@ class Arrays:
     class_names: tuple[str, ...] | None
 
 
-def read_npz(path: Path, split: Split) -> Arrays:
-    """Read `{split}_images` (with `{split}_labels`) or else `images` (with `labels`), and any `class_names`.
+def read_npz(path: Path, split: Split) -> ImageArrays:
+    """Reads `{split}_images` (with `{split}_labels`) or else `images` (with `labels`), and any `class_names`.
 
-    Raises InputError for anything that is not such an archive.
+    Raises:
+        InputError: the file is not such an archive, is damaged, or would unpack to a decompression bomb.
     """
-    with _opened(path) as (archive, members):
+    with _open_archive(path) as (archive, members):
         prefix = next((p for p in (f"{split}_", "") if f"{p}images" in members), None)
         if prefix is None:
             has = ", ".join(sorted(members)) or "nothing"
@@ -55,15 +62,16 @@ def read_npz(path: Path, split: Split) -> Arrays:
         class_names = tuple(names.tolist())
         if checked is not None and checked.max() >= len(class_names):
             raise InputError(f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)")
-    return Arrays(f"{prefix}images", pixels, checked, class_names)
+    return ImageArrays(f"{prefix}images", pixels, checked, class_names)
 
 
-def read_pair_npz(path: Path) -> tuple[Arrays, Arrays]:
-    """Read `clean` (with `labels`) and `corrupt` (with `corrupt_labels`), as many images and as large as each other.
+def read_pair_npz(path: Path) -> tuple[ImageArrays, ImageArrays]:
+    """Reads `clean` (with `labels`) and `corrupt` (with `corrupt_labels`), equally many images of equal size.
 
-    Raises InputError for anything that is not such an archive.
+    Raises:
+        InputError: the file is not such an archive, is damaged, or would unpack to a decompression bomb.
     """
-    with _opened(path) as (archive, members):
+    with _open_archive(path) as (archive, members):
         missing = [key for key in ("clean", "corrupt") if key not in members]
         if missing:
             has = ", ".join(sorted(members)) or "nothing"
@@ -77,14 +85,14 @@ def read_pair_npz(path: Path) -> tuple[Arrays, Arrays]:
         )
     checked = {key: _check_labels(path, key, values, len(clean)) for key, values in labels.items()}
     return (
-        Arrays("clean", clean, checked.get("labels"), None),
-        Arrays("corrupt", corrupt, checked.get("corrupt_labels"), None),
+        ImageArrays("clean", clean, checked.get("labels"), None),
+        ImageArrays("corrupt", corrupt, checked.get("corrupt_labels"), None),
     )
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, set[str]]]:
-    """The archive and the names of its arrays; whatever goes wrong inside the block is an InputError."""
+def _open_archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, set[str]]]:
+    """Yields the archive and the names of its arrays; whatever goes wrong inside the block becomes an InputError."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive, {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
@@ -99,7 +107,7 @@ def _opened(path: Path) -> Iterator[tuple[zipfile.ZipFile, set[str]]]:
 
 
 def _read(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[np.generic]:
-    """One array. Its header is checked against the archive's directory first: numpy allocates what it says."""
+    """Reads one array. Its header is checked against the archive's directory first: numpy allocates what it says."""
     info = archive.getinfo(f"{key}.npy")
     try:
         with archive.open(info) as member:

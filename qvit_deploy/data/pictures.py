@@ -1,4 +1,4 @@
-"""One picture from disk to a uint8 array, with every way it can be unusable turned into a named reason.
+"""Decodes one picture from disk to a uint8 array and turns every way it can be unusable into a named reason.
 
 A picture is uint8, [H, W] for grey or [H, W, 3] for RGB, whatever the file held. Pillow is imported only here
 and only when needed: arrays of the right size never need it.
@@ -37,7 +37,7 @@ class BadPictureError(InputError):
 
 
 def require_pillow() -> ModuleType:
-    """`PIL.Image`, or an InputError that says how to get it."""
+    """Returns `PIL.Image`. Raises InputError that says how to install it."""
     try:
         from PIL import Image
     except ImportError:
@@ -49,12 +49,12 @@ def require_pillow() -> ModuleType:
 
 
 def check_header(path: Path) -> None:
-    """Find what is no image at all or too large, without decoding. Raises BadPictureError."""
+    """Finds files that are no image at all or too large, without decoding. Raises BadPictureError."""
     _open(path, load=False)
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
-    """The first frame of the image file `path`, uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
+    """Decodes the first frame of the image file `path`: uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
     picture = _open(path, load=True)
     assert picture is not None
     return picture
@@ -91,11 +91,13 @@ def _open(path: Path, *, load: bool) -> NDArray[np.uint8] | None:
 
 
 def as_array(image: Image.Image) -> NDArray[np.uint8]:
-    """A PIL image as uint8 [H, W] (grey) or [H, W, 3] (RGB); alpha is dropped, as timm's loader does.
+    """Converts a PIL image to uint8 [H, W] (grey) or [H, W, 3] (RGB); alpha is dropped, as timm's loader does.
 
-    EXIF orientation is not applied, again as timm: the models were trained and measured without it. 16-bit
-    grey is brought to 8 bits (65535 / 257 = 255). Raises InputError for modes whose value range is unknown
-    (32-bit, float).
+    EXIF orientation is not applied, as in timm: the models were trained and measured without it. 16-bit
+    grey is scaled to 8 bits (65535 / 257 = 255).
+
+    Raises:
+        InputError: the mode has no known range of values (32-bit integers, float).
     """
     if image.mode.startswith("I;16"):
         return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)

@@ -1,18 +1,18 @@
-"""From a picture to the float tensor a model expects: timm's evaluation transform without its roundings."""
+"""Turns a picture into the float tensor a model expects: timm's evaluation transform without its roundings."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
 from qvit_deploy.data.pictures import MAX_PIXELS, as_array, require_pillow
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import Record, read_json, validated
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +22,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, the w
 _PositiveFinite = Annotated[FiniteFloat, Field(gt=0)]
 
 
-class Preprocess(BaseModel):
+class Preprocess(Record):
     """How a picture becomes the model's input.
 
     `input_size` is (C, H, W). `mean` and `std` are per channel (or one value for all) and apply to values in
@@ -30,8 +30,6 @@ class Preprocess(BaseModel):
     the luma of a coloured picture first and repeats it to C channels; "rgb" (C = 3) repeats a grey picture to
     three.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_size: tuple[PositiveInt, PositiveInt, PositiveInt]
     mean: tuple[FiniteFloat, ...]
@@ -52,29 +50,21 @@ class Preprocess(BaseModel):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Preprocess:
-        """Read a JSON file with this model's fields. Raises InputError."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise InputError(f"preprocess file {path} cannot be read: {reason}") from None
-        try:
-            return cls.model_validate(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"preprocess file {path} is not JSON: {error}") from None
-        except ValidationError as error:
-            found = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            )
-            raise InputError(f"preprocess file {path} is not valid: {found}") from None
+        """Reads a JSON file with this class's fields. Raises InputError."""
+        name = f"preprocess file {path}"
+        return validated(cls, read_json(Path(path), name), name)
 
     def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resize, crop, scale to [0, 1], normalise: float32 [C, H, W].
+        """Resizes, crops, scales to [0, 1] and normalises; returns float32 [C, H, W].
 
-        `image` is a PIL image or a uint8 array [H, W] or [H, W, 3]. Resizing runs in float on each channel,
-        so nothing is rounded to 8 bits in between; bicubic and lanczos overshoot, hence the clamp. Raises
-        InputError.
+        Resizing runs in float on each channel, so nothing is rounded to 8 bits in between; bicubic and lanczos
+        overshoot, hence the clamp.
+
+        Args:
+            image: a PIL image, or a uint8 array [H, W] or [H, W, 3].
+
+        Raises:
+            InputError: the array has another type or shape, or is a strip too thin to resize.
         """
         picture = image if isinstance(image, np.ndarray) else as_array(image)
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
@@ -94,11 +84,13 @@ class Preprocess(BaseModel):
         return np.ascontiguousarray(np.broadcast_to((unit - mean) / std, (channels, height, width)), dtype=np.float32)
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) a picture has between resize and crop; never below the input size.
+        """Returns the (height, width) of a picture between resize and crop; never below the input size.
 
         A square target scales the shorter side (torchvision `Resize(int)`), any other one keeps the ratio and
-        covers the target (timm `ResizeKeepRatio`). Raises InputError for a strip so thin that its resized
-        form is enormous.
+        covers the target (timm `ResizeKeepRatio`).
+
+        Raises:
+            InputError: the picture is a strip so thin that its resized form is enormous.
         """
         target_h, target_w = (math.floor(side / self.crop_pct) for side in self.input_size[1:])
         if target_h == target_w:
@@ -113,7 +105,7 @@ class Preprocess(BaseModel):
         return size
 
     def _resize(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`planes` float32 [P, h, w] at the resized size; untouched, and without Pillow, if they have it already."""
+        """Resizes `planes`, float32 [P, h, w]; returns them as they are, without Pillow, if they fit already."""
         size = self.resized_size(planes.shape[1], planes.shape[2])
         if size == planes.shape[1:]:
             return planes

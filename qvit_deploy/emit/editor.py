@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.emit.names import raw
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph
 
 
@@ -31,7 +31,10 @@ class Editor:
         dtype: ir.DataType = ir.DataType.FLOAT,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
-        """The result of a new node, called `output`."""
+        """The result, called `output` and of type `dtype`, of a new node in front of `before`.
+
+        Its shape is left unknown: shapes in the emitted graph are those that canonicalization measured.
+        """
         node = ir.node(op_type, inputs, attributes or {}, name=f"{output}.{op_type}")
         value = node.outputs[0]
         value.name, value.type = output, ir.TensorType(dtype)
@@ -39,6 +42,7 @@ class Editor:
         return value
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
+        """A new initializer called `name`, or `name.1`, `name.2`... when that is taken."""
         return add_constant(self.graph, name, np.asarray(array))
 
     def shared(self, name: str, array: np.ndarray) -> ir.Value:
@@ -47,6 +51,7 @@ class Editor:
         return known if known is not None else self.constant(name, array)
 
     def row_axis(self) -> ir.Value:
+        """int64 [1], the axes of the Unsqueeze and Squeeze that lift [batch, channels] to [batch, 1, channels]."""
         return self.shared("row_axis", np.array([1], np.int64))
 
     def behind(self, node: ir.Node, steps: list[tuple[str, ir.Value]]) -> None:

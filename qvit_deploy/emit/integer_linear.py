@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.emit.runtime_model import CODE_SHIFT
-from qvit_deploy.graph.canonicalize.edit import add_constant
-from qvit_deploy.graph.canonicalize.match import producer, scalar, sole_consumer
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.query import producer, scalar, sole_reader
 
 
 class IntegerLinear(NamedTuple):
@@ -44,7 +44,7 @@ def integer_linear(product: ir.Node) -> IntegerLinear | None:
     if matrix is None or scale is None or codes is None or weight_scale is None:
         return None
     last, bias = product, None
-    add = sole_consumer(product.outputs[0])
+    add = sole_reader(product.outputs[0])
     if add is not None and add.op_type == "Add":
         found = next((constant(v) for v in add.inputs if v is not product.outputs[0]), None)
         if found is not None and found.size == matrix.shape[1]:

@@ -12,20 +12,20 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant, add_ints
-from qvit_deploy.graph.canonicalize.match import dims, scalar
+from qvit_deploy.graph.edit import add_constant, add_ints
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.op_traits import KEEPS_ROWS, KEEPS_ROWS_OF_BOTH, QUANTIZERS
+from qvit_deploy.graph.query import dims, scalar
 
-ELEMENTWISE = ("LayerNormalization", "Gelu", "Relu", "Clip", "QuantizeLinear", "DequantizeLinear")
-ONE_OPERAND = (*ELEMENTWISE, "MatMul", "Attention")
-"""Rows of the result are made of rows of the first operand."""
-TWO_OPERANDS = ("Add", "Sub", "Mul", "Div")
 TOKENS = 1
 """The axis, of [batch, tokens, channels]."""
 
 
 def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
-    """Tensor -> the rows of it that are still computed, in their order; empty when no such Gather ends the graph."""
+    """Tensor -> the rows of it that are still computed, in their order; empty when no such Gather ends the graph.
+
+    Nodes come out unsorted, so sort the graph afterwards.
+    """
     readers: dict[ir.Value, dict[ir.Node, int]] = {}
     for gather in [node for node in graph if node.op_type == "Gather"]:
         source, index = gather.inputs[0], gather.inputs[1]
@@ -87,13 +87,13 @@ def _row_operands(node: ir.Node) -> tuple[int, ...]:
     output = node.outputs[0]
     if _rank(output) != 3:
         return ()
-    if node.op_type in TWO_OPERANDS:
+    if node.op_type in KEEPS_ROWS_OF_BOTH:
         return _of_two(node)
-    if node.op_type not in ONE_OPERAND or _rank(node.inputs[0]) != 3:
+    if node.op_type not in KEEPS_ROWS | {"MatMul", "Attention"} or _rank(node.inputs[0]) != 3:
         return ()
     if node.op_type == "LayerNormalization" and node.attributes.get_int("axis", -1) not in (-1, 2):
         return ()
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear") and scalar(node.inputs[1]) is None:
+    if node.op_type in QUANTIZERS and scalar(node.inputs[1]) is None:
         return ()
     if node.op_type == "MatMul" and _rank(node.inputs[1]) != 2:
         return ()
@@ -135,5 +135,5 @@ def _rank(value: ir.Value | None) -> int | None:
     """Of elementwise results without a shape: the rank of what they were made from."""
     while value is not None and value.shape is None:
         node = value.producer()
-        value = node.inputs[0] if node is not None and node.op_type in (*ELEMENTWISE, *TWO_OPERANDS) else None
+        value = node.inputs[0] if node is not None and node.op_type in KEEPS_ROWS | KEEPS_ROWS_OF_BOTH else None
     return None if value is None or value.shape is None else len(value.shape)

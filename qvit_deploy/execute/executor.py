@@ -15,6 +15,7 @@ import torch
 
 from qvit_deploy.execute.ops import OpFn, Tensor, build
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.query import bias_of
 
 Tap = Callable[[Tensor], "Tensor | None"]
 """Called with a tensor as it is computed; returns None to read it, or a tensor to replace it downstream."""
@@ -119,14 +120,15 @@ class Executor:
             raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
         return {n: results[n] for n in wanted}
 
-    def logits(self, images: Tensor, taps: Mapping[str, Tap] | None = None) -> Tensor:
-        """The first output, float32 [batch, classes]."""
-        return next(iter(self.run(images, taps).values()))
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the graph's outputs, in its order."""
+        return tuple(self._output_slots)
 
-    def forked_logits(
+    def run_forked(
         self, images: Tensor, taps: Mapping[str, Tap], forks: Mapping[str, Fork]
-    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
-        """(logits [batch, classes], fork name -> the logits with each of its tensors in place of the computed one).
+    ) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Tensor]]]]:
+        """(outputs by name, fork name -> the outputs with each of its tensors in place of the computed one).
 
         One forward pass that at every fork also runs the rest of the graph, once per tensor the fork returns. What
         comes before a fork is computed once, however many forks there are.
@@ -140,22 +142,21 @@ class Executor:
         """
         steps = self.steps(frozenset(taps) | frozenset(forks))
         env = self.start(images, taps)
-        output = next(iter(self._output_slots.values()))
-        found: dict[str, list[Tensor]] = {}
+        forked: dict[str, list[dict[str, Tensor]]] = {}
         for index, step in enumerate(steps):
             execute(step, env, taps)
             for slot, name in zip(step.outputs, step.names, strict=True):
                 if name not in forks:
                     continue
-                found[name] = []
+                forked[name] = []
                 for other in forks[name](env[slot]):
-                    fork = {**env, slot: other}
+                    branch = {**env, slot: other}
                     for later in steps[index + 1 :]:
-                        execute(later, fork, {})
-                    found[name].append(fork[output])
-        if missing := forks.keys() - found.keys():
+                        execute(later, branch, {})
+                    forked[name].append({output: branch[s] for output, s in self._output_slots.items()})
+        if missing := forks.keys() - forked.keys():
             raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
-        return env[output], found
+        return {output: env[s] for output, s in self._output_slots.items()}, forked
 
     def start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
         """Slot -> tensor before the first step: the constants and the image."""
@@ -179,7 +180,8 @@ class Executor:
         for node, function in self._functions:
             if node in merged:
                 continue
-            bias = None if node in self._overridden else self._mergeable_bias(node, observed)
+            alone = node in self._overridden or node.outputs[0].name in observed
+            bias = None if alone else merged_bias(node)
             if bias is not None and bias not in self._overridden:
                 merged.add(bias)
                 raw.append((_linear, [node.inputs[0], node.inputs[1], bias.inputs[1]], list(bias.outputs)))
@@ -208,19 +210,14 @@ class Executor:
         self._plans[observed] = steps
         return steps
 
-    def _mergeable_bias(self, node: ir.Node, observed: frozenset[str]) -> ir.Node | None:
-        """The Add that follows a MatMul with a constant [in, out] weight, when it adds a constant [out] bias."""
-        if node.op_type != "MatMul" or node.outputs[0].name in observed:
-            return None
-        weight, users = node.inputs[1], list(node.outputs[0].uses())
-        if weight is None or len(users) != 1 or self._slot(weight) not in self._constants:
-            return None
-        add = users[0].node
-        if add.op_type != "Add" or add.inputs[0] is not node.outputs[0] or add.inputs[1] is None:
-            return None
-        bias = self._constants.get(self._slot(add.inputs[1]))
-        matrix = self._constants[self._slot(weight)]
-        return add if bias is not None and bias.ndim == 1 and matrix.ndim == 2 else None
+
+def merged_bias(product: ir.Node) -> ir.Node | None:
+    """The Add that runs in one kernel with `product`, unless the tensor between is observed: that of a constant [out]
+    bias, behind a MatMul with a constant [in, out] weight."""
+    weight = product.inputs[1] if product.op_type == "MatMul" else None
+    if weight is None or not weight.is_initializer() or weight.shape is None or len(weight.shape) != 2:
+        return None
+    return bias_of(product)
 
 
 def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None:

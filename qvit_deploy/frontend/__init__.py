@@ -1,4 +1,4 @@
-"""MODEL, as it is written on the command line -> a canonical graph and how to prepare its images."""
+"""Reads MODEL, as the command line names it, into a canonical graph and the preprocessing of its images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ ACCEPTED = "timm:NAME (e.g. timm:vit_tiny_patch16_224?img_size=112), a path to a
 
 @dataclass(frozen=True)
 class Source:
-    """A model that was read.
+    """A model with what its source says about it.
 
-    `preprocess` (input_size, mean, std, interpolation, crop_pct, color) is None when the source does not say.
-    `description` is one line for reports: what was loaded and from where.
+    Attributes:
+        preprocess: the fields of `data.preprocess.Preprocess`; None when the source does not give them.
+        description: one line for reports that says what was loaded and from where.
     """
 
     graph: Graph
@@ -25,7 +26,18 @@ class Source:
 
 
 def load_model(spec: str, *, checkpoint: Path | None = None, pretrained: bool = False) -> Source:
-    """Read the model that `spec` names. Raises InputError, UnsupportedOpError, NonFiniteError."""
+    """Reads the model that `spec` names.
+
+    Args:
+        spec: `timm:NAME?key=value&...`, `demo:NAME` or a path to an .onnx file.
+        checkpoint: file with the weights of a timm model, which are random without it and `pretrained`.
+        pretrained: loads timm's own weights.
+
+    Raises:
+        InputError: there is no such model, or it cannot be read.
+        UnsupportedOpError: the graph has an operator that the compiler does not know.
+        NonFiniteError: the model holds constants that are NaN or infinite.
+    """
     if checkpoint is not None and pretrained:
         raise InputError("--checkpoint and --pretrained exclude each other; give one of them")
     if spec.startswith("timm:"):

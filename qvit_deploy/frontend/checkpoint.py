@@ -1,4 +1,4 @@
-"""Weights from a file into a torch module. Files are untrusted: nothing in them is ever executed."""
+"""Loads weights from a file into a torch module. Files are untrusted: nothing in them is ever executed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 # What training scripts wrap a state dict in; the averaged weights come first, they are the ones to deploy.
 _CONTAINERS = ("model_ema", "state_dict_ema", "state_dict", "model")
-_NAMED = 5  # how many keys an error names
+_SHOWN = 5  # in an error message
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> None:
-    """Load the state dict in `path` (safetensors, or a torch file of tensors only) into `model`, strictly.
+    """Loads the state dict in `path` (safetensors, or a torch file of tensors only) into `model`, strictly.
 
-    Raises InputError naming what is missing, unexpected or of the wrong shape.
+    Raises:
+        InputError: the file cannot be read, or a tensor is missing, unexpected or of the wrong shape (named).
     """
     import torch
 
@@ -34,7 +35,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         if key in state and state[key].shape != expected[key].shape
     ]
     problems = [
-        f"{what}: {', '.join(keys[:_NAMED])}{f' and {len(keys) - _NAMED} more' if len(keys) > _NAMED else ''}"
+        f"{what}: {', '.join(keys[:_SHOWN])}{f' and {len(keys) - _SHOWN} more' if len(keys) > _SHOWN else ''}"
         for what, keys in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes))
         if keys
     ]
@@ -47,7 +48,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors in `path` by name. Raises InputError."""
+    """Reads the tensors in `path` by name. Raises InputError."""
     import torch
 
     if not path.is_file():
@@ -83,7 +84,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _strip_prefix(state: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Undo the prefix that DataParallel ("module.") or torch.compile ("_orig_mod.") puts on every key."""
+    """Removes the prefix that DataParallel ("module.") or torch.compile ("_orig_mod.") puts on every key."""
     expected = model.state_dict().keys()
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in state) and not any(key.startswith(prefix) for key in expected):

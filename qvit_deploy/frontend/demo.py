@@ -1,4 +1,4 @@
-"""`demo:vit|deit|swin`: the small trained models shipped inside the package."""
+"""Loads `demo:vit|deit|swin`, the small trained models shipped inside the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEMO_FOLDER = Path(__file__).resolve().parent.parent / "data" / "demo"
 
 
 def from_demo(name: str, folder: Path = DEMO_FOLDER) -> tuple[Graph, dict[str, object], str]:
-    """(graph, preprocessing, description) of a shipped model. Raises InputError."""
+    """Returns (graph, preprocessing, description) of a shipped model. Raises InputError when there is none."""
     try:
         models = json.loads((folder / "models.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

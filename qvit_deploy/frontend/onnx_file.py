@@ -1,4 +1,4 @@
-"""An .onnx file -> a canonical graph. Needs neither torch nor timm."""
+"""Reads an .onnx file into a canonical graph. Needs neither torch nor timm."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import INTEGER_OPERATORS, QUANTIZERS
 
-_QUANTIZED = {
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "DynamicQuantizeLinear",
-    "QLinearMatMul",
-    "QLinearConv",
-    "MatMulInteger",
-    "ConvInteger",
-}
+_QUANTIZED = QUANTIZERS | INTEGER_OPERATORS
 
 
 def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
-    """Read `path`. Raises InputError, UnsupportedOpError or NonFiniteError with the file's name in front."""
+    """Reads `path` and canonicalizes its graph.
+
+    Raises:
+        InputError: the file is missing, damaged or, without `may_be_quantized`, already quantized.
+        UnsupportedOpError: the graph has an operator that the compiler does not know.
+        NonFiniteError: the model holds constants that are NaN or infinite.
+    """
     proto = _read(path)
     quantized = next((node for node in proto.graph.node if node.op_type in _QUANTIZED), None)
     if quantized is not None and not may_be_quantized:
@@ -36,7 +35,7 @@ def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
 
 
 def from_canonical(path: Path) -> Graph:
-    """Read a graph that this compiler wrote, float or quantized, as it is. Raises InputError."""
+    """Reads a graph that this compiler wrote, float or quantized, without changing it. Raises InputError."""
     return Graph(_model(path, _read(path)), path.stem)
 
 

@@ -1,4 +1,4 @@
-"""`timm:NAME?img_size=112&num_classes=10` -> a canonical graph and the preprocessing the model was trained with."""
+"""Creates `timm:NAME?img_size=112&num_classes=10`: a canonical graph and the preprocessing it was trained with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Argument = Any  # int, float, bool, str or a tuple of them: whatever the model f
 def from_timm(
     spec: str, *, checkpoint: Path | None = None, pretrained: bool = False
 ) -> tuple[Graph, dict[str, object], str]:
-    """(graph, preprocessing, description) of the model that `spec` names. Raises InputError."""
+    """Returns (graph, preprocessing, description) of the model that `spec` names. Raises InputError."""
     name, arguments = parse_spec(spec)
     model, size = create(name, arguments, pretrained=pretrained)
     weights = "random weights"
@@ -35,7 +35,11 @@ def from_timm(
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Argument]]:
-    """`timm:NAME?key=value&...` -> (NAME, arguments); numbers, true/false and lists (2,2) are converted."""
+    """Splits `timm:NAME?key=value&...` into (NAME, arguments); numbers, true/false and lists (2,2) are converted.
+
+    Raises:
+        InputError: there is no name, or the arguments are not key=value pairs.
+    """
     name, _, query = spec.removeprefix("timm:").partition("?")
     if not name:
         raise InputError("timm: needs a model name, e.g. timm:vit_tiny_patch16_224")
@@ -49,7 +53,12 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Argument]]:
 def create(
     name: str, arguments: dict[str, Argument], *, pretrained: bool = False
 ) -> tuple[torch.nn.Module, tuple[int, int, int]]:
-    """(model, (channels, height, width)). Raises InputError for unknown names and arguments."""
+    """Returns (model in eval mode, (channels, height, width) of its input). Without `pretrained`, weights are random,
+    from seed 0.
+
+    Raises:
+        InputError: timm does not know the name or cannot take the arguments.
+    """
     import timm
     import torch
 
@@ -70,7 +79,7 @@ def create(
 
 
 def preprocessing(model: torch.nn.Module, size: tuple[int, int, int]) -> dict[str, object]:
-    """timm's data config for `model`, with the size it really takes."""
+    """Returns timm's data config for `model`, with `size` (channels, height, width), the one it really takes."""
     from timm.data import resolve_model_data_config
 
     config = resolve_model_data_config(model)
@@ -86,7 +95,7 @@ def preprocessing(model: torch.nn.Module, size: tuple[int, int, int]) -> dict[st
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> list[float]:
-    """timm's three statistics for a model with another number of channels: their average."""
+    """Averages timm's three statistics for a model with another number of channels."""
     numbers = [float(v) for v in values]
     return numbers if len(numbers) == channels else [sum(numbers) / len(numbers)] * channels
 

@@ -1,4 +1,4 @@
-"""A torch module -> a canonical graph, through torch's dynamo exporter."""
+"""Exports a torch module to a canonical graph, through torch's dynamo exporter."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ _TRACE_BATCH = 2  # torch.export specialises sizes 0 and 1
 
 
 def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, int], name: str) -> Graph:
-    """Trace `module` in eval mode on an image batch (or on a shape (channels, height, width)).
+    """Traces `module` in eval mode; it is left in the training mode it had.
 
-    The module comes back in the training mode it had. The batch is symbolic unless the module only exports
-    with a fixed one, which is then the example's. Raises InputError when torch cannot export the module.
+    The batch is symbolic unless the module only exports with a fixed one, which is then the example's.
+
+    Args:
+        example: a batch of images [b, C, H, W], or the shape (C, H, W) of one.
+
+    Raises:
+        InputError: torch cannot export the module.
+        UnsupportedOpError: the graph has an operator that the compiler does not know.
+        NonFiniteError: the module holds constants that are NaN or infinite.
     """
     import torch
 
@@ -46,19 +53,21 @@ def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, 
 
 
 def _first_export_that_works(module: torch.nn.Module, several: torch.Tensor, example: torch.Tensor) -> ir.Model:
-    """A symbolic batch; else the same with attention written out; else a fixed batch. The first error counts."""
+    """Exports with a symbolic batch; else also with attention decomposed; else with a fixed batch. Raises the error of
+    the first attempt."""
     try:
         return _export(module, several, dynamic=True)
     except Exception as first:
         for images, dynamic in ((several, True), (example, False)):
-            with contextlib.suppress(Exception), _attention_written_out(module):
+            with contextlib.suppress(Exception), _decomposed_attention(module):
                 return _export(module, images, dynamic=dynamic)
         raise first
 
 
 @contextlib.contextmanager
-def _attention_written_out(module: torch.nn.Module) -> Iterator[None]:
-    """timm's own switch, on this module only: the exporter refuses fused attention that is not 4-dimensional."""
+def _decomposed_attention(module: torch.nn.Module) -> Iterator[None]:
+    """Turns off fused attention by timm's own switch, on this module only: the exporter refuses a fused attention that
+    is not 4-dimensional."""
     switched = [part for part in module.modules() if getattr(part, "fused_attn", False) is True]
     for part in switched:
         part.fused_attn = False  # type: ignore[assignment]
@@ -93,7 +102,7 @@ def _export(module: torch.nn.Module, example: torch.Tensor, *, dynamic: bool) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter narrates on every channel it has; errors still arrive as exceptions."""
+    """Silences the exporter, which reports on every channel it has; errors still arrive as exceptions."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -108,7 +117,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of the innermost exception: the exporter wraps it in pages of advice."""
+    """Returns the first line of the innermost exception: the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, keeps_last_axis
 from qvit_deploy.graph.sites import Site
 
 
@@ -62,15 +63,15 @@ def _linear_readers(value: ir.Value) -> set[str] | None:
         node = use.node
         if node.op_type == "MatMul" and use.idx == 0:
             found.add(node.outputs[0].name or "")
-        elif node.op_type == "Shape":
+        elif node.op_type in DESCRIBES:
             continue
-        elif node.op_type != "Concat" and use.idx == 0 and _keeps_channels_last(node):
+        elif node.op_type != "Concat" and use.idx == 0 and keeps_last_axis(node):
             for output in node.outputs:
                 deeper = _linear_readers(output) if output.uses() else set()
                 if deeper is None:
                     return None
                 found |= deeper
-        elif node.op_type == "Concat" and _keeps_channels_last(node) and _only_pieces_of(node, value):
+        elif node.op_type == "Concat" and keeps_last_axis(node) and _only_pieces_of(node, value):
             deeper = _linear_readers(node.outputs[0])
             if deeper is None:
                 return None
@@ -80,34 +81,6 @@ def _linear_readers(value: ir.Value) -> set[str] | None:
     return found
 
 
-def _keeps_channels_last(node: ir.Node) -> bool:
-    x, y = node.inputs[0], node.outputs[0]
-    if x is None or x.shape is None or y.shape is None:
-        return False
-    rank = len(x.shape)
-    if node.op_type == "Transpose":
-        perm = node.attributes["perm"].as_ints()
-        return perm[-1] == rank - 1
-    if node.op_type == "Reshape":
-        shape = constant(node.inputs[1])
-        return shape is not None and isinstance(x.shape[-1], int) and int(shape[-1]) == x.shape[-1]
-    if node.op_type == "Slice":
-        axes = constant(node.inputs[3]) if len(node.inputs) > 3 else None
-        return axes is not None and all(int(a) % rank != rank - 1 for a in axes)
-    if node.op_type == "Gather":
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-        return axis % rank != rank - 1 and node.inputs[1] is not None and node.inputs[1].is_initializer()
-    if node.op_type in ("Split", "Concat"):
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-        return axis % rank != rank - 1
-    if node.op_type in ("Squeeze", "Unsqueeze"):
-        axes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        new_rank = len(y.shape)
-        outer = rank if node.op_type == "Squeeze" else new_rank
-        return axes is not None and all(int(a) % outer != outer - 1 for a in axes)
-    return False
-
-
 def _only_pieces_of(concat: ir.Node, value: ir.Value) -> bool:
     """True when every input of `concat` is `value` or was cut from the same LayerNorm output (a roll)."""
     return len({id(_origin(v)) for v in concat.inputs}) == 1
@@ -115,7 +88,7 @@ def _only_pieces_of(concat: ir.Node, value: ir.Value) -> bool:
 
 def _origin(value: ir.Value | None) -> ir.Value | None:
     while value is not None and (node := value.producer()) is not None:
-        if node.op_type not in ("Slice", "Reshape", "Transpose", "Split", "Gather"):
+        if node.op_type not in MOVES or node.op_type == "Concat":
             break
         value = node.inputs[0]
     return value

@@ -10,12 +10,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from qvit_deploy.graph.interface import Interface
+
 CANONICAL_OPSET = 21
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A canonical model: one image input, default-domain operators at `CANONICAL_OPSET`.
+    """A canonical model: default-domain operators at `CANONICAL_OPSET`; `interface` says what goes in and comes out.
 
     Stages treat it as a value: whoever changes a graph works on `clone()`.
     """
@@ -24,8 +26,13 @@ class Graph:
     name: str
 
     @property
+    def interface(self) -> Interface:
+        """The inputs and outputs by name."""
+        return Interface.of(self.model)
+
+    @property
     def input(self) -> ir.Value:
-        """The image input, float32 [batch, channels, height, width]."""
+        """The value of the first input; `interface.image` says whether it is an image, and the only input."""
         return self.model.graph.inputs[0]
 
     @property
@@ -41,19 +48,9 @@ class Graph:
         return iter(self.model.graph)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the input."""
-        shape = self.input.shape
-        assert shape is not None
-        _, c, h, w = (d if isinstance(d, int) else -1 for d in shape)
-        return c, h, w
-
-    @property
     def static_batch(self) -> int | None:
         """The batch size baked into the graph, or None when any batch runs."""
-        shape = self.input.shape
-        assert shape is not None
-        return shape[0] if isinstance(shape[0], int) else None
+        return self.interface.static_batch
 
     def clone(self) -> Graph:
         """An independent copy: nodes and values are new, constant tensors are shared (never mutate them)."""

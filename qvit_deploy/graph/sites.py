@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.op_traits import MOVES, ON_SCORES
+from qvit_deploy.graph.query import bias_of, producer, producers
 
 Kind = Literal["linear", "conv", "matmul_qk", "matmul_av"]
 Role = Literal["image", "post_layernorm", "post_gelu", "post_softmax", "query", "key", "value", "other"]
@@ -16,22 +17,6 @@ Role = Literal["image", "post_layernorm", "post_gelu", "post_softmax", "query", 
 SMALLEST_REDUCTION = 16
 """Products that sum fewer terms stay in float: they cost nothing and no integer kernel takes them (TensorRT
 excludes GEMMs with K < 16). CaiT's talking heads, which mix 4 heads, are the case in the field."""
-
-MOVES = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Slice",
-        "Concat",
-        "Split",
-        "Gather",
-        "Squeeze",
-        "Unsqueeze",
-        "Expand",
-        "Flatten",
-    }
-)
-"""Operators that copy values around without changing one."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +56,9 @@ def find_sites(graph: Graph) -> tuple[Site, ...]:
             continue
         count = taken[site.name] = taken.get(site.name, 0) + 1
         if count > 1:  # one weight used at several places, or an export without names
-            site = Site(**{**site.__dict__, "name": f"{site.name}.{count}"})
+            site = replace(site, name=f"{site.name}.{count}")
         sites.append(site)
     return tuple(sites)
-
-
-def producers(value: ir.Value | None, through: frozenset[str] = MOVES) -> Iterator[ir.Node]:
-    """The nodes whose results reach `value` through operators in `through` only (data operands)."""
-    stack, seen = [value], set()
-    while stack:
-        current = stack.pop()
-        node = current.producer() if current is not None else None
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if node.op_type in through:
-            stack.extend(node.inputs if node.op_type == "Concat" else node.inputs[:1])
-        else:
-            yield node
 
 
 def _linear(node: ir.Node) -> Site | None:
@@ -155,16 +125,12 @@ def _module(weight: ir.Value) -> str:
 
 
 def _bias_after(node: ir.Node, columns: int) -> tuple[str | None, str]:
-    product = node.outputs[0]
-    users = [use.node for use in product.uses()]
-    if len(users) == 1 and users[0].op_type == "Add" and not product.is_graph_output():
-        add = users[0]
-        other = add.inputs[1]
-        if add.inputs[0] is product and other is not None and other.is_initializer():
-            values = constant(other)
-            if values is not None and values.shape == (columns,):
-                return _name(other), _name(add.outputs[0])
-    return None, _name(product)
+    """(name of the bias or None, name of the tensor after it) of a MatMul with `columns` outputs."""
+    add = bias_of(node)
+    bias = None if add is None else add.inputs[1]
+    if add is None or bias is None or not bias.is_initializer() or bias.shape is None or bias.shape[0] != columns:
+        return None, _name(node.outputs[0])
+    return _name(bias), _name(add.outputs[0])
 
 
 def _role(value: ir.Value) -> Role:
@@ -195,7 +161,7 @@ def _is_image(value: ir.Value) -> bool:
 def _reaches_softmax(value: ir.Value, depth: int = 8) -> bool:
     if depth == 0:
         return False
-    passing = MOVES | {"Add", "Mul", "Div", "Sub", "Where", "Clip", "MatMul", "Cast"}
+    passing = MOVES | ON_SCORES | {"MatMul"}  # talking heads: a product that mixes them
     for use in value.uses():
         node = use.node
         if node.op_type == "Softmax":
@@ -213,7 +179,7 @@ def _attention_module(value: ir.Value) -> str:
     for _ in range(40):
         following: list[ir.Value | None] = []
         for current in frontier:
-            node = current.producer() if current is not None else None
+            node = producer(current)
             if node is None:
                 continue
             if node.op_type == "MatMul" and node.inputs[1] is not None and node.inputs[1].is_initializer():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.graph.op_traits import MOVES, ON_PROBABILITIES, ON_SCORES, QUANTIZERS, SCALES
 from qvit_deploy.lint.finding import TENSORRT, Hit, Rule
 from qvit_deploy.lint.view import View, readers, sizes
 
@@ -15,40 +15,46 @@ LONGEST_INT8 = 512
 """Tokens of the longest sequence that TensorRT's INT8 attention takes (NVIDIA/TensorRT issue 3724)."""
 _FP8_HEADS = range(9, 257)
 """Head sizes that TensorRT's FP8 attention takes."""
-_PAIR = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip"})
-_TO_SOFTMAX = MOVES | _PAIR | {"Add", "Mul", "Div", "Sub", "Where", "Cast", "Identity", "Max"}
-_FROM_SOFTMAX = MOVES | _PAIR | {"Cast", "Mul", "Div", "Identity", "Dropout"}
+_TO_SOFTMAX = MOVES | QUANTIZERS | ON_SCORES
+_FROM_SOFTMAX = MOVES | QUANTIZERS | ON_PROBABILITIES | {"Clip"}
 
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """softmax(q k^T) v: its two products and the nodes on the way from the first to the Softmax."""
+    """The nodes of softmax(q k^T) v.
+
+    Attributes:
+        scores: the product q k^T.
+        output: the product of probabilities and values.
+        between: the nodes from `scores` to `softmax`.
+    """
 
     softmax: ir.Node
     scores: ir.Node
-    mixed: ir.Node
+    output: ir.Node
     between: tuple[ir.Node, ...]
 
     @property
     def operands(self) -> list[ir.Value | None]:
-        return [*self.scores.inputs[:2], *self.mixed.inputs[:2]]
+        """Query, key, probabilities and values."""
+        return [*self.scores.inputs[:2], *self.output.inputs[:2]]
 
 
 def attentions(view: View) -> Iterator[Attention]:
-    """Every attention written as MatMul, Softmax, MatMul."""
+    """Yields every attention written as MatMul, Softmax, MatMul."""
     for softmax in view.named("Softmax"):
-        found = _scores(view, softmax)
-        mixed = next((n for n in readers(softmax.outputs[0], _FROM_SOFTMAX) if _of_two_tensors(view, n)), None)
-        if found is not None and mixed is not None:
-            yield Attention(softmax, found[0], mixed, found[1])
+        scores, between = _scores(view, softmax)
+        output = next((n for n in readers(softmax.outputs[0], _FROM_SOFTMAX) if _of_two_tensors(view, n)), None)
+        if scores is not None and output is not None:
+            yield Attention(softmax, scores, output, between)
 
 
 def _of_two_tensors(view: View, node: ir.Node) -> bool:
     return node.op_type == "MatMul" and len(node.inputs) == 2 and all(view.of_data(v) for v in node.inputs)
 
 
-def _scores(view: View, softmax: ir.Node) -> tuple[ir.Node, tuple[ir.Node, ...]] | None:
-    """The product that a Softmax normalises, and what stands between."""
+def _scores(view: View, softmax: ir.Node) -> tuple[ir.Node | None, tuple[ir.Node, ...]]:
+    """Returns the product that a Softmax normalises and the nodes between the two; (None, ()) without one."""
     stack: list[tuple[ir.Value | None, tuple[ir.Node, ...]]] = [(v, ()) for v in softmax.inputs[:1]]
     seen: set[ir.Node] = set()
     while stack:
@@ -61,7 +67,7 @@ def _scores(view: View, softmax: ir.Node) -> tuple[ir.Node, tuple[ir.Node, ...]]
             return node, path
         if node.op_type in _TO_SOFTMAX:
             stack += [(v, (node, *path)) for v in node.inputs]
-    return None
+    return None, ()
 
 
 def _partial(view: View) -> Iterator[Hit]:
@@ -74,8 +80,7 @@ def _partial(view: View) -> Iterator[Hit]:
 
 
 def _quantized(view: View, a: Attention, *codes: ir.DataType) -> bool:
-    found = [view.dequantizer(v) for v in a.operands]
-    return any(q is not None and q.codes in codes for q in found)
+    return any(q is not None and q.codes in codes for q in map(view.dequantizer, a.operands))
 
 
 def _long(view: View) -> Iterator[Hit]:
@@ -96,7 +101,7 @@ def _fp8_heads(view: View) -> Iterator[Hit]:
 
 def _late_scale(view: View) -> Iterator[Hit]:
     for a in attentions(view):
-        scale = next((n for n in a.between if n.op_type in ("Mul", "Div") and _by_scalar(view, n)), None)
+        scale = next((n for n in a.between if n.op_type in SCALES and _by_scalar(view, n)), None)
         if scale is not None:
             yield scale, f"scales the product {a.scores.name!r}"
 

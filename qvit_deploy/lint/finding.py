@@ -1,4 +1,4 @@
-"""What the lint says, and the rules that say it."""
+"""Defines a rule of the lint, and the finding that it reports."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import onnx_ir as ir
 
 from qvit_deploy.lint.view import View
 
-Profile = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
+LintTarget = Literal["tensorrt", "tensorrt-rtx", "onnxruntime"]
 Severity = Literal["error", "warning", "note"]
 Source = Literal["parser", "measured", "documentation"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-EVERYWHERE: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime")
-TENSORRT: tuple[Profile, ...] = ("tensorrt", "tensorrt-rtx")
-ONNXRUNTIME: tuple[Profile, ...] = ("onnxruntime",)
+EVERYWHERE: tuple[LintTarget, ...] = ("tensorrt", "tensorrt-rtx", "onnxruntime")
+TENSORRT: tuple[LintTarget, ...] = ("tensorrt", "tensorrt-rtx")
+ONNXRUNTIME: tuple[LintTarget, ...] = ("onnxruntime",)
+STRICTEST: LintTarget = "tensorrt"
+"""Whose rules a quantized file is held to most."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,11 @@ class Finding:
     """One place where a graph breaks a rule.
 
     Attributes:
-        node: name of the node, or of its first output when it has none; of a value where no node is to blame; "" when
-            the whole model is meant.
+        rule: id of the rule.
+        node: name of the node, or of its first output when it has none; name of a value where no node is the cause;
+            "" for the whole model.
+        message: what is there.
+        hint: what to do about it.
     """
 
     rule: str
@@ -37,24 +42,24 @@ class Finding:
 
 
 Hit = tuple[ir.Node | str, str]
-"""Where a rule is broken (a node, or a name), and what is there."""
+"""The place that breaks a rule (a node, or a name), and what is there."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """A rule: for which targets it holds, why, and the function that finds what breaks it.
 
     Attributes:
         severity: `error` when the target refuses the file or computes other numbers than it says, `warning` when it
             costs speed or accuracy, `note` for what is worth knowing.
-        source: what the rule rests on. `parser`: TensorRT-RTX's own parser or builder says so and a test asks it.
+        source: the evidence for the rule. `parser`: TensorRT-RTX's own parser or builder says so and a test runs it.
             `measured`: seen in another program that a test runs. `documentation`: manuals, headers, issue threads.
-        check: the places that break it.
+        check: yields the places that break the rule.
     """
 
     id: str
     severity: Severity
-    profiles: tuple[Profile, ...]
+    targets: tuple[LintTarget, ...]
     what: str
     why: str
     hint: str

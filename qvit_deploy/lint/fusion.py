@@ -1,5 +1,8 @@
-"""Rules on what ONNX Runtime's CPU provider does not turn into integer products, all of them measured with
-`targets.onnxruntime.runtime.fusion`, which says for one graph what became of it; these say why, and need no session."""
+"""Rules on what ONNX Runtime's CPU provider does not turn into integer products.
+
+All of them were measured with `targets.onnxruntime.runtime`, which opens a session and counts the integer products of
+one graph. These rules say why a product is none, and need no session.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +11,44 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.graph.op_traits import MATRIX_PRODUCTS
 from qvit_deploy.lint.finding import ONNXRUNTIME, Hit, Rule
-from qvit_deploy.lint.view import Operand, Product, Quantizer, View, integer, readers, sizes
+from qvit_deploy.lint.view import Product, Quantizer, View, integer, readers, sizes
 
-_LINEAR = ("MatMul", "Gemm")
-_PROPAGATED = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
+_MOVED_ACROSS = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "MaxPool"})
 """Operators that ONNX Runtime moves quantizers across."""
-_STAY = MOVES - _PROPAGATED - {"Expand"}
+_NOT_MOVED_ACROSS = frozenset({"Concat", "Flatten", "Gather", "Split"})
+"""Layout changes that it leaves between a quantizer and its product."""
 _OUTPUT_DTYPE_SINCE = 21
 _EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
-def _moved(view: View) -> Iterator[Hit]:
+def _pair_before_layout(view: View) -> Iterator[Hit]:
     for q in view.quantizers:
         if not _signed_activation(view, q) or q.node.op_type != "DequantizeLinear":
             continue
-        movers = [n.op_type for n in readers(q.node.outputs[0]) if n.op_type in _PROPAGATED and not _requantized(n)]
+        movers = [n.op_type for n in readers(q.node.outputs[0]) if n.op_type in _MOVED_ACROSS and not _requantized(n)]
         if movers:
             yield q.node, f"an int8 pair in front of {', '.join(dict.fromkeys(movers))}"
 
 
 def _requantized(node: ir.Node) -> bool:
-    """Something quantizes the result again: it has its pair already, and none is moved behind it."""
+    """Returns whether the result is quantized again: then it has its pair, and ONNX Runtime moves none behind it."""
     return any(n.op_type == "QuantizeLinear" for n in readers(node.outputs[0]))
 
 
 def _signed_activation(view: View, q: Quantizer | None) -> bool:
-    """Int8 codes, with one scale and a zero point, of an activation: at these opsets ONNX Runtime gives such a
-    quantizer an output_dtype when it moves it, and contradicts it when it makes the zero point uint8."""
+    """Returns whether an activation has int8 codes with one scale and a zero point, at opset 21 or later.
+
+    ONNX Runtime gives such a quantizer an output_dtype when it moves it, and contradicts it when it makes the zero
+    point uint8.
+    """
     signed = q is not None and q.of_data and q.codes == ir.DataType.INT8 and view.opset >= _OUTPUT_DTYPE_SINCE
     return signed and q is not None and q.per_tensor and len(q.node.inputs) > 2
 
 
 def _becomes_gemm(product: Product) -> bool:
-    """A MatMul that, with the vector added to it, is made a Gemm before anything looks for Q/DQ pairs."""
+    """Returns whether ONNX Runtime makes a Gemm of a MatMul and its bias before anything looks for Q/DQ pairs."""
     node = product.node
     if node.op_type != "MatMul" or len(product.operands) < 2 or product.operands[1].of_data:
         return False
@@ -53,14 +59,14 @@ def _becomes_gemm(product: Product) -> bool:
 
 
 def _refused_gemm(view: View) -> Iterator[Hit]:
-    for product in _both(view):
-        tall = len(sizes(product.node.outputs[0]) or []) > 2
-        if tall and _becomes_gemm(product) and _signed_activation(view, product.operands[0].quantizer):
+    for product in _quantized_products(view):
+        batched = len(sizes(product.node.outputs[0]) or []) > 2
+        if batched and _becomes_gemm(product) and _signed_activation(view, product.operands[0].quantizer):
             yield product.node, "all sizes are fixed and the bias is a vector"
 
 
 def _float_gemm(view: View) -> Iterator[Hit]:
-    for product in _both(view):
+    for product in _quantized_products(view):
         node = product.node
         if any(n.op_type == "QuantizeLinear" for n in readers(node.outputs[0])):
             continue
@@ -69,13 +75,13 @@ def _float_gemm(view: View) -> Iterator[Hit]:
             yield node, "a Gemm with a bias" if biased else "a MatMul and a vector that become a Gemm"
 
 
-def _both(view: View) -> Iterator[Product]:
-    return (p for p in view.products if p.node.op_type in _LINEAR and p.quantized == 2)
+def _quantized_products(view: View) -> Iterator[Product]:
+    return (p for p in view.products if p.node.op_type in MATRIX_PRODUCTS and p.quantized == 2)
 
 
 def _shared(view: View) -> Iterator[Hit]:
     pairs: dict[tuple[ir.Value | None, ir.Value | None], list[Product]] = defaultdict(list)
-    for product in _both(view):
+    for product in _quantized_products(view):
         for operand in product.operands:
             q = operand.quantizer
             if q is not None and q.of_data and q.codes == ir.DataType.INT8:
@@ -88,39 +94,38 @@ def _shared(view: View) -> Iterator[Hit]:
 
 
 def _per_channel(view: View) -> Iterator[Hit]:
-    for product in _both(view):
+    for product in _quantized_products(view):
         for q in _activations(product):
             if not q.per_tensor:
                 yield product.node, f"the activation has {0 if q.scale is None else q.scale.size} scales"
 
 
 def _activations(product: Product) -> list[Quantizer]:
-    found: list[Operand] = [o for o in product.operands if o.of_data]
-    return [o.quantizer for o in found if o.quantizer is not None]
+    return [o.quantizer for o in product.operands if o.of_data and o.quantizer is not None]
 
 
 def _one_operand(view: View) -> Iterator[Hit]:
     for product in view.products:
-        if product.node.op_type in _LINEAR and product.quantized == 1 and len(product.operands) > 1:
+        if product.node.op_type in MATRIX_PRODUCTS and product.quantized == 1 and len(product.operands) > 1:
             (q,) = (o.quantizer for o in product.operands if o.quantizer is not None)
             yield product.node, f"only the {'activation' if q.of_data else 'weight'} is quantized"
 
 
 def _not_eight_bits(view: View) -> Iterator[Hit]:
-    for product in _both(view):
+    for product in _quantized_products(view):
         others = [q.codes for o in product.operands if (q := o.quantizer) is not None and q.codes not in _EIGHT_BITS]
         if others:
             yield product.node, f"codes are {' and '.join(c.name.lower() if c is not None else '?' for c in others)}"
 
 
 def _half(view: View) -> Iterator[Hit]:
-    for product in _both(view):
+    for product in _quantized_products(view):
         if product.node.outputs[0].dtype == ir.DataType.FLOAT16:
             yield product.node, "dequantized to float16"
 
 
 def _clipped_codes(view: View) -> Iterator[Hit]:
-    for product in _both(view):
+    for product in _quantized_products(view):
         for q in _activations(product):
             source = q.value.producer() if q.value is not None else None
             if source is not None and source.op_type == "Clip":
@@ -136,10 +141,10 @@ def _convolution(view: View) -> Iterator[Hit]:
 
 
 def _behind_layout(view: View) -> Iterator[Hit]:
-    for product in _both(view):
+    for product in _quantized_products(view):
         for operand in product.operands:
             node = operand.value.producer() if operand.value is not None and operand.of_data else None
-            if node is not None and node.op_type in _STAY:
+            if node is not None and node.op_type in _NOT_MOVED_ACROSS:
                 yield product.node, f"{node.op_type} stands between the pair and the product"
 
 
@@ -151,7 +156,7 @@ def _twice_typed(view: View) -> Iterator[Hit]:
 
 
 def _untyped(view: View) -> Iterator[Hit]:
-    for product in _both(view):
+    for product in _quantized_products(view):
         for q in _activations(product):
             if q.codes == ir.DataType.INT8 and (len(q.node.inputs) < 3 or q.node.inputs[2] is None):
                 yield product.node, "an int8 pair without a zero point"
@@ -162,7 +167,7 @@ RULES = (
          "ONNX Runtime 1.32 moves the pair behind it, makes the codes uint8 and refuses the graph it made "
          "(output_dtype INT8 does not match y_zero_point).",
          "Change the layout before QuantizeLinear, declare opset 20, or use uint8 codes.",
-         "measured", _moved),
+         "measured", _pair_before_layout),
     Rule("ORT202", "error", ONNXRUNTIME, "A vector bias on an int8 MatMul of fixed sizes, at opset 21 or later",
          "ONNX Runtime 1.32 makes a Gemm of it, moves the pair across its Reshape and refuses the graph it made.",
          "Give the bias a leading axis of 1 for each axis of the product, or leave the batch free.",

@@ -6,19 +6,20 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize import gelu, layer_norm
+from qvit_deploy.graph.canonicalize.rewrites import gelu, layer_norm
 from qvit_deploy.lint.finding import TENSORRT, Hit, Rule
 from qvit_deploy.lint.view import View
 
 
 def _layer_norms(view: View) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """Yields the last node and the input of every LayerNorm that is decomposed into arithmetic."""
     for node in view.named("Div", "Mul"):
         try:
-            found = layer_norm.written_out(node)
+            match = layer_norm.written_out(node)
         except Exception:  # nodes of untrusted files may lack inputs or have attributes of the wrong type
             continue
-        if found is not None:
-            yield node, found[0]
+        if match is not None:
+            yield node, match[0]
 
 
 def _wide_layer_norm(view: View) -> Iterator[Hit]:
@@ -36,11 +37,11 @@ def _half_layer_norm(view: View) -> Iterator[Hit]:
 def _gelu(view: View) -> Iterator[Hit]:
     for node in view.named("Erf", "Tanh"):
         try:
-            found = gelu.written_out(node)
+            match = gelu.written_out(node)
         except Exception:  # as above
             continue
-        if found is not None:
-            yield node, f"a GELU of {found[1].name!r} written as arithmetic"
+        if match is not None:
+            yield node, f"a GELU of {match[1].name!r} written as arithmetic"
 
 
 RULES = (

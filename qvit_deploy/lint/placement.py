@@ -7,20 +7,14 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.sites import MOVES, SMALLEST_REDUCTION
+from qvit_deploy.graph.op_traits import DESCRIBES, FLOAT_ONLY, MATRIX_PRODUCTS, MOVES, PRODUCTS
+from qvit_deploy.graph.sites import SMALLEST_REDUCTION
 from qvit_deploy.lint.finding import TENSORRT, Hit, Rule
-from qvit_deploy.lint.view import PRODUCTS, Product, Quantizer, View, before, integer, readers, sizes
+from qvit_deploy.lint.view import Product, Quantizer, View, before, integer, readers, sizes
 
-_KEEPS_CODES = MOVES | {"Clip", "Identity", "MaxPool"}
-_FLOAT_ONLY = frozenset(
-    {
-        "LayerNormalization", "Softmax", "Gelu", "Erf", "Tanh", "Sigmoid", "Exp", "Log", "Pow", "Sqrt", "Reciprocal",
-        "Div", "ReduceMean", "InstanceNormalization", "GroupNormalization", "LpNormalization", "HardSigmoid",
-        "HardSwish", "Softplus", "LogSoftmax", "ReduceSum", "ReduceMax",
-    }
-)  # fmt: skip
-_INTEGER_OUTSIDE = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT4E2M1})
-"""Weight-only quantization is what these types are for."""
+_KEEPS_CODES = MOVES | {"Clip", "MaxPool"}
+_WEIGHT_ONLY = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT4E2M1})
+"""Types that exist for weight-only quantization."""
 
 
 def _residual(view: View) -> Iterator[Hit]:
@@ -45,7 +39,7 @@ def _product_output(view: View) -> Iterator[Hit]:
 
 
 def _through_bias(view: View, node: ir.Node | None) -> ir.Node | None:
-    """The product under an Add of a constant, or the node itself."""
+    """Returns the producer of what an Add adds a constant to, or the node itself when it is no such Add."""
     if node is not None and node.op_type == "Add" and len(node.inputs) == 2:
         of_data = [v for v in node.inputs if view.of_data(v)]
         if len(of_data) == 1 and of_data[0] is not None:
@@ -54,9 +48,9 @@ def _through_bias(view: View, node: ir.Node | None) -> ir.Node | None:
 
 
 def _after_pair(q: Quantizer) -> list[ir.Node]:
-    """What reads the dequantized values of a quantizer, behind layout changes."""
+    """Returns the nodes that read the dequantized values of a quantizer, behind layout changes."""
     dequantizers = [n for n in readers(q.node.outputs[0], _KEEPS_CODES) if n.op_type == "DequantizeLinear"]
-    return [n for d in dequantizers for n in readers(d.outputs[0], MOVES) if n.op_type not in ("Shape", "Size")]
+    return [n for d in dequantizers for n in readers(d.outputs[0], MOVES) if n.op_type not in DESCRIBES]
 
 
 def _no_dequantize(view: View) -> Iterator[Hit]:
@@ -84,7 +78,7 @@ def _cannot_fuse(view: View) -> Iterator[Hit]:
         if d.node.op_type != "DequantizeLinear" or not d.of_data:
             continue
         following = readers(d.node.outputs[0], MOVES)
-        floats = [n.op_type for n in following if n.op_type in _FLOAT_ONLY]
+        floats = [n.op_type for n in following if n.op_type in FLOAT_ONLY]
         if floats:
             yield d.node, f"dequantized for {', '.join(dict.fromkeys(floats))}, which runs in floating point"
 
@@ -103,7 +97,7 @@ def _several_pairs(view: View) -> Iterator[Hit]:
 
 def _small_product(view: View) -> Iterator[Hit]:
     for product in view.products:
-        if product.node.op_type not in ("MatMul", "Gemm") or product.quantized < 2:
+        if product.node.op_type not in MATRIX_PRODUCTS or product.quantized < 2:
             continue
         k, n = _extent(product)
         small = [f"{axis} = {size}" for axis, size in (("K", k), ("N", n)) if size and size < SMALLEST_REDUCTION]
@@ -112,7 +106,7 @@ def _small_product(view: View) -> Iterator[Hit]:
 
 
 def _extent(product: Product) -> tuple[int | None, int | None]:
-    """(K, N): terms of a sum, columns of the result; None where shapes do not say."""
+    """Returns (K, N), the terms of a sum and the columns of the result; None where shapes are unknown."""
     left, right = (sizes(o.value) for o in product.operands)
     flip_a, flip_b = (product.node.op_type == "Gemm" and integer(product.node, t, 0) for t in ("transA", "transB"))
     rows, columns = (-1, -2) if flip_b else (-2, -1)
@@ -127,7 +121,7 @@ def _one_operand(view: View) -> Iterator[Hit]:
         if product.quantized != 1 or len(product.operands) < 2:
             continue
         (quantizer,) = (o.quantizer for o in product.operands if o.quantizer is not None)
-        if quantizer.codes in _INTEGER_OUTSIDE or all(o.of_data for o in product.operands):
+        if quantizer.codes in _WEIGHT_ONLY or all(o.of_data for o in product.operands):
             continue  # attention products are the business of the attention rules
         yield product.node, f"only the {'activation' if quantizer.of_data else 'weight'} is quantized"
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from qvit_deploy.graph.op_traits import INTEGER_OPERATORS
 from qvit_deploy.lint.finding import ONNXRUNTIME, TENSORRT, Hit, Rule
-from qvit_deploy.lint.structure import INTEGER_OPERATORS, NOT_PARSED
+from qvit_deploy.lint.structure import NOT_PARSED
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.lint.view import View, text
 
@@ -20,7 +21,6 @@ _RUNTIME_DOMAINS = frozenset(
     }
 )  # fmt: skip
 _SHAPE_INPUTS = "tensorrt_plugin_shape_input_indices"
-_DOMAIN_IS_NAMESPACE = (10, 10)
 _SHAPE_INPUTS_SINCE = (10, 1)
 
 
@@ -65,52 +65,52 @@ def _integer_operators(view: View) -> Iterator[Hit]:
 
 
 def _undeclared(view: View) -> Iterator[Hit]:
-    for node in _own(view):
+    for node in _custom_operators(view):
         if not _declares_plugin(node) and view.body(node) is None and not _parsed_by_name(node):
             yield node, f"{node.domain}::{node.op_type} has no function body and names no plugin"
 
 
-def _own(view: View) -> Iterator[ir.Node]:
+def _custom_operators(view: View) -> Iterator[ir.Node]:
     return (n for n in view.custom() if not _is_contrib(n) and not _is_qonnx(n))
 
 
 def _plugin_on_rtx(view: View) -> Iterator[Hit]:
-    for node in _own(view):
+    for node in _custom_operators(view):
         if _declares_plugin(node) and view.body(node) is None:
             yield node, f"{node.domain}::{node.op_type} is a plugin without a function body"
 
 
 def _needs_library(view: View) -> Iterator[Hit]:
-    for node in _own(view):
+    for node in _custom_operators(view):
         if _declares_plugin(node):
             yield node, f"plugin {node.op_type}, version {text(node, 'plugin_version') or 1}"
 
 
 def _body_wins(view: View) -> Iterator[Hit]:
-    for node in _own(view):
+    for node in _custom_operators(view):
         if _declares_plugin(node) and view.body(node) is not None and view.version < PLUGIN_WINS:
             yield node, f"TensorRT {view.version[0]}.{view.version[1]} runs the function, not the plugin"
 
 
 def _namespace(view: View) -> Iterator[Hit]:
-    for node in _own(view):
-        given = text(node, "plugin_namespace")
-        if _declares_plugin(node) and (given or "") != node.domain:
-            yield node, f"plugin_namespace is {given or ''!r}, the domain {node.domain!r}"
+    for node in _custom_operators(view):
+        namespace = text(node, "plugin_namespace") or ""
+        if _declares_plugin(node) and namespace != node.domain:
+            yield node, f"plugin_namespace is {namespace!r}, the domain {node.domain!r}"
 
 
 def _no_version(view: View) -> Iterator[Hit]:
-    for node in _own(view):
+    for node in _custom_operators(view):
         if "plugin_namespace" in node.attributes and not text(node, "plugin_version"):
             yield node, "no plugin_version"
 
 
 def _shape_inputs(view: View) -> Iterator[Hit]:
     for node in view.nodes:
-        given = node.attributes.get(_SHAPE_INPUTS)
-        if given is None:
+        attribute = node.attributes.get(_SHAPE_INPUTS)
+        if attribute is None:
             continue
-        indices = given.value if given.type == ir.AttributeType.INTS else None
+        indices = attribute.value if attribute.type == ir.AttributeType.INTS else None
         if indices is None:
             yield node, f"{_SHAPE_INPUTS} is not a list of integers"
         elif any(not 0 <= i < len(node.inputs) for i in indices):
@@ -170,7 +170,7 @@ RULES = (
          "documentation", _needs_library),
     Rule("RTX601", "error", ("tensorrt-rtx",), "A plugin without a function body",
          "TensorRT-RTX has no plugins: the file is refused, or the process ends when one is registered.",
-         "Give the operator a function body, or use the tensorrt profile.",
+         "Give the operator a function body, or use the target tensorrt.",
          "parser", _plugin_on_rtx),
     Rule("ORT601", "error", ONNXRUNTIME, "A custom operator that ONNX Runtime does not know",
          "The session is refused unless a custom operator library is registered.",

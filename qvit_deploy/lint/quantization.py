@@ -21,14 +21,14 @@ _NOT_IMPORTED = frozenset(
 
 def _scale_not_positive(view: View) -> Iterator[Hit]:
     for q in view.quantizers:
-        if q.scale is not None and not bool(np.all(_plain(q.scale) > 0)):
-            bad = int((~(_plain(q.scale) > 0)).sum())
+        if q.scale is not None and not bool(np.all(_as_float64(q.scale) > 0)):
+            bad = int((~(_as_float64(q.scale) > 0)).sum())
             yield q.node, f"{bad} of {q.scale.size} scales are zero, negative or NaN"
 
 
 def _scale_infinite(view: View) -> Iterator[Hit]:
     for q in view.quantizers:
-        if q.scale is not None and bool(np.isinf(_plain(q.scale)).any()):
+        if q.scale is not None and bool(np.isinf(_as_float64(q.scale)).any()):
             yield q.node, "the scale is infinite: every code is 0"
 
 
@@ -37,7 +37,7 @@ def _scale_denormal(view: View) -> Iterator[Hit]:
         if q.scale is None or q.node.inputs[1] is None:
             continue
         smallest = 2.0**-14 if q.node.inputs[1].dtype == ir.DataType.FLOAT16 else float(np.finfo(np.float32).tiny)
-        scale = _plain(q.scale)
+        scale = _as_float64(q.scale)
         if bool(((scale > 0) & (scale < smallest)).any()):
             yield q.node, f"scale {scale[scale > 0].min():.1e} is below the smallest normal number {smallest:.1e}"
 
@@ -48,14 +48,14 @@ def _pair_disagrees(view: View) -> Iterator[Hit]:
         q = view.quantizer(source)
         if q is None or q.node.op_type != "QuantizeLinear" or q.scale is None or d.scale is None:
             continue
-        if not np.array_equal(_plain(q.scale).reshape(-1), _plain(d.scale).reshape(-1)):
+        if not np.array_equal(_as_float64(q.scale).reshape(-1), _as_float64(d.scale).reshape(-1)):
             yield d.node, f"dequantizes with another scale than {_name(q.node)!r} quantized with"
 
 
 def _zero_point(view: View) -> Iterator[Hit]:
     for q in view.quantizers:
-        if q.zero_point is not None and bool(np.any(_plain(q.zero_point) != 0)):
-            low, high = _plain(q.zero_point).min(), _plain(q.zero_point).max()
+        if q.zero_point is not None and bool(np.any(_as_float64(q.zero_point) != 0)):
+            low, high = _as_float64(q.zero_point).min(), _as_float64(q.zero_point).max()
             yield q.node, f"zero point {low:g}" + (f" to {high:g}" if high > low else "")
 
 
@@ -104,10 +104,10 @@ def _block_activation(view: View) -> Iterator[Hit]:
 
 def _scale_type(view: View) -> Iterator[Hit]:
     for q in view.quantizers:
-        given = q.node.inputs[1].dtype if len(q.node.inputs) > 1 and q.node.inputs[1] is not None else None
+        scale = q.node.inputs[1].dtype if len(q.node.inputs) > 1 and q.node.inputs[1] is not None else None
         tensor = q.value.dtype if q.node.op_type == "QuantizeLinear" and q.value is not None else None
-        if given in FLOATS and tensor in FLOATS and given != tensor and given is not None and tensor is not None:
-            yield q.node, f"a {given.name.lower()} scale on a {tensor.name.lower()} tensor"
+        if scale in FLOATS and tensor in FLOATS and scale != tensor and scale is not None and tensor is not None:
+            yield q.node, f"a {scale.name.lower()} scale on a {tensor.name.lower()} tensor"
 
 
 def _computed_zero_point(view: View) -> Iterator[Hit]:
@@ -136,7 +136,7 @@ def _weight_axis(view: View) -> Iterator[Hit]:
 
 
 def _output_axis(product: Product) -> int:
-    """Axis of a product's weight that counts its outputs."""
+    """Returns the axis of a product's weight that counts its outputs."""
     if product.node.op_type == "Gemm":
         return 0 if integer(product.node, "transB", 0) else 1
     return {"Conv": 0, "ConvTranspose": 1}.get(product.node.op_type, -1)
@@ -146,8 +146,8 @@ def _quantizes_activation(q: Quantizer) -> bool:
     return q.node.op_type == "QuantizeLinear" and q.of_data
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
-    """As float64: numpy compares none of the small types."""
+def _as_float64(array: np.ndarray) -> np.ndarray:
+    """Converts to float64: numpy cannot compare the small types."""
     return array.astype(np.float64)
 
 

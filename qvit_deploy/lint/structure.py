@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from qvit_deploy.graph import external_data
+from qvit_deploy.graph.op_traits import INTEGER_OPERATORS
 from qvit_deploy.lint.finding import EVERYWHERE, TENSORRT, Hit, Rule
 from qvit_deploy.lint.view import View
-
-INTEGER_OPERATORS = frozenset({"MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "DynamicQuantizeLinear"})
 
 NOT_PARSED = INTEGER_OPERATORS | {
     "AffineGrid", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",

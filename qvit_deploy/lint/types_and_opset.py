@@ -20,18 +20,18 @@ _ONE_TYPE = {
     "Add": 2, "Sub": 2, "Mul": 2, "Div": 2, "MatMul": 2, "Gemm": 3, "Conv": 3, "Concat": 1 << 30, "Max": 1 << 30,
     "Min": 1 << 30, "Sum": 1 << 30, "LayerNormalization": 1, "Equal": 2, "Greater": 2, "Less": 2,
 }  # fmt: skip
-"""Operators whose first inputs, that many, must be of one type."""
+"""By operator, how many of its first inputs must be of one type."""
 _OLDEST_OPSET = 7
 _FLOAT16_MAX = 65504.0
 
 
 def _needs(q: Quantizer) -> Iterator[tuple[int, str]]:
-    """(opset, feature) for everything the quantizer uses."""
+    """Yields (opset, feature) for everything the quantizer uses."""
     if q.codes in _CODES_SINCE and q.codes is not None:
         yield _CODES_SINCE[q.codes], f"{q.codes.name.lower()} codes"
-    given = q.node.inputs[1].dtype if len(q.node.inputs) > 1 and q.node.inputs[1] is not None else None
-    if given in (_T.FLOAT16, _T.BFLOAT16) and given is not None:
-        yield 19, f"{given.name.lower()} scales"
+    scale = q.node.inputs[1].dtype if len(q.node.inputs) > 1 and q.node.inputs[1] is not None else None
+    if scale in (_T.FLOAT16, _T.BFLOAT16) and scale is not None:
+        yield 19, f"{scale.name.lower()} scales"
     if q.block_size:
         yield 21, "blocks"
     if not q.per_tensor:
@@ -83,7 +83,7 @@ def _not_finite(view: View) -> Iterator[Hit]:
 
 
 def _float_constants(view: View) -> Iterator[tuple[str, np.ndarray]]:
-    """Float constants but for scales, which have a rule of their own."""
+    """Yields (name, array) of the float constants except scales, which have a rule of their own."""
     scales = {q.node.inputs[1] for q in view.quantizers if len(q.node.inputs) > 1}
     values = [v for n in view.nodes for v in n.inputs if v is not None and v.dtype in FLOATS and v not in scales]
     for value in dict.fromkeys(values):
@@ -122,7 +122,7 @@ def _no_type(view: View) -> Iterator[Hit]:
 
 
 def _values(view: View) -> Iterator[tuple[ir.Node | str, ir.Value]]:
-    """Every value once, with the node that makes it, or its own name."""
+    """Yields every value once, after the node that computes it, or its own name."""
     seen = set()
     graph = view.model.graph
     for value in (*graph.inputs, *graph.initializers.values()):
@@ -135,9 +135,12 @@ def _values(view: View) -> Iterator[tuple[ir.Node | str, ir.Value]]:
 
 
 def _float32_products(view: View) -> Iterator[Hit]:
-    wide = [p.node for p in view.products if p.node.outputs and p.node.outputs[0].dtype == _T.FLOAT]
-    if wide:
-        yield "", f"{len(wide)} of {len(view.products)} matrix products have float32 operands outside their Q/DQ pairs"
+    float32 = [p.node for p in view.products if p.node.outputs and p.node.outputs[0].dtype == _T.FLOAT]
+    if float32:
+        yield (
+            "",
+            f"{len(float32)} of {len(view.products)} matrix products have float32 operands outside their Q/DQ pairs",
+        )
 
 
 RULES = (

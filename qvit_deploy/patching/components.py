@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.graph.op_traits import MOVES, SCALES
 from qvit_deploy.relevance.dataflow import Dataflow, is_linear_map
 
 Kind = Literal["residual", "attention", "mlp", "head"]
@@ -154,7 +154,7 @@ def _heads(skip: _Skip, order: Mapping[ir.Node, int]) -> str | None:
     value = max(products, key=order.__getitem__).outputs[0]
     if value.shape is None or len(value.shape) != 4:
         return None
-    while len(users := [use.node for use in value.uses()]) == 1 and users[0].op_type in ("Mul", "Add", "Div"):
+    while len(users := [use.node for use in value.uses()]) == 1 and users[0].op_type in SCALES | {"Add"}:
         value = users[0].outputs[0]
     return _name(value)
 

@@ -1,4 +1,4 @@
-"""Quantization seen as a patch: which site, token and block causes how much of the change of the logits.
+"""Quantization seen as a patch: which site, token and block causes how much of the change of the outputs.
 
 The two graphs of a bundle agree tensor by tensor outside the sites. So the float graph is run once with every site's
 output replaced by the quantized run's: each site then computes its float result on *quantized* inputs, and the
@@ -24,7 +24,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
-from qvit_deploy.tasks.objective import Metric, Objective
+from qvit_deploy.tasks.task import Metric, Objective, Outputs, Task, arrays
 
 Tensor = torch.Tensor
 
@@ -43,7 +43,7 @@ class Drift:
         errors: site name -> |e_s| / |its float output|, over all images.
         in_order: names of sites whose rows are the tokens of the image in order (windows are not).
         before, after: the metric of the float and of the quantized graph, float64 [images].
-        classes_before, classes_after: predicted by them, int64 [images].
+        answers_before, answers_after: what they decide (`Task.answers`), int64 [images].
         unexplained: largest difference of a site's input that no site accounts for, relative to its largest value.
     """
 
@@ -52,8 +52,8 @@ class Drift:
     in_order: frozenset[str]
     before: np.ndarray
     after: np.ndarray
-    classes_before: np.ndarray
-    classes_after: np.ndarray
+    answers_before: np.ndarray
+    answers_after: np.ndarray
     unexplained: float
 
     @property
@@ -64,7 +64,13 @@ class Drift:
 
 
 def quantization_drift(
-    executor: Executor, quantized: Executor, rule_set: RuleSet, sites: Sequence[Site], images: Tensor, metric: Metric
+    executor: Executor,
+    quantized: Executor,
+    rule_set: RuleSet,
+    sites: Sequence[Site],
+    images: Tensor,
+    metric: Metric,
+    task: Task,
 ) -> Drift:
     """The drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and one of
     the quantized graph.
@@ -72,17 +78,17 @@ def quantization_drift(
     Args:
         executor: of the float graph, with the overrides of `rule_set` bound to n images.
         sites: those that are quantized, with the tensor names of the float graph.
-        metric: called with the logits (float, quantized).
+        metric: called with the outputs (float, quantized).
 
     Raises:
         CheckError: the graphs differ outside the sites.
-        NonFiniteError: the logits or a coefficient are NaN or infinite.
+        NonFiniteError: an output or a coefficient is NaN or infinite.
     """
     by_output = {site.output: site for site in sites}
     inputs = {n for s in sites for n in (s.input, s.second) if n is not None} - by_output.keys()
-    output = quantized.graph.outputs[0].name or ""
     with torch.no_grad():
-        after = quantized.run(images, fetch=[*inputs, *by_output, *{output} - by_output.keys()])
+        after = quantized.run(images, fetch=list(dict.fromkeys([*inputs, *by_output, *quantized.outputs])))
+    outputs_after = {name: after[name] for name in quantized.outputs}
     effects = {name: torch.zeros(0) for name in by_output}
     sizes = {name: (0.0, 0.0) for name in by_output}
     coefficients: dict[str, Tensor] = {}
@@ -102,10 +108,10 @@ def quantization_drift(
 
     objectives: list[Objective] = []
 
-    def start(logits: Tensor) -> Tensor:
+    def start(outputs: Outputs) -> Tensor:
         if not objectives:
-            objectives.append(metric(logits.detach(), after[output]))
-        return rule_set.starting_at(objectives[0])(logits)
+            objectives.append(metric({name: value.detach() for name, value in outputs.items()}, outputs_after))
+        return rule_set.starting_at(objectives[0])(outputs)
 
     before = propagate(executor, images, by_output, keep, start)
     propagate(executor, images, inputs | by_output.keys(), add, start, {n: after[n] for n in by_output})
@@ -120,9 +126,9 @@ def quantization_drift(
         errors={by_output[name].name: (e / max(y, 1e-30)) ** 0.5 for name, (e, y) in sizes.items()},
         in_order=frozenset(s.name for s in sites if after[s.output].shape[0] == len(images)),
         before=_numpy(objectives[0](before)),
-        after=_numpy(objectives[0](after[output])),
-        classes_before=before.argmax(1).cpu().numpy(),
-        classes_after=after[output].argmax(1).cpu().numpy(),
+        after=_numpy(objectives[0](outputs_after)),
+        answers_before=task.answers(arrays(before)),
+        answers_after=task.answers(arrays(outputs_after)),
         unexplained=differences[worst],
     )
 

@@ -1,7 +1,7 @@
 """Exact activation patching: one cell replaced, the rest of the graph run again, the metric read. The ground truth.
 
 Many patches run at once: the base image is repeated, and at every component the repetitions get a different cell each
-and go through the rest of the graph (`Executor.forked_logits`). What comes before a component is computed once for all.
+and go through the rest of the graph (`Executor.run_forked`). What comes before a component is computed once for all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qvit_deploy.execute.executor import Executor, Fork
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component
 from qvit_deploy.patching.relp import Direction, objective_of, ordered
-from qvit_deploy.tasks.objective import Metric
+from qvit_deploy.tasks.task import Metric, Objective, Outputs, examples
 
 Tensor = torch.Tensor
 
@@ -28,7 +28,6 @@ def patch_effects(
     metric: Metric,
     direction: Direction = "denoising",
     at_once: int = 64,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[Component, np.ndarray]:
     """Component -> the exact change of the metric when each of its cells is patched, float64 [cells].
 
@@ -36,22 +35,20 @@ def patch_effects(
         executor: of the graph alone; rules do not change forward values, but cost time.
         clean, corrupt: one pair, float32 [1, C, H, W] each.
         at_once: most patches to run side by side; a graph with a static batch runs that many.
-        progress: called with the number of patches done.
 
     Raises:
-        InputError: the metric names a class that the model lacks.
+        InputError: the metric names what the model lacks, such as a class.
     """
     static = executor.graph.static_batch
     base, source = ordered(clean, corrupt, direction)
     with torch.no_grad():
-        output = executor.graph.outputs[0].name or ""
-        names = dict.fromkeys([*(c.tensor for c in components), output])
+        names = dict.fromkeys([*(c.tensor for c in components), *executor.outputs])
         source_values = executor.run(_repeated(source, static or 1), fetch=list(names))
         from_source = {c: _first(source_values[c.tensor], static or 1) for c in components}
         counts = {c: cells.count(c, from_source[c], 1) for c in components}
         rows = static or rows_at_once(list(counts.values()), at_once)
-        source_logits = source_values[output][:1]
-        objective_of(metric, source_logits, source_logits, direction)  # a class out of range shows before the patches
+        from_source_run = _first_of({name: source_values[name] for name in executor.outputs})
+        objective_of(metric, from_source_run, from_source_run, direction)  # what it lacks shows before the patches
         by_tensor: dict[str, list[Component]] = {}
         for component in components:
             by_tensor.setdefault(component.tensor, []).append(component)
@@ -61,22 +58,18 @@ def patch_effects(
                 for component in by_tensor[name]:
                     for chunk in _chunks(counts[component], rows):
                         yield cells.patched(component, value, from_source[component], chunk)
-                        if progress is not None:
-                            progress(len(chunk))
 
             return patches
 
-        base_logits, forked = executor.forked_logits(
-            _repeated(base, rows), {}, {name: fork(name) for name in by_tensor}
-        )
-        objective = objective_of(metric, base_logits[:1], source_logits, direction)
-        unpatched = objective(base_logits[:1])
+        outputs, forked = executor.run_forked(_repeated(base, rows), {}, {name: fork(name) for name in by_tensor})
+        objective = objective_of(metric, _first_of(outputs), from_source_run, direction)
+        unpatched = objective(_first_of(outputs))
         effects = {}
         for name, sharing in by_tensor.items():
-            logits = iter(forked[name])
+            patched = iter(forked[name])
             for component in sharing:
-                parts = [next(logits)[: len(chunk)] for chunk in _chunks(counts[component], rows)]
-                values = torch.cat([_each(objective, part) for part in parts]) - unpatched
+                chunks = _chunks(counts[component], rows)
+                values = torch.cat([_each(objective, next(patched), len(chunk)) for chunk in chunks]) - unpatched
                 effects[component] = values.cpu().double().numpy()
     return {c: effects[c] for c in components}
 
@@ -87,9 +80,13 @@ def rows_at_once(counts: Sequence[int], most: int) -> int:
     return min(range(most, 0, -1), key=lambda rows: rows + sum(-(-count // rows) * rows for count in counts))
 
 
-def _each(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """The objective of one pair on each row of `logits`."""
-    return torch.cat([objective(row[None]) for row in logits])
+def _each(objective: Objective, outputs: Outputs, count: int) -> Tensor:
+    """The objective of one pair on each of the first `count` images of `outputs`, [count]."""
+    return torch.cat([objective(examples(outputs, slice(i, i + 1))) for i in range(count)])
+
+
+def _first_of(outputs: Outputs) -> Outputs:
+    return examples(outputs, slice(0, 1))
 
 
 def _chunks(count: int, rows: int) -> list[range]:
@@ -121,11 +118,10 @@ def circuit_metric(
     """
     static = executor.graph.static_batch or 1
     with torch.no_grad():
-        clean_logits = executor.logits(_repeated(clean, static))[:1]
-        output = executor.graph.outputs[0].name or ""
-        names = dict.fromkeys([*(c.tensor for c in components), output])
+        on_clean = _first_of(executor.run(_repeated(clean, static)))
+        names = dict.fromkeys([*(c.tensor for c in components), *executor.outputs])
         values = executor.run(_repeated(corrupt, static), fetch=list(names))
-    objective = metric(clean_logits, values[output][:1])
+    objective = metric(on_clean, _first_of({name: values[name] for name in executor.outputs}))
     counts = [cells.count(c, values[c.tensor], static) for c in components]
     ends = np.cumsum(counts)
 
@@ -135,7 +131,7 @@ def circuit_metric(
         out = {c.tensor: np.flatnonzero(~part) for c, part in zip(components, np.split(keep, ends[:-1]), strict=True)}
         taps = {c.tensor: _mixed(c, values[c.tensor], out[c.tensor].tolist()) for c in components if len(out[c.tensor])}
         with torch.no_grad():
-            return float(objective(executor.logits(_repeated(clean, static), taps)[:1]))
+            return float(objective(_first_of(executor.run(_repeated(clean, static), taps))))
 
     return evaluate
 

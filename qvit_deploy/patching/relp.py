@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
-from qvit_deploy.tasks.objective import Metric, Objective
+from qvit_deploy.tasks.task import Metric, Objective, Outputs, Task, arrays
 
 Tensor = torch.Tensor
+T = TypeVar("T")
 
 Direction = Literal["denoising", "noising"]
 Maps = Mapping[Component, np.ndarray]
@@ -40,7 +41,7 @@ class Attribution:
         reached: bool; False where the coefficient of a cell is exactly zero in every channel, because nothing of the
             cell reaches the metric (patch tokens behind the last attention of a class-token model).
         clean, corrupt: the metric on the two images, float64 [pairs].
-        clean_classes, corrupt_classes: predicted, int64 [pairs].
+        clean_answers, corrupt_answers: what the model decides on them (`Task.answers`), int64 [pairs].
     """
 
     effects: Maps
@@ -48,8 +49,8 @@ class Attribution:
     reached: Maps
     clean: np.ndarray
     corrupt: np.ndarray
-    clean_classes: np.ndarray
-    corrupt_classes: np.ndarray
+    clean_answers: np.ndarray
+    corrupt_answers: np.ndarray
 
 
 def attribute(
@@ -59,6 +60,7 @@ def attribute(
     clean: Tensor,
     corrupt: Tensor,
     metric: Metric,
+    task: Task,
     direction: Direction = "denoising",
 ) -> Attribution:
     """The effects of all patches of all pairs.
@@ -69,7 +71,7 @@ def attribute(
 
     Raises:
         InputError: a pair whose images are the same.
-        NonFiniteError: the logits or a coefficient are NaN or infinite.
+        NonFiniteError: an output or a coefficient is NaN or infinite.
     """
     _check_different(clean, corrupt)
     pairs = len(clean)
@@ -77,47 +79,47 @@ def attribute(
     readers: dict[str, list[Component]] = {}
     for component in components:
         readers.setdefault(component.tensor, []).append(component)
-    output = executor.graph.outputs[0].name or ""
     with torch.no_grad():
-        wanted = executor.run(source, fetch=list(dict.fromkeys([*readers, output])))
-    source_logits = wanted[output]
+        from_source = executor.run(source, fetch=list(dict.fromkeys([*readers, *executor.outputs])))
+    source_outputs = {name: from_source[name] for name in executor.outputs}
     effects, distances, reached = (dict[Component, np.ndarray]() for _ in range(3))
     values: list[Tensor] = []
 
-    def start(base_logits: Tensor) -> Tensor:
-        objective = objective_of(metric, base_logits.detach(), source_logits, direction)
-        values.extend(v.detach() for v in ordered(objective(base_logits), objective(source_logits), direction))
-        return rule_set.starting_at(objective)(base_logits)
+    def start(base_outputs: Outputs) -> Tensor:
+        detached = {name: value.detach() for name, value in base_outputs.items()}
+        objective = objective_of(metric, detached, source_outputs, direction)
+        values.extend(v.detach() for v in ordered(objective(base_outputs), objective(source_outputs), direction))
+        return rule_set.starting_at(objective)(base_outputs)
 
     def visit(name: str, activation: Tensor, g: Tensor) -> None:
-        difference = wanted.pop(name) - activation
+        difference = from_source.pop(name) - activation
         for component in readers[name]:
             effects[component] = _numpy(cells.sums(component, difference * g, pairs))
             distances[component] = _numpy(cells.sums(component, difference.square(), pairs).sqrt())
             reached[component] = _numpy(cells.sums(component, g.abs(), pairs)) > 0
 
-    base_logits = propagate(executor, base, readers, visit, start)
+    base_outputs = propagate(executor, base, readers, visit, start)
     on_clean, on_corrupt = values
-    classes = [logits.argmax(1).cpu().numpy() for logits in ordered(base_logits, source_logits, direction)]
+    answers = [task.answers(arrays(outputs)) for outputs in ordered(base_outputs, source_outputs, direction)]
     return Attribution(
         effects={c: effects[c] for c in components},
         distances={c: distances[c] for c in components},
         reached={c: reached[c] for c in components},
         clean=_numpy(on_clean),
         corrupt=_numpy(on_corrupt),
-        clean_classes=classes[0],
-        corrupt_classes=classes[1],
+        clean_answers=answers[0],
+        corrupt_answers=answers[1],
     )
 
 
-def ordered(clean: Tensor, corrupt: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
+def ordered(clean: T, corrupt: T, direction: Direction) -> tuple[T, T]:
     """(clean, corrupt) as (base, source) of the patches, and (base, source) as (clean, corrupt)."""
     return (corrupt, clean) if direction == "denoising" else (clean, corrupt)
 
 
-def objective_of(metric: Metric, base_logits: Tensor, source_logits: Tensor, direction: Direction) -> Objective:
-    """The objective of pairs whose logits are known, each [pairs, classes]."""
-    return metric(*ordered(base_logits, source_logits, direction))
+def objective_of(metric: Metric, base: Outputs, source: Outputs, direction: Direction) -> Objective:
+    """The objective of pairs whose outputs are known."""
+    return metric(*ordered(base, source, direction))
 
 
 def _check_different(clean: Tensor, corrupt: Tensor) -> None:

@@ -122,15 +122,16 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     kept = _open_cache(cache, inputs, watch)
     basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
     source = inputs.source.graph
-    folded, graph, importance = kept.result("fold", basis, watch, partial(fold, source, recipe, batches, watch))
+    make = partial(fold, source, recipe, batches, inputs.task.objective, watch)
+    folded, graph, importance = kept.result("fold", basis, watch, make)
     # A kept graph has the name of the file it was first read from.
     folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
     basis = [*basis, recipe.attention]
-    make = partial(_observe, executor, sites, importance, recipe, batches, watch)
-    observations, products = kept.result("observe", basis, watch, make)
+    observed = partial(_observe, executor, sites, importance, recipe, batches, watch)
+    observations, products = kept.result("observe", basis, watch, observed)
     menus = [menu(r, sites) for r in recipes]
     options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
     times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
@@ -148,7 +149,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     basis = [*basis, [f.short for f in formats], chosen]
     grids = kept.result("ranges", basis, watch, ranges)
     calibration = Calibration(executor, sites, observations, weights, grids, formats, products, importance)
-    tables = _tables(calibration, menus, recipes, batches, watch, kept, basis)
+    tables = _tables(calibration, menus, recipes, inputs, watch, kept, basis)
     gc.collect()  # backward passes leave cycles too
     return Analysis(calibration, folded, costs, tables, latency, kept, basis)
 
@@ -157,7 +158,7 @@ def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageC
     if folder is None:
         return StageCache(None, [])
     start = time.perf_counter()
-    basis = [inputs.source.graph.digest(), inputs.batches.images.digest, numerics()]
+    basis = [inputs.source.graph.digest(), inputs.task.name, inputs.batches.images.digest, numerics()]
     watch.add("cache", time.perf_counter() - start)
     return StageCache(folder, basis)
 
@@ -180,7 +181,7 @@ def _tables(
     calibration: Calibration,
     menus: Sequence[Menu],
     recipes: Sequence[Recipe],
-    batches: Batches,
+    inputs: Inputs,
     watch: Stopwatch,
     kept: StageCache,
     basis: Sequence[object],
@@ -188,7 +189,7 @@ def _tables(
     """The loss table of every score of `recipes`. Weights are prequantized for the first that is not kept."""
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
     compensate = recipes[0].compensate
-    fitted, judged = batches.halves(recipes[0].seed)
+    fitted, judged = inputs.batches.halves(recipes[0].seed)
 
     @once
     def with_weights() -> RoundedCalibration:
@@ -203,7 +204,7 @@ def _tables(
         images = EXACT_IMAGES if recipe.score == "exact" else SCORED_IMAGES
         scored, known = judged.sample(images, recipe.seed, SCORED_AT_ONCE), with_weights()
         with watch.stage("relevance", len(scored.images)) as advance:
-            return rank_sites(known, recipe, free, scored, advance)
+            return rank_sites(known, recipe, free, scored, inputs.task, advance)
 
     return {
         key: kept.result("relevance", [*basis, sorted(free), compensate, key], watch, partial(table, r))

@@ -10,36 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qvit_deploy.allocate.cost import Allocation, Option, SiteCost, total_cost
+from qvit_deploy.allocate.cost import (
+    Allocation,
+    Option,
+    SiteCost,
+    bit_operations,
+    packed_bytes,
+    storage_bits,
+    total_cost,
+)
 from qvit_deploy.artifacts.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.artifacts.manifest import SCHEMA, FileRecord, SiteRecord, Summary, validate
-from qvit_deploy.calibrate.extremes import tensor_extremes
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
-from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import Source
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.lint.emitted import lint_emitted
+from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Progress, Stopwatch
-from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding.distill import distill
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
-from qvit_deploy.recipe import FUSED_PROFILE, HALF_PROFILES, OPENVINO_PROFILE, PACKED_PROFILE, Profile, Recipe
+from qvit_deploy.recipe import Recipe
 from qvit_deploy.report.compile.page import render_report
-from qvit_deploy.targets.onnxruntime.verification import fold_error, verify
-from qvit_deploy.targets.onnxruntime_fused.emission import emit_fused
-from qvit_deploy.targets.onnxruntime_fused.verification import verify_fused
-from qvit_deploy.targets.openvino.emission import emit_openvino
-from qvit_deploy.targets.openvino.runtime import require_openvino
-from qvit_deploy.targets.openvino.verification import verify_openvino
-from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
-from qvit_deploy.targets.tensorrt.half.precision import HalfGraph, to_half
-from qvit_deploy.targets.tensorrt.packed.emission import pack_half
-from qvit_deploy.targets.tensorrt.verification import verify_half
+from qvit_deploy.targets.executor_outputs import fold_error
+from qvit_deploy.targets.registry import REFERENCE, targets_of, with_known_targets
+from qvit_deploy.targets.target import FLOAT, AnyTarget, EmissionJob, EmittedModel, VerificationJob, file_of
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +67,7 @@ def compile(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     preprocess: Preprocess | None = None,
+    task: Task = CLASSIFY,
     force: bool = False,
     skip_bad_images: bool = False,
     cache: Path | None = None,
@@ -77,6 +79,7 @@ def compile(
         model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
+        task: what the model's outputs mean.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
@@ -85,45 +88,36 @@ def compile(
         BudgetError: no allocation fits; names the smallest possible.
         CheckError: verification failed; nothing is written.
     """
-    recipe = recipe or Recipe.load(None)
-    watch = Stopwatch(progress)
+    recipe = with_known_targets(recipe or Recipe.load(None))
+    watch, targets = Stopwatch(progress), targets_of(recipe.targets)
     check_output(Path(out), force)
-    if OPENVINO_PROFILE in recipe.targets:
-        require_openvino(f"--target {OPENVINO_PROFILE}")
+    for target in targets:
+        target.require(f"--target {target.name}")
     inputs = open_inputs(
-        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
+        model, calib, recipe, task=task, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
         skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
     analysis = analyse(inputs, [recipe], watch, cache)
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
-    plan, emitted = build(inputs, analysis, allocation, recipe, watch)
-    half = emit_half(inputs, analysis, plan, recipe, watch)
+    plan, reference = build(inputs, analysis, allocation, recipe, watch)
+    emitted = emit(targets, inputs, analysis, plan, reference, watch)
     facts, folded = _facts(inputs, analysis, allocation, recipe), analysis.folded
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
         seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
-        checked = verify(inputs.source.graph, emitted, plan, seen).as_dict()
-        checked["fold_error"] = fold_error(inputs.source.graph, folded, seen)
-        files = {"model.onnxruntime.onnx": emitted.serialize(), "model.float.onnx": folded.serialize()}
-        lints = {"onnxruntime": lint_emitted(emitted.model, "onnxruntime")}
-        profiles: dict[str, dict[str, Any]] = {}
-        if FUSED_PROFILE in recipe.targets:
-            cpu = emit_fused(emitted)
-            profiles[FUSED_PROFILE] = verify_fused(emitted, cpu, plan, seen).as_dict()
-            lints[FUSED_PROFILE] = lint_emitted(cpu.model, FUSED_PROFILE)
-            files[f"model.{FUSED_PROFILE}.onnx"] = cpu.serialize()
-        if OPENVINO_PROFILE in recipe.targets:
-            cpu = emit_openvino(emitted)
-            profiles[OPENVINO_PROFILE] = verify_openvino(inputs.source.graph, emitted, cpu, plan, seen).as_dict()
-            lints[OPENVINO_PROFILE] = lint_emitted(cpu.model, OPENVINO_PROFILE)
-            files[f"model.{OPENVINO_PROFILE}.onnx"] = cpu.serialize()
-        for written, names in half:
-            profiles |= dict.fromkeys(names, verify_half(inputs.source.graph, emitted, written, seen).as_dict())
-            lints |= {str(name): lint_emitted(written.graph.model, name) for name in names}
-            files |= {f"model.{name}.onnx": written.graph.serialize() for name in names}
-        checked |= {"lint": lints, "profiles": profiles} if profiles else {"lint": lints}
+        job = VerificationJob(
+            float_graph=inputs.source.graph, reference=reference, plan=plan, images=seen, task=inputs.task
+        )
+        verified = {t.name: t.verify(model, job) for t, model in emitted.items()}
+        checked = Verification.of(
+            verified.pop(REFERENCE.name),
+            verified,
+            fold_error=fold_error(inputs.source.graph, folded, seen, inputs.task),
+            lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
+        )
+        files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": checked, "files": records}, "the manifest")
@@ -145,34 +139,32 @@ def build(
         if not recipe.distill_epochs:
             return plan
         with watch.stage("distill", recipe.distill_epochs) as advance:
-            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, advance)
+            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, inputs.task, advance)
 
     chosen = {name: o.text for name, o in allocation.items()}
     basis = [*analysis.basis, chosen, recipe.compensate, recipe.seed, recipe.distill_epochs]
     plan = analysis.kept.result("plan", basis, watch, planned)
-    if any(p in recipe.targets for p in HALF_PROFILES):
-        plan = half_scales(plan)
+    for target in targets_of(recipe.targets):
+        plan = target.prepare(plan)
     with watch.stage("emit"):
         return plan, emit_qdq(known.graph, plan)
 
 
-def emit_half(
-    inputs: Inputs, analysis: Analysis, plan: Plan, recipe: Recipe, watch: Stopwatch
-) -> list[tuple[HalfGraph, list[Profile]]]:
-    """Writes the graphs of the half-precision profiles, each with the profiles it serves; what float16 cannot hold is
-    measured on the calibration images."""
-    chosen = [p for p in recipe.targets if p in HALF_PROFILES]
-    if not chosen:
-        return []
-    emitted = emit_tensorrt(analysis.calibration.graph, plan)
-    with watch.stage("half", len(inputs.batches.images)) as advance:
-        largest = tensor_extremes(Executor(emitted.graph), inputs.batches, advance)
-    half = to_half(emitted, largest)
-    plain = [p for p in chosen if p != PACKED_PROFILE]
-    written = [(half, plain)] if plain else []
-    if PACKED_PROFILE in chosen:
-        written.append((pack_half(half, emitted.graph, plan), [PACKED_PROFILE]))
-    return written
+def emit(
+    targets: Sequence[AnyTarget],
+    inputs: Inputs,
+    analysis: Analysis,
+    plan: Plan,
+    reference: EmittedGraph,
+    watch: Stopwatch,
+) -> dict[AnyTarget, EmittedModel]:
+    """Writes the model of every target; `reference` is the graph of `build`."""
+    batches = inputs.batches
+    job = EmissionJob(
+        graph=analysis.calibration.graph, plan=plan, reference=reference, batches=batches, images=len(batches.images),
+        watch=watch,
+    )  # fmt: skip
+    return {target: target.emit(job) for target in targets}
 
 
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
@@ -181,6 +173,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
+        "task": inputs.task.name,
         "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
@@ -215,7 +208,7 @@ def _summary(costs: Sequence[SiteCost], allocation: Allocation) -> Summary:
         mean_w_bits=cost.mean_w_bits,
         mean_a_bits=cost.mean_a_bits,
         weight_bytes=cost.weight_bytes,
-        float_weight_bytes=4 * sum(c.params for c in costs),
+        float_weight_bytes=packed_bytes(storage_bits(sum(c.params for c in costs), None)),
         bitops=cost.bitops,
-        float_bitops=32 * 32 * sum(c.macs for c in costs),
+        float_bitops=bit_operations(sum(c.macs for c in costs), None, None),
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from qvit_deploy.artifacts.atomic import make_folder
 from qvit_deploy.cache import store as stored
 from qvit_deploy.data.pairs.make import ImagePair
-from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.components import Component, find_components
@@ -22,7 +22,8 @@ from qvit_deploy.patching.exact import patch_effects
 from qvit_deploy.patching.relp import Direction
 from qvit_deploy.pipeline.model_files import ModelFile
 from qvit_deploy.progress import Advance
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 VERSION = 2
 """Of the files below; another version is computed again."""
@@ -53,6 +54,7 @@ def exact_maps(
     at_once: int = 64,
     processes: int = 1,
     folder: Path | None = None,
+    task: Task = CLASSIFY,
     advance: Advance = lambda _: None,
 ) -> ExactMaps:
     """Patches every cell of every pair; `advance` counts pairs.
@@ -66,7 +68,7 @@ def exact_maps(
     Raises:
         InputError: the folder cannot be written, no such metric, or a graph without attention.
     """
-    parse_metric(metric)
+    task.parse_metric(metric)
     components = find_components(model.graph)
     identity = f"{VERSION} {model.digest} {metric} {direction} {len(components)}"
     done = ExactMaps()
@@ -81,7 +83,7 @@ def exact_maps(
             missing.append(pair)
         else:
             advance(1)
-    work = _Work(model.graph, metric, direction, at_once, torch.get_num_threads())
+    work = _Work(model.graph, task, metric, direction, at_once, torch.get_num_threads())
 
     def keep(pair: ImagePair, maps: dict[str, np.ndarray]) -> None:
         digest = _digest(pair)
@@ -99,7 +101,7 @@ def exact_maps(
     proto = model.graph.serialize()
     count = min(processes, len(missing))
     with ProcessPoolExecutor(
-        count, mp_context=context, initializer=_start, initargs=(proto, metric, direction, at_once)
+        count, mp_context=context, initializer=_start, initargs=(proto, task, metric, direction, at_once)
     ) as pool:
         futures = {pool.submit(_run, pair.clean, pair.corrupt): pair for pair in missing}
         for future in as_completed(futures):
@@ -110,10 +112,10 @@ def exact_maps(
 class _Work:
     """What a process needs to patch pairs of one graph."""
 
-    def __init__(self, graph: Graph, metric: str, direction: Direction, at_once: int, threads: int) -> None:
+    def __init__(self, graph: Graph, task: Task, metric: str, direction: Direction, at_once: int, threads: int) -> None:
         torch.set_num_threads(threads)
         self.executor, self.components = Executor(graph), find_components(graph)
-        self.metric, self.direction, self.at_once = parse_metric(metric), direction, at_once
+        self.metric, self.direction, self.at_once = task.parse_metric(metric), direction, at_once
 
     def run(self, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
         first, second = torch.tensor(clean)[None], torch.tensor(corrupt)[None]
@@ -124,9 +126,9 @@ class _Work:
 _work: _Work | None = None  # of a worker process
 
 
-def _start(proto: bytes, metric: str, direction: Direction, at_once: int) -> None:
+def _start(proto: bytes, task: Task, metric: str, direction: Direction, at_once: int) -> None:
     global _work
-    _work = _Work(Graph.deserialize(proto, "model"), metric, direction, at_once, threads=1)
+    _work = _Work(Graph.deserialize(proto, "model"), task, metric, direction, at_once, threads=1)
 
 
 def _run(clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
@@ -157,8 +159,5 @@ def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] 
 
 
 def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stored.store(maps, path)
-    except OSError as error:
-        raise InputError(f"{path.parent} cannot be written: {error}") from error
+    make_folder(path.parent)
+    stored.store(maps, path)

@@ -22,8 +22,10 @@ from qvit_deploy.pipeline.model_files import ModelFile
 from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.differentiable import check_differentiable
 from qvit_deploy.relevance.rule_sets import RULE_SETS, RuleSet
-from qvit_deploy.targets.onnxruntime.input_patch import patched_logits
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.targets.onnxruntime.input_patch import patched_outputs
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import relative_error
+from qvit_deploy.tasks.task import Metric, Task, arrays
 
 Tensor = torch.Tensor
 
@@ -91,12 +93,13 @@ def explain(
     secant_quantizers: bool = False,
     direction: Direction = "denoising",
     exact: ExactMaps | None = None,
+    task: Task = CLASSIFY,
     advance: Advance = lambda _: None,
 ) -> Explanation:
     """Maps of all pairs; `advance` counts pairs.
 
     Args:
-        metric: see `parse_metric`.
+        metric: see `Task.parse_metric`.
         rules: name of a rule set.
         exact: computes the exact maps; they are left out when None.
 
@@ -107,7 +110,7 @@ def explain(
     """
     rule_set = rule_set_called(rules, secant_quantizers)
     check_differentiable(model.graph)
-    measured, components = parse_metric(metric), find_components(model.graph)
+    measured, components = task.parse_metric(metric), find_components(model.graph)
     ruled = _Ruled(model, rule_set)
     plain = _Ruled(model, RULE_SETS["gradient"]) if exact is not None and rules != "gradient" else None
     found, cross_check = [], None
@@ -116,7 +119,7 @@ def explain(
 
         def maps(runner: _Ruled, clean: Tensor = clean, corrupt: Tensor = corrupt) -> Attribution:
             return attribute(
-                runner.executor, runner.rule_set, components, clean, corrupt, measured, direction
+                runner.executor, runner.rule_set, components, clean, corrupt, measured, task, direction
             )  # fmt: skip
 
         made = maps(ruled)
@@ -125,8 +128,8 @@ def explain(
         found.append(
             PairMaps(
                 pair=pair,
-                clean_class=int(made.clean_classes[0]),
-                corrupt_class=int(made.corrupt_classes[0]),
+                clean_class=int(made.clean_answers[0]),
+                corrupt_class=int(made.corrupt_answers[0]),
                 clean=float(made.clean[0]),
                 corrupt=float(made.corrupt[0]),
                 effects={c: m[0] for c, m in made.effects.items()},
@@ -137,10 +140,10 @@ def explain(
             )
         )
         if truth is not None and index == 0:
-            cross_check = _cross_check(model, components, clean, corrupt, found[0], direction)
+            cross_check = _cross_check(model, components, clean, corrupt, found[0], direction, task)
         advance(1)
     agreement = None if exact is None else _agreement(components, found, rule_set.name)
-    circuits = None if exact is None else _circuits(model, components, found, metric, rule_set.name)
+    circuits = None if exact is None else _circuits(model, components, found, measured, rule_set.name)
     return Explanation(
         components, rule_set.name, metric, direction, ruled.firings, tuple(found), agreement, circuits, cross_check
     )
@@ -196,15 +199,15 @@ def _joined(maps: Mapping[Component, np.ndarray], components: Sequence[Component
 
 
 def _circuits(
-    model: ModelFile, components: Sequence[Component], pairs: Sequence[PairMaps], metric: str, rules: str
+    model: ModelFile, components: Sequence[Component], pairs: Sequence[PairMaps], metric: Metric, rules: str
 ) -> dict[str, tuple[float | None, float | None]]:
     mine = [c for c in components if c.kind in CIRCUIT_KINDS]
-    executor, measured = Executor(model.graph), parse_metric(metric)
+    executor = Executor(model.graph)
     areas: dict[str, list[tuple[FaithfulnessCurve, FaithfulnessCurve]]] = {}
     for index, pair in enumerate(pairs):
         assert pair.exact is not None and pair.gradient is not None
         clean, corrupt = (torch.tensor(i)[None] for i in (pair.pair.clean, pair.pair.corrupt))
-        evaluate = circuit_metric(executor, mine, clean, corrupt, measured)
+        evaluate = circuit_metric(executor, mine, clean, corrupt, metric)
         truth = _joined(pair.exact, mine)
         # A circuit keeps what raises the metric towards the clean image's.
         sign = np.sign(pair.clean - pair.corrupt) or 1.0
@@ -232,6 +235,7 @@ def _cross_check(
     corrupt: Tensor,
     found: PairMaps,
     direction: Direction,
+    task: Task,
 ) -> float:
     """Repeats whole-tensor patches of a few components in ONNX Runtime. Raises CheckError on a float graph."""
     executor = Executor(model.graph)
@@ -243,9 +247,9 @@ def _cross_check(
         values = executor.run(source, fetch=[c.tensor for c in chosen])
         for component in chosen:
             value = values[component.tensor]
-            ours = executor.logits(base, {component.tensor: partial(_constant, value)}).cpu().numpy()
-            theirs = patched_logits(model.graph, base.numpy(), component.tensor, value.cpu().numpy())
-            worst = max(worst, float(np.abs(ours - theirs).max() / max(np.abs(ours).max(), 1e-12)))
+            ours = arrays(executor.run(base, {component.tensor: partial(_constant, value)}))
+            theirs = patched_outputs(model.graph, base.numpy(), component.tensor, value.cpu().numpy())
+            worst = max(worst, relative_error(task.signal(ours), task.signal(theirs)))
     is_float = not any(n.op_type == "QuantizeLinear" for n in model.graph.nodes())
     if is_float and worst > FLOAT_TOLERANCE:
         raise CheckError(

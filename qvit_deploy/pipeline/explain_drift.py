@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from qvit_deploy.data.images import ImageSet
+from qvit_deploy.data.padding import padded
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.patching.agreement import Agreement, compare
@@ -18,7 +19,8 @@ from qvit_deploy.patching.drift import Drift, quantization_drift
 from qvit_deploy.pipeline.explain import rule_set_called
 from qvit_deploy.pipeline.model_files import ModelFile, quantized_sites
 from qvit_deploy.progress import Advance
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 AT_ONCE = 8
 """Images per run: every site's output is held for all of them."""
@@ -63,6 +65,7 @@ def explain_drift(
     *,
     metric: str,
     rules: str,
+    task: Task = CLASSIFY,
     advance: Advance = lambda _: None,
 ) -> DriftExplanation:
     """The drift between the float and a quantized graph of one bundle; `advance` counts images.
@@ -73,15 +76,15 @@ def explain_drift(
         CheckError: the two graphs differ outside their sites.
     """
     assert clean.manifest is not None
-    sites, rule_set, measured = quantized_sites(clean), rule_set_called(rules, False), parse_metric(metric)
+    sites, rule_set, measured = quantized_sites(clean), rule_set_called(rules, False), task.parse_metric(metric)
     parts: list[Drift] = []
     size, runner = 0, Executor(quantized.graph)
     for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
-        batch = torch.from_numpy(_padded(pixels, clean.graph.static_batch))
+        batch = torch.from_numpy(padded(pixels, clean.graph.static_batch))
         if len(batch) != size:
             size = len(batch)
             executor = Executor(clean.graph, overrides=rule_set.bind(clean.graph, size).overrides)
-        parts.append(quantization_drift(executor, runner, rule_set, sites, batch, measured))
+        parts.append(quantization_drift(executor, runner, rule_set, sites, batch, measured, task))
         advance(len(pixels))
     n = len(images)
 
@@ -90,8 +93,8 @@ def explain_drift(
 
     ordered = set.intersection(*(set(p.in_order) for p in parts))
     before, after, estimated = (joined([getattr(p, v) for p in parts]) for v in ("before", "after", "estimated"))
-    classes_before, classes_after = (joined([getattr(p, f"classes_{v}") for p in parts]) for v in ("before", "after"))
-    _, height, width = clean.graph.image_shape
+    answers = [joined([getattr(p, f"answers_{v}") for p in parts]) for v in ("before", "after")]
+    _, height, width = clean.graph.interface.image_size
     per_row = {s.name: joined([p.effects[s.name] for p in parts]) for s in sites}
     return DriftExplanation(
         metric=metric,
@@ -111,7 +114,7 @@ def explain_drift(
         estimated=estimated,
         agreement=compare(estimated, after - before),
         unexplained=max(p.unexplained for p in parts),
-        changed_predictions=int((classes_before != classes_after).sum()),
+        changed_predictions=int((answers[0] != answers[1]).sum()),
     )
 
 
@@ -120,7 +123,3 @@ def _blocks(model: ModelFile, sites: Sequence[Site]) -> dict[str, str]:
     return {
         s.name: next((label for label in labels if s.name.startswith(f"{label}.")), OUTSIDE) for s in sites
     }  # fmt: skip
-
-
-def _padded(pixels: np.ndarray, static: int | None) -> np.ndarray:
-    return pixels if static in (None, len(pixels)) else np.resize(pixels, (static, *pixels.shape[1:]))

@@ -19,7 +19,7 @@ from qvit_deploy.pipeline.explain_drift import DriftExplanation
 SCHEMA = "qvit-deploy/relp/1"
 
 
-def relp_tree(model: str, found: Explanation, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def relp_tree(model: str, found: Explanation, image_size: tuple[int, int, int]) -> dict[str, Any]:
     """An `Explanation`; maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map,
     `completeness` the sum of the estimates over the true difference, `beyond` whether it cannot be right."""
     return {
@@ -29,7 +29,7 @@ def relp_tree(model: str, found: Explanation, image_shape: tuple[int, int, int])
         "metric": found.metric,
         "direction": found.direction,
         "firings": dict(found.firings),
-        "pairs": [_pair(found, pair, image_shape) for pair in found.pairs],
+        "pairs": [_pair(found, pair, image_size) for pair in found.pairs],
         "agreement": None
         if found.agreement is None
         else {k: {m: _summary(s) for m, s in methods.items()} for k, methods in found.agreement.items()},
@@ -40,7 +40,7 @@ def relp_tree(model: str, found: Explanation, image_shape: tuple[int, int, int])
     }
 
 
-def drift_tree(model: str, found: DriftExplanation, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def drift_tree(model: str, found: DriftExplanation, image_size: tuple[int, int, int]) -> dict[str, Any]:
     """A `DriftExplanation`: per site its share of the drift, and the sum against the true drift; `beyond`
     is whether the sum misses it."""
     true = found.after - found.before
@@ -69,7 +69,7 @@ def drift_tree(model: str, found: DriftExplanation, image_shape: tuple[int, int,
                 "share": _share(found.effects[s.name], true),
                 "effects": found.effects[s.name].tolist(),
                 "tokens": found.tokens[s.name].tolist() if s.name in found.tokens else None,
-                "grid": token_grid(len(found.tokens[s.name]), *image_shape[1:]) if s.name in found.tokens else None,
+                "grid": token_grid(len(found.tokens[s.name]), *image_size[1:]) if s.name in found.tokens else None,
             }
             for s in found.sites
         ],
@@ -83,7 +83,7 @@ def _share(effects: np.ndarray, true: np.ndarray) -> float | None:
     return float(effects @ true) / power if power else None
 
 
-def _pair(found: Explanation, pair: PairMaps, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def _pair(found: Explanation, pair: PairMaps, image_size: tuple[int, int, int]) -> dict[str, Any]:
     return {
         "name": pair.pair.name,
         "kind": pair.pair.kind,
@@ -93,12 +93,12 @@ def _pair(found: Explanation, pair: PairMaps, image_shape: tuple[int, int, int])
         "corrupt_class": pair.corrupt_class,
         "clean": pair.clean,
         "corrupt": pair.corrupt,
-        "components": [_component(c, pair, found.direction, image_shape) for c in found.components],
+        "components": [_component(c, pair, found.direction, image_size) for c in found.components],
     }
 
 
 def _component(
-    component: Component, pair: PairMaps, direction: Direction, image_shape: tuple[int, int, int]
+    component: Component, pair: PairMaps, direction: Direction, image_size: tuple[int, int, int]
 ) -> dict[str, Any]:
     effects = pair.effects[component]
     reached: Mapping[Component, np.ndarray] = pair.reached
@@ -114,7 +114,7 @@ def _component(
         "beyond": added_up is not None and is_beyond(component.kind, added_up),
         "reached": reached[component].tolist(),
         "exact": None if pair.exact is None else pair.exact[component].tolist(),
-        "grid": None if component.kind == "head" else token_grid(len(effects), *image_shape[1:]),
+        "grid": None if component.kind == "head" else token_grid(len(effects), *image_size[1:]),
     }
 
 

@@ -21,6 +21,7 @@ from qvit_deploy.quantize.folds.norms import channel_fold, fold_norms
 from qvit_deploy.recipe import BUDGETS, Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.tasks.task import Objective
 
 SCORED_AT_ONCE = 2
 """A backward pass holds every activation of its batch: 0.4 GB an image for ViT-B at 224."""
@@ -34,7 +35,9 @@ AFTER_FOLD = {
 """Fields of a recipe that the folds do not depend on (but on the narrowest width)."""
 
 
-def fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tuple[Graph, Graph, dict[str, Tensor]]:
+def fold(
+    graph: Graph, recipe: Recipe, batches: Batches, objective: Objective, watch: Stopwatch
+) -> tuple[Graph, Graph, dict[str, Tensor]]:
     """(`graph` with its channels brought to ranges that quantize well, the function and the operators the same; that
     with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear reads)."""
     graph, count = absorb_scales(graph), len(batches.images)
@@ -52,7 +55,8 @@ def fold(graph: Graph, recipe: Recipe, batches: Batches, watch: Stopwatch) -> tu
         names = dict.fromkeys([*tensors, *(s.input for s in sites if s.kind == "linear" and s.role != "image")])
         scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
         with watch.stage("importance", len(scored.images)) as advance:
-            importance = row_importance(graph, names, scored, RULE_SETS[recipe.row_importance], advance)
+            rules = RULE_SETS[recipe.row_importance]
+            importance = row_importance(graph, names, scored, rules, objective, advance)
         gc.collect()  # backward passes leave cycles that hold every activation
     with watch.stage("fold", count) as advance:
         seen = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)

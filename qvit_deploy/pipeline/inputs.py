@@ -1,4 +1,4 @@
-"""What a compile starts from: the model, how its images are prepared, and the calibration images."""
+"""What a compile starts from: the model, what its outputs mean, how its images are prepared, the calibration images."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ import numpy as np
 import torch
 
 from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,9 +48,7 @@ class Batches:
 
     def arrays(self) -> Iterator[np.ndarray]:
         for pixels, _ in self.images.batches(self.size):
-            if self.static and len(pixels) < self.size:
-                pixels = np.resize(pixels, (self.size, *pixels.shape[1:]))
-            yield pixels
+            yield padded(pixels, self.size if self.static else None)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         return (torch.from_numpy(pixels) for pixels in self.arrays())
@@ -55,9 +56,10 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A model and the images it is calibrated on, drawn from the DATA `calib`."""
+    """A model, what its outputs mean, and the images it is calibrated on, drawn from the DATA `calib`."""
 
     source: Source
+    task: Task
     preprocess: Preprocess
     batches: Batches
     calib: str
@@ -81,6 +83,7 @@ def open_inputs(
     calib: str | None,
     recipe: Recipe,
     *,
+    task: Task = CLASSIFY,
     checkpoint: Path | None,
     pretrained: bool,
     preprocess: Preprocess | None,
@@ -103,7 +106,7 @@ def open_inputs(
         )
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
-    return Inputs(source, preprocess, batches, calib, skip_bad_images)
+    return Inputs(source, task, preprocess, batches, calib, skip_bad_images)
 
 
 def _source(
@@ -128,10 +131,10 @@ def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
             "input_size, mean and std"
         )
     preprocess = override or Preprocess.model_validate(source.preprocess)
-    if preprocess.input_size != source.graph.image_shape:
+    if preprocess.input_size != source.graph.interface.image_size:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, the model takes "
-            f"{'x'.join(map(str, source.graph.image_shape))} (channels x height x width)"
+            f"{'x'.join(map(str, source.graph.interface.image_size))} (channels x height x width)"
         )
     return preprocess
 

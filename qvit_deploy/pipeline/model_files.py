@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.manifest import FileRecord, Manifest
+from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import BundleError, InputError
 from qvit_deploy.frontend.onnx_file import from_canonical, from_onnx
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-
-FLOAT = "float"
+from qvit_deploy.targets.target import file_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,27 +38,22 @@ class ModelFile:
         return FileRecord.of_file(self.path).sha256
 
 
-def read_model(path: Path, profile: str, preprocess: Preprocess | None) -> ModelFile:
-    """Opens the graph `profile` of the bundle at `path`, or the .onnx file there.
+def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelFile:
+    """Opens the file for `target` of the bundle at `path` (`FLOAT` for its float model), or the .onnx file there.
 
     Raises:
         InputError: nothing is there, or nothing says how images are prepared, or they do not fit the model.
-        BundleError: the bundle is damaged, or has no such profile.
+        BundleError: the bundle is damaged, or has no such file.
     """
-    if path.is_dir():
-        bundle = read_bundle(path)
-        file = bundle.path_of(f"model.{profile}.onnx")
-        graph = from_canonical(file)
-        preprocess = preprocess or Preprocess.model_validate(bundle.manifest.source["preprocess"])
-        description = f"{bundle.manifest.source.get('model', path.name)}, {profile}"
-        found = ModelFile(file, graph, preprocess, description, bundle.manifest)
-    elif path.exists():
-        if preprocess is None:
-            raise InputError(f"{path} does not say how its images are prepared; pass --preprocess F.json")
-        found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
+    artifact = model_at(path)
+    preprocess = preprocess_of(artifact, preprocess)
+    if isinstance(artifact, Bundle):
+        file, manifest = artifact.path_of(file_of(target)), artifact.manifest
+        description = f"{manifest.source.get('model', path.name)}, {target}"
+        found = ModelFile(file, from_canonical(file), preprocess, description, manifest)
     else:
-        raise InputError(f"no bundle or .onnx file at {path}")
-    made, takes = found.preprocess.input_size, found.graph.image_shape
+        found = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
+    made, takes = found.preprocess.input_size, found.graph.interface.image_size
     if made != takes:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, made))} images, {found.path} takes {'x'.join(map(str, takes))}"

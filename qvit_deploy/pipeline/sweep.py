@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
 from qvit_deploy.allocate.cost import Allocation, Option, total_cost
 from qvit_deploy.data.images import ImageSet, open_images
@@ -22,8 +20,10 @@ from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.report.sweep.table import SweepRow, mark_front
-from qvit_deploy.targets.session import logits, open_model
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.targets.registry import with_known_targets
+from qvit_deploy.targets.session import open_model, outputs
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Arrays, Task
 
 HELD_OUT_IMAGES = 256
 """Calibration images that nothing was calibrated on, on which points are measured and may be chosen."""
@@ -47,6 +47,7 @@ class Job:
     checkpoint: Path | None = None
     pretrained: bool = False
     preprocess: Preprocess | None = None
+    task: Task = CLASSIFY
     skip_bad_images: bool = False
     measure: bool = False
     data: str | None = None
@@ -86,9 +87,10 @@ def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) ->
 def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     """One row per recipe of `job`, in order. Raises what `sweep` raises."""
     watch = Stopwatch(progress)
+    job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
     recipe = job.recipes[0]
     inputs = open_inputs(
-        job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
+        job.model, job.calib, recipe, task=job.task, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
     )  # fmt: skip
     bench = _Bench(inputs, job, watch) if job.measure or job.data is not None else None
@@ -132,7 +134,7 @@ class _Bench:
         if job.data is not None:
             self.test = open_images(job.data, inputs.preprocess, skip_bad=job.skip_bad_images, split="test")
         with watch.stage("float"):
-            self.float_logits = self._logits(inputs.source.graph)
+            self.exact = self._outputs(inputs.source.graph)
         self.known: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
 
     def measured(self, row: SweepRow, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> SweepRow:
@@ -140,26 +142,27 @@ class _Bench:
         key = tuple(allocation.items())
         if key not in self.known:
             _, emitted = build(self.inputs, analysis, allocation, recipe, Stopwatch())
-            self.known[key] = self._compared(self._logits(emitted))
+            self.known[key] = self._compared(self._outputs(emitted))
         return replace(row, **self.known[key])
 
-    def _logits(self, graph: Graph) -> list[np.ndarray]:
+    def _outputs(self, graph: Graph) -> list[Arrays]:
         """Of the images, and of the test images if there are any, by ONNX Runtime."""
         opened = open_model(graph.serialize())
-        return [logits(opened, images, lambda _: None) for images in (self.images, self.test) if images is not None]
+        return [outputs(opened, images, lambda _: None) for images in (self.images, self.test) if images is not None]
 
-    def _compared(self, found: list[np.ndarray]) -> dict[str, Any]:
+    def _compared(self, measured: list[Arrays]) -> dict[str, Any]:
+        task = self.inputs.task
         facts: dict[str, Any] = {
-            "sqnr_db": sqnr_db(self.float_logits[0], found[0]),
-            "agreement": agreement(self.float_logits[0], found[0]),
+            "sqnr_db": task.sqnr_db(self.exact[0], measured[0]),
+            "agreement": task.agreement(self.exact[0], measured[0]),
             "images": len(self.images),
             "held_out": self.held_out,
         }
         if self.test is not None:
-            facts |= {"test_agreement": agreement(self.float_logits[1], found[1]), "test_images": len(self.test)}
+            facts |= {"test_agreement": task.agreement(self.exact[1], measured[1]), "test_images": len(self.test)}
             if self.test.labels is not None:
-                right = [float((o[1].argmax(1) == self.test.labels).mean()) for o in (found, self.float_logits)]
-                facts |= {"top1": right[0], "float_top1": right[1]}
+                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.exact)]
+                facts |= {"top1": scores[0], "float_top1": scores[1]}
         return facts
 
 

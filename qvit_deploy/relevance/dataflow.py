@@ -1,7 +1,7 @@
 """Which tensors depend on the image, and how: the questions relevance rules ask of a graph.
 
 Rules match on this instead of on module classes, so an exported model needs no registration ("my model is not
-supported" is the most common complaint about LRP tools, see facts/relp.md section 2.2).
+supported" is the most common complaint about LRP tools).
 """
 
 from __future__ import annotations
@@ -10,18 +10,9 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.sites import MOVES
-
-_DESCRIBE = frozenset({"Shape", "Size"})
-"""Read a tensor's shape only: what they compute does not depend on the image's pixels."""
-
-ELEMENTWISE = frozenset(
-    {
-        "Abs", "Add", "Cast", "Clip", "Div", "Erf", "Exp", "HardSigmoid", "HardSwish", "Identity", "Log", "Max",
-        "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh",
-    }
-)  # fmt: skip
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import DESCRIBES, ELEMENTWISE, MOVES, SCALES, SUMS
+from qvit_deploy.graph.query import producer
 
 
 class Dataflow:
@@ -50,10 +41,6 @@ class Dataflow:
         """The value depends on the image's pixels."""
         return value in self._data
 
-    def is_live(self, value: ir.Value | None) -> bool:
-        """The value depends on the image through at least one path that is not frozen."""
-        return value in self._live
-
     def is_used(self, node: ir.Node) -> bool:
         """Some gradient of the logits can arrive at an output of the node and go on to the image."""
         return any(out in self._used and out in self._live for out in node.outputs)
@@ -65,7 +52,7 @@ class Dataflow:
     def _reachable(self) -> set[ir.Value | None]:
         found: set[ir.Value | None] = {self.graph.input}
         for node in self.graph.nodes():
-            if node.op_type in _DESCRIBE or node in self._frozen:
+            if node.op_type in DESCRIBES or node in self._frozen:
                 continue
             if any(value in found for value in node.inputs if value is not None):
                 found.update(node.outputs)
@@ -74,7 +61,7 @@ class Dataflow:
     def _needed(self) -> set[ir.Value | None]:
         found: set[ir.Value | None] = set(self.graph.outputs)
         for node in reversed(list(self.graph.nodes())):
-            if any(out in found for out in node.outputs) and not (node in self._frozen or node.op_type in _DESCRIBE):
+            if any(out in found for out in node.outputs) and not (node in self._frozen or node.op_type in DESCRIBES):
                 found.update(value for value in node.inputs if value is not None)
         return found
 
@@ -87,7 +74,7 @@ def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value 
         if current is source or current in seen or not flow.is_data(current):
             continue
         seen.add(current)
-        node = current.producer() if current is not None else None
+        node = producer(current)
         if node is None or node.op_type not in ELEMENTWISE:
             return False
         stack.extend(node.inputs)
@@ -96,7 +83,7 @@ def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value 
 
 def scaled_source(value: ir.Value | None, flow: Dataflow) -> ir.Value | None:
     """The tensor behind `value` when constants that multiply or divide it are taken away."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in ("Mul", "Div"):
+    while value is not None and (node := value.producer()) is not None and node.op_type in SCALES:
         data = [v for v in node.inputs if flow.is_data(v)]
         if len(data) != 1 or (node.op_type == "Div" and data[0] is not node.inputs[0]):
             break
@@ -106,10 +93,10 @@ def scaled_source(value: ir.Value | None, flow: Dataflow) -> ir.Value | None:
 
 def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
     """Whether `value` is a mean or sum over features, up to an added epsilon or a clip (a norm's square)."""
-    node = value.producer() if value is not None else None
+    node = producer(value)
     if node is None or depth == 0:
         return False
-    if node.op_type in ("ReduceMean", "ReduceSum", "ReduceSumSquare"):
+    if node.op_type in SUMS:
         return True
     data = [v for v in node.inputs if flow.is_data(v)]
     return node.op_type in ("Add", "Clip", "Max", "Mul", "Div") and len(data) == 1 and reduced(data[0], flow, depth - 1)
@@ -126,12 +113,12 @@ def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
     found, stack = set[ir.Value | None](), [value]
     while stack:
         current = stack.pop()
-        node = current.producer() if current is not None else None
+        node = producer(current)
         data = [v for v in node.inputs if flow.is_data(v)] if node is not None else []
         is_fixed = node is not None and (
             node.op_type in MOVES
             or node.op_type == "Neg"
-            or (node.op_type in ("Mul", "Div") and data == [node.inputs[0]])
+            or (node.op_type in SCALES and data == [node.inputs[0]])
             or (node.op_type == "Mul" and data == [node.inputs[1]])
         )
         if is_fixed:
@@ -149,26 +136,3 @@ def reads_image(value: ir.Value | None, flow: Dataflow) -> bool:
             return False
         value = node.inputs[0]
     return value is not None
-
-
-def bias_of(node: ir.Node) -> ir.Node | None:
-    """The Add that puts a constant [out] bias on the product of a MatMul, when nothing else reads the product."""
-    product = node.outputs[0]
-    users = [use.node for use in product.uses()]
-    if len(users) != 1 or users[0].op_type != "Add" or product.is_graph_output():
-        return None
-    bias = constant(users[0].inputs[1]) if users[0].inputs[0] is product else None
-    return users[0] if bias is not None and bias.ndim == 1 else None
-
-
-def runs_with_bias(node: ir.Node, add: ir.Node) -> bool:
-    """Whether the executor runs the two as one kernel (its own condition); a rule has to keep that kernel's value."""
-    weight, bias = node.inputs[1], add.inputs[1]
-    return (
-        weight is not None
-        and weight.is_initializer()
-        and weight.shape is not None
-        and len(weight.shape) == 2
-        and bias is not None
-        and bias.is_initializer()
-    )

@@ -6,11 +6,8 @@ import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import STEPS
 from qvit_deploy.relevance.dataflow import Dataflow
-
-STEPS = frozenset({"Ceil", "Floor", "Round", "Sign"})
-"""Their derivative is zero everywhere, so everything in front of them would look as if it had no effect.
-QuantizeLinear has rules of its own."""
 
 
 def check_differentiable(graph: Graph) -> None:

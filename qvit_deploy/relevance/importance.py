@@ -6,15 +6,16 @@ weights fitted to all rows alike are fitted to rows that no longer matter. Error
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
-from qvit_deploy.tasks.objective import predicted
+from qvit_deploy.tasks.task import Objective
 
 Tensor = torch.Tensor
 
@@ -28,7 +29,8 @@ def row_importance(
     names: Iterable[str],
     batches: Iterable[Tensor],
     rule_set: RuleSet,
-    progress: Callable[[int], None],
+    objective: Objective,
+    advance: Advance,
 ) -> dict[str, Tensor]:
     """Tensor name -> weight of the squared error of each of its rows, float32 [rows per image], mean 1.
 
@@ -41,6 +43,8 @@ def row_importance(
     Args:
         names: tensors [batch, ..., channels] that the image reaches.
         batches: float32 [b, C, H, W] each.
+        objective: the scalar that the coefficients are of (`Task.objective`).
+        advance: counts images.
     """
     names = tuple(names)
     totals: dict[str, Tensor] = {}
@@ -54,8 +58,8 @@ def row_importance(
         if len(batch) != images:
             images = len(batch)
             executor = Executor(graph, overrides=rule_set.bind(graph, images).overrides)
-        propagate(executor, batch, names, add, rule_set.starting_at(predicted))
-        progress(images)
+        propagate(executor, batch, names, add, rule_set.starting_at(objective))
+        advance(images)
     return {name: _weights(total.sqrt().cpu()) for name, total in totals.items()}
 
 

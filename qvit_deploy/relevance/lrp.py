@@ -11,9 +11,10 @@ from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.relevance.scores import Scores
-from qvit_deploy.tasks.objective import Objective, predicted
+from qvit_deploy.tasks.task import Objective
 
 Tensor = torch.Tensor
 Visit = Callable[[str, Tensor, Tensor], None]
@@ -25,9 +26,9 @@ def propagate(
     images: Tensor,
     names: Iterable[str],
     visit: Visit,
-    objective: Objective = predicted,
+    objective: Objective,
     replaced: Mapping[str, Tensor] | None = None,
-) -> Tensor:
+) -> dict[str, Tensor]:
     """One forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
 
     Nothing is kept after `visit` returns, so the cost in memory is that of an ordinary backward pass.
@@ -41,10 +42,10 @@ def propagate(
         replaced: of the named tensors, values that the forward pass goes on with; what computed the tensor still gets
             its gradient, and `visit` its own value.
 
-    Returns: the logits [batch, classes].
+    Returns: the outputs by name.
 
     Raises:
-        NonFiniteError: the logits, or a relevance, are NaN or infinite; names the tensor.
+        NonFiniteError: an output, or a relevance, is NaN or infinite; names the tensor.
         KeyError: the graph has no tensor of that name.
     """
     wanted, waiting = set(names), dict[str, Tensor]()
@@ -66,18 +67,18 @@ def propagate(
         return read
 
     with torch.enable_grad():
-        logits = executor.logits(images.detach().clone().requires_grad_(), {name: tap(name) for name in wanted})
+        outputs = executor.run(images.detach().clone().requires_grad_(), {name: tap(name) for name in wanted})
     if missing := wanted - waiting.keys():
         raise KeyError(f"no tensor named {min(missing)!r} in the graph")
-    if not torch.isfinite(logits).all():
+    if not all(bool(torch.isfinite(value).all()) for value in outputs.values()):
         raise NonFiniteError(
             "the output of the float model is NaN or infinite on the images: the model overflows or holds broken "
             "weights; check it in its own framework first"
         )
-    objective(logits).sum().backward()
+    objective(outputs).sum().backward()
     for name, activation in waiting.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
-    return logits.detach()
+    return {name: value.detach() for name, value in outputs.items()}
 
 
 class _Replaced(torch.autograd.Function):
@@ -96,37 +97,23 @@ def replaced_by(computed: Tensor, value: Tensor) -> Tensor:
     return result
 
 
-def relevance_at(
-    executor: Executor,
-    images: Tensor,
-    names: Iterable[str],
-    objective: Objective = predicted,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`.
-
-    A MatMul's product in front of its bias must be named to `RuleSet.bind(observed=...)` to be seen without it.
-    """
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), objective)
-    return found
-
-
 def site_relevance(
     graph: Graph,
     sites: Sequence[Site],
     batches: Iterable[Tensor],
     rule_set: RuleSet,
-    device: str | torch.device = "cpu",
-    progress: Callable[[int], None] | None = None,
+    objective: Objective,
+    advance: Advance,
 ) -> Scores:
     """LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
 
     For an attention product both operands count. The mean of the absolute value is used because these rules conserve
-    the signed sum, which therefore cannot tell fc1 from fc2 (facts/lrp-qvit.md, 2.2).
+    the signed sum, which therefore cannot tell fc1 from fc2: they lie on one path and pass the same sum on.
 
     Args:
         batches: float32 [batch, C, H, W] each; sizes may differ.
-        progress: called with the number of images of each batch when it is done.
+        objective: the scalar that relevance is of (`Task.objective`).
+        advance: counts images.
 
     Raises:
         InputError: no images, or a rule set that does not apply to the graph.
@@ -146,11 +133,10 @@ def site_relevance(
         if len(images) != size:  # the last batch may be smaller; sums per image need the batch size
             size = len(images)
             bound = rule_set.bind(graph, size)
-            executor, firings = Executor(graph, device, bound.overrides), bound.firings
-        propagate(executor, images, names, add, rule_set.starting_at(predicted))
+            executor, firings = Executor(graph, overrides=bound.overrides), bound.firings
+        propagate(executor, images, names, add, rule_set.starting_at(objective))
         done += size
-        if progress is not None:
-            progress(size)
+        advance(size)
     if firings is None:
         raise InputError("relevance needs at least one image")
     raw = {

@@ -1,6 +1,6 @@
 """Rule sets: named lists of rules. What happens in the backward pass is this data and nothing else.
 
-`gradient` is attribution patching; `relp` and `relp-ah` are RelP (arXiv 2508.21258; facts/relp.md section 1.3);
+`gradient` is attribution patching; `relp` and `relp-ah` are RelP (arXiv 2508.21258);
 `attnlrp` is Achtibat et al. 2024 as in LXT's efficient mode; `deep-taylor` is Chefer et al. 2021, which LRP-QViT
 (arXiv 2401.11243) builds on.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import onnx_ir as ir
+import torch
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.ops import OpFn
@@ -19,7 +20,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import quantizer_rules
 from qvit_deploy.relevance import rules as r
 from qvit_deploy.relevance.dataflow import Dataflow
-from qvit_deploy.tasks.objective import Objective, unit
+from qvit_deploy.tasks.task import Objective, Outputs
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class RuleSet:
     Attributes:
         rules: freezing rules first (see `Dataflow`).
         expected: names of rules that must fire where the graph holds operators that are their business.
-        unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the class's logit.
+        unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the objective's value.
     """
 
     name: str
@@ -97,6 +98,16 @@ class RuleSet:
             raise InputError(f"rule set {self.name!r} matches no node of {graph.name!r}")
 
 
+def unit(objective: Objective) -> Objective:
+    """`objective` with relevance 1 per image at the start, whatever its value (Chefer et al. 2021: R = one-hot)."""
+
+    def scaled(outputs: Outputs) -> torch.Tensor:
+        value = objective(outputs)
+        return value / torch.where(value == 0, torch.ones_like(value), value).detach()
+
+    return scaled
+
+
 _RELP = (
     r.NORM_SIZE, r.LAYER_NORM, r.INSTANCE_NORM, r.LENGTH_NORM, r.ACTIVATION, r.SELF_GATE, r.HALF_GATE,
 )  # fmt: skip
@@ -113,21 +124,16 @@ def _rule_set(
     return RuleSet(name, (quantizer, *rules), (quantizer.name, *expected), unit_start)
 
 
-RULE_SETS: Mapping[str, RuleSet] = MappingProxyType(
-    {
-        rule_set.name: rule_set
-        for rule_set in (
-            _rule_set("gradient", ()),
-            _rule_set("relp", _RELP, expected=("norm", "activation")),
-            _rule_set("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
-            _rule_set("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
-            _rule_set(
-                "deep-taylor",
-                _DEEP_TAYLOR,
-                expected=("norm", "activation", "softmax", "conv", "matmul"),
-                unit_start=True,
-            ),
-        )
-    }
-)
-"""Rule sets by name."""
+RULE_SETS: dict[str, RuleSet] = {
+    rule_set.name: rule_set
+    for rule_set in (
+        _rule_set("gradient", ()),
+        _rule_set("relp", _RELP, expected=("norm", "activation")),
+        _rule_set("relp-ah", (r.SOFTMAX_STOP, *_RELP), expected=("softmax", "norm", "activation")),
+        _rule_set("attnlrp", (*_RELP, r.HALF_MATMUL), expected=("norm", "activation", "matmul")),
+        _rule_set(
+            "deep-taylor", _DEEP_TAYLOR, expected=("norm", "activation", "softmax", "conv", "matmul"), unit_start=True
+        ),
+    )
+}
+"""Rule sets by name: what `relp --rules` and a recipe's scores choose from."""

@@ -6,7 +6,7 @@ backward pass (formulas and their sources: `backward.py`). Rule sets combine the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,17 +15,18 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
+from qvit_deploy.execute.executor import merged_bias
 from qvit_deploy.execute.ops import NodeView, OpFn, build
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.op_traits import ACTIVATIONS, NORMS, slope_at_zero
+from qvit_deploy.graph.query import bias_of
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.dataflow import (
     Dataflow,
-    bias_of,
     elementwise_source,
     is_linear_map,
     reads_image,
     reduced,
-    runs_with_bias,
     scaled_source,
 )
 
@@ -61,20 +62,15 @@ class Rule:
     evidence: frozenset[str] = frozenset()
 
 
-SLOPE_AT_ZERO: Mapping[str, Callable[[NodeView], float]] = {
-    "Gelu": lambda _: 0.5,
-    "HardSwish": lambda _: 0.5,
-    "LeakyRelu": lambda view: view.attr("alpha", 0.01),
-    "Relu": lambda _: 0.0,
-    "Tanh": lambda _: 1.0,
-}
-"""Activations with act(0) = 0 and the limit of act(x)/x there (for LeakyRelu and Relu: torch's derivative at 0)."""
-
 SHORTEST = 1e-12
 """A vector's length as `torch.nn.functional.normalize` floors it."""
 
 
 def _is(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
+    return _any_of(frozenset(op_types))
+
+
+def _any_of(op_types: Set[str]) -> Callable[[ir.Node, Dataflow], bool]:
     return lambda node, flow: node.op_type in op_types and flow.is_used(node)
 
 
@@ -128,7 +124,7 @@ def _instance_norm(node: ir.Node, _: Context) -> Replacements:
 
 
 def _activation(node: ir.Node, _: Context) -> Replacements:
-    slope = SLOPE_AT_ZERO[node.op_type](NodeView(node))
+    slope = slope_at_zero(node)
     return {node: backward.with_backward(build(node), lambda g, y, x: (backward.secant(g, y, x, slope),))}
 
 
@@ -197,7 +193,7 @@ def _linear(node: ir.Node, context: Context) -> Replacements:
 
     if add is None or bias is None:
         return {node: backward.with_backward(own, rule)}
-    if runs_with_bias(node, add) and node.outputs[0].name not in context.observed:
+    if merged_bias(node) is add and node.outputs[0].name not in context.observed:
         with_bias = partial(_affine, bias)
         return {node: backward.with_backward(with_bias, rule), add: lambda y, _: y}
 
@@ -263,8 +259,8 @@ def _is_norm_size(node: ir.Node, flow: Dataflow) -> bool:
     return node.op_type == "ReduceL2" or (is_root and reduced(node.inputs[0], flow))
 
 
-_NORMS = frozenset({"LayerNormalization", "InstanceNormalization", "LpNormalization", "Sqrt", "ReduceL2"})
-_ACTIVATIONS = frozenset({*SLOPE_AT_ZERO, "Erf"})  # a Sigmoid may be an activation or a gate
+_NORMS = frozenset({*NORMS, "Sqrt", "ReduceL2"})  # a norm written out ends in a root or a length
+_ACTIVATIONS = frozenset({*ACTIVATIONS, "Erf"})  # a Sigmoid may be an activation or a gate
 
 # What follows are the rules themselves; `rule_sets.py` composes them.
 NORM_SIZE = Rule("norm", _is_norm_size, _stop, freezes=True, evidence=_NORMS)
@@ -276,7 +272,7 @@ NORM_PASS = Rule(
 )
 SOFTMAX_PASS = Rule("softmax", _is("Softmax"), _pass, evidence=frozenset({"Softmax"}))
 LENGTH_NORM = Rule("norm", _is("LpNormalization"), _length_norm, evidence=_NORMS)
-ACTIVATION = Rule("activation", _is(*SLOPE_AT_ZERO), _activation, evidence=_ACTIVATIONS)
+ACTIVATION = Rule("activation", _any_of(ACTIVATIONS), _activation, evidence=_ACTIVATIONS)
 SELF_GATE = Rule("activation", lambda n, f: _gate_operand(n, f) is not None, _self_gate, evidence=_ACTIVATIONS)
 HALF_GATE = Rule("gate", _products("Mul"), _half)
 HALF_MATMUL = Rule("matmul", _products("MatMul"), _half, evidence=frozenset({"Softmax"}))

@@ -1,4 +1,4 @@
-"""What sites are called in the report: `layers.2.blocks.0.mlp.fc1` is `fc1` in block `2.0`."""
+"""Names sites in the report: `layers.2.blocks.0.mlp.fc1` is `fc1` in block `2.0`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROLES = {
     "post_softmax": "AV product",
     "other": "other inputs",
 }
-"""Roles in words, in the order of the forward pass."""
+"""The text of every role, in the order of the forward pass."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Label:
 
     @property
     def pattern(self) -> str:
-        """The block's path with its numbers left open: layers.#.blocks.#"""
+        """The block's path with # for its numbers: layers.#.blocks.#"""
         return ".".join("#" if part.isdigit() else part for part in self.block.split("."))
 
 
 def site_labels(names: Sequence[str]) -> list[Label]:
-    """One label per name, in order. A leaf is the last part of a name, or more where that is ambiguous in its block."""
+    """Returns one label per name, in order. A leaf is the last part of a name, or more where that is ambiguous."""
     split = [_split(printable(name)) for name in names]
     last = Counter((block, rest.rpartition(".")[2]) for block, rest in split)
     labels = []
@@ -53,32 +53,32 @@ def site_labels(names: Sequence[str]) -> list[Label]:
 
 
 def block_names(labels: Sequence[str]) -> list[str]:
-    """Blocks by their numbers: `blocks.3` -> 3, `layers.0.blocks.1` -> 0.1; other labels as they are."""
-    shown = site_labels([f"{label}.x" for label in labels])  # a block is what numbers something
-    return [found.number or printable(label) for found, label in zip(shown, labels, strict=True)]
+    """Names blocks by their numbers: `blocks.3` -> 3, `layers.0.blocks.1` -> 0.1; other labels stay as they are."""
+    parsed = site_labels([f"{label}.x" for label in labels])  # a number counts as a block's when something follows it
+    return [site.number or printable(label) for site, label in zip(parsed, labels, strict=True)]
 
 
 def runs(labels: Sequence[Label]) -> list[tuple[Label, int, int]]:
-    """Neighbours of one block as (label, first index, last index)."""
-    found = []
+    """Returns the runs of neighbouring sites in one block as (label, first index, last index)."""
+    blocks = []
     for _, group in groupby(enumerate(labels), key=lambda item: item[1].block or (item[0],)):
         members = list(group)
-        found.append((members[0][1], members[0][0], members[-1][0]))
-    return found
+        blocks.append((members[0][1], members[0][0], members[-1][0]))
+    return blocks
 
 
-def role_words(site: SiteRecord) -> str:
-    """The role of a site in words; a role this version does not know is shown as it is."""
+def role_text(site: SiteRecord) -> str:
+    """Returns the text of a site's role; a role that this version does not know is shown as it is."""
     return ROLES.get(site.role, printable(site.role))
 
 
 def printable(text: str) -> str:
-    """`text` without control and direction-changing characters, which SVG cannot hold or a reader cannot see."""
+    """Replaces control and direction-changing characters, which SVG cannot hold or a reader cannot see."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Cut after the last number that something follows: what counts blocks comes before what they are made of."""
+    """Splits a name into (block, rest) after the last number that something follows."""
     parts = name.strip("/").replace("/", ".").split(".")
     ends = [i for i, part in enumerate(parts[:-1], 1) if part.isdigit()]
     cut = ends[-1] if ends else 0
@@ -86,7 +86,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _shorten(text: str) -> str:
-    """Cut in the middle: both ends of a module path tell more than its middle."""
+    """Shortens text in the middle: both ends of a module path say more than its middle."""
     if len(text) <= LONGEST:
         return text
     half = LONGEST // 2

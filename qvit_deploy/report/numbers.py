@@ -1,4 +1,4 @@
-"""Numbers as people read them: three digits, a unit, and how sure a share of a few images is."""
+"""Formats numbers for people: three digits, a unit, and the interval of a share of a few images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NARROW = "\u202f"
 
 
 def digits(value: float) -> str:
-    """`value` with three significant digits and never an exponent from 0.001 up: 1,428 · 85.9 · 0.552."""
+    """Writes three significant digits, without an exponent from 0.001 up: 1,428 · 85.9 · 0.552."""
     if value == 0:
         return "0"
     if abs(value) < 1e-3:
@@ -20,12 +20,12 @@ def digits(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """+0.552, −12.2"""
+    """Writes `digits` with a sign: +0.552, −12.2."""
     return f"{'+' if value > 0 else '−' if value < 0 else ''}{digits(abs(value))}"
 
 
 def amount(value: float, unit: str = "", like: float | None = None) -> str:
-    """`value` with a metric prefix (1 MB = 1e6 bytes): 13.5 MB. `like` chooses the prefix, so that two compare."""
+    """Writes a metric prefix (1 MB = 1e6 bytes): 13.5 MB. The prefix is that of `like`, if given, for comparison."""
     size = _rounded(abs(value if like is None else like))
     prefix, scale = next(((p, s) for p, s in PREFIXES if size >= s), ("", 1.0))
     suffix = prefix + unit
@@ -34,18 +34,18 @@ def amount(value: float, unit: str = "", like: float | None = None) -> str:
 
 
 def _rounded(value: float) -> float:
-    """Three significant digits: what decides the unit must be what is shown, or 999.9 kB reads as 1,000 kB."""
+    """Rounds to three significant digits. The rounded value decides the unit, or 999.9 kB would read as 1,000 kB."""
     return float(f"{value:.3g}")
 
 
 def percent(share: float) -> str:
-    """0.875 -> 87.5 %; only a true 1 is 100 %."""
+    """Writes 0.875 as 87.5 %; only exactly 1 is 100 %."""
     text = digits(100 * share)
     return f"{'99.9' if text == '100' and share < 1 else text}{NARROW}%"
 
 
 def times(large: float, small: float) -> str | None:
-    """How many times `small` fits `large`: 6.4×, or None when `small` is 0."""
+    """Writes the ratio of `large` to `small`: 6.4×. Returns None when `small` is 0."""
     if small <= 0:
         return None
     ratio = large / small
@@ -53,7 +53,7 @@ def times(large: float, small: float) -> str | None:
 
 
 def interval(share: float, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share seen on `n` > 0 images.
+    """Returns the 95 % Wilson score interval of a share of `n` > 0 images.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927); unlike the normal
     interval it stays inside 0..1 and is not empty at 100 %.

@@ -1,4 +1,4 @@
-"""matplotlib figures: as SVG elements that live inside an HTML page and follow its colours, and as files."""
+"""Turns matplotlib figures into SVG elements that follow the colours of an HTML page, and into files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,51 +19,50 @@ COLOURS = {
     "b1": "#7f8f1f", "b2": "#6f9a2c", "b3": "#3c9a55", "b4": "#1c9a8b",
     "b5": "#2b88b0", "b6": "#3f74c9", "b7": "#4f5cc0", "b8": "#6440ad",
 }  # fmt: skip
-"""The light colours of a page, which exported plots keep. On a page each becomes the CSS variable of its name, which is
-another colour in the dark: so all of them differ."""
+"""The light colours of a page, which exported plots have. On a page each becomes the CSS variable of its name, which
+has another value on dark pages. The names are looked up by colour, so all colours differ."""
 _NAMES = {colour: name for name, colour in COLOURS.items()}
-SHRINK = 0.9
-"""On a narrow screen a plot becomes this much smaller, then scrolls: its text must stay readable."""
+MIN_SCALE = 0.9
+"""The smallest scale of a plot on a narrow screen, where it then scrolls: its text must stay readable."""
 
 
 def bit_colour(bits: int | None) -> str:
-    """The colour that stands for a bit width, the same from 8 bits up; None is floating point."""
+    """Returns the colour of a bit width, the same from 8 bits up; None is floating point."""
     return COLOURS["float"] if bits is None else COLOURS[f"b{min(bits, 8)}"]
 
 
 def draw(name: str, description: str, figure: Callable[[], Figure]) -> str:
-    """Builds the figure and returns it as one `<svg>` element; the same bytes for the same figure.
+    """Builds the figure and returns it as one `<svg>` element; the same figure gives the same bytes.
 
-    One unit of the element is one CSS pixel and a 72nd of an inch of the figure. `name` keeps the ids of several
-    figures on a page apart, `description` is what a screen reader says.
+    One unit of the element is one CSS pixel and a 72nd of an inch of the figure.
+
+    Args:
+        name: keeps the ids of several figures on a page apart.
+        description: for screen readers.
     """
     with own_style(name):
         document = _svg(figure(), transparent=True)
     return _inline(document, description)
 
 
-def export(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Writes NAME.png (144 dpi) and NAME.svg of every figure into `folder`, which is made; what was written.
+def pictures(figures: Mapping[str, Figure]) -> dict[str, bytes]:
+    """Draws every figure as NAME.png (144 dpi) and NAME.svg; returns contents by file name.
 
-    The same figures give the same bytes. The text of an SVG file is text.
+    The same figures give the same bytes. Text in an SVG file stays text.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    files: dict[str, bytes] = {}
     for name, figure in figures.items():
         picture = io.BytesIO()
         with own_style(name):
             drawing = _svg(figure, transparent=False)
             figure.savefig(picture, format="png", dpi=144, metadata={"Software": None})
-        for suffix, content in ((".png", picture.getvalue()), (".svg", drawing)):
-            path = folder / f"{name}{suffix}"
-            path.write_bytes(content)
-            written.append(path)
-    return written
+        files |= {f"{name}.png": picture.getvalue(), f"{name}.svg": drawing}
+    return files
 
 
 @contextmanager
 def own_style(salt: str) -> Iterator[None]:
-    """matplotlib's defaults, whatever the user's matplotlibrc says; `salt` makes the ids of an SVG reproducible."""
+    """Sets matplotlib's defaults, whatever the user's matplotlibrc says; `salt` makes ids in an SVG reproducible."""
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
@@ -85,7 +83,7 @@ def _svg(figure: Figure, *, transparent: bool) -> bytes:
 
 
 def _inline(document: bytes, description: str) -> str:
-    """Removes what a page does not need (prolog, namespaces, ids, styles of its own) and names the colours."""
+    """Removes what a page does not need (prolog, namespaces, ids, style elements) and names the colours."""
     root = ET.fromstring(document)
     referenced = {a or b for a, b in re.findall(r'"#([\w-]+)"|url\(#([\w-]+)\)', document.decode())}
     for element in root.iter():
@@ -106,7 +104,7 @@ def _inline(document: bytes, description: str) -> str:
     _remove(root, lambda e: e.tag == "defs" and not len(e))
     box = root.attrib["viewBox"]
     width = float(box.split()[2])
-    style = f"width:100%;max-width:{width:.0f}px;min-width:{SHRINK * width:.0f}px"
+    style = f"width:100%;max-width:{width:.0f}px;min-width:{MIN_SCALE * width:.0f}px"
     root.attrib = {"viewBox": box, "role": "img", "aria-label": description, "style": style}
     return ET.tostring(root, "unicode")
 

@@ -1,4 +1,4 @@
-"""HTML pages from templates, in the colours that the plots use."""
+"""Renders HTML pages from templates, in the colours of the plots."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: Any) -> bytes:
-    """The template of that name as one UTF-8 page; every value that is not Markup is escaped."""
+    """Renders the template of that name as one UTF-8 page; every value that is not Markup is escaped."""
     return _environment().get_template(template).render(colours=COLOURS, **values).encode()
 
 
 @cache
 def _environment() -> jinja2.Environment:
-    """It keeps the templates it has compiled."""
+    """Returns the one environment, which caches compiled templates."""
     import jinja2
 
     return jinja2.Environment(

@@ -1,4 +1,4 @@
-"""Images through a runtime that takes so many at a time."""
+"""Splits images into batches of the size that a runtime takes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from qvit_deploy.data.padding import padded
 from qvit_deploy.errors import InputError
 
-AT_ONCE = 8
+DEFAULT_BATCH = 8
 """Images per run of a graph that takes any number: a session keeps the memory of its largest run."""
 
 
@@ -18,32 +19,31 @@ def in_batches(
     """Runs `images` [n, ...] and returns the outputs, each [n, ...].
 
     Args:
-        static_batch: images that `run` must get, or None for any number. The last batch is padded by repeating its
-            last image.
+        static_batch: images that `run` must get, or None for any number; the last batch is padded.
     """
-    size = static_batch or AT_ONCE
+    size = static_batch or DEFAULT_BATCH
     chunks = []
     for start in range(0, len(images), size):
         chunk = images[start : start + size]
-        missing = 0 if static_batch is None else static_batch - len(chunk)
-        padded = np.concatenate([chunk, np.repeat(chunk[-1:], missing, axis=0)]) if missing else chunk
-        outputs = [np.asarray(o) for o in run(padded)]
+        batch = padded(chunk, static_batch)
+        outputs = [np.asarray(o) for o in run(batch)]
         # Only padding is cut: an intermediate tensor may hold several rows, such as windows, of one image.
-        chunks.append([o[: len(chunk)] for o in outputs] if missing else outputs)
+        chunks.append([o[: len(chunk)] for o in outputs] if len(batch) > len(chunk) else outputs)
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
 
-def image_shape(
+def run_shape(
     path: str, name: str, declared: Sequence[int | str | None], batch: int | None, any_batch: int = 1
 ) -> tuple[int, ...]:
-    """The shape to run a model's images with.
+    """Returns the shape to run a model's images with.
 
     Args:
-        declared: in the file; open dimensions by name, or None.
-        batch: images per run that are asked for; None for the file's own, or `any_batch` where it takes any number.
+        path, name: of the file and of its input, for messages.
+        declared: shape in the file; open dimensions by name, or None.
+        batch: images per run; None for the file's own number, or `any_batch` where it takes any number.
 
     Raises:
-        InputError: the input is no batch of images of one size, or the file takes another number of them.
+        InputError: the input is not a batch of images of one size, or the file takes batches of another size.
     """
     if not declared:
         raise InputError(f"{path}: input {name!r} is a scalar; images come in batches")

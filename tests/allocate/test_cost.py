@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from qvit_deploy.allocate.cost import Budget, Option, SiteCost, limits, total_cost
+from qvit_deploy.allocate.cost import (
+    Budget,
+    Option,
+    SiteCost,
+    bit_operations,
+    limits,
+    packed_bytes,
+    storage_bits,
+    total_cost,
+)
 from qvit_deploy.errors import InputError
 from qvit_deploy.formats.integer import Int
 
@@ -50,3 +59,13 @@ def test_latency_is_kept_to_the_nanosecond():
 def test_budget_must_be_a_positive_number(bad):
     with pytest.raises(InputError, match="mean_w_bits must be a positive number"):
         Budget(mean_w_bits=bad)
+
+
+def test_an_operand_in_float_counts_as_32_bits() -> None:
+    assert bit_operations(10, 4, 8) == 320 and bit_operations(10, None, 8) == 2560
+    assert bit_operations(10, None, None) == 10_240
+    assert (storage_bits(3, 4), storage_bits(3, None)) == (12, 96)
+
+
+def test_packed_bits_take_whole_bytes() -> None:
+    assert [packed_bytes(b) for b in (0, 1, 8, 9, 12)] == [0, 1, 1, 2, 2]

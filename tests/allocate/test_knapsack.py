@@ -82,7 +82,7 @@ def chatty(*args, **kwargs):
 
 knapsack.milp = chatty
 print("before")
-print(knapsack.Knapsack([2], [knapsack.Row((4, 8), 8)]).least([1.0, 0.0], [0, 0]))
+print(knapsack.Knapsack([2], [knapsack.Row((4, 8), 8)]).minimize([1.0, 0.0], [0, 0]))
 """
 
 
@@ -125,5 +125,5 @@ def test_an_answer_over_the_limit_by_less_than_highs_sees_is_refused():
     """Two items whose counts differ by one in 10^17: the cheaper is one over the limit."""
     counts = (10**17, 10**17 + 1, 0, 10**17)
     sack = knapsack.Knapsack([2, 2], [knapsack.Row(counts, 2 * 10**17)])
-    assert sack.least([1.0, 0.0, 1.0, 0.0], [0, 0, 0, 0]) in ([0, 3], [1, 2])
-    assert sack.least([1.0, 0.0, 9.0, 0.0], [0, 0, 0, 0]) == [0, 3]
+    assert sack.minimize([1.0, 0.0, 1.0, 0.0], [0, 0, 0, 0]) in ([0, 3], [1, 2])
+    assert sack.minimize([1.0, 0.0, 9.0, 0.0], [0, 0, 0, 0]) == [0, 3]

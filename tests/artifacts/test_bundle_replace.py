@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qvit_deploy.artifacts import atomic
 from qvit_deploy.artifacts import bundle as bundle_module
 from qvit_deploy.artifacts.bundle import check_output, read_bundle
 from qvit_deploy.errors import InputError
@@ -128,10 +129,10 @@ def test_a_file_that_the_system_refuses_leaves_everything_as_it_was(tmp_path, re
 
 
 # The steps below are replaced because Ctrl-C or a full disk cannot be made to come at a chosen step.
-@pytest.mark.parametrize("step", ["_write", "_sync", "validate"])
+@pytest.mark.parametrize(("module", "step"), [(bundle_module, "_write"), (atomic, "sync"), (bundle_module, "validate")])
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("error", [Interrupted, OSError(28, "No space left on device")])
-def test_an_interrupted_write_leaves_everything_as_it_was(tmp_path, monkeypatch, step, replacing, error):
+def test_an_interrupted_write_leaves_everything_as_it_was(tmp_path, monkeypatch, module, step, replacing, error):
     if replacing:
         write(tmp_path / "out")
     before = tree(tmp_path)
@@ -139,7 +140,7 @@ def test_an_interrupted_write_leaves_everything_as_it_was(tmp_path, monkeypatch,
     def fail(*args):
         raise error
 
-    monkeypatch.setattr(bundle_module, step, fail)
+    monkeypatch.setattr(module, step, fail)
     with pytest.raises(Interrupted if error is Interrupted else InputError):
         write(tmp_path / "out", files={"other": b"x"}, force=True)
     assert tree(tmp_path) == before
@@ -166,14 +167,14 @@ def test_a_failed_rename_brings_the_old_bundle_back(tmp_path, monkeypatch, renam
 
 def test_an_output_that_appears_meanwhile_is_not_overwritten(tmp_path, monkeypatch):
     # The other writer is put into a step: a second process would have to win a race of microseconds.
-    out, real = tmp_path / "out", bundle_module._sync
+    out, real = tmp_path / "out", atomic.sync
 
     def someone_else_is_faster(folder):
         out.mkdir(exist_ok=True)
         (out / "theirs").write_text("x")
         real(folder)
 
-    monkeypatch.setattr(bundle_module, "_sync", someone_else_is_faster)
+    monkeypatch.setattr(atomic, "sync", someone_else_is_faster)
     with pytest.raises(InputError, match="exists"):
         write(out)
     assert tree(tmp_path) == {"out": None, "out/theirs": b"x"}

@@ -44,14 +44,14 @@ def test_milliseconds_become_whole_nanoseconds_and_other_models_sites_are_ignore
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sites": {"fc1": {"w4a4": -0.1}}}, "sites: fc1: w4a4: Input should be greater than 0"),
-        ({"sites": {"fc1": {"w4a4": float("nan")}}}, "sites: fc1: w4a4: Input should be a finite number"),
-        ({"sites": {"fc1": {"w4a4": float("inf")}}}, "sites: fc1: w4a4: Input should be a finite number"),
-        ({"sites": {"fc1": {"w4a4": "0.1"}}}, "sites: fc1: w4a4: Input should be a valid number"),
-        ({"sites": {"fc1": {"w4a4": None}}}, "sites: fc1: w4a4: "),
-        ({"sites": {"fc1": {"w4a4": 0}}}, "sites: fc1: w4a4: Input should be greater than 0"),
-        ({"sites": {"fc1": {"4": 0.1}}}, "sites: fc1: 4: String should match pattern"),
-        ({"sites": {"fc1": {"w16a16": 0.1}}}, "sites: fc1: w16a16: String should match pattern"),
+        ({"sites": {"fc1": {"w4a4": -0.1}}}, "sites.fc1.w4a4: Input should be greater than 0"),
+        ({"sites": {"fc1": {"w4a4": float("nan")}}}, "sites.fc1.w4a4: Input should be a finite number"),
+        ({"sites": {"fc1": {"w4a4": float("inf")}}}, "sites.fc1.w4a4: Input should be a finite number"),
+        ({"sites": {"fc1": {"w4a4": "0.1"}}}, "sites.fc1.w4a4: Input should be a valid number"),
+        ({"sites": {"fc1": {"w4a4": None}}}, "sites.fc1.w4a4: "),
+        ({"sites": {"fc1": {"w4a4": 0}}}, "sites.fc1.w4a4: Input should be greater than 0"),
+        ({"sites": {"fc1": {"4": 0.1}}}, "sites.fc1.4: String should match pattern"),
+        ({"sites": {"fc1": {"w16a16": 0.1}}}, "sites.fc1.w16a16: String should match pattern"),
         ({"sites": [1]}, "sites: "),
         ({"schema": "qvit-deploy/latency/2"}, "schema: Input should be 'qvit-deploy/latency/1'"),
         ({"schema": None}, "schema: Field required"),
@@ -73,13 +73,13 @@ def test_a_truncated_table(tmp_path: Path, share: float) -> None:
     path = written(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(InputError, match=r"latency\.json: (not valid JSON, or cut off|is empty)"):
+    with pytest.raises(InputError, match=r"latency\.json: (is not valid JSON, or was cut off|is empty)"):
         read_latency(path)
 
 
 def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x80")
-    with pytest.raises(InputError, match=r"binary\.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"binary\.json: is not valid JSON"):
         read_latency(tmp_path / "binary.json")
     with pytest.raises(InputError, match=r"none\.json: cannot be read"):
         read_latency(tmp_path / "none.json")

@@ -50,11 +50,6 @@ def test_files_take_turns() -> None:
     assert worker._in_turn(1, 5) == [0]
 
 
-def test_peak_memory_is_this_process() -> None:
-    peak = worker.peak_memory()
-    assert peak is None or peak > 10_000_000
-
-
 def test_an_engine_takes_turns_with_an_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same measurement for both, the engine's times those of the events."""
     engine, memory = appear(tmp_path, monkeypatch)

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from qvit_deploy.cache.store import DamagedError, _digest, load, store
+from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
 from tests.support.graphs.quantizable_graphs import mixed_vit
 
@@ -190,5 +191,5 @@ def test_files_of_others_are_damaged_and_run_nothing(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none")
-    with pytest.raises(OSError):
+    with pytest.raises(InputError):
         store(1, tmp_path / "none" / "value")

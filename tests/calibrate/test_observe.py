@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from qvit_deploy.calibrate.observe import ROWS_KEPT, Observation, observe, site_macs, site_tensors
+from qvit_deploy.calibrate.observe import MAX_ROWS, Observation, observe, site_macs, site_tensors
 from qvit_deploy.errors import NonFiniteError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
@@ -48,7 +48,7 @@ def test_few_rows_are_all_kept_and_many_are_sampled_with_the_extremes() -> None:
 
     many = images_for(graph, 300)
     kept, every = watch(graph, many, 50, TENSOR)[TENSOR].rows, whole(graph, many, TENSOR)
-    assert len(kept) == ROWS_KEPT and len(every) > ROWS_KEPT
+    assert len(kept) == MAX_ROWS and len(every) > MAX_ROWS
     assert torch.isclose(kept.abs().max(), every.abs().max())
     torch.testing.assert_close(kept.mean(), every.mean(), rtol=0.1, atol=0.02)
     assert all((every - row).abs().amax(1).min() < 1e-5 for row in kept[::100])

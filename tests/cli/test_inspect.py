@@ -88,7 +88,7 @@ def test_the_profile_that_applies(
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(["--profile", "tflite"], "choose one of tensorrt, tensorrt-rtx, onnxruntime"),
+    [(["--profile", "tflite"], "there is no target 'tflite'; choose from onnxruntime, "),
      (["--trt-version", "ten"], "give a version such as 10.3"),
      (["--trt-version", "10.x"], "give a version such as 10.3")],
 )  # fmt: skip

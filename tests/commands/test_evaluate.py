@@ -12,7 +12,8 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import BundleError, InputError
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import sqnr_db
 from tests.support.graphs.quantizable_graphs import calibrate, fixed_batch, logits, mixed_vit
 
 PREPROCESS = Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,))
@@ -76,7 +77,7 @@ def test_a_bundle_is_compared_with_its_float_model(
     found = evaluate(bundle.root, labelled, threads=1)
     mine = logits(quantized, pixels)
     assert found.n == COUNT and found.float_top1 == pytest.approx((COUNT - 6) / COUNT)
-    assert found.agreement == agreement(float_logits, mine)
+    assert found.agreement == CLASSIFY.agreement({"logits": float_logits}, {"logits": mine})
     assert 0 < found.agreement < 1  # three bits: some images change class, not all
     assert found.sqnr_db == pytest.approx(sqnr_db(float_logits, mine), abs=0.05)
     labels = np.load(labelled)["labels"]
@@ -113,7 +114,7 @@ def test_what_cannot_be_evaluated(bundle: Bundle, labelled: str, tmp_path: Path)
     with pytest.raises(InputError, match=r"no bundle or \.onnx file at"):
         evaluate(tmp_path / "none", labelled)
     with pytest.raises(BundleError, match=r"has no file 'model\.tensorrt\.onnx'"):
-        evaluate(bundle.root, labelled, profile="tensorrt")
+        evaluate(bundle.root, labelled, target="tensorrt")
     other = Preprocess(input_size=(3, 8, 8), mean=(0.5,), std=(0.25,))
     with pytest.raises(InputError, match=r"makes 3x8x8 images, .*onnxruntime\.onnx takes 3x16x16"):
         evaluate(bundle.root, labelled, preprocess=other, threads=1)

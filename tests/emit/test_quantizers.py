@@ -101,7 +101,7 @@ def test_gradients_pass_through_the_codes_of_probabilities(calibrated: Calibrate
             leaf["x"] = x.detach().requires_grad_()
             return leaf["x"]
 
-        Executor(graph).logits(calibrated.images, {query: watch})[:, 0].sum().backward()
+        Executor(graph).run(calibrated.images, {query: watch})["logits"][:, 0].sum().backward()
         assert leaf["x"].grad is not None
         gradients.append(leaf["x"].grad.flatten())
     assert torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.5
@@ -120,6 +120,6 @@ def test_swin_windows_and_a_fixed_batch(tiny_swin: Graph, granularity: Granulari
         emitted = emit_qdq(graph, calibrated.plan((4, 4), "none"))
         onnx.checker.check_model(emitted.to_proto(), full_check=True)
         with torch.no_grad():
-            expected = Executor(emitted).logits(calibrated.images[:4]).numpy()
+            expected = Executor(emitted).run(calibrated.images[:4])["logits"].numpy()
         got = run(session(emitted.serialize(), 1), calibrated.images[:4].numpy(), emitted.static_batch)[0]
         assert np.abs(got - expected).max() <= 1e-2 * np.abs(expected).max()

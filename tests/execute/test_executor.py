@@ -64,15 +64,15 @@ def test_outputs_are_those_of_onnx_runtime(executor: Executor, images: Tensor) -
     assert list(found) == ["logits", "sum"]
     for ours, theirs in zip(found.values(), onnxruntime_outputs(_model(), images.numpy()), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
-    assert torch.equal(executor.logits(images), found["logits"])
+    assert torch.equal(executor.run(images)["logits"], found["logits"])
 
 
 def test_a_tap_reads_every_tensor_without_changing_the_result(executor: Executor, images: Tensor) -> None:
     seen: dict[str, Tensor] = {}
     taps = {name: (lambda tensor, name=name: seen.update({name: tensor})) for name in NAMES}
-    logits = executor.logits(images, taps)
+    logits = executor.run(images, taps)["logits"]
     assert list(seen) == NAMES
-    torch.testing.assert_close(logits, executor.logits(images))
+    torch.testing.assert_close(logits, executor.run(images)["logits"])
     torch.testing.assert_close(torch.cat([seen["left"], seen["right"]], 1), seen["act"])
 
 
@@ -84,49 +84,51 @@ def test_a_tap_replaces_a_tensor_downstream(name: str, executor: Executor, image
     patched = executor.run(images, {name: lambda _: value}, fetch=[name, "logits"])
     assert patched[name] is value
     if name not in ("left", "right"):  # each of these carries only half of what follows
-        torch.testing.assert_close(patched["logits"], executor.logits(other))
+        torch.testing.assert_close(patched["logits"], executor.run(other)["logits"])
     else:
         both = executor.run(other, fetch=["left", "right"])
-        logits = executor.logits(images, {n: (lambda _, n=n: both[n]) for n in both})
-        torch.testing.assert_close(logits, executor.logits(other))
+        logits = executor.run(images, {n: (lambda _, n=n: both[n]) for n in both})["logits"]
+        torch.testing.assert_close(logits, executor.run(other)["logits"])
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_fork_is_a_run_with_the_tensor_replaced(name: str, executor: Executor, images: Tensor) -> None:
     others = [lambda x: 2 * x, lambda x: x.flip(0)]
-    logits, found = executor.forked_logits(images, {}, {name: lambda x: (other(x) for other in others)})
-    torch.testing.assert_close(logits, executor.logits(images))
-    assert list(found) == [name] and len(found[name]) == len(others)
-    for forked, other in zip(found[name], others, strict=True):
-        torch.testing.assert_close(forked, executor.logits(images, {name: other}))
-        assert not torch.allclose(forked, logits)
+    outputs, forked = executor.run_forked(images, {}, {name: lambda x: (other(x) for other in others)})
+    torch.testing.assert_close(outputs, executor.run(images))
+    assert list(forked) == [name] and len(forked[name]) == len(others)
+    for changed, other in zip(forked[name], others, strict=True):
+        torch.testing.assert_close(changed, executor.run(images, {name: other}))
+        assert not torch.allclose(changed["logits"], outputs["logits"])
 
 
 def test_forks_do_not_see_each_other_and_taps_see_the_run_once(executor: Executor, images: Tensor) -> None:
     calls: list[str] = []
     forks = {name: (lambda x: [torch.zeros_like(x), x]) for name in ("hidden", "left", "right")}
     taps = {name: (lambda _, name=name: calls.append(name)) for name in ("act", "sum")}
-    logits, found = executor.forked_logits(images, taps, forks)
+    outputs, forked = executor.run_forked(images, taps, forks)
     assert calls == ["act", "sum"]
-    for name, (zeroed, same) in found.items():
-        torch.testing.assert_close(same, logits)
-        torch.testing.assert_close(zeroed, executor.logits(images, {name: torch.zeros_like}))
+    for name, (zeroed, same) in forked.items():
+        torch.testing.assert_close(same, outputs)
+        torch.testing.assert_close(zeroed, executor.run(images, {name: torch.zeros_like}))
 
 
 @pytest.mark.parametrize("name", ["image", "nowhere"])
 def test_what_the_graph_does_not_compute_cannot_be_forked(name: str, executor: Executor, images: Tensor) -> None:
     with pytest.raises(KeyError, match=name):
-        executor.forked_logits(images, {}, {name: lambda x: [x]})
+        executor.run_forked(images, {}, {name: lambda x: [x]})
 
 
 def test_taps_apply_once_and_calls_do_not_remember_them(executor: Executor, images: Tensor) -> None:
-    before = executor.logits(images)
-    executor.logits(images, {"product": torch.zeros_like, "act": torch.zeros_like})
-    assert torch.equal(executor.logits(images), before)
+    before = executor.run(images)["logits"]
+    executor.run(images, {"product": torch.zeros_like, "act": torch.zeros_like})
+    assert torch.equal(executor.run(images)["logits"], before)
 
 
 def test_observing_a_product_splits_the_linear_kernel_only_in_rounding(executor: Executor, images: Tensor) -> None:
-    torch.testing.assert_close(executor.run(images, fetch=["product", "logits"])["logits"], executor.logits(images))
+    torch.testing.assert_close(
+        executor.run(images, fetch=["product", "logits"])["logits"], executor.run(images)["logits"]
+    )
 
 
 def test_fetch_keeps_its_order_and_stops_early(executor: Executor, images: Tensor) -> None:
@@ -143,17 +145,17 @@ def test_an_unknown_tensor_is_named(executor: Executor, images: Tensor) -> None:
 
 
 def test_any_batch_runs(executor: Executor, images: Tensor) -> None:
-    together = executor.logits(images)
-    torch.testing.assert_close(torch.cat([executor.logits(one) for one in images.split(1)]), together)
+    together = executor.run(images)["logits"]
+    torch.testing.assert_close(torch.cat([executor.run(one)["logits"] for one in images.split(1)]), together)
 
 
 def test_gradients_reach_the_image_and_a_replaced_tensor(executor: Executor, images: Tensor) -> None:
     leaf = images.clone().requires_grad_()
     inner = executor.run(images, fetch=["act"])["act"].requires_grad_()
-    logits = executor.logits(leaf, {"act": lambda _: inner})
+    logits = executor.run(leaf, {"act": lambda _: inner})["logits"]
     logits.sum().backward()
     assert leaf.grad is None and inner.grad is not None and inner.grad.abs().min() > 0
-    executor.logits(leaf).sum().backward()
+    executor.run(leaf)["logits"].sum().backward()
     assert leaf.grad is not None and leaf.grad.abs().min() > 0
 
 
@@ -176,18 +178,18 @@ def test_an_override_keeps_a_linear_layer_apart(op_type: str, images: Tensor) ->
         calls.append(tuple(b.shape))
         return a @ b if op_type == "MatMul" else a + b
 
-    logits = Executor(graph, overrides={node: spy}).logits(images)
+    logits = Executor(graph, overrides={node: spy}).run(images)["logits"]
     assert len(calls) == 1
-    torch.testing.assert_close(logits, Executor(graph).logits(images))
+    torch.testing.assert_close(logits, Executor(graph).run(images)["logits"])
 
 
 def test_constants_are_copies(images: Tensor) -> None:
     graph = as_graph(_model())
-    before = Executor(graph).logits(images)
+    before = Executor(graph).run(images)["logits"]
     with torch.no_grad():
         for constant in Executor(graph)._constants.values():
             constant.zero_()
-    assert torch.equal(Executor(graph).logits(images), before)
+    assert torch.equal(Executor(graph).run(images)["logits"], before)
 
 
 def test_an_unsupported_operator_names_itself_and_its_node() -> None:
@@ -245,4 +247,5 @@ def test_half_precision_initializers_run_as_float32() -> None:
     graph = as_graph(model)
     value = graph.initializers["c1"]
     value.const_value = ir.tensor(np.float16([0.5]), name="c1")
-    assert Executor(graph).logits(torch.tensor([1.0, 2.0])).dtype == torch.float32
+    (result,) = Executor(graph).run(torch.tensor([1.0, 2.0])).values()
+    assert result.dtype == torch.float32

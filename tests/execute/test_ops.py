@@ -9,176 +9,20 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
+from tests.support.graphs.operator_cases import CASES, Case
 from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
 torch.set_num_threads(1)
-random = np.random.default_rng(0)
 
 
-def normal(*shape: int) -> np.ndarray:
-    return random.standard_normal(shape).astype(np.float32)
-
-
-def positive(*shape: int) -> np.ndarray:
-    return (random.random(shape) + 0.1).astype(np.float32)
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
-
-
-def flags(*shape: int) -> np.ndarray:
-    return random.random(shape) > 0.5
-
-
-X = normal(2, 3, 4)
-MAPS = normal(2, 4, 7, 6)
-HALVES = np.float32([-2.5, -1.5, -0.5, 0.0, 0.5, 1.5, 2.5, 3.49])
-F = onnx.TensorProto
-
-CASES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
-    *((op, [X], {}) for op in (
-        "Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "HardSwish", "Identity", "IsInf", "IsNaN", "Neg", "Reciprocal",
-        "Relu", "Sigmoid", "Sign", "Sin", "Softplus", "Tanh", "Gelu", "HardSigmoid", "LeakyRelu", "Shape", "Size",
-    )),
-    ("Round", [HALVES], {}),
-    ("Softplus", [np.float32([-90, -30, 0, 30, 90])], {}),
-    ("Sigmoid", [np.float32([-90, -30, 0, 30, 90])], {}),
-    ("IsNaN", [np.float32([np.nan, 1, np.inf])], {}),
-    ("IsInf", [np.float32([np.nan, -np.inf, np.inf])], {}),
-    *((op, [positive(3, 4)], {}) for op in ("Log", "Sqrt")),
-    ("Not", [flags(5)], {}),
-    ("Gelu", [3 * X], {"approximate": "tanh"}),
-    ("HardSigmoid", [X], {"alpha": 0.3, "beta": 0.4}),
-    ("LeakyRelu", [X], {"alpha": 0.2}),
-    ("Shape", [X], {"start": 1}),
-    ("Shape", [X], {"start": -2, "end": -1}),
-    *((op, [X, normal(3, 1)], {}) for op in ("Add", "Sub", "Mul", "Div")),
-    *((op, [ints(-7, 7, 9), ints(2, -2, 4)], {}) for op in ("Add", "Div", "Mod", "Mul", "Sub")),
-    ("Mod", [np.float32([-7.5, 7.5, 5]), np.float32([2, -2, 3])], {"fmod": 1}),
-    ("Mod", [ints(-7, 7, 9), ints(2, -2, 4)], {"fmod": 1}),
-    ("Pow", [positive(2, 3), np.float32([0.5])], {}),
-    ("Pow", [normal(2, 3), np.float32([3.0])], {}),
-    ("Pow", [normal(2, 3), ints(2)], {}),
-    *((op, [X, X.round()], {}) for op in ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")),
-    *((op, [ints(1, 2, 3), ints(2, 2, 2)], {}) for op in ("Equal", "Greater", "Less")),
-    *((op, [flags(6), flags(6)], {}) for op in ("And", "Or")),
-    *((op, [X, normal(3, 4), normal(4)], {}) for op in ("Max", "Min", "Sum")),
-    ("Clip", [X, np.float32(-0.5), np.float32(0.25)], {}),
-    ("Clip", [X, None, np.float32(0.25)], {}),
-    ("Clip", [X, np.float32(-0.5)], {}),
-    ("Where", [flags(2, 3, 1), X, normal(4)], {}),
-    # reductions
-    *((op, [X, ints(-1)], {}) for op in (
-        "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
-    )),
-    *((op, [X, ints(0, 2)], {"keepdims": 0}) for op in (
-        "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
-    )),
-    ("ReduceSum", [X], {}),
-    ("ReduceProd", [X], {"keepdims": 0}),
-    ("ReduceSum", [X], {"noop_with_empty_axes": 1}),
-    ("ReduceSum", [ints(3, 4, 5), ints(0)], {}),
-    # products and norms
-    ("MatMul", [X, normal(4, 5)], {}),
-    ("MatMul", [normal(2, 5, 3, 4), normal(5, 4, 2)], {}),
-    ("MatMul", [normal(2, 4), normal(4)], {}),
-    ("Gemm", [normal(3, 4), normal(5, 4), normal(5)], {"transB": 1, "alpha": 0.5, "beta": 2.0}),
-    ("Gemm", [normal(4, 3), normal(4, 5)], {"transA": 1}),
-    ("Einsum", [X, normal(2, 5, 4)], {"equation": "bnd,bmd->bnm"}),
-    ("Softmax", [X], {"axis": 1}),
-    ("Softmax", [X], {}),
-    ("LogSoftmax", [X], {"axis": -2}),
-    ("LayerNormalization", [X, normal(4), normal(4)], {"axis": -1, "epsilon": 1e-3}),
-    ("LayerNormalization", [X, normal(3, 4)], {"axis": 1}),
-    ("BatchNormalization", [MAPS, normal(4), normal(4), normal(4), positive(4)], {"epsilon": 1e-3}),
-    ("InstanceNormalization", [MAPS, normal(4), normal(4)], {"epsilon": 1e-3}),
-    ("LpNormalization", [X], {"axis": 1, "p": 2}),
-    ("LpNormalization", [X], {"axis": -1, "p": 1}),
-    ("Conv", [MAPS, normal(6, 4, 3, 2), normal(6)], {"strides": [2, 1], "pads": [1, 0, 2, 1]}),
-    ("Conv", [MAPS, normal(4, 1, 3, 3)], {"group": 4, "dilations": [2, 1], "pads": [1, 1, 1, 1]}),
-    ("Conv", [normal(2, 3, 9), normal(5, 3, 4), normal(5)], {"strides": [3], "pads": [2, 1]}),
-    ("Conv", [normal(1, 2, 4, 5, 6), normal(3, 2, 2, 2, 2)], {"auto_pad": "VALID"}),
-    ("GlobalAveragePool", [MAPS], {}),
-    ("AveragePool", [MAPS], {"kernel_shape": [3, 2], "strides": [2, 2]}),
-    ("AveragePool", [MAPS], {"kernel_shape": [2, 2], "pads": [1, 0, 1, 1], "count_include_pad": 1}),
-    ("MaxPool", [MAPS], {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
-    ("MaxPool", [MAPS], {"kernel_shape": [2, 3]}),
-    ("MaxPool", [MAPS], {"kernel_shape": [2, 2], "dilations": [2, 1]}),
-    # shapes
-    ("Reshape", [X, ints(0, -1, 2)], {}),
-    ("Reshape", [X, ints(24)], {}),
-    ("Flatten", [X], {}),
-    ("Flatten", [X], {"axis": 0}),
-    ("Flatten", [X], {"axis": -1}),
-    ("Transpose", [X], {}),
-    ("Transpose", [X], {"perm": [1, 2, 0]}),
-    ("Squeeze", [normal(1, 3, 1, 2)], {}),
-    ("Squeeze", [normal(1, 3, 1, 2), ints(-2)], {}),
-    ("Unsqueeze", [X, ints(0, -1)], {}),
-    ("Concat", [X, normal(2, 1, 4), normal(2, 2, 4)], {"axis": 1}),
-    ("Split", [X, ints(1, 3)], {"axis": 2, "outputs": 2}),
-    ("Split", [X], {"axis": 1, "num_outputs": 2, "outputs": 2}),
-    ("Slice", [X, ints(1, -3), ints(2, np.iinfo(np.int64).max), ints(0, 2)], {}),
-    ("Slice", [X, ints(0, 0), ints(2, 3), ints(1, 2), ints(1, 2)], {}),
-    ("Slice", [X, ints(-1, 3), ints(np.iinfo(np.int64).min, 0), ints(1, 2), ints(-1, -2)], {}),
-    ("Slice", [X, ints(0), ints(1)], {}),
-    ("Slice", [X, ints(2), ints(-5), ints(1), ints(-1)], {}),
-    ("Slice", [X, ints(9), ints(10), ints(-1)], {}),
-    ("Gather", [X, ints(2, 0, -1)], {"axis": 1}),
-    ("Gather", [X, np.int64(-1)], {"axis": -1}),
-    ("Gather", [X, np.array([[0, 1], [1, 0]])], {}),
-    ("GatherElements", [X, np.array([[[0, -1, 2, 1]]] * 2)], {"axis": 1}),
-    ("ScatterND", [X, np.array([[0, 1], [1, -1]]), normal(2, 4)], {}),
-    ("Expand", [normal(3, 1), ints(2, 1, 4)], {}),
-    ("Expand", [normal(3, 4), ints(1)], {}),
-    ("Tile", [normal(2, 3), ints(2, 3)], {}),
-    ("Pad", [MAPS, ints(0, 0, 1, 2, 0, 0, 3, 0)], {}),
-    ("Pad", [MAPS, ints(0, 0, 1, 2, 0, 0, 3, 0), np.float32(-2.5)], {}),
-    ("Pad", [MAPS, ints(1, 2, 3, 0), None, ints(-1, 2)], {}),
-    ("Pad", [MAPS, ints(0, 0, -1, 0, 0, 0, 2, -2)], {}),
-    ("Pad", [MAPS, ints(0, 0, 1, 2, 0, 0, 3, 0)], {"mode": "reflect"}),
-    ("Pad", [MAPS, ints(0, 0, 1, 2, 0, 0, 3, 0)], {"mode": "edge"}),
-    ("Pad", [normal(2, 5), ints(0, 2, 0, 1)], {"mode": "reflect"}),
-    ("Pad", [normal(2, 3, 5), ints(0, 0, 2, 0, 0, 1)], {"mode": "wrap"}),
-    ("Cast", [np.float32([-1.7, 0.0, 2.9])], {"to": F.INT64}),
-    ("Cast", [ints(0, 3)], {"to": F.FLOAT}),
-    ("Cast", [X], {"to": F.BOOL}),
-    ("Cast", [X], {"to": F.FLOAT16}),
-    ("ConstantOfShape", [ints(2, 3)], {}),
-    ("ConstantOfShape", [ints(2)], {"value": ints(7)}),
-    ("Range", [np.int64(2), np.int64(9), np.int64(3)], {}),
-    ("Range", [np.float32(1), np.float32(0), np.float32(-0.25)], {}),
-    ("DepthToSpace", [MAPS], {"blocksize": 2}),
-    ("DepthToSpace", [MAPS], {"blocksize": 2, "mode": "CRD"}),
-    # quantization
-    ("QuantizeLinear", [HALVES, np.float32(1.0), np.int8(0)], {}),
-    ("QuantizeLinear", [100 * X, np.float32(0.7), np.uint8(128)], {}),
-    ("QuantizeLinear", [100 * X, np.float32(0.7)], {}),
-    ("QuantizeLinear", [100 * X, np.float32(0.7)], {"output_dtype": F.INT8}),
-    ("QuantizeLinear", [1e5 * X, np.float32(0.7), np.int16(5)], {}),
-    ("QuantizeLinear", [100 * X, positive(3), np.int8([1, -2, 3])], {"axis": 1}),
-    *(("QuantizeLinear", [100 * MAPS, positive(n), np.zeros(n, np.int8)], {"axis": axis}) for axis, n in (
-        (0, 2), (1, 4), (2, 7), (3, 6), (-1, 6), (-3, 4),
-    )),
-    *(("DequantizeLinear", [MAPS.round().astype(np.int8), positive(n), np.zeros(n, np.int8)], {"axis": axis})
-      for axis, n in ((0, 2), (1, 4), (2, 7), (3, 6), (-1, 6), (-3, 4))),
-    ("QuantizeLinear", [1e4 * positive(5), np.float32(0.2), np.uint16(0)], {}),
-    ("DequantizeLinear", [np.uint16([0, 1, 65535]), np.float32(0.25), np.uint16(0)], {}),
-    ("DequantizeLinear", [np.int8([[-128, 5], [7, 127]]), np.float32([0.5, 2.0]), np.int8([0, 0])], {"axis": 1}),
-    ("DequantizeLinear", [np.uint8([0, 128, 255]), np.float32(0.25), np.uint8(128)], {}),
-    ("DequantizeLinear", [np.int32([-70000, 5]), np.float32(0.25)], {}),
-]  # fmt: skip
-
-
-def _label(case: tuple[str, list[np.ndarray | None], dict[str, object]]) -> str:
+def _label(case: Case) -> str:
     op, inputs, attributes = case
     shapes = "-".join("none" if a is None else "x".join(map(str, np.shape(a))) or "scalar" for a in inputs)
     return f"{op}-{shapes}" + "".join(f"-{k}" for k in attributes)
 
 
 @pytest.mark.parametrize("case", CASES, ids=_label)
-def test_matches_onnx_runtime(case: tuple[str, list[np.ndarray | None], dict[str, object]]) -> None:
+def test_matches_onnx_runtime(case: Case) -> None:
     op, inputs, attributes = case
     arrays = [None if a is None else np.asarray(a) for a in inputs]
     first = arrays[0]
@@ -203,7 +47,7 @@ RUN_TIME = ("Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Split", "Squeeze
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case[0] in RUN_TIME], ids=_label)
-def test_parameters_computed_at_run_time(case: tuple[str, list[np.ndarray | None], dict[str, object]]) -> None:
+def test_parameters_computed_at_run_time(case: Case) -> None:
     """Shapes and axes that are not constants: the same result as when they are."""
     op, inputs, attributes = case
     arrays = [None if a is None else np.asarray(a) for a in inputs]

@@ -52,5 +52,5 @@ def _rounded(model: object) -> object:
 def test_the_shipped_demo_models(name: str) -> None:
     source = load_model(f"demo:{name}")
     assert source.preprocess is not None
-    assert source.preprocess["input_size"] == list(source.graph.image_shape)
+    assert source.preprocess["input_size"] == list(source.graph.interface.image_size)
     assert source.graph.static_batch is None

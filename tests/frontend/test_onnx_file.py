@@ -153,7 +153,7 @@ def test_reading_onnx_needs_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['timm'] = sys.modules['onnxscript'] = None;"
         "from pathlib import Path; from qvit_deploy.frontend.onnx_file import from_onnx;"
-        f"print(from_onnx(Path({str(tmp_path / 'm.onnx')!r})).image_shape)"
+        f"print(from_onnx(Path({str(tmp_path / 'm.onnx')!r})).interface.image_size)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "(3, 8, 8)"

@@ -58,12 +58,12 @@ def test_preprocessing_has_the_real_image_size(tiny: Source) -> None:
     assert source.preprocess["input_size"] == [3, 32, 32]
     assert source.preprocess["color"] == "rgb"
     assert len(source.preprocess["mean"]) == 3
-    assert source.graph.image_shape == (3, 32, 32)
+    assert source.graph.interface.image_size == (3, 32, 32)
 
 
 def test_grey_images() -> None:
     source = load_model(TINY_QUERY + "&in_chans=1")
-    assert source.graph.image_shape == (1, 32, 32)
+    assert source.graph.interface.image_size == (1, 32, 32)
     assert source.preprocess is not None
     assert len(source.preprocess["std"]) == 1
 

@@ -39,23 +39,23 @@ def test_a_demo_model_at_4_bits_is_verified(
     checked = manifest.verification
     products = [s for s in manifest.sites if s.kind.startswith("matmul")]
     assert len(products) == 12 and {(s.w_bits, s.a_bits) for s in products} == {(4, 4)}
-    assert checked["code_mismatches"] == 0 and int(str(checked["codes"])) > 100_000
-    assert checked["integer_products"] == checked["expected_integer_products"] == integer
+    assert checked.code_mismatches == 0 and checked.codes is not None and checked.codes > 100_000
+    assert checked.integer_products == checked.expected_integer_products == integer
     logarithmic = {s.name for s in products if s.kind == "matmul_av"} if integer < 38 else set()
-    assert set(checked["float_products"]) == logarithmic  # type: ignore[call-overload]
+    assert set(checked.float_products) == logarithmic
 
 
 def test_widths_of_attention_products_are_allocated_with_the_others(tmp_path: Path) -> None:
     choices = {"softmax_rows": True, "attention_granularity": "head"}
     manifest = _compiled("vit", tmp_path, mean_bits=5, score="relp", **choices).bundle.manifest
     assert {s.a_bits for s in manifest.sites if s.kind.startswith("matmul")} <= {4, 6, 8}
-    assert manifest.verification["code_mismatches"] == 0
+    assert manifest.verification.code_mismatches == 0
 
 
 @pytest.mark.slow
 def test_logarithmic_codes_run_in_the_plugin_profile(tmp_path: Path) -> None:
     bundle = _compiled("vit", tmp_path, uniform="w4a4", targets=("tensorrt-plugin",), softmax="log-sqrt2").bundle
-    packed = bundle.manifest.verification["profiles"]["tensorrt-plugin"]  # type: ignore[index]
+    packed = bundle.manifest.verification.targets["tensorrt-plugin"].model_dump()
     products = {s.name for s in bundle.manifest.sites if s.kind == "matmul_av"}
     assert len(products) == 6 and not products & set(packed["in_float"]) and len(packed["in_float"]) == 6 + 1
     assert packed["packed"] == 25 + 6 and packed["code_mismatches"] == 0

@@ -30,7 +30,7 @@ def compiled(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle with the plugin profile alone."""
+    """A bundle with the file of plugins alone."""
     out = tmp_path_factory.mktemp("packed") / "b"
     recipe = Recipe(uniform="w6a6", targets=("tensorrt-plugin",), compensate="none", row_importance="none")
     preprocess = Preprocess.from_file(inputs.preprocess)
@@ -109,13 +109,13 @@ def test_trtexec_reads_no_bodies_before_10_7(qvit: Command, packed: Path, versio
     assert bool(model.functions) != bare and model.graph == source.graph and len(source.functions) == 4
 
 
-def test_a_profile_is_chosen_by_name(qvit: Command, bundle: Path, packed: Path) -> None:
-    refused = qvit("build", packed, *RTX, "--sm", 86, "--profile", "tensorrt-rtx")
+def test_a_file_is_chosen_by_its_target(qvit: Command, bundle: Path, packed: Path) -> None:
+    refused = qvit("build", packed, *RTX, "--sm", 86, "--file-for", "tensorrt-rtx")
     assert refused.code == 2 and "was not compiled for tensorrt-rtx" in refused.errors[0]
     refused = qvit("build", bundle, *RTX, "--sm", 86, "--profile", "onnxruntime")
     assert refused.code == 2 and "is not one of tensorrt, tensorrt-rtx, tensorrt-plugin" in refused.errors[0]
     refused = qvit("build", bundle / "model.tensorrt-rtx.onnx", *RTX, "--sm", 86, "--profile", "tensorrt-rtx")
-    assert refused.code == 2 and "--profile is for bundles" in refused.errors[0]
+    assert refused.code == 2 and "--file-for is for bundles" in refused.errors[0]
 
 
 @pytest.mark.parametrize(

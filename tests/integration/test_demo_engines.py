@@ -24,7 +24,7 @@ def test_demo_engines(name: str, tmp_path: Path) -> None:
     compile(demo(name), tmp_path / "b", calib="demo:fashion-mnist", recipe=recipe)
     varying = BuildOptions(batch=Batch.parse("1:4:8"))
     built = build(tmp_path / "b", "tensorrt-rtx", varying, sms=(86, 120))
-    packed = build(tmp_path / "b", "tensorrt-rtx", varying, profile="tensorrt-plugin", sms=(86,))
+    packed = build(tmp_path / "b", "tensorrt-rtx", varying, file_for="tensorrt-plugin", sms=(86,))
     assert [one.record.build.sm for one in (*built, *packed)] == [86, 120, 86]
     for one in (*built, *packed):
         assert one.record.seconds < SECONDS and one.record.build.messages == ()

@@ -23,7 +23,7 @@ def test_reference_engines_are_verified_and_built_within_a_minute(
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
     compiled = reference.compile(tmp_path / "b", Recipe.load(None, targets=TARGETS, **goal))
-    profiles = compiled.bundle.manifest.verification["profiles"]
+    profiles = compiled.bundle.manifest.verification.model_dump(by_alias=True)["profiles"]
     assert isinstance(profiles, dict) and set(profiles) == set(TARGETS)
     for checked in profiles.values():
         assert isinstance(checked, dict) and checked["code_mismatches"] == 0

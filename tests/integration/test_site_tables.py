@@ -25,7 +25,7 @@ from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
 from tests.support.artifacts.bundle_example import tree
 from tests.support.command_line import REPOSITORY, Command, Inputs, Result, program
 from tests.support.devices.driver_stand_in import compiled_driver
-from tests.support.devices.recorded_device import milliseconds
+from tests.support.devices.recorded_device import Memory, milliseconds
 from tests.support.graphs.quantizable_graphs import canonical
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -131,7 +131,7 @@ def at_hand(device: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, with a GPU for this process too, and the driver and modules for those that it starts."""
     monkeypatch.setattr(site_times, "require_gpu", lambda what: Gpu("Test GPU 7", 87))
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", ModuleType("pycuda.driver"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", Memory().module())
     monkeypatch.setenv("LD_LIBRARY_PATH", str(device.parent))
     monkeypatch.syspath_prepend(device.parent)  # which workers get
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(device.parent), str(REPOSITORY / "tests" / "targets")]))
@@ -140,7 +140,11 @@ def at_hand(device: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_one_command_where_everything_is_installed(at_hand: Path, qvit: Command, bundle: Path) -> None:
     done = qvit("bench", bundle, *TENSORRT, "--bits", "8", "--batch", 2, *FEW)
-    assert done.code == 0 and "w8a8, ms" in done.out and "batch 2; tensorrt 11.4.0; tensorrt\n" in done.out, done
+    assert (
+        done.code == 0
+        and "w8a8, ms" in done.out
+        and "batch 2; Test GPU 7, SM87; tensorrt 11.4.0; tensorrt\n" in done.out
+    ), done
     (kept,) = (bundle / "measurements").glob("sites.tensorrt.batch2.*.json")
     assert json.loads(kept.read_text())["device"] == "Test GPU 7"
 

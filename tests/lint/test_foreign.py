@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from qvit_deploy.commands.inspect import describe
-from qvit_deploy.lint import Profile, lint
+from qvit_deploy.lint import LintTarget, lint
 from qvit_deploy.targets.onnxruntime.runtime import fusion
 from tests.support.models.torch_models import HuggingFaceStyleViT, torchscript_onnx
 from tests.support.places import REPOSITORY
@@ -66,8 +66,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return files
 
 
-def rules(path: Path, profile: Profile) -> Counter[str]:
-    return Counter(finding.rule for finding in lint(ir.load(path), profile))
+def rules(path: Path, target: LintTarget) -> Counter[str]:
+    return Counter(finding.rule for finding in lint(ir.load(path), target))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""What this compiler emits has no findings under its own profile."""
+"""What this compiler emits has no findings of its own target."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.support.graphs.quantizable_graphs import calibrate, fixed_batch, mixe
 from tests.support.models.demo_models import demo
 
 
-def found(graph: Graph, profile: str = "onnxruntime") -> dict[str, int]:
+def found(graph: Graph, target: str = "onnxruntime") -> dict[str, int]:
     """Rule -> findings, notes left out."""
-    findings = lint(graph.model, profile)  # type: ignore[arg-type]
+    findings = lint(graph.model, target)  # type: ignore[arg-type]
     return {f.rule: sum(g.rule == f.rule for g in findings) for f in findings if f.severity != "note"}
 
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 PARSER_RULES = [rule.id for rule in RULES if rule.source == "parser"]
 NAMING_A_PLUGIN = ("TRT607", "TRT608", "TRT609", "TRT610")
 UNTRIED = [
-    r.id for r in RULES if r.source == "documentation" and "tensorrt" in r.profiles and r.id not in NAMING_A_PLUGIN
+    r.id for r in RULES if r.source == "documentation" and "tensorrt" in r.targets and r.id not in NAMING_A_PLUGIN
 ]
 WARNED = {"TRT301": "at least opset 7", "TRT502": "layernorm nodes in FP16"}
 SILENT = ("TRT103", "TRT602")

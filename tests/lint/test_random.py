@@ -64,14 +64,14 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
 
 @settings(max_examples=150, deadline=None)
 @given(graphs(), st.sampled_from(EVERYWHERE))
-def test_the_lint_answers_any_graph_and_always_the_same(proto: onnx.ModelProto, profile: str) -> None:
+def test_the_lint_answers_any_graph_and_always_the_same(proto: onnx.ModelProto, target: str) -> None:
     model = ir.from_proto(proto)
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    found = lint(model, profile)  # type: ignore[arg-type]
-    assert found == lint(ir.from_proto(proto), profile)  # type: ignore[arg-type]
+    found = lint(model, target)  # type: ignore[arg-type]
+    assert found == lint(ir.from_proto(proto), target)  # type: ignore[arg-type]
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
     order = [(SEVERITIES.index(f.severity), f.rule) for f in found]
-    assert order == sorted(order) and {f.rule for f in found} <= {r.id for r in RULES if profile in r.profiles}
+    assert order == sorted(order) and {f.rule for f in found} <= {r.id for r in RULES if target in r.targets}
     assert all("\n" not in f.message for f in found)
 
 

@@ -11,7 +11,7 @@ BY_ID = {rule.id: rule for rule in RULES}
 
 
 def linted(proto: onnx.ModelProto, example: Example) -> list[Finding]:
-    return lint(ir.from_proto(proto), example.profile, version=example.version)
+    return lint(ir.from_proto(proto), example.target, version=example.version)
 
 
 def test_every_rule_has_an_id_of_its_own_and_an_example() -> None:
@@ -28,9 +28,9 @@ def test_a_rule_finds_what_breaks_it_and_only_that(rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", EXAMPLES)
-def test_a_rule_speaks_for_its_profiles_only(rule: str) -> None:
+def test_a_rule_speaks_for_its_targets_only(rule: str) -> None:
     example = EXAMPLES[rule]
     model = ir.from_proto(example.breaks)
-    for profile in ("tensorrt", "tensorrt-rtx", "onnxruntime"):
-        if profile not in BY_ID[rule].profiles:
-            assert rule not in {f.rule for f in lint(model, profile)}
+    for target in ("tensorrt", "tensorrt-rtx", "onnxruntime"):
+        if target not in BY_ID[rule].targets:
+            assert rule not in {f.rule for f in lint(model, target)}

@@ -16,13 +16,13 @@ from qvit_deploy.patching.components import find_components
 def test_replacing_a_whole_stream_gives_the_whole_difference(fixture: str, request: pytest.FixtureRequest) -> None:
     """What makes 1 the right completeness of the residual stream, at every place of it."""
     graph: Graph = request.getfixturevalue(fixture)
-    clean, corrupt = torch.randn(2, 1, *graph.image_shape, generator=torch.Generator().manual_seed(0))
+    clean, corrupt = torch.randn(2, 1, *graph.interface.image_size, generator=torch.Generator().manual_seed(0))
     executor = Executor(graph)
     streams = [c.tensor for c in find_components(graph) if c.kind == "residual"]
     with torch.no_grad():
-        values, expected = executor.run(clean, fetch=streams), executor.logits(clean)
+        values, expected = executor.run(clean, fetch=streams), executor.run(clean)["logits"]
         for name in streams:
-            patched = executor.logits(corrupt, {name: lambda _, value=values[name]: value})
+            patched = executor.run(corrupt, {name: lambda _, value=values[name]: value})["logits"]
             torch.testing.assert_close(patched, expected)
 
 

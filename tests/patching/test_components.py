@@ -51,7 +51,7 @@ def test_families(family: str) -> None:
     tensors = {c.tensor for c in find_components(graph)}
     assert len(tensors) == len(kinds)
     with torch.no_grad():
-        Executor(graph).run(torch.randn(2, *graph.image_shape), fetch=sorted(tensors))
+        Executor(graph).run(torch.randn(2, *graph.interface.image_size), fetch=sorted(tensors))
 
 
 def test_parallel_branches(builder: Builder) -> None:

@@ -12,10 +12,10 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.patching.drift import Drift, quantization_drift
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.relevance_graphs import Builder
 
-METRIC = parse_metric("logit-diff:0,1")
+METRIC = CLASSIFY.parse_metric("logit-diff:0,1")
 
 
 def _network(quantized: bool, activation: str | None, shift: float = 0.0) -> Graph:
@@ -48,7 +48,7 @@ def _drift(activation: str | None, rules: str = "gradient", shift: float = 0.0) 
     images = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     rule_set = RULE_SETS[rules]
     executor = Executor(clean, overrides=rule_set.bind(clean, 3).overrides)
-    return quantization_drift(executor, Executor(quantized), rule_set, find_sites(clean), images, METRIC)
+    return quantization_drift(executor, Executor(quantized), rule_set, find_sites(clean), images, METRIC, CLASSIFY)
 
 
 @pytest.mark.parametrize("rules", ["gradient", "relp", "relp-ah", "attnlrp"])
@@ -70,7 +70,9 @@ def test_the_trapezoid_catches_the_curvature() -> None:
 def test_a_site_without_error_has_no_effect() -> None:
     clean = _network(False, "Gelu")
     executor, images = Executor(clean), torch.randn(2, 3, 4, 4)
-    drift = quantization_drift(executor, Executor(clean), RULE_SETS["gradient"], find_sites(clean), images, METRIC)
+    drift = quantization_drift(
+        executor, Executor(clean), RULE_SETS["gradient"], find_sites(clean), images, METRIC, CLASSIFY
+    )
     assert not drift.estimated.any() and set(drift.errors.values()) == {0.0}
 
 

@@ -16,11 +16,11 @@ from qvit_deploy.patching.components import Component, find_components
 from qvit_deploy.patching.exact import patch_effects, rows_at_once
 from qvit_deploy.patching.relp import Attribution, Direction, attribute
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.relevance_graphs import Builder
 
 Tensor = torch.Tensor
-METRIC = parse_metric("logit-diff:0,1")
+METRIC = CLASSIFY.parse_metric("logit-diff:0,1")
 LINEAR_RULES = ("gradient", "relp", "relp-ah", "attnlrp")
 """`deep-taylor` redistributes over positive contributions and is no gradient of a linear network either."""
 
@@ -28,7 +28,7 @@ LINEAR_RULES = ("gradient", "relp", "relp-ah", "attnlrp")
 def _attribute(graph: Graph, rules: str, pair: Tensor, direction: Direction = "denoising") -> Attribution:
     rule_set, components = RULE_SETS[rules], find_components(graph)
     executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-    return attribute(executor, rule_set, components, pair[:1], pair[1:], METRIC, direction)
+    return attribute(executor, rule_set, components, pair[:1], pair[1:], METRIC, CLASSIFY, direction)
 
 
 def _linear_network() -> tuple[Graph, tuple[Component, ...]]:
@@ -48,7 +48,7 @@ def test_on_a_linear_network_every_rule_set_is_exact(rules: str, direction: Dire
     pair = torch.randn(2, 4, 2, 3)
     rule_set = RULE_SETS[rules]
     executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-    estimate = attribute(executor, rule_set, components, pair[:1], pair[1:], METRIC, direction)
+    estimate = attribute(executor, rule_set, components, pair[:1], pair[1:], METRIC, CLASSIFY, direction)
     exact = patch_effects(Executor(graph), components, pair[:1], pair[1:], METRIC, direction)
     for component in components:
         np.testing.assert_allclose(estimate.effects[component][0], exact[component], rtol=1e-4, atol=1e-5)
@@ -62,7 +62,7 @@ def test_exact_effects_are_those_of_a_tap(small_vit: Graph, images: Tensor, dire
     base, source = (corrupt, clean) if direction == "denoising" else (clean, corrupt)
     executor = Executor(small_vit)
     found = patch_effects(executor, components, clean, corrupt, METRIC, direction, at_once=3)
-    objective = METRIC(executor.logits(clean), executor.logits(corrupt))
+    objective = METRIC(executor.run(clean), executor.run(corrupt))
     for component in components:
         new = executor.run(source, fetch=[component.tensor])[component.tensor]
         for cell in range(cells.count(component, new, 1)):
@@ -72,7 +72,7 @@ def test_exact_effects_are_those_of_a_tap(small_vit: Graph, images: Tensor, dire
                 value[:, cell] = new[:, cell]  # [1, tokens, channels], [1, heads, tokens, channels]
                 return value
 
-            change = objective(executor.logits(base, {component.tensor: patch})) - objective(executor.logits(base))
+            change = objective(executor.run(base, {component.tensor: patch})) - objective(executor.run(base))
             assert found[component][cell] == pytest.approx(float(change), abs=1e-5)
 
 
@@ -93,7 +93,7 @@ def test_several_pairs_at_once(small_vit: Graph, images: Tensor) -> None:
     rule_set, components = RULE_SETS["relp"], find_components(small_vit)
     clean, corrupt = images[[0, 1]], images[[1, 2]]
     executor = Executor(small_vit, overrides=rule_set.bind(small_vit, 2).overrides)
-    both = attribute(executor, rule_set, components, clean, corrupt, METRIC)
+    both = attribute(executor, rule_set, components, clean, corrupt, METRIC, CLASSIFY)
     for index in range(2):
         one = _attribute(small_vit, "relp", torch.stack([clean[index], corrupt[index]]))
         for component in components:

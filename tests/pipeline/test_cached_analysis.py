@@ -24,6 +24,7 @@ from qvit_deploy.pipeline.fold import AFTER_FOLD, fold
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Advance, Stopwatch
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import mixed_vit
 
 BASE = Recipe(calibration_images=8, batch_size=4, bits=(3, 5, 8), mean_bits=5)
@@ -230,6 +231,6 @@ def test_the_folds_read_no_field_that_their_key_lacks(images: Path) -> None:
     recipe = Watched.model_validate(BASE.model_dump())
     batches = inputs_of(BASE, images).batches
     READ.clear()
-    fold(mixed_vit(), recipe, batches, Stopwatch())
+    fold(mixed_vit(), recipe, batches, CLASSIFY.objective, Stopwatch())
     assert {"fold", "fold_clip", "fold_heads", "equalize", "row_importance", "seed"} <= READ
     assert {"bits", "uniform"} == READ & AFTER_FOLD  # for the narrowest width, which is in the key

@@ -20,25 +20,27 @@ from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.exact import patch_effects
 from qvit_deploy.pipeline import exact_maps as exact
 from qvit_deploy.pipeline.exact_maps import exact_maps
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.artifacts.explained import image_pairs, model_file
 
 CHOICES = {"metric": "logit-diff:0,1", "direction": "denoising"}
 
 
 def test_maps_are_those_of_patching(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(2, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(2, tiny_vit.interface.image_size)
     components = find_components(model.graph)
     found = exact_maps(model, pairs, **CHOICES)
     for pair in pairs:
         clean, corrupt = (torch.tensor(i)[None] for i in (pair.clean, pair.corrupt))
-        expected = patch_effects(Executor(model.graph), components, clean, corrupt, parse_metric(CHOICES["metric"]))
+        expected = patch_effects(
+            Executor(model.graph), components, clean, corrupt, CLASSIFY.parse_metric(CHOICES["metric"])
+        )
         for component, effects in found.of(pair, components).items():
             np.testing.assert_allclose(effects, expected[component], atol=1e-6)
 
 
 def test_processes_share_the_pairs(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.interface.image_size)
     components, counted = find_components(model.graph), []
     alone = exact_maps(model, pairs, **CHOICES)
     shared = exact_maps(model, pairs, **CHOICES, processes=2, advance=counted.append)
@@ -54,7 +56,7 @@ def written(folder: Path) -> dict[str, int]:
 
 
 def test_what_is_kept_is_not_computed_again(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.interface.image_size)
     folder = tmp_path / "exact"
     first = exact_maps(model, pairs[:2], **CHOICES, folder=folder)
     two = written(folder)
@@ -105,7 +107,9 @@ def test_a_killed_run_goes_on(tiny_vit: Graph, tmp_path: Path) -> None:
         process.kill()
     kept = written(folder)
     assert process.returncode == -signal.SIGKILL and 3 <= len(kept) < 200
-    pairs = image_pairs(len(kept) + 2, tiny_vit.image_shape)  # pairs are drawn one after the other: the same first ones
+    pairs = image_pairs(
+        len(kept) + 2, tiny_vit.interface.image_size
+    )  # pairs are drawn one after the other: the same first ones
     maps = exact_maps(model, pairs, **CHOICES, folder=folder)
     # A file that was cut off by the kill has another name until it is whole, so all that are there stay.
     assert kept.items() <= written(folder).items() and len(written(folder)) == len(pairs)
@@ -113,7 +117,7 @@ def test_a_killed_run_goes_on(tiny_vit: Graph, tmp_path: Path) -> None:
 
 
 def test_a_pair_given_twice_is_computed_once(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, (pair,) = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.image_shape)
+    model, (pair,) = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     counted: list[int] = []
     found = exact_maps(model, [pair, pair], **CHOICES, advance=counted.append)
     assert len(found.effects) == 1 and sum(counted) == 2
@@ -123,5 +127,8 @@ def test_a_folder_that_cannot_be_written(tiny_vit: Graph, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         exact_maps(
-            model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.image_shape), **CHOICES, folder=tmp_path / "file"
+            model_file(tiny_vit, tmp_path),
+            image_pairs(1, tiny_vit.interface.image_size),
+            **CHOICES,
+            folder=tmp_path / "file",
         )

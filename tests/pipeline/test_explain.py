@@ -18,14 +18,14 @@ from tests.support.artifacts.explained import image_pairs, model_file
 @pytest.mark.parametrize("fixture", ["tiny_vit", "tiny_swin"])
 def test_maps_of_every_component(fixture: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     graph: Graph = request.getfixturevalue(fixture)
-    model, pairs = model_file(graph, tmp_path), image_pairs(2, graph.image_shape)
+    model, pairs = model_file(graph, tmp_path), image_pairs(2, graph.interface.image_size)
     found = explain(model, pairs)
     assert found.agreement is None and found.circuits is None and found.cross_check is None
     assert found.firings["norm"] > 0 and found.rules == "relp"
     for pair in found.pairs:
         assert set(pair.effects) == set(found.components) and pair.exact is None
         assert any(effects.any() for effects in pair.effects.values())
-    tree = relp_tree("tiny", found, graph.image_shape)
+    tree = relp_tree("tiny", found, graph.interface.image_size)
     assert [p["name"] for p in tree["pairs"]] == ["pair 0", "pair 1"]
     first = tree["pairs"][0]["components"][0]
     assert first["kind"] == "residual" and first["grid"] == ((1, 4, 4) if fixture == "tiny_vit" else (0, 8, 8))
@@ -34,7 +34,7 @@ def test_maps_of_every_component(fixture: str, tmp_path: Path, request: pytest.F
 
 
 def test_exact_maps_are_compared(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.interface.image_size)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
     found = explain(model, pairs, exact=truth)
     assert found.agreement is not None and found.circuits is not None
@@ -51,7 +51,7 @@ def test_exact_maps_are_compared(tiny_vit: Graph, tmp_path: Path) -> None:
 
 
 def test_with_the_gradient_itself_there_is_one_column_for_it(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
     found = explain(model, pairs, rules="gradient", exact=truth)
     assert found.agreement is not None
@@ -59,7 +59,7 @@ def test_with_the_gradient_itself_there_is_one_column_for_it(tiny_vit: Graph, tm
 
 
 def test_directions_answer_different_questions(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     there, back = (explain(model, pairs, direction=d).pairs[0] for d in ("denoising", "noising"))
     assert (there.clean, there.corrupt) == pytest.approx((back.clean, back.corrupt))
     first = next(iter(there.effects))
@@ -68,7 +68,7 @@ def test_directions_answer_different_questions(tiny_vit: Graph, tmp_path: Path) 
 
 
 def test_names_that_do_not_exist(tiny_vit: Graph, tmp_path: Path) -> None:
-    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.image_shape)
+    model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     with pytest.raises(InputError, match="no rule set 'magic'; choose from gradient, relp"):
         explain(model, pairs, rules="magic")
     with pytest.raises(InputError, match="class 9 is out of range"):

@@ -10,18 +10,18 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import backward
-from qvit_deploy.relevance.lrp import relevance_at
-from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.objective import predicted, unit
+from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.relevance_graphs import Builder, vit
 from tests.support.graphs.relevance_references import VitRelevance, lrp_add, lrp_box, lrp_linear
+from tests.support.relevance_at import relevance_at
 
 RULES = RULE_SETS["deep-taylor"]
 
 
 def _relevance(graph: Graph, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
     executor = Executor(graph, overrides=RULES.bind(graph, len(images)).overrides)
-    found = relevance_at(executor, images, names, objective=unit(predicted))
+    found = relevance_at(executor, images, names, objective=unit(CLASSIFY.objective))
     return {name: a * g for name, (a, g) in found.items()}
 
 

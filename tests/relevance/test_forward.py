@@ -13,8 +13,8 @@ from qvit_deploy.relevance.rule_sets import RULE_SETS
 @pytest.mark.parametrize("name", RULE_SETS)
 def test_the_logits_stay_bit_identical(name: str, small_vit: Graph, images: torch.Tensor) -> None:
     bound = RULE_SETS[name].bind(small_vit, len(images))
-    with_rules = Executor(small_vit, overrides=bound.overrides).logits(images)
-    assert torch.equal(with_rules, Executor(small_vit).logits(images))
+    with_rules = Executor(small_vit, overrides=bound.overrides).run(images)["logits"]
+    assert torch.equal(with_rules, Executor(small_vit).run(images)["logits"])
 
 
 @pytest.mark.parametrize("name", RULE_SETS)
@@ -29,7 +29,7 @@ def test_every_tensor_stays_bit_identical_when_observed(name: str, small_vit: Gr
 
 def test_an_observed_product_gets_the_relevance_of_the_biased_output(small_vit: Graph, images: torch.Tensor) -> None:
     """Asking for the product in front of a bias must not change the relevance further down."""
-    from qvit_deploy.relevance.lrp import relevance_at
+    from tests.support.relevance_at import relevance_at
 
     rules = RULE_SETS["deep-taylor"]
     product, below = "blocks.0.fc2.product", "blocks.0.norm1"

@@ -9,10 +9,10 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.relevance.lrp import relevance_at
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.objective import logit
+from qvit_deploy.tasks.classify import logit, logits_of
 from tests.support.graphs.relevance_graphs import Builder
+from tests.support.relevance_at import relevance_at
 
 
 def _network(quantized_weights: bool, quantized_activations: bool) -> Graph:
@@ -44,7 +44,7 @@ def test_dequantized_weights_propagate_like_float_ones(name: str) -> None:
         graph = _network(quantized, quantized_activations=False)
         bound = RULE_SETS[name].bind(graph, 3)
         executor = Executor(graph, overrides=bound.overrides)
-        assert torch.equal(executor.logits(images), Executor(graph).logits(images))
+        assert torch.equal(logits_of(executor.run(images)), logits_of(Executor(graph).run(images)))
         found.append((relevance_at(executor, images, ["x", "norm", "gelu", "sum"]), bound.firings))
     assert found[0][1] == found[1][1]
     for tensor in found[0][0]:
@@ -96,7 +96,9 @@ def test_a_quantizer_passes_the_secant_when_asked() -> None:
     assert bound.firings == {"quantizer": 2}  # with the Clip
     expected = [3, 0, 3 * 0.5 / 0.3, 3 * 1.0 / 0.8, 3 * 3.5 / 9, 3 * 4.0 / 9]
     assert g.flatten().tolist() == pytest.approx(expected)
-    assert torch.equal(Executor(graph, overrides=bound.overrides).logits(image), Executor(graph).logits(image))
+    assert torch.equal(
+        logits_of(Executor(graph, overrides=bound.overrides).run(image)), logits_of(Executor(graph).run(image))
+    )
 
 
 @pytest.mark.parametrize("name", RULE_SETS)
@@ -104,4 +106,6 @@ def test_secant_quantizers_keep_forward_values(name: str) -> None:
     graph, images = _network(True, True), torch.randn(3, 2, 3, 4)
     bound = RULE_SETS[name].with_secant_quantizers().bind(graph, 3)
     assert bound.firings["quantizer"] == 3
-    assert torch.equal(Executor(graph, overrides=bound.overrides).logits(images), Executor(graph).logits(images))
+    assert torch.equal(
+        logits_of(Executor(graph, overrides=bound.overrides).run(images)), logits_of(Executor(graph).run(images))
+    )

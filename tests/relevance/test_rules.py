@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.tasks.classify import logits_of
 from tests.support.graphs.relevance_graphs import Builder
 from tests.support.graphs.relevance_references import gelu_rule, half_rule, ln_rule
 
@@ -21,7 +22,7 @@ IMAGE = (2, 3, 4)
 
 def _gradient(graph: Graph, x: Tensor, rule_set: str, g: Tensor) -> Tensor:
     leaf = x.clone().requires_grad_()
-    output = Executor(graph, overrides=RULE_SETS[rule_set].bind(graph, len(x)).overrides).logits(leaf)
+    output = logits_of(Executor(graph, overrides=RULE_SETS[rule_set].bind(graph, len(x)).overrides).run(leaf))
     return torch.autograd.grad(output, leaf, g)[0]
 
 
@@ -31,7 +32,7 @@ def _compare(graph: Graph, reference: Callable[[Tensor], Tensor], rule_set: str 
     leaf = x.clone().requires_grad_()
     expected_output = reference(leaf)
     g = torch.randn_like(expected_output)
-    torch.testing.assert_close(Executor(graph).logits(x), expected_output.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits_of(Executor(graph).run(x)), expected_output.detach(), rtol=1e-5, atol=1e-6)
     expected = torch.autograd.grad(expected_output, leaf, g)[0]
     torch.testing.assert_close(_gradient(graph, x, rule_set, g), expected, rtol=1e-4, atol=1e-5)
 
@@ -228,7 +229,8 @@ def test_relp_ah_gives_the_pattern_its_gradient_and_the_query_none(builder: Buil
     def keep(name: str) -> Callable[[Tensor], None]:
         return lambda tensor: tensor.retain_grad() or seen.update({name: tensor})
 
-    executor.logits(x.requires_grad_(), {n: keep(n) for n in ("q", "pattern", "v")}).sum().backward()
+    outputs = executor.run(x.requires_grad_(), {n: keep(n) for n in ("q", "pattern", "v")})
+    logits_of(outputs).sum().backward()
     assert seen["pattern"].grad is not None and seen["pattern"].grad.abs().min() > 0
     assert seen["v"].grad is not None
     assert seen["q"].grad is None or not seen["q"].grad.any()

@@ -45,7 +45,7 @@ class Inputs:
 
 def program(driver: Path, capability: int, *arguments: object) -> Result:
     """The program in a process of its own that finds this driver, and stand-ins of modules beside it."""
-    folders = (REPOSITORY, driver.parent, REPOSITORY / "tests" / "targets")
+    folders = (REPOSITORY, driver.parent)
     paths = {"LD_LIBRARY_PATH": str(driver.parent), "PYTHONPATH": os.pathsep.join(map(str, folders))}
     done = subprocess.run(
         [sys.executable, "-m", "qvit_deploy", *map(str, arguments)], capture_output=True, text=True, check=False,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.batches import AT_ONCE, image_shape, in_batches
+from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_shape
 
 
 @given(st.integers(1, 20), st.one_of(st.none(), st.integers(1, 7)))
@@ -20,7 +20,7 @@ def test_every_image_comes_back_once_in_its_place(count: int, static: int | None
 
     doubled, sums = in_batches(images, static, run)
     assert np.array_equal(doubled, images * 2) and np.array_equal(sums, images.sum(1))
-    assert set(sizes) == {static} if static else max(sizes) <= AT_ONCE
+    assert set(sizes) == {static} if static else max(sizes) <= DEFAULT_BATCH
 
 
 def test_only_padding_is_cut() -> None:
@@ -30,14 +30,14 @@ def test_only_padding_is_cut() -> None:
 
 
 def test_shapes() -> None:
-    assert image_shape("m", "x", ["batch", 3, 8, 8], None) == (1, 3, 8, 8)
-    assert image_shape("m", "x", ["batch", 3, 8, 8], None, AT_ONCE) == (AT_ONCE, 3, 8, 8)
-    assert image_shape("m", "x", ["batch", 3, 8, 8], 5, AT_ONCE) == (5, 3, 8, 8)
-    assert image_shape("m", "x", [2, 3, 8, 8], None, AT_ONCE) == (2, 3, 8, 8)
+    assert run_shape("m", "x", ["batch", 3, 8, 8], None) == (1, 3, 8, 8)
+    assert run_shape("m", "x", ["batch", 3, 8, 8], None, DEFAULT_BATCH) == (DEFAULT_BATCH, 3, 8, 8)
+    assert run_shape("m", "x", ["batch", 3, 8, 8], 5, DEFAULT_BATCH) == (5, 3, 8, 8)
+    assert run_shape("m", "x", [2, 3, 8, 8], None, DEFAULT_BATCH) == (2, 3, 8, 8)
     for declared, words in (
         ([], "scalar"),
         (["b", 3, "height", 8], "open dimension 'height'"),
         ([2, 3], "batches of 2"),
     ):
         with pytest.raises(InputError, match=words):
-            image_shape("m", "x", declared, 4)
+            run_shape("m", "x", declared, 4)

@@ -10,8 +10,8 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared
-from qvit_deploy.targets.onnxruntime.verification import probe
+from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared_tensors
+from qvit_deploy.targets.onnxruntime.tensors import probe
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 SOURCE, CODES = "norm2_out", "norm2_out.q8"
@@ -36,7 +36,7 @@ def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
 def compare(calibrated: Calibrated, plan: Plan, emitted: Graph, steps: float, code: int, tie: float) -> Comparison:
     """The runtime has `steps` steps of the grid at one place of a quantizer's input, and says `code`."""
     images = calibrated.images.numpy()
-    names = compared(emitted, plan)
+    names = compared_tensors(emitted, plan)
     measured = dict(zip(names, (a.copy() for a in probe(emitted, images, names)), strict=True))
     quantize = next(n for n in emitted.nodes() if n.outputs[0].name == CODES)
     scale = constant(quantize.inputs[1])
@@ -69,7 +69,7 @@ def test_an_output_that_its_bias_cancels_is_held_to_what_float32_leaves_of_the_b
     calibrated: Calibrated, plan: Plan, emitted: Graph
 ) -> None:
     images = calibrated.images.numpy()
-    names = compared(emitted, plan)
+    names = compared_tensors(emitted, plan)
     measured = dict(zip(names, (a.copy() for a in probe(emitted, images, names)), strict=True))
     output = plan.sites["fc2"].site.output
     largest = float(np.abs(measured[output]).max())

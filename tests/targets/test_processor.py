@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qvit_deploy.targets.processor import wanted_threads
+from qvit_deploy.targets.processor import thread_count
 
 
 @pytest.mark.parametrize(
@@ -12,4 +12,4 @@ def test_what_is_asked_for_else_the_environment_s(
     monkeypatch: pytest.MonkeyPatch, said: str, asked: int, threads: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", said)
-    assert wanted_threads(asked) == threads
+    assert thread_count(asked) == threads

@@ -42,8 +42,8 @@ spec = importlib.util.spec_from_file_location("tensorrt", path)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 public = lambda x: sorted(n for n in dir(x) if not n.startswith("_"))
-found = {c: public(getattr(module, c)) for c in classes if hasattr(module, c)}
-print(json.dumps({"module": public(module), "classes": found}))
+members = {c: public(getattr(module, c)) for c in classes if hasattr(module, c)}
+print(json.dumps({"module": public(module), "classes": members}))
 """
 
 
@@ -66,11 +66,11 @@ def main() -> None:
             capture_output=True, text=True, check=True, env={**os.environ, "LD_LIBRARY_PATH": folder},
         )  # fmt: skip
         wrapper = ast.parse((module.parent / "__init__.py").read_text(encoding="utf-8"))
-    found = json.loads(listed.stdout)
+    names = json.loads(listed.stdout)
     functions = {node.name for node in wrapper.body if isinstance(node, ast.FunctionDef)}
-    found["module"] = sorted({*found["module"], *functions})
+    names["module"] = sorted({*names["module"], *functions})
     version = wheel.name.split("-")[1]
-    json.dump({"version": version, **found}, sys.stdout, indent=1, sort_keys=True)
+    json.dump({"version": version, **names}, sys.stdout, indent=1, sort_keys=True)
     print()
 
 

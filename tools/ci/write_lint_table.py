@@ -9,11 +9,11 @@ from qvit_deploy.lint import RULES, Rule
 
 PAGE = Path(__file__).parents[2] / "docs" / "lint.md"
 BEGIN, END = "<!-- rules -->\n", "<!-- end of rules -->\n"
-_PROFILES = {"tensorrt": "TRT", "tensorrt-rtx": "RTX", "onnxruntime": "ORT"}
+_TARGETS = {"tensorrt": "TRT", "tensorrt-rtx": "RTX", "onnxruntime": "ORT"}
 
 
 def summary() -> str:
-    """How many rules of each severity rest on what."""
+    """Counts the rules by severity and by source."""
     severities = ", ".join(f"{n} {s}s" for s, n in Counter(r.severity for r in RULES).most_common())
     sources = ", ".join(f"{n} {s}" for s, n in Counter(r.source for r in RULES).most_common())
     untried = ", ".join(r.id for r in RULES if r.severity == "error" and r.source == "documentation")
@@ -21,19 +21,19 @@ def summary() -> str:
 
 
 def table() -> str:
-    """All rules as a Markdown table, in the order of `RULES`."""
-    rows = ["| rule | severity | profiles | what | why | hint | source |", "|---|---|---|---|---|---|---|"]
+    """Writes all rules as a Markdown table, in the order of `RULES`."""
+    rows = ["| rule | severity | targets | what | why | hint | source |", "|---|---|---|---|---|---|---|"]
     return "\n".join([*rows, *map(_row, RULES)]) + "\n"
 
 
 def _row(rule: Rule) -> str:
-    profiles = ", ".join(_PROFILES[p] for p in rule.profiles)
-    cells = (rule.id, rule.severity, profiles, rule.what, rule.why, rule.hint, rule.source)
+    targets = ", ".join(_TARGETS[p] for p in rule.targets)
+    cells = (rule.id, rule.severity, targets, rule.what, rule.why, rule.hint, rule.source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def page(text: str) -> str:
-    """A page with the table between its marks brought up to date."""
+    """Replaces the summary and the table between the marks of a page."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + summary() + "\n" + table() + END + after

@@ -1,8 +1,8 @@
-"""Says what a Jetson session measured, and whether the board was slowed down meanwhile.
+"""Prints what a Jetson session measured, and whether the board was slowed down during it.
 
 python tools/jetson/read_session.py SESSION.tar.gz [--measurement FILE] [--json]
 
-`--measurement` takes the measurement out, for `qvit-deploy check`.
+`--measurement` extracts the measurement, for `qvit-deploy check`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from qvit_deploy.artifacts.atomic import write_file
 from qvit_deploy.bench.device.jetson_session import Session, read_session
 from qvit_deploy.cli.console import error_line
 from qvit_deploy.errors import QvitError
 
 
-def described(session: Session) -> dict[str, Any]:
-    """What is worth knowing, in the order it is printed."""
+def summary(session: Session) -> dict[str, Any]:
+    """Returns the facts to print, in order; what the board does not report is left out."""
     loads = [s.gpu_load for s in session.samples if s.gpu_load is not None]
     hottest = [s.celsius["tj"] for s in session.samples if "tj" in s.celsius]
     locked = sorted(name for name, clock in session.clocks.items() if clock.locked)
@@ -55,14 +56,13 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         session = read_session(arguments.session)
+        if arguments.measurement is not None and session.measurement is not None:
+            text = session.measurement.model_dump_json(by_alias=True, exclude_none=True, indent=2)
+            write_file(arguments.measurement, text.encode() + b"\n")
     except QvitError as error:
         error_line(str(error))
         raise SystemExit(error.exit_code) from None
-    if arguments.measurement is not None and session.measurement is not None:
-        arguments.measurement.write_text(
-            session.measurement.model_dump_json(by_alias=True, exclude_none=True, indent=2)
-        )
-    facts = described(session)
+    facts = summary(session)
     if arguments.json:
         print(json.dumps(facts, indent=2))
         return

@@ -1,4 +1,4 @@
-"""Measures a bundle on a Jetson and records what the board did meanwhile; one tarball to read elsewhere.
+"""Measures a bundle on a Jetson and records the board's state during it, in one tarball to read elsewhere.
 
 Needs Python and the light install only (no torch). Lock the clocks first; they are recorded, never changed:
 
@@ -6,8 +6,8 @@ Needs Python and the light install only (no torch). Lock the clocks first; they 
     sudo python tools/jetson/session.py BUNDLE -o session.tar.gz -- --batch 1 --threads 4
     python tools/jetson/read_session.py session.tar.gz
 
-Root is asked for by `jetson_clocks --show` alone; without it the session has no clocks and says so. What comes after
-`--` goes to `qvit-deploy bench`. `--build tensorrt` builds the bundle's engine on the board first and measures that.
+Only `jetson_clocks --show` needs root; without it the session has no clocks and says so. Options after `--` go to
+`qvit-deploy bench`. `--build tensorrt` builds the bundle's engine on the board first and measures that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-QUESTIONS = {
+COMMANDS = {
     "nvpmodel.txt": ("nvpmodel", "-q"),
     "jetson_clocks.txt": ("jetson_clocks", "--show"),
     "uname.txt": ("uname", "-a"),
@@ -59,7 +59,7 @@ def main() -> int:
 def record(folder: Path, bundle: Path, build: str | None, bench: Sequence[str]) -> int:
     """Fills `folder`; returns the exit code of the first command that failed, 0 when none did."""
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    missing = [name for name, command in QUESTIONS.items() if not _ask(command, folder / name)]
+    missing = [name for name, command in COMMANDS.items() if not _record_output(command, folder / name)]
     for name, path in FILES.items():
         if Path(path).exists():
             shutil.copyfile(path, folder / name)
@@ -67,9 +67,11 @@ def record(folder: Path, bundle: Path, build: str | None, bench: Sequence[str]) 
             missing.append(name)
     before = counters()
     log = (folder / "tegrastats.txt").open("wb")
-    watch = None
+    tegrastats = None
     if shutil.which("tegrastats"):
-        watch = subprocess.Popen(["tegrastats", "--interval", str(INTERVAL_MS)], stdout=log, stderr=subprocess.STDOUT)
+        tegrastats = subprocess.Popen(
+            ["tegrastats", "--interval", str(INTERVAL_MS)], stdout=log, stderr=subprocess.STDOUT
+        )
     else:
         missing.append("tegrastats.txt")
     code = 0
@@ -77,12 +79,12 @@ def record(folder: Path, bundle: Path, build: str | None, bench: Sequence[str]) 
         if build is not None:
             code = _run([*QVIT, "build", str(bundle), "--target", build, "--json"], folder / "build")
         if code == 0:
-            more = ["-o", str(folder / "measurement.json"), *bench_options(build, bench)]
-            code = _run([*QVIT, "bench", str(bundle), *more], folder / "bench")
+            options = ["-o", str(folder / "measurement.json"), *bench_options(build, bench)]
+            code = _run([*QVIT, "bench", str(bundle), *options], folder / "bench")
     finally:
-        if watch is not None:
-            watch.terminate()
-            watch.wait()
+        if tegrastats is not None:
+            tegrastats.terminate()
+            tegrastats.wait()
         log.close()
     after = counters()
     session = {
@@ -99,41 +101,41 @@ def record(folder: Path, bundle: Path, build: str | None, bench: Sequence[str]) 
 
 
 def bench_options(build: str | None, bench: Sequence[str]) -> list[str]:
-    """What bench is told: without a target of its own it measures what was built."""
-    named = any(option.partition("=")[0] == "--target" for option in bench)
-    return [*([] if build is None or named else ["--target", build]), *bench]
+    """Adds the target that was built to the options of bench, unless they name one."""
+    has_target = any(option.partition("=")[0] == "--target" for option in bench)
+    return [*([] if build is None or has_target else ["--target", build]), *bench]
 
 
 def counters() -> dict[str, int]:
-    """Hardware throttling counters of the board, by file."""
-    found = {}
+    """Reads the hardware throttling counters of the board, by file."""
+    values = {}
     for path in sorted(Path("/").glob(COUNTERS.lstrip("/"))):
         try:
-            found[f"{path.parent.name}/{path.name}"] = int(path.read_text())
+            values[f"{path.parent.name}/{path.name}"] = int(path.read_text())
         except (OSError, ValueError):
             continue
-    return found
+    return values
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """(own arguments, those after --)."""
+    """Returns (own arguments, those after --)."""
     if "--" not in arguments:
         return arguments, []
-    place = arguments.index("--")
-    return arguments[:place], arguments[place + 1 :]
+    index = arguments.index("--")
+    return arguments[:index], arguments[index + 1 :]
 
 
-def _ask(command: Sequence[str], answer: Path) -> bool:
-    """Keeps what a command prints, errors included; False when it does not exist or fails."""
+def _record_output(command: Sequence[str], file: Path) -> bool:
+    """Writes what a command prints, errors included, to `file`; returns False when it does not exist or fails."""
     if shutil.which(command[0]) is None:
         return False
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False)
-    answer.write_bytes(done.stdout)
+    file.write_bytes(done.stdout)
     return done.returncode == 0
 
 
 def _run(command: Sequence[str], log: Path) -> int:
-    """Shows a command's progress and keeps what it prints."""
+    """Runs a command, writes what it prints to a log and to standard error; returns its exit code."""
     with log.with_suffix(".out.txt").open("wb") as out:
         code = subprocess.run(command, stdout=out, check=False).returncode
     sys.stderr.write(log.with_suffix(".out.txt").read_text(errors="replace"))

@@ -1,9 +1,9 @@
-"""What every part of quantization is worth in accuracy: the DINOv2 reference with one part left out, or only some in.
+"""Measures what every part of quantization adds to accuracy, on the DINOv2 reference with parts left out.
 
 All linear layers and both attention products quantized, first and last layer at 8 bits, per-tensor activations. SQNR
-and agreement with the float model are of 256 calibration images that nothing was calibrated on, and are what choices
-are made by; top-1 on the 1,000 test images is printed beside them. `tools/measure/reference.py` says what the reference
-is.
+and agreement with the float model are measured on 256 calibration images that calibration did not use, and are the
+basis of choices; top-1 on the 1,000 test images is printed for information. `tools/measure/reference.py` says what the
+reference is.
 
     python -m tools.measure.ablation REFERENCE_FOLDER [--uniform w4a4] [--row NAME ...]
 """

@@ -1,4 +1,4 @@
-"""How long the exact allocation takes: 200 sites of the sizes of a ViT, 9 and 49 choices each; prints CPU seconds.
+"""Measures how long the exact allocation takes: 200 sites of a ViT's sizes, 9 and 49 choices each, in CPU seconds.
 
 python -m tools.measure.allocation [--sites 200] [--repeats 5]
 """
@@ -31,7 +31,7 @@ Losses = dict[str, dict[Option, float]]
 
 
 def network(count: int, widths: tuple[int, ...], seed: int) -> tuple[list[SiteCost], Losses]:
-    """`count` sites of a ViT-S, losses that fall by four per bit and differ by 1,000 between sites, noisy times."""
+    """Makes `count` sites of a ViT-S, with losses that fall by 4x per bit and differ by 1,000x, and noisy times."""
     rng = np.random.default_rng(seed)
     options = [Option(Int(w), Int(a)) for w, a in product(widths, repeat=2)]
     sites, loss = [], {}
@@ -46,7 +46,7 @@ def network(count: int, widths: tuple[int, ...], seed: int) -> tuple[list[SiteCo
 
 
 def scaled(budget: Budget, sites: list[SiteCost]) -> Budget:
-    """Shares of the cost at 8 bits as what `Budget` takes."""
+    """Converts shares of the cost at 8 bits into the units of `Budget`."""
     full = {
         "max_weight_bytes": float(sum(s.params for s in sites)),
         "max_bitops": 64.0 * sum(s.macs for s in sites),

@@ -1,7 +1,7 @@
-"""Error of attention by the codes of its operands, on the DINOv2 reference; prints two tables.
+"""Measures the error of attention by the codes of its operands, on the DINOv2 reference; prints two tables.
 
 One operand is quantized at a time. Grids are chosen on 32 calibration images, errors measured on 64 others; test images
-are not touched. An error is ||o' - o|| / ||o|| with o = softmax(q k) v of all heads, averaged over the 12 blocks.
+are not used. An error is ||o' - o|| / ||o|| with o = softmax(q k) v of all heads, averaged over the 12 blocks.
 
     python -m tools.measure.attention_codes REFERENCE_FOLDER
 """
@@ -44,13 +44,15 @@ Operand = Literal["q", "k", "p", "v"]
 Choice = Callable[[ProductSample, Observation, Format], Grid]
 
 
-def signed_grid(_: ProductSample, seen: Observation, format: Format) -> Grid:
-    """The symmetric grid of least squared error, whatever the other operand: that of any activation."""
-    scale = activation_scale(seen.rows, seen.weights, torch.ones(seen.rows.shape[1]), seen.absmax, format)
+def signed_grid(_: ProductSample, observed: Observation, format: Format) -> Grid:
+    """Returns the symmetric grid of least squared error, as for any activation, whatever the other operand."""
+    importance = torch.ones(observed.rows.shape[1])
+    scale = activation_scale(observed.rows, observed.weights, importance, observed.absmax, format)
     return ActivationGrid(format, float(scale))
 
 
 def softmax_choices() -> Iterator[tuple[str, Choice]]:
+    """Yields (label, choice of a grid) of every kind of codes for probabilities."""
     yield "signed, as any activation", signed_grid
     for rows in (False, True):
         for kind in KINDS:
@@ -59,29 +61,30 @@ def softmax_choices() -> Iterator[tuple[str, Choice]]:
 
 
 def operand_choices(is_left: bool) -> Iterator[tuple[str, Choice]]:
+    """Yields (label, choice of a grid) of every granularity for query, key or values."""
     yield "tensor, as any activation", signed_grid
     for granularity in GRANULARITIES:
         yield granularity, lambda s, _, b, g=granularity: operand_grid(s, is_left, b, g)  # type: ignore[misc]
 
 
 class Reference:
-    """The float model's attention on the images to choose grids by and on those to measure on."""
+    """The float model's attention, on the images that grids are chosen by and on those that errors are measured on."""
 
     def __init__(self, folder: Path) -> None:
         graph = load_model(MODEL, checkpoint=folder / "dinov2_vits14_fmnist.safetensors").graph
         products = [s for s in find_sites(graph) if s.second is not None]
         executor, pixels = Executor(graph), self.pixels(folder / "fashion_mnist_dev.npz")
         chosen = pixels[:CHOSEN].split(8)
-        self.seen = observe(executor, chosen, site_tensors(products), CHOSEN, 0, {}, lambda _: None)
+        self.observations = observe(executor, chosen, site_tensors(products), CHOSEN, 0, {}, lambda _: None)
         self.samples = observe_products(executor, chosen, products, CHOSEN, 0)
         self.blocks = [pair for pair in pairwise(products) if pair[0].kind == "matmul_qk"]
         with torch.no_grad():
-            found = [executor.run(batch, fetch=list(self.seen)) for batch in pixels[CHOSEN:].split(8)]
-        self.tensors = {name: torch.cat([part[name] for part in found]) for name in self.seen}
+            batches = [executor.run(batch, fetch=list(self.observations)) for batch in pixels[CHOSEN:].split(8)]
+        self.tensors = {name: torch.cat([batch[name] for batch in batches]) for name in self.observations}
 
     @staticmethod
     def pixels(data: Path) -> torch.Tensor:
-        """[CHOSEN + MEASURED, 3, 112, 112] of the calibration images, in a file without the test images."""
+        """Returns calibration images, float32 [CHOSEN + MEASURED, 3, 112, 112]."""
         with np.load(data) as arrays, tempfile.TemporaryDirectory() as folder:
             order = np.random.default_rng(0).permutation(len(arrays["calib_images"]))[: CHOSEN + MEASURED]
             path = Path(folder) / "images.npz"
@@ -90,19 +93,19 @@ class Reference:
             return torch.from_numpy(np.concatenate([batch for batch, _ in images.batches(8)]))
 
     def error(self, operand: Operand, choice: Choice, format: Format) -> float:
-        """Mean over the blocks of the relative error with one operand quantized."""
+        """Returns the mean over the blocks of the relative error with one operand quantized."""
         errors = []
         for scores, mixing in self.blocks:
             names = dict(zip("qkpv", (scores.input, scores.second, mixing.input, mixing.second), strict=True))
             name = names[operand]
             assert name is not None
             site = scores if operand in "qk" else mixing
-            grid = choice(self.samples[site.name], self.seen[name], format)
+            grid = choice(self.samples[site.name], self.observations[name], format)
             tensors = {k: self.tensors[n] for k, n in names.items() if n is not None}
-            wanted = tensors["p"] @ tensors["v"]
+            exact = tensors["p"] @ tensors["v"]
             tensors[operand] = grid.apply(tensors[operand]) - grid.shift
             p = torch.softmax(tensors["q"] @ tensors["k"], -1) if operand in "qk" else tensors["p"]
-            errors.append(float((p @ tensors["v"] - wanted).norm() / wanted.norm()))
+            errors.append(float((p @ tensors["v"] - exact).norm() / exact.norm()))
         return sum(errors) / len(errors)
 
 

@@ -1,4 +1,4 @@
-"""What `--cache` saves a compile whose budget changed, and costs one that fills it, interleaved in one process.
+"""Measures what `--cache` saves a compile with another budget, and costs one that fills it, interleaved in one process.
 
 python -m tools.measure.cache demo:deit timm:deit_small_patch16_224 [--rounds 5]
 """
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _row(model: str, calib: str, rounds: int, folder: Path) -> list[str]:
-    """Medians of the seconds of whole compiles, and of what the cache stands in for; megabytes of one compile."""
+    """Returns median seconds of compiles and of the stages that the cache replaces, and the megabytes of the cache."""
 
     def run(out: str, recipe: Recipe, cache: Path | None) -> dict[str, float]:
         done: Compiled = compile(model, folder / out, calib=calib, recipe=recipe, cache=cache, force=True)
@@ -43,20 +43,20 @@ def _row(model: str, calib: str, rounds: int, folder: Path) -> list[str]:
     filled = folder / "filled"
     run("first", FIRST, filled)
     size = sum(p.stat().st_size for p in filled.iterdir())
-    taken: dict[str, list[dict[str, float]]] = {"without": [], "cold": [], "warm": []}
+    seconds: dict[str, list[dict[str, float]]] = {"without": [], "cold": [], "warm": []}
     for i in range(rounds):
         warm = Path(shutil.copytree(filled, folder / f"warm {i}"))
-        taken["without"].append(run("without", CHANGED, None))
-        taken["cold"].append(run("cold", CHANGED, folder / f"cold {i}"))
-        taken["warm"].append(run("warm", CHANGED, warm))
+        seconds["without"].append(run("without", CHANGED, None))
+        seconds["cold"].append(run("cold", CHANGED, folder / f"cold {i}"))
+        seconds["warm"].append(run("warm", CHANGED, warm))
         for other in ("cold", "warm"):
             _require_equal(folder / "without", folder / other)
-    spared = set(taken["without"][0]) - set(taken["warm"][0])
-    assert spared and all(any(n.endswith("(cached)") for n in t) for t in taken["warm"])
+    skipped = set(seconds["without"][0]) - set(seconds["warm"][0])
+    assert skipped and all(any(n.endswith("(cached)") for n in t) for t in seconds["warm"])
     columns = [
-        *([sum(t.values()) for t in times] for times in taken.values()),
-        [sum(t[n] for n in spared) for t in taken["without"]],
-        [sum(s for n, s in t.items() if n == "cache" or n.endswith("(cached)")) for t in taken["warm"]],
+        *([sum(t.values()) for t in times] for times in seconds.values()),
+        [sum(t[n] for n in skipped) for t in seconds["without"]],
+        [sum(s for n, s in t.items() if n == "cache" or n.endswith("(cached)")) for t in seconds["warm"]],
     ]
     return [*(f"{statistics.median(column):.2f} s" for column in columns), f"{size / 1e6:.0f} MB"]
 

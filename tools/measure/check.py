@@ -1,8 +1,8 @@
-"""How often `check` is wrong: false alarms without a change, and slowdowns of 5 % that it misses.
+"""Measures how often `check` is wrong: false alarms without a change, and slowdowns of 5 % that it misses.
 
 Simulated noise first (processes that differ, a machine whose speed drifts, neighbours that come and go), then real runs
-on this machine: a model against a copy of itself, and against one with exactly 5 % more layers. Real runs are dear, so
-many processes are measured once and experiments, each with the default number of processes, drawn from them.
+on this machine: a model against a copy of itself, and against one with exactly 5 % more layers. Real runs take long, so
+many processes are measured once and experiments, each with the default number of processes, are drawn from them.
 
     python -m tools.measure.check [--trials 400] [--pool 40] [--draws 1000]
 """
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qvit_deploy.artifacts.measurement import Measurement, Subject
-from qvit_deploy.bench.compare.regression import MAX_SLOWDOWN, yardstick_ms
+from qvit_deploy.bench.compare.regression import MAX_SLOWDOWN, reference_workload_ms
 from qvit_deploy.bench.compare.stats import Ratio, paired_ratio, ratio
 from qvit_deploy.bench.measure import BLOCKS, PROCESSES, File, Plan, measure
 from qvit_deploy.bench.reference_workload import products
@@ -32,12 +32,12 @@ BLOCK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Noise:
-    """What disturbs a simulated run, relative to the time of a run.
+    """The noise of a simulated run, relative to the time of a run.
 
     Attributes:
         process: standard deviation between processes of one file (memory layout).
-        drift: of the machine's speed, which forgets itself within 5 s.
-        neighbour: share of the time in which something else takes 20 to 90 % of the speed, a second at once.
+        drift: standard deviation of the machine's speed, an autoregressive process with a time constant of 5 s.
+        neighbour: share of the time in which another load adds 20 to 90 % to the time, for about a second.
     """
 
     name: str
@@ -54,37 +54,37 @@ NOISES = (
 
 
 def simulated(random: np.random.Generator, noise: Noise, slowdowns: tuple[float, ...]) -> list[np.ndarray]:
-    """Block medians [processes, blocks] of files that one run takes in turn, each slowed down by its share."""
+    """Simulates the block medians [processes, blocks] of files timed in turn, each slowed down by its share."""
     sides = len(slowdowns)
     total = sides * PROCESSES * BLOCKS
-    keep = np.exp(-BLOCK_SECONDS / 5)
-    around = np.zeros(total)
+    decay = np.exp(-BLOCK_SECONDS / 5)
+    machine = np.zeros(total)
     speed, busy = random.normal(0, noise.drift), random.random() < noise.neighbour
     for i in range(total):
-        speed = keep * speed + random.normal(0, noise.drift * np.sqrt(1 - keep**2))
+        speed = decay * speed + random.normal(0, noise.drift * np.sqrt(1 - decay**2))
         change = random.random() < BLOCK_SECONDS * (1 if busy else noise.neighbour / (1 - noise.neighbour))
         busy = busy != change
-        around[i] = np.exp(speed) * (1 + busy * random.uniform(0.2, 0.9))
-    blocks = around.reshape(PROCESSES, BLOCKS, sides)
+        machine[i] = np.exp(speed) * (1 + busy * random.uniform(0.2, 0.9))
+    blocks = machine.reshape(PROCESSES, BLOCKS, sides)
     swapped = (np.arange(PROCESSES)[:, None] + np.arange(BLOCKS)) % 2 == 1
-    found = []
+    medians = []
     for k, slowdown in enumerate(slowdowns):
         runs = random.lognormal(0, 0.03, (PROCESSES, BLOCKS, 5))
-        own = random.lognormal(0, noise.process, (PROCESSES, 1))
-        met = np.where(swapped, blocks[..., sides - 1 - k], blocks[..., k])
-        found.append((1 + slowdown) * met * own * np.median(runs, axis=2))
-    return found
+        process = random.lognormal(0, noise.process, (PROCESSES, 1))
+        shared = np.where(swapped, blocks[..., sides - 1 - k], blocks[..., k])
+        medians.append((1 + slowdown) * shared * process * np.median(runs, axis=2))
+    return medians
 
 
-def fails(found: Ratio) -> bool:
-    """The verdict of `check` with its default threshold."""
-    return found.interval[0] > 1 and found.value - 1 > MAX_SLOWDOWN
+def fails(latency: Ratio) -> bool:
+    """Returns the verdict of `check` with its default threshold."""
+    return latency.interval[0] > 1 and latency.value - 1 > MAX_SLOWDOWN
 
 
 def spread(blocks: np.ndarray) -> tuple[float, float]:
-    """How far apart block times [processes, blocks] lie: (processes, blocks of one process), relative.
+    """Returns the relative spread of block times [processes, blocks]: (of processes, of blocks of one process).
 
-    Standard deviations as the median absolute deviation tells them: a few interrupted blocks do not count.
+    These are standard deviations estimated by the median absolute deviation: a few interrupted blocks do not count.
     """
     medians = np.median(blocks, axis=1)
 
@@ -95,11 +95,12 @@ def spread(blocks: np.ndarray) -> tuple[float, float]:
 
 
 def add_spread(name: str, apart: np.ndarray, in_turn: np.ndarray, spreads: Table) -> None:
-    """One row: of times relative to the yardstick, and of one file's relative to another's."""
+    """Adds the spread of times relative to the reference workload, and of one file's times relative to another's."""
     spreads.add_row(name, *(f"{share:.2%}" for blocks in (apart, in_turn) for share in spread(blocks)))
 
 
 def simulate(trials: int, table: Table, spreads: Table) -> None:
+    """Adds rows for simulated runs."""
     for noise in NOISES:
         random = np.random.default_rng(0)
         many = [simulated(random, noise, (0.0, 0.0)) for _ in range(20)]
@@ -120,20 +121,21 @@ def simulate(trials: int, table: Table, spreads: Table) -> None:
                 ]
             for rates, count in zip(verdicts.values(), failed, strict=True):
                 rates.append(count / trials)
-        for how, rates in verdicts.items():
-            table.add_row(f"simulated, {noise.name}", how, *(f"{r:.1%}" for r in rates), str(trials))
+        for method, rates in verdicts.items():
+            table.add_row(f"simulated, {noise.name}", method, *(f"{r:.1%}" for r in rates), str(trials))
 
 
 def blocks_of(subject: Subject) -> np.ndarray:
-    """[processes, blocks], ms; relative to the yardstick where there is one."""
+    """Returns block medians [processes, blocks], ms, or relative to the reference workload where it was timed."""
     rows = []
     for process in subject.processes:
-        own = np.array(process.blocks_ms)
-        rows.append(own if process.yardstick_ms is None else own / process.yardstick_ms)
+        blocks = np.array(process.blocks_ms)
+        rows.append(blocks if process.yardstick_ms is None else blocks / process.yardstick_ms)
     return np.array(rows)
 
 
 def real(pool: int, count: int, table: Table, spreads: Table) -> None:
+    """Adds rows for `count` experiments drawn from `pool` processes on this machine."""
     with tempfile.TemporaryDirectory() as folder, Bars() as bars:
         files = {}
         for name, layers in {"base": 40, "same": 40, "slow": 42}.items():
@@ -141,29 +143,29 @@ def real(pool: int, count: int, table: Table, spreads: Table) -> None:
             files[name].path.write_bytes(products(layers))
         turns, apart = [], [blocks_of(_measured(files["base"], None, pool, bars))]
         for name in ("same", "slow"):
-            found = _measured(files[name], files["base"], pool, bars)
-            assert found.against is not None
-            turns.append((blocks_of(found.against), blocks_of(found)))
+            measurement = _measured(files[name], files["base"], pool, bars)
+            assert measurement.against is not None
+            turns.append((blocks_of(measurement.against), blocks_of(measurement)))
             apart.append(blocks_of(_measured(files[name], None, pool, bars)))
     add_spread("real, this machine", apart[0], turns[0][1] / turns[0][0], spreads)
     random = np.random.default_rng(0)
     chosen = [[random.permutation(pool)[:PROCESSES] for _ in range(2)] for _ in range(count)]
     paired = [[fails(paired_ratio([(old[i].tolist(), new[i].tolist())])) for i, _ in chosen] for old, new in turns]
     alone = [[fails(ratio([apart[0][i].tolist()], [new[j].tolist()])) for i, j in chosen] for new in apart[1:]]
-    for how, verdicts in (("interleaved", paired), ("apart, yardstick", alone)):
-        table.add_row("real, this machine", how, *(f"{np.mean(v):.1%}" for v in verdicts), str(count))
+    for method, verdicts in (("interleaved", paired), ("apart, yardstick", alone)):
+        table.add_row("real, this machine", method, *(f"{np.mean(v):.1%}" for v in verdicts), str(count))
 
 
 def _measured(file: File, against: File | None, pool: int, bars: Bars) -> Measurement:
-    found = measure(file, against, Plan(processes=pool), False, bars)
-    said = f"{file.path.stem}: p50 {found.latency_ms.p50:.3f} ms"
-    if found.ratio is None:
-        said += f", yardstick {yardstick_ms([found]):.3f} ms"
+    measurement = measure(file, against, Plan(processes=pool), False, bars)
+    line = f"{file.path.stem}: p50 {measurement.latency_ms.p50:.3f} ms"
+    if measurement.ratio is None:
+        line += f", yardstick {reference_workload_ms([measurement]):.3f} ms"
     else:
-        low, high = found.ratio.interval95
-        said += f", {found.ratio.p50:.4f} ({low:.4f} to {high:.4f}) of the time of base"
-    print(f"{said}, load average {os.getloadavg()[0]:.1f}", flush=True)
-    return found
+        low, high = measurement.ratio.interval95
+        line += f", {measurement.ratio.p50:.4f} ({low:.4f} to {high:.4f}) of the time of base"
+    print(f"{line}, load average {os.getloadavg()[0]:.1f}", flush=True)
+    return measurement
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""From which factor on a sum of estimates says that their sizes are wrong: completeness against exact patching.
+"""Measures from which completeness on the sizes of estimates are wrong, against exact patching.
 
-For every place of the residual stream of every pair, the sum of the estimates over the true difference of the metric,
-and the normalized error of the same estimates against exact patching (1 is that of a map of zeros). Exact maps are kept
-in the work folder, so the same command goes on after an interruption.
+For every place of the residual stream of every pair it takes the sum of the estimates over the true difference of the
+metric, and the normalized error of the same estimates against exact patching (1 is that of a map of zeros). Exact maps
+are stored in the work folder, so the same command goes on after an interruption.
 
     python -m tools.measure.completeness WORK_FOLDER [--model demo:vit ...] [--pairs 10]
 """
@@ -32,21 +32,21 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=DEMOS, help="only these")
     parser.add_argument("--pairs", type=int, default=10)
     arguments = parser.parse_args()
-    found: dict[str, list[tuple[float, float]]] = {rules: [] for rules in ("gradient", *RULES)}
+    by_rules: dict[str, list[tuple[float, float]]] = {rules: [] for rules in ("gradient", *RULES)}
     for model in arguments.model or DEMOS:
         file, data = compiled(model, "float", arguments.work, None)
         pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, processes=1)
-        for rules, points in found.items():
+        for rules, points in by_rules.items():
             points += streams(explain(file, pairs, rules=rules), truth)
-    Console(width=110).print(_table(found))
+    Console(width=110).print(_table(by_rules))
 
 
-def streams(found: Explanation, truth: ExactMaps) -> list[tuple[float, float]]:
-    """(completeness, normalized error) of the residual stream at every place of every pair."""
+def streams(explanation: Explanation, truth: ExactMaps) -> list[tuple[float, float]]:
+    """Returns (completeness, normalized error) of the residual stream at every place of every pair."""
     points = []
-    for pair in found.pairs:
-        exact = truth.of(pair.pair, found.components)
-        for component in (c for c in found.components if c.kind == "residual"):
+    for pair in explanation.pairs:
+        exact = truth.of(pair.pair, explanation.components)
+        for component in (c for c in explanation.components if c.kind == "residual"):
             share = completeness(pair.effects[component], pair.clean - pair.corrupt)
             counts = pair.reached[component]
             error = compare(pair.effects[component], exact[component], counts).normalized_error
@@ -55,13 +55,13 @@ def streams(found: Explanation, truth: ExactMaps) -> list[tuple[float, float]]:
     return points
 
 
-def _table(found: dict[str, list[tuple[float, float]]]) -> Table:
+def _table(by_rules: dict[str, list[tuple[float, float]]]) -> Table:
     table = Table(title="median normalized error of the residual stream by completeness (share of places)")
     table.add_column("rules")
     for low, high in itertools.pairwise(BINS):
         table.add_column(f"{low:g} to {high:g}", justify="right")
     table.add_column("beyond", justify="right")
-    for rules, points in found.items():
+    for rules, points in by_rules.items():
         shares, errors = np.array(points).T
         cells = []
         for low, high in itertools.pairwise(BINS):

@@ -1,4 +1,4 @@
-"""Top-1 of the shipped models on all 10,000 Fashion-MNIST test images, float and quantized, attention products too.
+"""Measures top-1 of the shipped models on all 10,000 Fashion-MNIST test images, float and with everything quantized.
 
     python -m tools.measure.demo DATA [--model demo:vit ...] [--uniform w8a8,w6a6,w4a4]
 
@@ -38,8 +38,8 @@ def main() -> None:
         for model in arguments.model or demos:
             with Bars() as bars:
                 rows = run(Job(model=model, recipes=recipes, data=str(test)), bars)
-            found = [rows[0].float_top1, *(row.top1 for row in rows)]
-            table.add_row(model, *(f"{top1:.1%}" for top1 in found if top1 is not None))
+            accuracies = [rows[0].float_top1, *(row.top1 for row in rows)]
+            table.add_row(model, *(f"{top1:.1%}" for top1 in accuracies if top1 is not None))
     Console(width=120).print(table)
 
 

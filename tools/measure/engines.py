@@ -1,4 +1,4 @@
-"""Builds TensorRT-RTX engines of bundles and prints what they took, beside what compiling proved about their files.
+"""Builds TensorRT-RTX engines of bundles and prints what that took, next to what compiling verified of their files.
 
 Engines are built into a temporary folder, one after the other, each in a process of its own; no GPU is needed.
 
@@ -11,18 +11,20 @@ import argparse
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from qvit_deploy.artifacts.bundle import read_bundle
-from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Target
+from qvit_deploy.artifacts.engine_record import Batch, BuildOptions
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.commands.build import Built, build
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.targets.tensorrt import TENSORRT_RTX
+from qvit_deploy.targets.tensorrt.verified import HalfVerification
 
-PROFILE: Target = "tensorrt-rtx"
+TARGET = TARGETS[TENSORRT_RTX]
 COLUMNS = (
     "bundle", "codes equal", "free", "dB", "in float", "SM", "ONNX, MB", "engine, MB", "layers", "parse, s", "build, s",
     "in all, s", "peak, MB", "messages",
@@ -36,19 +38,19 @@ def main() -> None:
     parser.add_argument("--batch", default="1")
     parser.add_argument("--markdown", action="store_true")
     arguments = parser.parse_args()
-    found = list(rows(bundles(arguments.paths), tuple(arguments.sm or (86, 120)), Batch.parse(arguments.batch)))
+    lines = list(rows(bundles(arguments.paths), tuple(arguments.sm or (86, 120)), Batch.parse(arguments.batch)))
     if arguments.markdown:
-        for line in (COLUMNS, ("---",) * len(COLUMNS), *found):
+        for line in (COLUMNS, ("---",) * len(COLUMNS), *lines):
             print("| " + " | ".join(line) + " |")
         return
     table = Table(*COLUMNS)
-    for row in found:
+    for row in lines:
         table.add_row(*row)
     Console().print(table)
 
 
 def bundles(paths: Iterable[Path]) -> Iterator[Path]:
-    """The bundles among `paths` and right below them, by name. Raises InputError where there is none."""
+    """Yields the bundles among `paths` and in their folders, by name. Raises InputError where there is none."""
     for path in paths:
         inside = [path] if (path / MANIFEST).is_file() else sorted(p.parent for p in path.glob(f"*/{MANIFEST}"))
         if not inside:
@@ -57,38 +59,38 @@ def bundles(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def rows(paths: Iterable[Path], sms: tuple[int, ...], batch: Batch) -> Iterator[tuple[str, ...]]:
-    """One row for every bundle and compute capability."""
+    """Builds the engines and yields one row for every bundle and compute capability."""
     for path in paths:
         bundle = read_bundle(path)
-        onnx = bundle.path_of(f"model.{PROFILE}.onnx")
-        profiles: Any = bundle.manifest.verification["profiles"]
+        onnx = bundle.path_of(TARGET.file)
+        checked = TARGET.read(bundle.manifest.verification.targets[TARGET.name])
         for sm in sms:
             with tempfile.TemporaryDirectory() as folder:
-                (built,) = build(onnx, PROFILE, BuildOptions(batch=batch), sms=(sm,), out=Path(folder) / "m.engine")
-            yield (path.name, *_verified(profiles[PROFILE]), *_measured(built))
+                (built,) = build(onnx, TARGET.name, BuildOptions(batch=batch), sms=(sm,), out=Path(folder) / "m.engine")
+            yield (path.name, *_verification_cells(checked), *_build_cells(built))
 
 
-def _verified(checked: dict[str, Any]) -> tuple[str, ...]:
+def _verification_cells(checked: HalfVerification) -> tuple[str, ...]:
     return (
-        f"{checked['codes'] - checked['code_mismatches']:,} of {checked['codes']:,}",
-        f"{checked['free_codes_equal']:.1%}",
-        f"{checked['reference_sqnr_db']:.1f}",
-        str(len(checked["in_float"])),
+        f"{(checked.codes or 0) - (checked.code_mismatches or 0):,} of {checked.codes:,}",
+        f"{checked.free_codes_equal:.1%}",
+        f"{checked.reference_sqnr_db:.1f}",
+        str(len(checked.in_float)),
     )
 
 
-def _measured(built: Built) -> tuple[str, ...]:
-    record, made = built.record, built.record.build
+def _build_cells(built: Built) -> tuple[str, ...]:
+    record, result = built.record, built.record.build
     return (
-        str(made.sm),
+        str(result.sm),
         f"{record.onnx.bytes / 1e6:.2f}",
         f"{record.engine.bytes / 1e6:.2f}",
-        str(made.layers),
-        f"{made.parse_seconds:.2f}",
-        f"{made.build_seconds:.2f}",
+        str(result.layers),
+        f"{result.parse_seconds:.2f}",
+        f"{result.build_seconds:.2f}",
         f"{record.seconds:.1f}",
-        f"{made.peak_memory_bytes / 1e6:.0f}",
-        "; ".join(made.messages) or "none",
+        f"{result.peak_memory_bytes / 1e6:.0f}",
+        "; ".join(result.messages) or "none",
     )
 
 

@@ -1,4 +1,4 @@
-"""Forward time of the torch executor against the same timm model in eager PyTorch, interleaved in one run.
+"""Measures the forward time of the executor against the same timm model in eager PyTorch, interleaved in one run.
 
 python -m tools.measure.executor [--models vit_tiny_patch16_224 ...]
 """
@@ -37,13 +37,13 @@ def main() -> None:
         images = torch.randn(arguments.batch, *shape)
         times: tuple[list[float], list[float]] = ([], [])
         with torch.no_grad():
-            expected, actual = module(images), executor.logits(images)
-            runs: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (module, executor.logits)
+            expected, actual = module(images), executor.run(images)["logits"]
+            runs: tuple[Callable[[torch.Tensor], object], ...] = (module, executor.run)
             for _ in range(arguments.repeats):
-                for run, taken in zip(runs, times, strict=True):
+                for run, milliseconds in zip(runs, times, strict=True):
                     start = time.perf_counter()
                     run(images)
-                    taken.append(1e3 * (time.perf_counter() - start))
+                    milliseconds.append(1e3 * (time.perf_counter() - start))
         ratio = statistics.median(e / m for m, e in zip(*times, strict=True))
         error = float((expected - actual).abs().max() / expected.abs().max())
         eager, own = (statistics.median(t) for t in times)

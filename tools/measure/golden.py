@@ -1,12 +1,12 @@
-"""Digests of every file that a fixed set of compiles writes, to prove that a change of the code changes no file.
+"""Prints the digest of every file that a fixed set of compiles writes, to prove that a change of code changes no file.
 
     python tools/measure/golden.py WORK > before.txt
     python tools/measure/golden.py WORK --against before.txt
 
 Three demo models and one small ONNX file, each at w8a8, at a mean of 5 bits and at w4a4 with integer attention, for all
-targets and in one thread (but one: OpenVINO 2026.4 cannot load the levels of probabilities that the small model gets).
-The digests depend on the processor and on the versions of the libraries: compare two runs of
-one machine. WORK keeps the bundles, so that what differs can be looked at; a bundle that is there is replaced.
+targets and in one thread, except one: OpenVINO 2026.4 cannot load the probability levels that the small model gets.
+The digests depend on the processor and on the versions of the libraries: compare two runs of one machine. The bundles
+stay in WORK, so that differences can be examined; a bundle that exists is replaced.
 """
 
 from __future__ import annotations
@@ -61,17 +61,18 @@ def main() -> None:
 
 
 def digests(lines: Iterable[str]) -> dict[str, str]:
-    """File -> SHA-256, of lines that a run printed."""
+    """Parses the lines that a run printed into SHA-256 by file."""
     pairs = (line.split("  ", 1) for line in lines)
     return {name: digest for digest, name in pairs}
 
 
 def bundle_name(model: str, recipe: str) -> str:
+    """Returns the folder of a bundle, below WORK."""
     return f"{Path(model).stem.replace(':', '-')}-{recipe}"
 
 
 def compiled(work: Path, model: str, recipe: str) -> Iterator[str]:
-    """Compiles `model` by the recipe of that name and gives a line `sha256  bundle/file` for each file."""
+    """Compiles `model` by the recipe of that name and yields a line `sha256  bundle/file` for each file."""
     name = bundle_name(model, recipe)
     targets = [target for target in TARGETS if (model, recipe, target) != LEVELS]
     text = RECIPES[recipe] + f"targets = {json.dumps(targets)}\n"
@@ -100,7 +101,7 @@ def write_small_model(work: Path) -> None:
 
 
 def small_model() -> onnx.ModelProto:
-    """Separate query, key and value, an erf GELU written out, a mean over tokens and a head, as old exporters write."""
+    """Makes a block with separate query, key and value and a decomposed GELU, as old exporters write it, and a head."""
     random = np.random.default_rng(0)
     constants: dict[str, np.ndarray] = {}
     nodes: list[onnx.NodeProto] = []

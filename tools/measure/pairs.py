@@ -1,4 +1,4 @@
-"""What pairs of clean and corrupt images look like and what they do to the demo models' decisions (docs/pairs.md).
+"""Shows pairs of clean and corrupt images and measures their effect on the demo models' decisions (docs/pairs.md).
 
 Draws a sheet of pairs of every kind, and prints per model and kind, over 100 pairs of Fashion-MNIST test images: the
 share of tokens that change, of decisions that change, and by how much the logit of the decision falls.
@@ -46,8 +46,8 @@ def main() -> None:
         preprocess = Preprocess.model_validate(source.preprocess)
         images = open_images(DATA, preprocess, split="test")
         executor = Executor(source.graph)
-        made = {kind: make_pairs(images, kind, patch, arguments.pairs, SEED) for kind in EDITS}
-        for kind, pairs in made.items():
+        by_kind = {kind: make_pairs(images, kind, patch, arguments.pairs, SEED) for kind in EDITS}
+        for kind, pairs in by_kind.items():
             clean, corrupt = _logits(executor, [p.clean for p in pairs]), _logits(executor, [p.corrupt for p in pairs])
             decision = clean.argmax(1)
             rows = np.arange(len(pairs))
@@ -59,7 +59,7 @@ def main() -> None:
                 f"{np.mean(clean[rows, decision] - corrupt[rows, decision]):.2f}",
             )
         if model == "vit":
-            _draw_sheet(made, preprocess, patch, arguments.sheet)
+            _draw_sheet(by_kind, preprocess, patch, arguments.sheet)
     console = Console(width=90)
     console.print(table)
     console.print(f"n={arguments.pairs} pairs of {DATA} test images each; sheet: {arguments.sheet}")
@@ -71,17 +71,17 @@ def _logits(executor: Executor, images: list[np.ndarray]) -> np.ndarray:
     return np.asarray(logits)
 
 
-def _draw_sheet(made: Mapping[Edit, tuple[ImagePair, ...]], preprocess: Preprocess, patch: int, path: Path) -> None:
-    """One row per kind: clean and corrupt of the first pairs, the tokens that changed outlined."""
-    figure = Figure(dpi=90, figsize=(8, 0.95 * len(made) + 0.3))
-    wide = [1.0, 1.0, 0.25] * SHOWN
+def _draw_sheet(by_kind: Mapping[Edit, tuple[ImagePair, ...]], preprocess: Preprocess, patch: int, path: Path) -> None:
+    """Draws one row per kind: clean and corrupt images of the first pairs, with the changed tokens outlined."""
+    figure = Figure(dpi=90, figsize=(8, 0.95 * len(by_kind) + 0.3))
+    widths = [1.0, 1.0, 0.25] * SHOWN
     axes = figure.subplots(
-        len(made),
-        len(wide),
-        width_ratios=wide,
+        len(by_kind),
+        len(widths),
+        width_ratios=widths,
         gridspec_kw={"left": 0.14, "right": 0.995, "top": 0.95, "bottom": 0.01, "wspace": 0.06, "hspace": 0.08},
     )
-    for row, (kind, pairs) in zip(axes, made.items(), strict=True):
+    for row, (kind, pairs) in zip(axes, by_kind.items(), strict=True):
         row[0].text(-0.12, 0.5, kind, ha="right", va="center", transform=row[0].transAxes, fontsize=9)
         for axis in row:
             axis.axis("off")
@@ -99,7 +99,7 @@ def _draw_sheet(made: Mapping[Edit, tuple[ImagePair, ...]], preprocess: Preproce
 
 
 def _outline(axis: Axes, tokens: np.ndarray, patch: int) -> None:
-    """The border between the tokens that changed and those that did not."""
+    """Draws the border between the tokens that changed and those that did not."""
     padded = np.pad(tokens, 1)
     style: dict[str, Any] = {"colors": "#ff9500", "linewidth": 1.2, "clip_on": False}
     for r, c in np.argwhere(np.diff(padded, axis=0)[:, 1:-1]) * patch - 0.5:

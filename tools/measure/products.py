@@ -1,8 +1,8 @@
-"""The floor under a bundle's integer file in ONNX Runtime: its matrix products alone, in float32 and on integers.
+"""Measures the lower bound of a bundle's time in ONNX Runtime: its matrix products alone, in float32 and on integers.
 
-Every linear of the bundle, at the shape it has at that batch, as a model of one operator: MatMul, and
+Every linear of the bundle, at its shape for the batch, runs as a model of one operator: MatMul, and
 MatMulIntegerToFloat on uint8 x int8 as in the emitted files, in turn in one process on one thread. The sum over the
-linears is what a file would take in which everything else cost nothing and every weight were in the caches already.
+linears is the time of a file in which everything else is free and every weight is in the caches already.
 
     python -m tools.measure.products BUNDLE [--batch 1] [--repeats 200]
 """
@@ -31,24 +31,24 @@ Shape = tuple[int, int, int]
 
 
 def shapes(model: Path, batch: int) -> Counter[Shape]:
-    """Shape of every product with a constant weight in the float file -> how many have it."""
+    """Counts the shapes of the products with a constant weight in the float file."""
     proto = onnx.shape_inference.infer_shapes(onnx.load(str(model)))
     constants = {t.name: tuple(t.dims) for t in proto.graph.initializer}
     values = (*proto.graph.value_info, *proto.graph.input)
     known = {v.name: v.type.tensor_type.shape.dim for v in values}
-    found: Counter[Shape] = Counter()
+    counts: Counter[Shape] = Counter()
     for node in proto.graph.node:
         if node.op_type == "MatMul" and node.input[1] in constants:
             k, n = constants[node.input[1]]
             rows = batch
             for size in known[node.input[0]][1:-1]:
                 rows *= size.dim_value
-            found[rows, k, n] += 1
-    return found
+            counts[rows, k, n] += 1
+    return counts
 
 
 def sessions(shape: Shape) -> tuple[ort.InferenceSession, ort.InferenceSession]:
-    """(float32 product, integer product with per-channel scales and a bias)."""
+    """Opens (float32 product, integer product with per-channel scales and a bias)."""
     _, k, n = shape
     draw = np.random.default_rng(0)
     codes = draw.integers(-127, 128, (k, n), dtype=np.int8)
@@ -80,10 +80,10 @@ def _one(node: onnx.NodeProto, kind: int, shape: Shape, constants: dict[str, np.
 
 
 def measure(shape: Shape, repeats: int) -> tuple[float, float]:
-    """Median milliseconds of the two products, taken in turn."""
+    """Returns the median milliseconds of the two products, timed in turn."""
     rows, k, _ = shape
     draw = np.random.default_rng(1)
-    taken: tuple[list[float], list[float]] = ([], [])
+    milliseconds: tuple[list[float], list[float]] = ([], [])
     bound = []
     for session, x in zip(
         sessions(shape), (draw.standard_normal((rows, k), np.float32), draw.integers(0, 256, (rows, k), np.uint8)),
@@ -94,11 +94,11 @@ def measure(shape: Shape, repeats: int) -> tuple[float, float]:
         binding.bind_output("y")
         bound.append((session, binding))
     for _ in range(repeats):
-        for (session, binding), times in zip(bound, taken, strict=True):
+        for (session, binding), times in zip(bound, milliseconds, strict=True):
             start = time.perf_counter_ns()
             session.run_with_iobinding(binding)
             times.append((time.perf_counter_ns() - start) / 1e6)
-    slow, fast = (statistics.median(times[repeats // 10 :]) for times in taken)
+    slow, fast = (statistics.median(times[repeats // 10 :]) for times in milliseconds)
     return slow, fast
 
 
@@ -108,16 +108,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=200)
     arguments = parser.parse_args()
-    found = shapes(read_bundle(arguments.bundle).path_of("model.float.onnx"), arguments.batch)
+    counts = shapes(read_bundle(arguments.bundle).path_of("model.float.onnx"), arguments.batch)
     table = Table("rows x reduction x columns", "linears", "float32, ms", "integer, ms", "ratio", "integer, GMAC/s")
     total = [0.0, 0.0]
-    for shape, count in found.items():
+    for shape, count in counts.items():
         slow, fast = measure(shape, arguments.repeats)
         total = [total[0] + count * slow, total[1] + count * fast]
         rate = np.prod(shape) / fast / 1e6
         name = " x ".join(map(str, shape))
         table.add_row(name, str(count), f"{slow:.4f}", f"{fast:.4f}", f"{slow / fast:.2f}x", f"{rate:.0f}")
-    table.add_row("all", str(found.total()), f"{total[0]:.3f}", f"{total[1]:.3f}", f"{total[0] / total[1]:.2f}x", "")
+    table.add_row("all", str(counts.total()), f"{total[0]:.3f}", f"{total[1]:.3f}", f"{total[0] / total[1]:.2f}x", "")
     console = Console(width=110)
     console.print(table)
     console.print(f"batch {arguments.batch}, 1 thread; {environment().cpu}; onnxruntime {ort.__version__}")

@@ -1,15 +1,15 @@
-"""What the exact changes of the float graph are worth: output error of quantized activations, with and without them.
+"""Measures what the folds of the float graph are worth: output error of quantized activations with and without them.
 
-For the DINOv2 reference, per kind of layer and at one width: the mean over the blocks of 10 log10 (sum y^2 / sum
-(y' - y)^2), y the layer's output without its mean and y' the output when only its input is quantized, on sampled
+For the DINOv2 reference, per kind of layer and at one width, it prints the mean over the blocks of 10 log10 (sum y^2 /
+sum (y' - y)^2), y the layer's output without its mean and y' the output when only its input is quantized, on sampled
 calibration rows.
 
-`fold_heads` changes what query, key and value channels are, so its row of qkv compares with nothing; what it is worth
-shows at proj and in the attention products (`measure_attention_codes.py`).
+`fold_heads` changes what query, key and value channels are, so its row of qkv compares with no other; its effect shows
+at proj and in the attention products (`tools/measure/attention_codes.py`).
 
 "twin ranges" are PTQ4ViT's (Yuan et al. 2022, section 3.2) for fc2's input, the output of GELU, nowhere below -0.17:
 one bit of the code says which of two ranges, negative or positive, the others count in, each with the scale of least
-output error. No integer product takes such codes as they are; the row says what they would be worth.
+output error. No integer product takes such codes as they are; the row says what they would gain.
 
     python -m tools.measure.ranges REFERENCE_FOLDER [--bits 4]
 """
@@ -49,28 +49,28 @@ TWIN_AFTER = "fold, fold_heads"
 
 
 def twin_ranges(rows: Tensor, weights: Tensor, importance: Tensor, bits: int) -> Tensor:
-    """`rows` float32 [rows, channels] on the two ranges of least squared error, weighted as in `activation_scale`."""
+    """Quantizes `rows`, float32 [rows, channels], on the two ranges of least error, weighted as `activation_scale`."""
     steps = 2 ** (bits - 1) - 1
     quantized = torch.zeros_like(rows)
     for side in (rows.clamp(max=0), rows.clamp(min=0)):
-        tried = [side.abs().max() * f / steps for f in FRACTIONS]
-        moved = [(side / s).round_().clamp_(-steps, steps).mul_(s) for s in tried]
-        losses = torch.stack([(weights @ (m - side).square()) @ importance for m in moved])
-        quantized += moved[int(losses.argmin())]
+        scales = [side.abs().max() * f / steps for f in FRACTIONS]
+        candidates = [(side / s).round_().clamp_(-steps, steps).mul_(s) for s in scales]
+        losses = torch.stack([(weights @ (c - side).square()) @ importance for c in candidates])
+        quantized += candidates[int(losses.argmin())]
     return quantized
 
 
 def twin_errors(calibration: Calibration, bits: int) -> dict[str, float]:
-    """Site name -> relative output error with twin ranges, of the sites that read the output of GELU."""
+    """Returns by site the relative output error with twin ranges, for the sites that read the output of GELU."""
     errors = {}
     for site in calibration.sites:
         if site.role == "post_gelu" and site.kind == "linear":
-            seen, weight = calibration.observations[site.input], calibration.weights[site.name]
-            rows = seen.rows[:ROWS]
-            moved = twin_ranges(rows, seen.weights[:ROWS], weight.square().sum(1), bits) - rows
+            observed, weight = calibration.observations[site.input], calibration.weights[site.name]
+            rows = observed.rows[:ROWS]
+            error = twin_ranges(rows, observed.weights[:ROWS], weight.square().sum(1), bits) - rows
             output = rows @ weight
             power = (output - output.mean(0)).square().sum()
-            errors[site.name] = float((moved @ weight).square().sum() / power)
+            errors[site.name] = float((error @ weight).square().sum() / power)
     return errors
 
 
@@ -104,7 +104,7 @@ def main() -> None:
 
 def _cells(errors: Mapping[str, float]) -> list[str]:
     kinds = [[e for n, e in errors.items() if n.endswith(f".{kind}")] for kind in KINDS]
-    return [f"{statistics.mean(-10 * math.log10(e) for e in found):.1f}" if found else "" for found in kinds]
+    return [f"{statistics.mean(-10 * math.log10(e) for e in values):.1f}" if values else "" for values in kinds]
 
 
 if __name__ == "__main__":

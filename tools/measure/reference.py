@@ -1,7 +1,7 @@
-"""Accuracy, compile time and speed of the DINOv2 reference at several widths; prints the README's table.
+"""Measures accuracy, compile time and speed of the DINOv2 reference at several widths; prints the README's table.
 
-The reference is a DINOv2 ViT-S/14 with a Fashion-MNIST head: `dinov2_vits14_fmnist.safetensors` beside
-`fashion_mnist_dev.npz` (512 calibration, 1,000 test images). Its activations have the outliers of real ViTs.
+The reference is a DINOv2 ViT-S/14 with a Fashion-MNIST head: `dinov2_vits14_fmnist.safetensors` and, in the same
+folder, `fashion_mnist_dev.npz` (512 calibration, 1,000 test images). Its activations have the outliers of real ViTs.
 
     python -m tools.measure.reference REFERENCE_FOLDER [--goal uniform=w8a8 --goal mean_bits=5 ...]
 """
@@ -50,19 +50,19 @@ GOALS = [
 
 
 def speedup(baseline: Path, candidate: Path, repeats: int) -> tuple[float, float, float]:
-    """(median ms of the baseline, median ms of the candidate, median of the ratios of neighbouring runs).
+    """Returns (median ms of the baseline, median ms of the candidate, median of the ratios of neighbouring runs).
 
-    Batch 1, one thread, the two files in turn, so that a change of the machine's speed meets both.
+    Runs batch 1 on one thread, the two files in turn, so that a change of the machine's speed affects both.
     """
     sessions = [target.session(path, threads=1) for path in (baseline, candidate)]
     image = np.random.default_rng(0).standard_normal((1, *PREPROCESS.input_size), dtype=np.float32)
     times: list[list[float]] = [[], []]
     for _ in range(repeats):
-        for runner, taken in zip(sessions, times, strict=True):
+        for runner, milliseconds in zip(sessions, times, strict=True):
             start = time.perf_counter()
             target.run(runner, image)
-            taken.append(1e3 * (time.perf_counter() - start))
-    warm = [taken[repeats // 10 :] for taken in times]
+            milliseconds.append(1e3 * (time.perf_counter() - start))
+    warm = [milliseconds[repeats // 10 :] for milliseconds in times]
     ratio = statistics.median(a / b for a, b in zip(*warm, strict=True))
     return statistics.median(warm[0]), statistics.median(warm[1]), ratio
 

@@ -1,8 +1,8 @@
-"""What relevance costs, in forward passes of the same executor: LRP by rule set, and RelP on a pair.
+"""Measures what relevance costs, in forward passes of the same executor: LRP by rule set, and RelP on a pair.
 
-DINOv2 ViT-S/14 at 112 x 112 with random weights (time does not depend on them), one image or pair at a time, all
-measured in turn in one process; medians of ratios to the forward passes beside them. RelP is also held against its
-three passes run bare: two forward and one backward pass without taps, rules or sums.
+The model is DINOv2 ViT-S/14 at 112 x 112 with random weights (time does not depend on them), with one image or pair at
+a time, all timed in turn in one process; printed are medians of ratios to neighbouring forward passes. RelP is also
+compared with its bare passes: two forward and one backward pass without taps, rules or sums.
 
     python -m tools.measure.relevance_cost [--rounds 30] [--threads 1]
 """
@@ -25,13 +25,13 @@ from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.relp import attribute
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.objective import logit_difference, parse_metric, predicted
+from qvit_deploy.tasks.classify import CLASSIFY, logit_difference
 
 MODEL = "timm:vit_small_patch14_dinov2?img_size=112&num_classes=10"
 
 
 def read(_: str, activation: torch.Tensor, g: torch.Tensor) -> None:
-    """What a score takes of a tensor."""
+    """Computes what a score reads of a tensor."""
     (activation * g).abs().sum()
 
 
@@ -45,29 +45,28 @@ def main() -> None:
     graph = load_model(MODEL).graph
     sites, components = find_sites(graph), find_components(graph)
     inputs = sorted({n for s in sites for n in (s.input, s.second) if n is not None})
-    image, other = torch.randn(2, 1, *graph.image_shape)
-    plain, metric = Executor(graph), parse_metric("logit-diff:0,1")
+    image, other = torch.randn(2, 1, *graph.interface.image_size)
+    plain, metric = Executor(graph), CLASSIFY.parse_metric("logit-diff:0,1")
     objective = logit_difference(torch.tensor([0]), torch.tensor([1]))
 
     def forward() -> None:
         with torch.no_grad():
-            plain.logits(image)
+            plain.run(image)
 
     def bare() -> None:
         forward()
-        logits = plain.logits(image.clone().requires_grad_())
-        objective(logits).sum().backward()
+        objective(plain.run(image.clone().requires_grad_())).sum().backward()
 
     tasks: dict[str, Callable[[], object]] = {"two forward and one backward pass, bare": bare}
     for name, rule_set in RULE_SETS.items():
         executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-        start = rule_set.starting_at(predicted)
+        start = rule_set.starting_at(CLASSIFY.objective)
         tasks[f"LRP of all sites, {name}"] = lambda e=executor, s=start: propagate(  # type: ignore[misc]
             e, image, inputs, read, s
         )
         if name != "deep-taylor":
             tasks[f"RelP of all components, {name}"] = lambda e=executor, r=rule_set: attribute(  # type: ignore[misc]
-                e, r, components, image, other, metric
+                e, r, components, image, other, metric, CLASSIFY
             )
 
     seconds: dict[str, list[float]] = {name: [] for name in ("forward", *tasks)}
@@ -76,12 +75,12 @@ def main() -> None:
             begin = time.perf_counter()
             task()
             seconds[name].append(time.perf_counter() - begin)
-    kept = {name: np.array(values[3:]) for name, values in seconds.items()}  # the first rounds warm caches up
+    warm = {name: np.array(values[3:]) for name, values in seconds.items()}  # without the rounds that warm caches up
     table = Table("task", "forward passes", "of the bare passes", "ms")
     for name in tasks:
-        passes = np.median(kept[name] / kept["forward"])
-        share = np.median(kept[name] / kept["two forward and one backward pass, bare"])
-        table.add_row(name, f"{passes:.2f}", f"{share:.2f}", f"{1e3 * np.median(kept[name]):.1f}")
+        passes = np.median(warm[name] / warm["forward"])
+        share = np.median(warm[name] / warm["two forward and one backward pass, bare"])
+        table.add_row(name, f"{passes:.2f}", f"{share:.2f}", f"{1e3 * np.median(warm[name]):.1f}")
     Console(width=100).print(table)
 
 

@@ -1,8 +1,8 @@
-"""How well gradient, RelP and other rule sets agree with exact patching: Pearson over pairs of images.
+"""Measures how well gradient, RelP and other rule sets agree with exact patching: Pearson over pairs of images.
 
-Three graphs of each model (float, w8a8, and mixed widths of mean 4), composites of two test images of different
-classes, the logit difference of the two predicted classes, denoising. Exact maps are kept in the work folder, so the
-same command goes on after an interruption.
+It takes three graphs of each model (float, w8a8, and mixed widths of mean 4), composites of two test images of
+different classes, the logit difference of the two predicted classes, and denoising. Exact maps are stored in the work
+folder, so the same command goes on after an interruption.
 
     python -m tools.measure.relp WORK_FOLDER [--reference FOLDER] [--model demo:vit ...] [--pairs 20]
 """
@@ -50,25 +50,26 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     arguments = parser.parse_args()
     rows = []
-    for model in asked_models(arguments.model, arguments.reference):
+    for model in selected_models(arguments.model, arguments.reference):
         for graph in arguments.graph or GRAPHS:
             file, data = compiled(model, graph, arguments.work, arguments.reference)
             pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, arguments.processes)
-            found = {rules: explain(file, pairs, rules=rules, exact=truth) for rules in RULES}
-            rows += _rows("DINOv2" if model == MODEL else model, graph, found)
+            explanations = {rules: explain(file, pairs, rules=rules, exact=truth) for rules in RULES}
+            rows += _rows("DINOv2" if model == MODEL else model, graph, explanations)
             for row in rows[-4:]:
                 print(json.dumps(row), flush=True)
     Console(width=120).print(_table(rows))
 
 
-def asked_models(names: Sequence[str] | None, reference: Path | None) -> tuple[str, ...]:
-    """The demo models named, and the reference if its folder is given; all demo models if neither is."""
+def selected_models(names: Sequence[str] | None, reference: Path | None) -> tuple[str, ...]:
+    """Returns the demo models named, and the reference if its folder is given; all demo models if neither is."""
     demos = () if reference and not names else tuple(names or DEMOS)
     return (*demos, *((MODEL,) if reference else ()))
 
 
 def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:
-    choices, profile = GRAPHS[graph]
+    """Compiles a model unless `work` has its bundle; returns (the file of that graph, DATA)."""
+    choices, target = GRAPHS[graph]
     is_reference = model == MODEL
     data = str(reference / "fashion_mnist_dev.npz") if reference and is_reference else "demo:fashion-mnist"
     name = "dinov2" if is_reference else model.replace(":", "-")
@@ -80,13 +81,13 @@ def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tupl
                 checkpoint=reference / "dinov2_vits14_fmnist.safetensors" if reference and is_reference else None,
                 preprocess=PREPROCESS if is_reference else None,
             )  # fmt: skip
-    return read_model(out, profile, None), data
+    return read_model(out, target, None), data
 
 
 def patched_pairs(
     file: ModelFile, data: str, work: Path, count: int, processes: int
 ) -> tuple[tuple[ImagePair, ...], ExactMaps]:
-    """`count` composites of test images, and their exact maps, kept in `work`."""
+    """Makes `count` composites of test images and their exact maps, which are stored in `work`."""
     images = open_images(data, file.preprocess, split="test")
     pairs = make_pairs(images, "composite", patch_size(file), count, seed=0)
     with Bars() as bars, bars.stage("exact", len(pairs)) as advance:
@@ -97,8 +98,8 @@ def patched_pairs(
     return pairs, truth
 
 
-def _rows(model: str, graph: str, found: dict[str, Explanation]) -> list[dict[str, Any]]:
-    agreement = {rules: e.agreement for rules, e in found.items()}
+def _rows(model: str, graph: str, explanations: dict[str, Explanation]) -> list[dict[str, Any]]:
+    agreement = {rules: e.agreement for rules, e in explanations.items()}
     rows = []
     for kind in ("residual", "attention", "mlp", "head"):
         row: dict[str, Any] = {"model": model, "graph": graph, "kind": kind}
@@ -107,24 +108,24 @@ def _rows(model: str, graph: str, found: dict[str, Explanation]) -> list[dict[st
             assert by_kind is not None
             mean = by_kind[kind][rules].metrics["pearson"]
             row[rules] = None if mean.mean is None else round(mean.mean, 3)
-        row["relp - gradient"] = _difference(found["relp"], kind)
+        row["relp - gradient"] = _difference(explanations["relp"], kind)
         rows.append(row)
     return rows
 
 
-def _difference(found: Explanation, kind: str) -> list[float]:
-    """Mean difference of the Pearson correlations over pairs, and its 95 % interval (Student's t)."""
-    mine = [c for c in found.components if c.kind == kind]
+def _difference(explanation: Explanation, kind: str) -> list[float]:
+    """Returns the mean difference of the Pearson correlations over pairs, and its 95 % interval (Student's t)."""
+    components = [c for c in explanation.components if c.kind == kind]
     differences = []
-    for pair in found.pairs:
+    for pair in explanation.pairs:
         assert pair.exact is not None and pair.gradient is not None
-        keep = np.concatenate([pair.reached[c] for c in mine])
-        truth = np.concatenate([pair.exact[c] for c in mine])[keep]
-        ours, plain = (
-            float(np.corrcoef(np.concatenate([m[c] for c in mine])[keep], truth)[0, 1])
+        reached = np.concatenate([pair.reached[c] for c in components])
+        truth = np.concatenate([pair.exact[c] for c in components])[reached]
+        relp, gradient = (
+            float(np.corrcoef(np.concatenate([m[c] for c in components])[reached], truth)[0, 1])
             for m in (pair.effects, pair.gradient)
         )
-        differences.append(ours - plain)
+        differences.append(relp - gradient)
     mean, half = float(np.mean(differences)), _half_width(differences)
     return [round(mean, 3), round(mean - half, 3), round(mean + half, 3)]
 

@@ -1,8 +1,8 @@
-"""What each rule does to the agreement with exact patching: rules alone and together, on float models.
+"""Measures what each rule does to the agreement with exact patching: rules alone and together, on float models.
 
-Pearson correlation and slope (1 is the right size), means over the pairs of `tools/measure/relp.py`, whose work folder
-this shares. Then the size of the estimates by block: root mean square over tokens and pairs, divided by that of the
-exact effects.
+It prints Pearson correlation and slope (1 is the right size), means over the pairs of `tools/measure/relp.py`, whose
+work folder it shares, then the size of the estimates by block: root mean square over tokens and pairs, divided by that
+of the exact effects.
 
     python -m tools.measure.rules WORK_FOLDER [--model demo:vit ...] [--reference FOLDER] [--pairs 20]
 """
@@ -24,9 +24,9 @@ from qvit_deploy.patching.components import KINDS, find_components
 from qvit_deploy.patching.relp import attribute
 from qvit_deploy.relevance import rules as r
 from qvit_deploy.relevance.rule_sets import RuleSet
-from qvit_deploy.tasks.objective import parse_metric
+from qvit_deploy.tasks.classify import CLASSIFY
 from tools.measure.reference import MODEL
-from tools.measure.relp import DEMOS, asked_models, compiled, patched_pairs
+from tools.measure.relp import DEMOS, compiled, patched_pairs, selected_models
 
 NORM = (r.NORM_SIZE, r.LAYER_NORM)
 SETS = (
@@ -49,29 +49,29 @@ def main() -> None:
     arguments = parser.parse_args()
     table = Table("model", "rules", *(f"{kind}: r, slope" for kind in KINDS))
     sizes = Table("model", "rules", "size of attention outputs, from the first block to the last")
-    metric = parse_metric("logit-diff")
-    for model in asked_models(arguments.model, arguments.reference):
+    metric = CLASSIFY.parse_metric("logit-diff")
+    for model in selected_models(arguments.model, arguments.reference):
         file, data = compiled(model, "float", arguments.work, arguments.reference)
         pairs, truth = patched_pairs(file, data, arguments.work, arguments.pairs, processes=1)
         components = find_components(file.graph)
         for rule_set in SETS:
             executor = Executor(file.graph, overrides=rule_set.bind(file.graph, 1).overrides)
-            found: dict[str, list[Agreement]] = {kind: [] for kind in KINDS}
+            by_kind: dict[str, list[Agreement]] = {kind: [] for kind in KINDS}
             squares: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
             for pair in pairs:
                 clean, corrupt = torch.tensor(pair.clean)[None], torch.tensor(pair.corrupt)[None]
-                estimate = attribute(executor, rule_set, components, clean, corrupt, metric)
+                estimate = attribute(executor, rule_set, components, clean, corrupt, metric, CLASSIFY)
                 exact = truth.of(pair, components)
                 maps = ({c: m[0] for c, m in estimate.effects.items()}, exact)
                 for kind in KINDS:
-                    mine = [c for c in components if c.kind == kind]
-                    ours, theirs = (np.concatenate([m[c] for c in mine]) for m in maps)
-                    reached = np.concatenate([estimate.reached[c][0] for c in mine])
-                    found[kind].append(compare(ours, theirs, reached))
+                    of_kind = [c for c in components if c.kind == kind]
+                    estimated, true = (np.concatenate([m[c] for c in of_kind]) for m in maps)
+                    reached = np.concatenate([estimate.reached[c][0] for c in of_kind])
+                    by_kind[kind].append(compare(estimated, true, reached))
                 for c in (c for c in components if c.kind == "attention"):
                     size, true_size = (float(np.square(m[c][estimate.reached[c][0]]).sum()) for m in maps)
                     squares[c.block].append((size, true_size))
-            means = {kind: summarise(agreements).metrics for kind, agreements in found.items()}
+            means = {kind: summarise(agreements).metrics for kind, agreements in by_kind.items()}
             cells = [" ".join(_digits(means[k][m].mean) for m in ("pearson", "slope")) for k in KINDS]
             name = "DINOv2" if model == MODEL else model
             ratios = [np.sqrt(np.divide(*np.sum(squares[block], axis=0))) for block in sorted(squares)]

@@ -1,13 +1,13 @@
-"""Speed on a CPU of a bundle's integer files beside what other quantizers make of the same float model.
+"""Measures the speed on a CPU of a bundle's integer files and of files from other quantizers for the same float model.
 
 All files run in turn in one set of processes, block by block; ratios are to the float file. Each quantizer starts from
 the bundle's own float model and the same images, in a process of its own whose wall time and peak memory are printed;
-ours is what `compile` takes with the bundle's recipe.
+for qvit-deploy these are of `compile` with the bundle's recipe.
 
     python -m tools.measure.runtimes BUNDLE --calib DATA [--batch 1] [--threads 1] [--images 32]
 
 ONNX Runtime's quantizer is always there; `pip install openvino nncf` and `pip install nvidia-modelopt[onnx]` add
-theirs, and run the `openvino` file.
+theirs; OpenVINO also runs the `openvino` file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,23 +30,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.bench.compare.stats import paired_ratio
 from qvit_deploy.bench.device.environment import environment
 from qvit_deploy.bench.measure import BLOCKS, PROCESSES, Plan, in_turn
-from qvit_deploy.bench.worker import peak_memory
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.recipe import FUSED_PROFILE, OPENVINO_PROFILE, Profile
+from qvit_deploy.targets.process_memory import peak_memory
+from qvit_deploy.targets.registry import REFERENCE, TARGETS
 
-CPU_PROFILES: tuple[Profile, ...] = ("onnxruntime", FUSED_PROFILE, OPENVINO_PROFILE)
-"""Profiles whose files are measured, as far as the bundle has them."""
+CPU_TARGETS = tuple(target for target in TARGETS.values() if not target.half_precision)
+"""Targets whose files are measured, as far as the bundle has them."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """A quantized file and what making it cost."""
+class QuantizedFile:
+    """A quantized file and what quantizing cost, where that was measured."""
 
     name: str
     path: Path
@@ -55,10 +55,10 @@ class Made:
 
 
 def quantize_static(model: Path, images: np.ndarray, out: Path, weights_only: bool = False) -> None:
-    """ONNX Runtime's, products only: with all operators it is slower and less accurate on transformers.
+    """Quantizes with ONNX Runtime, products only: with all operators it is slower and less accurate on transformers.
 
     Args:
-        weights_only: leave products of two activations in float.
+        weights_only: leaves products of two activations in float.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -67,10 +67,10 @@ def quantize_static(model: Path, images: np.ndarray, out: Path, weights_only: bo
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.rest: Iterator[np.ndarray] = iter(images)
+            self.images: Iterator[np.ndarray] = iter(images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.rest, None)
+            image = next(self.images, None)
             return None if image is None else {name: image[None]}
 
     prepared = out.with_suffix(".prepared.onnx")
@@ -89,7 +89,7 @@ def quantize_static(model: Path, images: np.ndarray, out: Path, weights_only: bo
 
 
 def _of_two_activations(model: Path) -> list[str]:
-    """Names of the products without a constant operand."""
+    """Returns the names of the products without a constant operand."""
     import onnx
 
     graph = onnx.load(str(model)).graph
@@ -98,15 +98,17 @@ def _of_two_activations(model: Path) -> list[str]:
 
 
 def openvino_float(model: Path, images: np.ndarray, out: Path) -> None:
-    """OpenVINO's own form of the float model; it runs in bfloat16 where the CPU can."""
+    """Converts the float model to OpenVINO's format; it runs in bfloat16 where the CPU can."""
     import openvino
 
     openvino.save_model(openvino.convert_model(str(model)), str(out), compress_to_fp16=False)
 
 
 def nncf_int8(model: Path, images: np.ndarray, out: Path) -> None:
-    """NNCF's post-training quantization with its settings for transformers; between integers it runs in bfloat16 where
-    the CPU can, unless `out` is called `.f32.xml`."""
+    """Quantizes with NNCF's post-training quantization and its settings for transformers.
+
+    Between integer products the file runs in bfloat16 where the CPU can, unless `out` is called `.f32.xml`.
+    """
     import nncf
     import openvino
 
@@ -122,7 +124,7 @@ def nncf_int8(model: Path, images: np.ndarray, out: Path) -> None:
 
 
 def modelopt_int8(model: Path, images: np.ndarray, out: Path) -> None:
-    """NVIDIA ModelOpt's ONNX quantization, made for TensorRT; here in ONNX Runtime."""
+    """Quantizes with NVIDIA ModelOpt's ONNX quantization, made for TensorRT; the file runs in ONNX Runtime here."""
     from modelopt.onnx.quantization import quantize
 
     quantize(
@@ -135,7 +137,7 @@ def modelopt_int8(model: Path, images: np.ndarray, out: Path) -> None:
     )
 
 
-MAKERS: dict[str, tuple[str, str, str, Callable[[Path, np.ndarray, Path], None]]] = {
+QUANTIZERS: dict[str, tuple[str, str, str, Callable[[Path, np.ndarray, Path], None]]] = {
     "quantize_static, MatMul": ("onnxruntime", "", ".onnx", quantize_static),
     "quantize_static, MatMul by weights": ("onnxruntime", "", ".onnx", partial(quantize_static, weights_only=True)),
     "OpenVINO, float": ("openvino", "openvino", ".xml", openvino_float),
@@ -143,16 +145,16 @@ MAKERS: dict[str, tuple[str, str, str, Callable[[Path, np.ndarray, Path], None]]
     "OpenVINO, NNCF INT8, rest in float32": ("nncf", "openvino nncf", ".f32.xml", nncf_int8),
     "ModelOpt INT8": ("modelopt", "nvidia-modelopt[onnx]", ".onnx", modelopt_int8),
 }
-"""Name -> (module it needs, packages to install, ending of its file, function)."""
+"""By name: module it needs, packages to install, ending of its file, function."""
 
 
-def make(name: str, model: Path, images: Path, folder: Path) -> Made | None:
-    """Runs one quantizer in a process of its own; None, and a line that says why, when there is none."""
-    module, packages, ending, _ = MAKERS[name]
+def quantize(name: str, model: Path, images: Path, folder: Path) -> QuantizedFile | None:
+    """Runs one quantizer in a process of its own; returns None, and prints why, when it is missing or fails."""
+    module, packages, ending, _ = QUANTIZERS[name]
     if importlib.util.find_spec(module) is None:
         print(f"{name}: left out, {module} is not installed (pip install {packages})", file=sys.stderr)
         return None
-    out = folder / f"{list(MAKERS).index(name)}{ending}"
+    out = folder / f"{list(QUANTIZERS).index(name)}{ending}"
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, __file__, "--make", name, str(model), str(images), str(out)],
@@ -163,11 +165,11 @@ def make(name: str, model: Path, images: Path, folder: Path) -> Made | None:
         print(f"{name}: left out, it failed: {reason}", file=sys.stderr)
         return None
     peak = json.loads(done.stdout.splitlines()[-1])["peak_memory_bytes"]
-    return Made(name, out, time.perf_counter() - start, peak)
+    return QuantizedFile(name, out, time.perf_counter() - start, peak)
 
 
 def compile_cost(root: Path, calib: str, folder: Path) -> tuple[float, int]:
-    """(seconds, peak memory in bytes) of compiling the bundle's float model again with its recipe."""
+    """Compiles the bundle's float model again with its recipe; returns (seconds, peak memory in bytes)."""
     manifest = read_bundle(root).manifest
     recipe, preprocess = folder / "recipe.toml", folder / "preprocess.json"
     fields = {k: v for k, v in manifest.recipe.items() if v is not None}
@@ -192,26 +194,67 @@ def _input(model: Path) -> str:
     return str(onnx.load(str(model), load_external_data=False).graph.input[0].name)
 
 
-def _row(made: Made, blocks: list[list[float]], base: list[list[float]]) -> dict[str, Any]:
-    """Times of one file, and its ratio to the float file's blocks next to them."""
-    found = paired_ratio([(base, blocks)])
+def _row(file: QuantizedFile, blocks: list[list[float]], base: list[list[float]]) -> dict[str, Any]:
+    """Returns the times of one file, and its ratio to the float file's neighbouring blocks."""
+    ratio = paired_ratio([(base, blocks)])
+    weights = sum(p.stat().st_size for p in file.path.parent.glob(f"{file.path.stem}.bin"))
     return {
-        "file": made.name,
+        "file": file.name,
         "ms": statistics.median(b for p in blocks for b in p),
-        "ratio": found.value,
-        "interval95": list(found.interval),
-        "bytes": made.path.stat().st_size
-        + sum(p.stat().st_size for p in made.path.parent.glob(f"{made.path.stem}.bin")),
-        "seconds": made.seconds,
-        "peak_memory_bytes": made.peak_memory_bytes,
+        "ratio": ratio.value,
+        "interval95": list(ratio.interval),
+        "bytes": file.path.stat().st_size + weights,
+        "seconds": file.seconds,
+        "peak_memory_bytes": file.peak_memory_bytes,
     }
+
+
+def quantized_files(bundle: Bundle, arguments: argparse.Namespace, folder: Path, bars: Bars) -> list[QuantizedFile]:
+    """Returns the float file, the bundle's files, and those of the other quantizers, written to `folder`."""
+    model = bundle.path_of("model.float.onnx").absolute()
+    preprocess = Preprocess.model_validate(bundle.manifest.source["preprocess"])
+    chosen = open_images(arguments.calib, preprocess, limit=arguments.images, split="calib")
+    np.save(folder / "images.npy", np.concatenate([pixels for pixels, _ in chosen.batches(16)]))
+    cost: tuple[float | None, int | None] = None, None
+    with bars.stage("quantize", len(QUANTIZERS) + 1) as advance:
+        if not arguments.no_compile:
+            cost = compile_cost(arguments.bundle.absolute(), arguments.calib, folder)
+        advance(1)
+        files = [QuantizedFile("float, ONNX Runtime", model, None, None)]
+        for target in CPU_TARGETS:
+            if target.file in bundle.manifest.files:
+                spent = cost if target is REFERENCE else (None, None)
+                path = bundle.path_of(target.file).absolute()
+                files.append(QuantizedFile(f"qvit-deploy, {target.name}", path, *spent))
+        for name in QUANTIZERS:
+            quantized = quantize(name, model, folder / "images.npy", folder)
+            files += [] if quantized is None else [quantized]
+            advance(1)
+    return files
+
+
+def _print(rows: Sequence[dict[str, Any]], batch: int, threads: int) -> None:
+    table = Table("file", "ms", "of float's time", "faster", "MB", "made in", "peak memory")
+    for row in rows:
+        low, high = row["interval95"]
+        table.add_row(
+            row["file"], f"{row['ms']:.3f}", f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})",
+            f"{1 / row['ratio']:.2f}x", f"{row['bytes'] / 1e6:.1f}",
+            "" if row["seconds"] is None else f"{row['seconds']:.0f} s",
+            "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e9:.2f} GB",
+        )  # fmt: skip
+    console = Console(width=120)
+    console.print(table)
+    machine = environment()
+    versions = ", ".join(f"{n} {v}" for n, v in machine.versions.items())
+    console.print(f"batch {batch}, threads {threads}; {machine.cpu}; {versions}")
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--make"]:
         name, *paths = sys.argv[2:]
         source, images, out = map(Path, paths)
-        MAKERS[name][3](source, np.load(images), out)
+        QUANTIZERS[name][3](source, np.load(images), out)
         print(json.dumps({"peak_memory_bytes": peak_memory()}))
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -224,47 +267,15 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true", help="do not time our own compile")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     arguments = parser.parse_args()
-    bundle = read_bundle(arguments.bundle)
-    model = bundle.path_of("model.float.onnx").absolute()
-    preprocess = Preprocess.model_validate(bundle.manifest.source["preprocess"])
-    with tempfile.TemporaryDirectory() as temporary, Bars() as bars:
-        folder = Path(temporary)
-        chosen = open_images(arguments.calib, preprocess, limit=arguments.images, split="calib")
-        np.save(folder / "images.npy", np.concatenate([pixels for pixels, _ in chosen.batches(16)]))
-        cost: tuple[float | None, int | None] = None, None
-        with bars.stage("quantize", len(MAKERS) + 1) as advance:
-            if not arguments.no_compile:
-                cost = compile_cost(arguments.bundle.absolute(), arguments.calib, folder)
-            advance(1)
-            found = [Made("float, ONNX Runtime", model, None, None)]
-            for profile in CPU_PROFILES:
-                if (file := f"model.{profile}.onnx") in bundle.manifest.files:
-                    spent = cost if profile == "onnxruntime" else (None, None)
-                    found.append(Made(f"qvit-deploy, {profile}", bundle.path_of(file).absolute(), *spent))
-            for name in MAKERS:
-                made = make(name, model, folder / "images.npy", folder)
-                found += [] if made is None else [made]
-                advance(1)
+    with tempfile.TemporaryDirectory() as folder, Bars() as bars:
+        files = quantized_files(read_bundle(arguments.bundle), arguments, Path(folder), bars)
         plan = Plan(batch=arguments.batch, threads=arguments.threads, processes=arguments.processes)
-        times = in_turn([made.path for made in found], plan, BLOCKS, bars)
-        rows = [_row(made, blocks, times[0]) for made, blocks in zip(found, times, strict=True)]
-    where = environment()
+        times = in_turn([quantized.path for quantized in files], plan, BLOCKS, bars)
+        rows = [_row(quantized, blocks, times[0]) for quantized, blocks in zip(files, times, strict=True)]
     if arguments.json:
         print(json.dumps({"batch": arguments.batch, "threads": arguments.threads, "rows": rows}, indent=2))
-        return
-    table = Table("file", "ms", "of float's time", "faster", "MB", "made in", "peak memory")
-    for row in rows:
-        low, high = row["interval95"]
-        table.add_row(
-            row["file"], f"{row['ms']:.3f}", f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})",
-            f"{1 / row['ratio']:.2f}x", f"{row['bytes'] / 1e6:.1f}",
-            "" if row["seconds"] is None else f"{row['seconds']:.0f} s",
-            "" if row["peak_memory_bytes"] is None else f"{row['peak_memory_bytes'] / 1e9:.2f} GB",
-        )  # fmt: skip
-    console = Console(width=120)
-    console.print(table)
-    versions = ", ".join(f"{n} {v}" for n, v in where.versions.items())
-    console.print(f"batch {arguments.batch}, threads {arguments.threads}; {where.cpu}; {versions}")
+    else:
+        _print(rows, arguments.batch, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Which score chooses bits best: every score at equal budgets on the DINOv2 reference, from one calibration.
+"""Compares scores by the bits they choose: every score at equal budgets on the DINOv2 reference, from one calibration.
 
-SQNR and agreement with the float model are measured on calibration images that nothing was calibrated on; top-1 on
-the 1,000 test images is printed beside them and chooses nothing. `tools/measure/reference.py` says what the reference
-is.
+SQNR and agreement with the float model are measured on calibration images that calibration did not use; top-1 on the
+1,000 test images is printed for information. `tools/measure/reference.py` says what the reference is.
 
     python -m tools.measure.scores REFERENCE_FOLDER [--mean-bits 5,6] [--score lrp,relp,...]
 """

@@ -1,7 +1,7 @@
-"""How well each score ranks sites: Spearman with the exact one-site-at-a-time sensitivity, on the DINOv2 reference.
+"""Measures how well each score ranks sites: Spearman with the exact one-site-at-a-time sensitivity, on DINOv2.
 
-Losses of every site's activation and weight at every width, from one calibration; the exact ones change one operand
-at a time and measure the logits. `tools/measure/reference.py` says what the reference is.
+It compares the losses of every site's activation and weight at every width, from one calibration; the exact ones
+quantize one operand at a time and measure the logits. `tools/measure/reference.py` says what the reference is.
 
     python -m tools.measure.sensitivity REFERENCE_FOLDER
 """
@@ -48,8 +48,8 @@ def main() -> None:
         cells = []
         for operand in ("activation", "weight"):
             for bits in WIDTHS:
-                ours, truth = (np.array([getattr(e[n], operand)[bits] for n in names]) for e in (errors, exact))
-                cells.append(f"{stats.spearmanr(ours, truth).statistic:.3f}")
+                score, truth = (np.array([getattr(e[n], operand)[bits] for n in names]) for e in (errors, exact))
+                cells.append(f"{stats.spearmanr(score, truth).statistic:.3f}")
         table.add_row(recipe.score, *cells)
     console = Console(width=120)
     console.print(table)

@@ -1,4 +1,4 @@
-"""What the runs of the ImageNet table are given, checked before the first: the images, and models with weights."""
+"""Opens the inputs of the ImageNet table, images and models with weights, and checks them before the first run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tools.paper.published_imagenet import MODELS, PaperModel
 
 @dataclass(frozen=True)
 class ImageNet:
-    """The two folders; `classes` is how many class folders `val` has, `digest` stands for its images' names."""
+    """The two folders; `classes` counts the class folders of `val`, `digest` is of its images' names."""
 
     train: Path
     val: Path
@@ -26,7 +26,7 @@ class ImageNet:
 
     @classmethod
     def at(cls, root: Path) -> ImageNet:
-        """Raises InputError."""
+        """Opens the data set at `root`. Raises InputError when a folder is missing or `val` has no classes."""
         train, val = root / "train", root / "val"
         if not train.is_dir():
             raise InputError(f"there is no folder {train}; IMAGENET needs train/ with images to calibrate on")
@@ -53,7 +53,7 @@ class Model:
 
     @property
     def paper(self) -> PaperModel | None:
-        """The published numbers; none for a model that was changed by arguments."""
+        """The published numbers; None for a model that was changed by arguments."""
         return MODELS.get(self.name)
 
     @property
@@ -84,4 +84,5 @@ class Model:
             load_weights(module, self.checkpoint)
 
     def load(self) -> Source:
+        """Loads the model with its weights. Raises InputError."""
         return load_model(self.spec, checkpoint=self.checkpoint, pretrained=self.checkpoint is None)

@@ -1,4 +1,4 @@
-"""Published ImageNet top-1 of post-training quantization on the models of the LRP-QViT paper's table.
+"""Lists published ImageNet top-1 of post-training quantization on the models of the LRP-QViT paper's table.
 
 Widths are nominal: W4A4 or W6A6 for PTQ4ViT, APQ-ViT and RepQ-ViT; mixed precision of that mean (MP4, MP6) for
 LRP-QViT. RepQ-ViT quantizes everything at that width, the head and both attention products included, but for the

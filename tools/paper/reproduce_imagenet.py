@@ -1,4 +1,4 @@
-"""The LRP-QViT paper's ImageNet table with this compiler: one CSV row per model and width, published numbers beside.
+"""Reproduces the LRP-QViT paper's ImageNet table: one CSV row per model and width, with the published numbers.
 
     python -m tools.paper.reproduce_imagenet IMAGENET --out imagenet.csv --pretrained
     python -m tools.paper.reproduce_imagenet IMAGENET --out imagenet.csv --checkpoints WEIGHTS \
@@ -11,9 +11,9 @@ class: sorted by name, the wnid, they are the labels 0, 1, ... of pretrained mod
 A run that is in the CSV is skipped, so the same command goes on after an interruption. A run is the same when model,
 weights, recipe, validation images, --limit and version of this program are.
 
-What is ours, because the paper's choice is not known (see published_imagenet.py): MP4 chooses from 3, 4 and 5 bits with
-mean 4, MP6 from 4, 6 and 8 bits with mean 6. In all runs the first and the last layer have 8 bits and the attention
-products are quantized too; the column `quantized` counts what the bundle holds.
+These choices are not the paper's, which are not known (see published_imagenet.py): MP4 chooses from 3, 4 and 5 bits
+with mean 4, MP6 from 4, 6 and 8 bits with mean 6. In all runs the first and the last layer have 8 bits and the
+attention products are quantized too; the column `quantized` counts what the bundle holds.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A row to make. `identity` holds its cells of `IDENTITY`."""
+    """A row to measure. `identity` holds its cells of `IDENTITY`."""
 
     model: Model
     run: str
@@ -89,8 +89,8 @@ class Task:
 
 
 def tasks(arguments: argparse.Namespace, data: ImageNet) -> list[Task]:
-    """What the command line asks for, model by model. Raises InputError."""
-    found = []
+    """Lists the runs that the command line selects, model by model. Raises InputError."""
+    selected = []
     recipes = {name: _recipe(RUNS[name], arguments.seed, arguments.recipe) for name in arguments.runs}
     for name in dict.fromkeys(arguments.models):
         file = f"{name.partition('?')[0]}.safetensors"
@@ -99,21 +99,24 @@ def tasks(arguments: argparse.Namespace, data: ImageNet) -> list[Task]:
             digest = "" if recipe is None else recipe.digest()[:16]
             limit = "" if arguments.limit is None else str(arguments.limit)
             version = qvit_deploy.__version__
-            found.append(Task(model, run, recipe, (name, run, model.weights, digest, data.digest, limit, version)))
-    return found
+            selected.append(Task(model, run, recipe, (name, run, model.weights, digest, data.digest, limit, version)))
+    return selected
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
-    """Makes the rows that are missing and prints all; 1 if a bundle failed its verification. Raises InputError.
+    """Measures the rows that are missing and prints all; returns 1 if a bundle failed its verification.
 
-    Whatever a later run could stumble over is looked at before the first: runs take hours.
+    All inputs are checked before the first run, because runs take hours.
+
+    Raises:
+        InputError: the data, a model or the CSV cannot be used.
     """
     data = ImageNet.at(arguments.imagenet)
-    wanted = tasks(arguments, data)
+    selected = tasks(arguments, data)
     add_rows(arguments.out, COLUMNS, [])  # cannot be written? Better now than after the first run.
     rows = {tuple(row[name] for name in IDENTITY): row for row in read_rows(arguments.out, COLUMNS)}
-    missing = [task for task in wanted if task.identity not in rows]
-    stderr.print(f"{len(missing)} runs to do, {len(wanted) - len(missing)} are in {arguments.out}", soft_wrap=True)
+    missing = [task for task in selected if task.identity not in rows]
+    stderr.print(f"{len(missing)} runs to do, {len(selected) - len(missing)} are in {arguments.out}", soft_wrap=True)
     for model in dict.fromkeys(task.model for task in missing):
         model.check(data)
 
@@ -133,14 +136,19 @@ def reproduce(arguments: argparse.Namespace) -> int:
             row = {**known, **published(model.paper, task.run), "widths": RUNS[task.run].widths, **measured}
             rows[task.identity] = {name: row.get(name, "") for name in COLUMNS}
             add_rows(arguments.out, COLUMNS, [rows[task.identity]])
-    _print(rows[task.identity] for task in wanted if task.identity in rows)
+    _print(rows[task.identity] for task in selected if task.identity in rows)
     return 1 if failed else 0
 
 
 def measure(
     source: Source, recipe: Recipe | None, data: ImageNet, limit: int | None, progress: Progress
 ) -> dict[str, str]:
-    """The measured cells of a row; the float model's without a recipe. Raises InputError, CheckError."""
+    """Compiles and evaluates; returns the measured cells of a row, the float model's without a recipe.
+
+    Raises:
+        InputError: the images cannot be used.
+        CheckError: the bundle failed its verification.
+    """
     watch = Stopwatch(progress)
     cells: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="reproduce-imagenet-") as folder:
@@ -153,7 +161,7 @@ def measure(
                 progress=watch,
             )  # fmt: skip
             path = compiled.bundle.path_of("model.onnxruntime.onnx")
-            cells = _described(compiled.bundle.manifest)
+            cells = _manifest_cells(compiled.bundle.manifest)
             cells["calibration_skipped"] = str(len(compiled.skipped_images))
         preprocess = Preprocess.model_validate(source.preprocess)
         result = evaluate(path, str(data.val), preprocess=preprocess, limit=limit, skip_bad_images=True, progress=watch)
@@ -163,7 +171,7 @@ def measure(
 
 
 def published(paper: PaperModel | None, run: str) -> dict[str, str]:
-    """The published cells of a row, empty where there is no number. Fixed and mixed widths of one mean share them."""
+    """Returns the published cells of a row, "" where none is known. Fixed and mixed widths of one mean share them."""
     if paper is None:
         return dict.fromkeys(PUBLISHED, "")
     bits = RUNS[run].bits
@@ -171,21 +179,21 @@ def published(paper: PaperModel | None, run: str) -> dict[str, str]:
     return {name: "" if n is None else f"{n:.2f}" for name, n in zip(PUBLISHED, numbers, strict=True)}
 
 
-def _described(manifest: Manifest) -> dict[str, str]:
+def _manifest_cells(manifest: Manifest) -> dict[str, str]:
     kinds = Counter(site.kind for site in manifest.sites)
     widths = Counter(f"w{site.w_bits}a{site.a_bits}" for site in manifest.sites)
-    whole = manifest.model_dump()
+    fields = manifest.model_dump()
     return {
         "quantized": "; ".join(", ".join(f"{n} {what}" for what, n in sorted(c.items())) for c in (kinds, widths)),
         "mean_w_bits": f"{manifest.summary.mean_w_bits:.3f}",
         "mean_a_bits": f"{manifest.summary.mean_a_bits:.3f}",
         "weight_bytes": str(manifest.summary.weight_bytes),
-        "calibration_images": str(whole["calibration"]["images"]),
+        "calibration_images": str(fields["calibration"]["images"]),
     }
 
 
 def _recipe(run: Run, seed: int, file: Path | None) -> Recipe | None:
-    """What the run compiles with; None for float. Raises InputError."""
+    """Returns the recipe of a run; None for float. Raises InputError."""
     if run.bits is None:
         return None
     return Recipe.load(file, **run.choices, attention="integer", calibration_images=32, seed=seed)

@@ -1,17 +1,17 @@
-"""A CSV of results that grows by whole rows, so that a killed process leaves every finished row and no half one."""
+"""Adds rows to a CSV of results atomically, so that a killed process leaves every finished row and no partial one."""
 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qvit_deploy.artifacts.atomic import whole_file
 from qvit_deploy.errors import InputError
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of `path`, none if it does not exist.
+    """Reads the rows of `path`, none if it does not exist.
 
     Raises:
         InputError: it cannot be read, or is not a CSV of exactly these columns.
@@ -35,21 +35,13 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 def add_rows(path: Path, columns: Sequence[str], new: Sequence[Mapping[str, object]]) -> None:
     """Adds the rows, all or none; without rows, makes sure that `path` can be written.
 
-    The file is read again, written beside and renamed into place: what another process added meanwhile stays.
+    The file is read again, written under another name and renamed, so that rows another process added in between stay.
 
     Raises:
         InputError: `path` cannot be written, or is not a CSV of these columns.
     """
-    path = path.resolve()
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     rows = [*read_rows(path, columns), *new]
-    try:
-        with aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

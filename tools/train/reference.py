@@ -1,9 +1,9 @@
-"""Train the three reference models shipped in `qvit_deploy/data/demo` (`demo:vit`, `demo:deit`, `demo:swin`).
+"""Trains the three reference models shipped in `qvit_deploy/data/demo` (`demo:vit`, `demo:deit`, `demo:swin`).
 
     python -m tools.train.reference --data /usr/share/datasets/fashion-mnist
 
 `--data` is any folder with the four Fashion-MNIST idx files, gzipped or plain (Debian: `apt-get install
-dataset-fashion-mnist`). What is written to `--out`:
+dataset-fashion-mnist`). The tool writes to `--out`:
 
 * `<model>.safetensors`: the weights as float16.
 * `models.json`: per model the timm name and arguments, the preprocessing, and the top-1 on the 10,000 test
@@ -24,7 +24,6 @@ import fcntl
 import gzip
 import json
 import math
-import os
 import sys
 import time
 import zlib
@@ -42,6 +41,7 @@ from timm.layers import set_fused_attn
 from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
+from qvit_deploy.artifacts.atomic import whole_file, write_file
 from qvit_deploy.errors import InputError
 
 CLASS_NAMES = (
@@ -91,15 +91,18 @@ REFERENCES: dict[str, Reference] = {
 
 
 def say(line: str) -> None:
-    """One line of progress on standard error, at once even when it goes to a log file."""
+    """Prints one line of progress on standard error, unbuffered even when it goes to a log file."""
     print(line, file=sys.stderr, flush=True)
 
 
 def read_idx(folder: Path, stem: str, ndim: int) -> np.ndarray:
-    """Read `folder/stem` or `folder/stem.gz`, an idx file of unsigned bytes with `ndim` dimensions.
+    """Reads `folder/stem` or `folder/stem.gz`, an idx file of unsigned bytes with `ndim` dimensions.
 
-    Format: two zero bytes, the type (8 = uint8), the number of dimensions, each size as a big-endian int32,
-    the data. Raises InputError when the file is missing, damaged or of another type.
+    The format is two zero bytes, the type (8 = uint8), the number of dimensions, each size as a big-endian int32, the
+    data.
+
+    Raises:
+        InputError: the file is missing, damaged or of another type.
     """
     plain, packed = folder / stem, folder / f"{stem}.gz"
     path = plain if plain.is_file() else packed
@@ -119,7 +122,7 @@ def read_idx(folder: Path, stem: str, ndim: int) -> np.ndarray:
 
 
 def load_split(folder: Path, prefix: str) -> Split:
-    """Images uint8 [N, 28, 28] and labels uint8 [N] of `prefix`, either "train" or "t10k"."""
+    """Reads images uint8 [N, 28, 28] and labels uint8 [N] of `prefix`, "train" or "t10k". Raises InputError."""
     images = read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
     labels = read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
     if images.shape[1:] != (28, 28) or len(images) != len(labels):
@@ -130,12 +133,12 @@ def load_split(folder: Path, prefix: str) -> Split:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """uint8 [N, 28, 28] to float32 [N, 1, 28, 28]: (u8 / 255 - mean) / std."""
+    """Converts uint8 [N, 28, 28] to float32 [N, 1, 28, 28]: (u8 / 255 - mean) / std."""
     return ((images.float() / 255 - MEAN) / STD).unsqueeze(1)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flip each uint8 image [N, 28, 28] left-right with probability 1/2, then shift it by <= MAX_SHIFT pixels."""
+    """Flips each uint8 image [N, 28, 28] left-right with probability 1/2, then shifts it by <= MAX_SHIFT pixels."""
     n, h, w = images.shape
     padded = F.pad(images, (MAX_SHIFT,) * 4)
     dy, dx = torch.randint(0, 2 * MAX_SHIFT + 1, (2, n, 1), generator=generator)
@@ -147,7 +150,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW without weight decay for everything else.
+    """Returns Muon for the matrices inside the blocks and AdamW without weight decay for everything else.
 
     Muon (Jordan et al. 2024; step size matched to AdamW's as in Liu et al., arXiv 2502.16982) learns far more
     per image here: after one epoch the ViT had 80 % of 5,000 held-out training images right, with AdamW 71 %.
@@ -164,7 +167,7 @@ def optimizers(model: nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def train(name: str, model: nn.Module, images: Tensor, labels: Tensor, epochs: int, seed: int) -> None:
-    """Train `model` in place with bfloat16 autocast; one progress line per epoch on standard error.
+    """Trains `model` in place with bfloat16 autocast; prints one line per epoch on standard error.
 
     A distilled model has no teacher here: both of its heads learn the labels.
     """
@@ -211,33 +214,32 @@ def train(name: str, model: nn.Module, images: Tensor, labels: Tensor, epochs: i
 
 @torch.inference_mode()
 def top1(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of images uint8 [N, 28, 28] whose highest logit is the label, in float32 arithmetic."""
+    """Returns the share of images uint8 [N, 28, 28] whose highest logit is the label, in float32 arithmetic."""
     model.eval()
     logits = torch.cat([model(normalise(batch)) for batch in images.split(500)])
     return int((logits.argmax(1) == labels).sum()) / len(images)
 
 
 def write_images(out: Path, train_split: Split, test_split: Split) -> np.ndarray:
-    """Write `fashion_mnist.npz` and return the indices of its test images within the test set."""
+    """Writes `fashion_mnist.npz` and returns the indices of its test images within the test set."""
     rng = np.random.default_rng(0)
     calib = rng.choice(len(train_split[1]), CALIB_IMAGES, replace=False)
     members = [np.flatnonzero(test_split[1] == c) for c in range(10)]
     test = rng.permutation(np.concatenate([rng.choice(m, TEST_IMAGES_PER_CLASS, replace=False) for m in members]))
-    aside = out / f".fashion_mnist.{os.getpid()}.npz"
-    np.savez_compressed(
-        aside,
-        calib_images=train_split[0][calib],
-        calib_labels=train_split[1][calib].astype(np.int64),
-        test_images=test_split[0][test],
-        test_labels=test_split[1][test].astype(np.int64),
-        class_names=np.array(CLASS_NAMES),
-    )
-    aside.replace(out / "fashion_mnist.npz")
+    with whole_file(out / "fashion_mnist.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            calib_images=train_split[0][calib],
+            calib_labels=train_split[1][calib].astype(np.int64),
+            test_images=test_split[0][test],
+            test_labels=test_split[1][test].astype(np.int64),
+            class_names=np.array(CLASS_NAMES),
+        )
     return test
 
 
 def record(out: Path, name: str, entry: dict[str, Any]) -> None:
-    """Set `models.json[name] = entry`, safely against another process doing the same for another model."""
+    """Sets `models.json[name] = entry`, under a lock: another process may do the same for another model."""
     with (out / "models.json").open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -247,7 +249,7 @@ def record(out: Path, name: str, entry: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 done, 2 unusable data."""
+    """Runs the command line; returns 0 when done, 2 for unusable data."""
     demo = Path(__file__).resolve().parents[2] / "qvit_deploy" / "data" / "demo"
     parser = argparse.ArgumentParser(description="Train the reference models on Fashion-MNIST.")
     parser.add_argument("--data", type=Path, required=True, help="folder with the four idx(.gz) files")
@@ -276,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = timm.create_model(reference.timm_name, pretrained=False, **reference.kwargs)
         train(name, model, train_images, train_labels.long(), epochs, args.seed)
         weights = {k: v.half().contiguous() for k, v in model.state_dict().items()}
-        (args.out / f"{name}.safetensors").write_bytes(save(weights))  # save_file would make it mode 600
+        write_file(args.out / f"{name}.safetensors", save(weights))  # save_file would make it mode 600
         model.load_state_dict(weights)  # from here on the model computes with what was written
         accuracy = top1(model, test_images, test_labels)
         entry = {

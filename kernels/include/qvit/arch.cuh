@@ -1,4 +1,4 @@
-// What the GPU being compiled for can do. The only place that looks at an architecture number.
+// Defines what the GPU being compiled for can do. This is the only file that looks at an architecture number.
 #pragma once
 
 #if defined(QVIT_EMULATED_SM)
@@ -9,10 +9,11 @@
 #define QVIT_SM 90  // the host's half of a compilation, which only parses device code
 #endif
 
-// 4-bit tensor cores. Later GPUs accept the same PTX and emulate it with 8-bit products and unpacking, without a word.
+// Whether it has 4-bit tensor cores. Later GPUs accept the same PTX and silently emulate it with unpacking and 8-bit
+// products.
 #define QVIT_NATIVE_S4 (QVIT_SM == 80 || QVIT_SM == 86 || QVIT_SM == 87 || QVIT_SM == 89)
 
-// Copies from global to shared memory that do not pass through registers, and m16n8k32 products.
+// Whether it has copies from global to shared memory that bypass registers, and m16n8k32 products.
 #define QVIT_AMPERE (QVIT_SM >= 80)
 
 #define QVIT_DEVICE __device__ __forceinline__

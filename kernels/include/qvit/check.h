@@ -1,4 +1,4 @@
-// What arguments must be, said once for all kernels; and what becomes of a grid.
+// Checks the arguments of all kernels, and converts a grid to the kernels' form.
 #pragma once
 
 #include <cmath>
@@ -15,15 +15,15 @@ inline bool aligned_or_null(const void* p) { return p == nullptr || aligned(p); 
 inline bool is_float(int type) { return type == QVIT_FLOAT16 || type == QVIT_FLOAT32; }
 inline bool is_codes(int type) { return type == QVIT_CODES8 || type == QVIT_CODES4; }
 
-// Elements of 16 bytes: what row strides are multiples of.
+// How many elements 16 bytes hold; row strides are multiples of it.
 inline int elements_of_16_bytes(int type) {
   return type == QVIT_FLOAT32 ? 4 : type == QVIT_FLOAT16 ? 8 : type == QVIT_CODES8 ? 16 : 32;
 }
 
-// Where `quantize` is exact: neither 1 / scale nor a remainder leaves the normal numbers.
+// Whether `quantize` is exact for a scale: neither 1 / scale nor a remainder is subnormal or overflows.
 inline bool valid_scale(float scale) { return std::isfinite(scale) && scale >= 1e-30f && scale <= 1e30f; }
 
-// Of a grid whose codes are written as, or read from, `type`.
+// Checks a grid whose codes are written as, or read from, `type`.
 inline QvitStatus check_grid(const QvitGrid& grid, int type) {
   if (grid.bits != 4 && grid.bits != 6 && grid.bits != 8) return QVIT_BAD_BITS;
   if (type == QVIT_CODES4 && grid.bits != 4) return QVIT_BAD_BITS;

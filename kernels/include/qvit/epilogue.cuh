@@ -1,4 +1,4 @@
-// From a warp's integer accumulators to what is written: scale, bias, GELU, type. Straight from registers.
+// Turns a warp's integer accumulators into outputs (scale, bias, GELU, type) and writes them straight from registers.
 #pragma once
 
 #include "qvit/linear_params.h"
@@ -33,7 +33,7 @@ QVIT_DEVICE float gelu(float y) {
   return __fmul_rn(__fmul_rn(0.5f, y), __fadd_rn(1.0f, erff(__fmul_rn(y, 0.70710678118654752f))));
 }
 
-// One row of 32 columns from `group` on, eight of them in each lane of a quad, from `column` on.
+// Writes one row of 32 columns from `group` on; each lane of a quad holds eight of them, from `column` on.
 QVIT_DEVICE void write_row(const LinearParams& p, int row, int group, int column, const float (&y)[8], int lane) {
   const int count = row < p.m ? p.n - column : 0;
   const int64_t start = static_cast<int64_t>(row) * p.y_stride;
@@ -55,7 +55,7 @@ QVIT_DEVICE void write_row(const LinearParams& p, int row, int group, int column
   }
 }
 
-// Accumulators of WARP_M x WARP_N outputs whose first is (first_row, first_column).
+// Writes the accumulators of WARP_M x WARP_N outputs whose first is (first_row, first_column).
 template <int SHIFT, int WARP_M, int WARP_N>
 QVIT_DEVICE void write_outputs(const LinearParams& p, int first_row, int first_column, int (&sums)[WARP_M / 16][WARP_N / 8][4],
                                int lane) {

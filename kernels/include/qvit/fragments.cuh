@@ -1,4 +1,4 @@
-// From shared memory to the operands of one warp's products: loading and unpacking in registers.
+// Loads the operands of one warp's products from shared memory and unpacks them in registers.
 #pragma once
 
 #include "qvit/tensor_core.cuh"

@@ -1,4 +1,4 @@
-// Starting a kernel, with CUDA's errors turned into statuses. The host tests replace this header, too.
+// Starts a kernel and turns CUDA's errors into statuses. The host tests replace this header, too.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,7 +1,7 @@
 // LayerNorm, quantization and packing in one pass: one warp per row.
 //
-// All arithmetic is float32 in a fixed order without fused operations. Lane l adds up the
-// columns of units l, l + 32, .. as `run_column` has them, then the lanes' sums are added along a butterfly of distances 16, 8, 4, 2, 1.
+// All arithmetic is float32 in a fixed order without fused operations. Lane l adds up the columns of units l, l + 32, ..
+// in the order of `run_column`, then the lanes' sums are added along a butterfly of distances 16, 8, 4, 2, 1.
 #pragma once
 
 #include "qvit/quantize.cuh"

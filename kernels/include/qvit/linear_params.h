@@ -1,4 +1,4 @@
-// What a `qlinear` kernel is launched with.
+// The parameters of a `qlinear` kernel.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// From global to shared memory, one step of K at a time: weights and codes by asynchronous copies, floats through
+// Loads one step of K at a time from global to shared memory: weights and codes by asynchronous copies, floats through
 // registers, where they are quantized.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace qvit {
 
-// Weights of step `step` into the stage at `stage`. Panels beyond N and blocks beyond K become zeros.
+// Copies the weights of step `step` into the stage at `stage`. Panels beyond N and blocks beyond K become zeros.
 template <int W_BITS, class Memory, class T>
 QVIT_DEVICE void load_weights(const LinearParams& p, int first_column, int step, uint32_t stage) {
   constexpr int PANEL_UNITS = chunks(W_BITS) * kPanel;  // of 16 bytes, contiguous in both memories

@@ -1,4 +1,5 @@
-// The instructions that C++ has no words for, one function each and nothing else: the host tests replace this header.
+// Wraps the PTX instructions that C++ cannot express, one function each and nothing else: the host tests replace this
+// header.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -43,7 +44,7 @@ QVIT_DEVICE void store_shared_4(uint32_t a, uint32_t v) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(a), "r"(v) : "memory");
 }
 
-// Four 8x8 matrices of 16-bit elements: lane l hands in the address of row l % 8 of matrix l / 8.
+// Loads four 8x8 matrices of 16-bit elements: lane l passes the address of row l % 8 of matrix l / 8.
 QVIT_DEVICE void ldmatrix_x4(uint32_t (&r)[4], uint32_t a) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])

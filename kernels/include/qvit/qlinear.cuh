@@ -1,7 +1,7 @@
 // The quantized linear layer: one block computes one tile of outputs (tiles.cuh).
 //
-// Steps of K travel through a ring of STAGES buffers. In every step the block waits for the oldest buffer, asks for the
-// one STAGES - 1 steps ahead, multiplies, and puts the quantized activations of that later step in place.
+// Steps of K pass through a ring of STAGES buffers. In every step the block waits for the oldest buffer, starts loading
+// the step STAGES - 1 later, multiplies, and stores the quantized activations of that later step.
 #pragma once
 
 #include "qvit/epilogue.cuh"

@@ -1,4 +1,4 @@
-// Instantiations of one pair of widths: what a translation unit of `src/qlinear_w*a*.cu` consists of.
+// Instantiates the kernels of one pair of widths, for a translation unit `src/qlinear_w*a*.cu`.
 #pragma once
 
 #include "qvit/launch.cuh"

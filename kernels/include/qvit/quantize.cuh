@@ -1,4 +1,4 @@
-// Floats to codes, with the bits of ONNX's QuantizeLinear: x / scale in float32, rounded half to even.
+// Quantizes floats to codes bit for bit as ONNX's QuantizeLinear does: x / scale in float32, rounded half to even.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,10 +18,10 @@ struct Quantizer {
 // one unit give the correctly rounded quotient; the first correction makes it that good). Values beyond `limit` saturate
 // anyway and cannot overflow on the way; NaN becomes the lowest code.
 QVIT_DEVICE int quantize(float x, const Quantizer& q) {
-  const float moved = fminf(fmaxf(__fadd_rn(x, q.shift), -q.limit), q.limit);
-  float quotient = __fmul_rn(moved, q.inverse);
-  quotient = __fmaf_rn(__fmaf_rn(-quotient, q.scale, moved), q.inverse, quotient);
-  quotient = __fmaf_rn(__fmaf_rn(-quotient, q.scale, moved), q.inverse, quotient);
+  const float shifted = fminf(fmaxf(__fadd_rn(x, q.shift), -q.limit), q.limit);
+  float quotient = __fmul_rn(shifted, q.inverse);
+  quotient = __fmaf_rn(__fmaf_rn(-quotient, q.scale, shifted), q.inverse, quotient);
+  quotient = __fmaf_rn(__fmaf_rn(-quotient, q.scale, shifted), q.inverse, quotient);
   return __float2int_rn(fminf(fmaxf(quotient, q.low), q.high));
 }
 

@@ -1,5 +1,5 @@
-// C interface. Every function checks what it is handed before it launches anything and returns a status; a status other
-// than QVIT_OK means that nothing was written. Work is queued on `stream` and not waited for.
+// The C interface. Every function checks its arguments before it launches anything and returns a status; a status other
+// than QVIT_OK means that nothing was written. Work is queued on `stream`; the functions do not wait for it.
 #pragma once
 
 #include <stddef.h>

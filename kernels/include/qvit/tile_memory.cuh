@@ -1,4 +1,4 @@
-// How one step of a tile lies in shared memory. All addresses are bytes from the start of a stage.
+// Lays out one step of a tile in shared memory. All addresses are bytes from the start of a stage.
 //
 // Activations: [TILE_K / 64][TILE_M][chunks of 16 bytes], chunks swizzled within their row so that both the rows that
 // `ldmatrix` reads (8 rows, one chunk) and the order global memory is read in (rows, chunk by chunk) touch all 32 banks.

@@ -1,4 +1,4 @@
-// Eight neighbouring numbers between memory and registers, 16 bytes at a time where they are whole.
+// Moves eight neighbouring numbers between memory and registers, 16 bytes at a time where all eight exist.
 #pragma once
 
 #include <cuda_fp16.h>

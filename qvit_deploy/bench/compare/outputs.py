@@ -1,4 +1,4 @@
-"""A check's report as other programs read it: JUnit, a GitHub job summary, github-action-benchmark."""
+"""Writes a check's report for other programs: JUnit, a GitHub job summary, github-action-benchmark."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from qvit_deploy.bench.compare.regression import Report
 
 
 def junit(report: Report) -> bytes:
-    """One test case per thing checked."""
-    failures = sum(f.failed for f in report.findings)
+    """Returns a JUnit XML file (UTF-8) with one test case per criterion."""
+    failures = sum(c.failed for c in report.criteria)
     suite = ET.Element(
-        "testsuite", name="qvit-deploy check", tests=str(len(report.findings)), failures=str(failures), errors="0"
+        "testsuite", name="qvit-deploy check", tests=str(len(report.criteria)), failures=str(failures), errors="0"
     )
-    for finding in report.findings:
-        case = ET.SubElement(suite, "testcase", classname=report.candidate.file.name, name=finding.name)
-        if finding.failed:
-            ET.SubElement(case, "failure", message=finding.text)
+    for criterion in report.criteria:
+        case = ET.SubElement(suite, "testcase", classname=report.candidate.file.name, name=criterion.name)
+        if criterion.failed:
+            ET.SubElement(case, "failure", message=criterion.text)
         else:
-            ET.SubElement(case, "system-out").text = finding.text
+            ET.SubElement(case, "system-out").text = criterion.text
     for note in report.notes:
         ET.SubElement(suite, "system-err").text = note
     ET.indent(suite)
@@ -28,11 +28,11 @@ def junit(report: Report) -> bytes:
 
 
 def markdown(report: Report) -> str:
-    """A GitHub job summary."""
+    """Returns a GitHub job summary in Markdown."""
     verdict = "regression" if report.failed else "no regression"
     old, new = report.baseline, report.candidate
     lines = [f"### qvit-deploy check: {verdict}", "", "| | | |", "|---|---|---|"]
-    lines += [f"| {'❌' if f.failed else '✅'} | {f.name} | {_cell(f.text)} |" for f in report.findings]
+    lines += [f"| {'❌' if c.failed else '✅'} | {c.name} | {_cell(c.text)} |" for c in report.criteria]
     lines += ["", "| | baseline | candidate | |", "|---|---|---|---|"]
     lines.append(f"| file | {_cell(old.file.name)} | {_cell(new.file.name)} | |")
     lines.append(f"| sha256 | {old.file.sha256[:8]} | {new.file.sha256[:8]} | |")
@@ -48,21 +48,21 @@ def markdown(report: Report) -> str:
 
 
 def benchmark_action(candidate: Subject) -> list[dict[str, Any]]:
-    """The candidate's numbers as the tool `customSmallerIsBetter` of github-action-benchmark takes them."""
+    """Returns the candidate's numbers as github-action-benchmark's tool `customSmallerIsBetter` reads them."""
     latency, name = candidate.latency_ms, candidate.file.name
-    said: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for quantile in QUANTILES:
         low, high = latency.interval95[quantile]  # type: ignore[index]
         row = {"name": f"{name}: latency {quantile}", "unit": "ms", "value": getattr(latency, quantile)}
-        said.append({**row, "range": f"{low:.4g} to {high:.4g}", "extra": f"{latency.samples} runs"})
-    said.append({"name": f"{name}: size", "unit": "bytes", "value": candidate.file.bytes})
+        rows.append({**row, "range": f"{low:.4g} to {high:.4g}", "extra": f"{latency.samples} runs"})
+    rows.append({"name": f"{name}: size", "unit": "bytes", "value": candidate.file.bytes})
     if candidate.peak_memory_bytes is not None:
-        said.append({"name": f"{name}: peak memory", "unit": "bytes", "value": candidate.peak_memory_bytes})
-    return said
+        rows.append({"name": f"{name}: peak memory", "unit": "bytes", "value": candidate.peak_memory_bytes})
+    return rows
 
 
 def as_tree(report: Report) -> dict[str, Any]:
-    """The report as JSON."""
+    """Returns the report as the JSON object of `qvit-deploy check --json`."""
     return {
         "failed": report.failed,
         "latency_ratio": {
@@ -71,7 +71,7 @@ def as_tree(report: Report) -> dict[str, Any]:
             "units": report.latency.units,
             "interleaved": report.latency.interleaved,
         },
-        "findings": [{"name": f.name, "failed": f.failed, "text": f.text} for f in report.findings],
+        "findings": [{"name": c.name, "failed": c.failed, "text": c.text} for c in report.criteria],
         "notes": list(report.notes),
         "baseline": report.baseline.file.model_dump(),
         "candidate": report.candidate.file.model_dump(),
@@ -79,5 +79,5 @@ def as_tree(report: Report) -> dict[str, Any]:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot leave its cell of a table, nor become markup."""
+    """Escapes text so that it neither leaves its cell of a table nor becomes markup."""
     return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

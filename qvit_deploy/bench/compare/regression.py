@@ -1,9 +1,12 @@
-"""Is a candidate worse than a baseline? Latency by interval and threshold; size, memory and accuracy by threshold."""
+"""Decides whether a candidate is worse than a baseline.
+
+Latency fails by interval and threshold; size, memory and accuracy fail by threshold.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +18,21 @@ from qvit_deploy.errors import InputError
 MAX_SLOWDOWN = 0.03
 
 Named = tuple[Path, Measurement]
+"""A measurement and the file it was read from."""
+
+NamedSubject = tuple[Path, Subject]
+"""One measured file, and the file that the measurement was read from."""
+
+SAME_SPEED = 0.1
+"""Change of the reference workload's time above which `check` says not to trust it: what slows the machine down so much
+slows a file and the reference workload down by different shares (docs/bench.md, "How often it is wrong")."""
+
+_APART = "measured apart: a change of the machine's speed between them counts as the model's (use --against)"
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is allowed; None is not checked. Growth and drops are against the baseline.
+    """What is allowed; a threshold of None is not checked. Growth and drops are against the baseline.
 
     Attributes:
         max_slowdown, max_size_growth, max_memory_growth: relative, 0.03 is 3 %.
@@ -35,8 +48,8 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing checked. `text` says what was found and what was allowed, on one line."""
+class Criterion:
+    """The outcome of one threshold. `text` says on one line what was measured and what is allowed."""
 
     name: str
     failed: bool
@@ -48,21 +61,22 @@ class Report:
     """The outcome of a check.
 
     Attributes:
-        latency: candidate over baseline; of times relative to the yardstick, when the sides were measured apart on
-            one kind of machine and both have it.
-        findings: latency first.
-        notes: what the reader should know but what fails nothing.
+        latency: candidate over baseline. Times are relative to the reference workload when the sides were measured
+            apart on one kind of machine and both have it.
+        criteria: latency first.
+        notes: what the reader should know but does not fail the check.
     """
 
     baseline: Subject
     candidate: Subject
     latency: Ratio
-    findings: tuple[Finding, ...]
+    criteria: tuple[Criterion, ...]
     notes: tuple[str, ...]
 
     @property
     def failed(self) -> bool:
-        return any(f.failed for f in self.findings)
+        """Whether any criterion failed."""
+        return any(c.failed for c in self.criteria)
 
     @property
     def title(self) -> str:
@@ -91,63 +105,79 @@ def check(
         InputError: the environments differ, a measurement has no other side, several of one side are of different
             files, or a threshold needs a number that was not measured.
     """
-    notes = []
-    everything = [*baselines, *candidates]
-    for path, other in everything[1:]:
-        found = differences(everything[0][1], other)
-        if found and not allow_different_environments:
-            raise InputError(
-                f"{everything[0][0]} and {path} come from different environments ({'; '.join(found)}); measure both "
-                "on one machine, best in one run with --against, or pass --allow-different-environments"
-            )
-        notes += [f"{path} was measured elsewhere: {said}" for said in found]
+    notes = _environment_notes([*baselines, *candidates], allow_different_environments)
     olds, news = _sides(baselines, candidates)
     for side in (olds, news):
         _require_one_file(side)
     if baselines:
         relative = not notes and all(p.yardstick_ms for _, s in [*olds, *news] for p in s.processes)
         latency = ratio(*([_blocks(s, relative) for _, s in side] for side in (olds, news)))
-        notes.append(_speeds(olds, news) if relative else _APART)
+        notes.append(_speed_note(olds, news) if relative else _APART)
     else:
         latency = paired_ratio([(_blocks(o), _blocks(n)) for (_, o), (_, n) in zip(olds, news, strict=True)])
-    notes += _notes(latency, [*olds, *news])
-    (old_path, old), (new_path, new) = olds[0], news[0]
-    findings = [_latency(latency, thresholds.max_slowdown)]
+    notes += _reliability_notes(latency, [*olds, *news])
+    old, new = olds[0], news[0]
+    criteria = [
+        _latency(latency, thresholds.max_slowdown),
+        *_resources(old, new, thresholds),
+        *_accuracy(old, new, thresholds),
+    ]
+    return Report(old[1], new[1], latency, tuple(criteria), tuple(notes))
+
+
+def _environment_notes(measurements: Sequence[Named], allow_different: bool) -> list[str]:
+    """Notes how environments differ from the first one's. Raises InputError when they may not."""
+    notes = []
+    for path, other in measurements[1:]:
+        unequal = differences(measurements[0][1], other)
+        if unequal and not allow_different:
+            raise InputError(
+                f"{measurements[0][0]} and {path} come from different environments ({'; '.join(unequal)}); measure "
+                "both on one machine, best in one run with --against, or pass --allow-different-environments"
+            )
+        notes += [f"{path} was measured elsewhere: {text}" for text in unequal]
+    return notes
+
+
+def _resources(old: NamedSubject, new: NamedSubject, thresholds: Thresholds) -> Iterator[Criterion]:
+    """Checks the growth of the file and of peak memory."""
     for name, limit, values in (
-        ("size", thresholds.max_size_growth, [(p, s.file.bytes) for p, s in (olds[0], news[0])]),
-        ("memory", thresholds.max_memory_growth, _memory(olds[0], news[0])),
+        ("size", thresholds.max_size_growth, [(p, s.file.bytes) for p, s in (old, new)]),
+        ("memory", thresholds.max_memory_growth, _memory(old, new)),
     ):
         if limit is not None:
             before, after = (_measured(f"peak {name}", p, v) for p, v in values)
-            findings.append(_growth(name, before, after, limit))
+            yield _growth(name, before, after, limit)
+
+
+def _accuracy(old: NamedSubject, new: NamedSubject, thresholds: Thresholds) -> Iterator[Criterion]:
+    """Checks top-1 and the agreement with the float model."""
     if thresholds.min_top1 is not None:
-        findings.append(_at_least("top-1", _top1(new_path, new), thresholds.min_top1))
+        yield _at_least("top-1", _top1(*new), thresholds.min_top1)
     if thresholds.max_top1_drop is not None:
-        before, after = _top1(old_path, old), _top1(new_path, new)
+        before, after = _top1(*old), _top1(*new)
         text = f"{before:.1%} -> {after:.1%}, at most {100 * thresholds.max_top1_drop:g} points lower"
-        findings.append(Finding("top-1 drop", before - after > thresholds.max_top1_drop, text))
+        yield Criterion("top-1 drop", before - after > thresholds.max_top1_drop, text)
     if thresholds.min_agreement is not None:
-        share = _measured(
-            "agreement with the float model", new_path, None if new.quality is None else new.quality.agreement
-        )
-        findings.append(_at_least("agreement", share, thresholds.min_agreement))
-    return Report(old, new, latency, tuple(findings), tuple(notes))
+        path, subject = new
+        agreement = None if subject.quality is None else subject.quality.agreement
+        share = _measured("agreement with the float model", path, agreement)
+        yield _at_least("agreement", share, thresholds.min_agreement)
 
 
-def _sides(
-    baselines: Sequence[Named], candidates: Sequence[Named]
-) -> tuple[list[tuple[Path, Subject]], list[tuple[Path, Subject]]]:
+def _sides(baselines: Sequence[Named], candidates: Sequence[Named]) -> tuple[list[NamedSubject], list[NamedSubject]]:
+    """Returns what is compared: baselines and candidates, or the two files that every candidate measured in turn."""
     if baselines:
         return list(baselines), list(candidates)
-    olds: list[tuple[Path, Subject]] = []
-    for path, found in candidates:
-        if found.against is None:
+    olds: list[NamedSubject] = []
+    for path, measurement in candidates:
+        if measurement.against is None:
             raise InputError(f"{path}: holds one file only; name a baseline, or measure with bench --against BASELINE")
-        olds.append((path, found.against))
+        olds.append((path, measurement.against))
     return olds, list(candidates)
 
 
-def _require_one_file(side: Sequence[tuple[Path, Subject]]) -> None:
+def _require_one_file(side: Sequence[NamedSubject]) -> None:
     for path, subject in side[1:]:
         if subject.file.sha256 != side[0][1].file.sha256:
             raise InputError(
@@ -157,61 +187,56 @@ def _require_one_file(side: Sequence[tuple[Path, Subject]]) -> None:
 
 
 def _blocks(subject: Subject, relative: bool = False) -> list[tuple[float, ...]]:
-    """Block medians in ms, or in units of the yardstick's block that was measured next to each."""
+    """Returns block medians in ms, or relative to the reference workload's block that was measured next to each."""
     if not relative:
         return [p.blocks_ms for p in subject.processes]
     pairs = [zip(p.blocks_ms, p.yardstick_ms or (), strict=True) for p in subject.processes]
-    return [tuple(own / yardstick for own, yardstick in pair) for pair in pairs]
+    return [tuple(own / reference for own, reference in pair) for pair in pairs]
 
 
-SAME_SPEED = 0.1
-"""Change of the yardstick's time above which `check` says not to trust it: what slows the machine down so much slows a
-file and the yardstick down by shares that differ (docs/bench.md, "How often it is wrong")."""
-
-_APART = "measured apart: a change of the machine's speed between them counts as the model's (use --against)"
-
-
-def yardstick_ms(subjects: Iterable[Subject]) -> float:
-    """Median time of the yardstick in all their blocks."""
+def reference_workload_ms(subjects: Iterable[Subject]) -> float:
+    """Returns the median time of the reference workload in all blocks of `subjects`, milliseconds."""
     return statistics.median(y for s in subjects for p in s.processes for y in p.yardstick_ms or ())
 
 
-def _speeds(olds: Sequence[tuple[Path, Subject]], news: Sequence[tuple[Path, Subject]]) -> str:
-    before, after = (yardstick_ms(s for _, s in side) for side in (olds, news))
+def _speed_note(olds: Sequence[NamedSubject], news: Sequence[NamedSubject]) -> str:
+    """Says how the machine's speed differed between the two sides."""
+    before, after = (reference_workload_ms(s for _, s in side) for side in (olds, news))
     change = after / before - 1
-    said = (
+    text = (
         f"measured apart, times taken relative to the yardstick, which the machine ran in {before:.3f} ms for the "
         f"baseline and {after:.3f} ms for the candidate ({change:+.1%})"
     )
     if abs(change) <= SAME_SPEED:
-        return said
-    return f"{said}: too different for telling a few percent, which may be missed or made up; use --against"
+        return text
+    return f"{text}: too different for telling a few percent, which may be missed or made up; use --against"
 
 
-def _latency(found: Ratio, limit: float) -> Finding:
-    low, high = found.interval
-    slower = found.value - 1
+def _latency(latency: Ratio, limit: float) -> Criterion:
+    """Fails when the whole interval says slower and the ratio of medians exceeds the limit."""
+    low, high = latency.interval
+    slower = latency.value - 1
     failed = low > 1 and slower > limit
-    said = f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}, 95 % interval {low - 1:+.1%} to {high - 1:+.1%}"
-    return Finding("latency", failed, f"{said}; allowed {limit:+.1%}")
+    text = f"{abs(slower):.1%} {'slower' if slower > 0 else 'faster'}, 95 % interval {low - 1:+.1%} to {high - 1:+.1%}"
+    return Criterion("latency", failed, f"{text}; allowed {limit:+.1%}")
 
 
-def _memory(*sides: tuple[Path, Subject]) -> list[tuple[Path, int | None]]:
-    """The GPU's, where both sides ran on one; else that of the processes."""
+def _memory(*sides: NamedSubject) -> list[tuple[Path, int | None]]:
+    """Returns the peak memory of the GPU, where both sides ran on one; else that of the processes."""
     if all(s.device_memory_bytes for _, s in sides):
         return [(p, s.device_memory_bytes) for p, s in sides]
     return [(p, s.peak_memory_bytes) for p, s in sides]
 
 
-def _growth(name: str, before: float, after: float, limit: float) -> Finding:
-    grown = after / before - 1
-    return Finding(
-        name, grown > limit, f"{before / 1e6:.2f} -> {after / 1e6:.2f} MB ({grown:+.1%}); allowed {limit:+.1%}"
+def _growth(name: str, before: float, after: float, limit: float) -> Criterion:
+    growth = after / before - 1
+    return Criterion(
+        name, growth > limit, f"{before / 1e6:.2f} -> {after / 1e6:.2f} MB ({growth:+.1%}); allowed {limit:+.1%}"
     )
 
 
-def _at_least(name: str, share: float, least: float) -> Finding:
-    return Finding(name, share < least, f"{share:.1%}; at least {least:.1%}")
+def _at_least(name: str, share: float, least: float) -> Criterion:
+    return Criterion(name, share < least, f"{share:.1%}; at least {least:.1%}")
 
 
 def _measured(what: str, path: Path, value: float | None) -> float:
@@ -224,18 +249,19 @@ def _top1(path: Path, subject: Subject) -> float:
     return _measured("top-1", path, None if subject.quality is None else subject.quality.top1)
 
 
-def _notes(found: Ratio, subjects: Iterable[tuple[Path, Subject]]) -> list[str]:
+def _reliability_notes(latency: Ratio, subjects: Iterable[NamedSubject]) -> list[str]:
+    """Notes what makes the result less certain: a wide interval, few processes, times that did not settle."""
     notes = []
-    low, high = found.interval
+    low, high = latency.interval
     if high - low > 2 * MAX_SLOWDOWN:
         notes.append(f"the interval is {high - low:.1%} wide: use more --processes, or an idle machine")
     for path, subject in subjects:
         if len(subject.processes) == 1:
             notes.append(f"{path}: {subject.file.name} ran in one process; how processes differ is not known")
-        restless = sum(p.stable is False for p in subject.processes)
-        if 2 * restless > len(subject.processes):
+        unsettled = sum(p.stable is False for p in subject.processes)
+        if 2 * unsettled > len(subject.processes):
             notes.append(
-                f"{path}: times of {subject.file.name} had not settled after the warm-up in {restless} of "
+                f"{path}: times of {subject.file.name} had not settled after the warm-up in {unsettled} of "
                 f"{len(subject.processes)} processes"
             )
     return notes

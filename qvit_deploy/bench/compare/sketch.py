@@ -1,4 +1,4 @@
-"""Streaming quantiles: what a million samples need is what ten need.
+"""Computes quantiles of a stream of samples in constant memory.
 
 A histogram whose bins grow by a constant factor, so that every quantile has the same bounded relative error whatever
 the range of the samples (DDSketch: Masson, Rim and Lee, PVLDB 12(12), 2019).
@@ -20,11 +20,11 @@ LARGEST_NS = 10**14
 BINS = math.ceil(math.log(LARGEST_NS) / math.log(GROWTH)) + 1
 
 BUFFERED = 4096
-"""Samples kept as they are until numpy bins them together."""
+"""Samples collected until numpy bins them together."""
 
 
 class Sketch:
-    """Counts samples, nanoseconds as whole numbers > 0. Its size does not depend on how many there are."""
+    """A histogram of samples, which are integer nanoseconds > 0. Its size does not depend on their number."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(BINS, np.int64)
@@ -32,7 +32,7 @@ class Sketch:
         self._sum = 0
 
     def add(self, nanoseconds: int) -> None:
-        """Raises ValueError for a time that is not positive: the clock, or who reads it, is broken."""
+        """Adds a sample. Raises ValueError unless it is positive: the clock, or the code that reads it, is broken."""
         if nanoseconds <= 0:
             raise ValueError(f"a run took {nanoseconds} ns")
         self._buffer.append(nanoseconds)
@@ -40,47 +40,49 @@ class Sketch:
             self._flush()
 
     def merge(self, other: Sketch) -> None:
-        """Counts the samples of `other` here too."""
+        """Adds the samples of `other`."""
         other._flush()
         self._counts += other._counts
         self._sum += other._sum
 
     def clear(self) -> None:
+        """Removes all samples."""
         self._buffer.clear()
         self._counts[:] = 0
         self._sum = 0
 
     @property
     def count(self) -> int:
+        """How many samples there are."""
         self._flush()
         return int(self._counts.sum())
 
     @property
     def mean(self) -> float:
-        """Nanoseconds; exact."""
+        """The mean in nanoseconds, computed exactly."""
         return self._sum / self.count
 
     def bins(self) -> tuple[np.ndarray, np.ndarray]:
-        """(indices of the bins with samples, their counts), int64."""
+        """Returns (indices of the bins with samples, their counts), int64 [bins] each."""
         self._flush()
         used = np.flatnonzero(self._counts)
         return used, self._counts[used]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON, to be sent to another process."""
+        """Converts to JSON values, to be sent to another process."""
         used, counts = self.bins()
         return {"bins": used.tolist(), "counts": counts.tolist(), "sum": self._sum}
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> Sketch:
-        """What `as_dict` gave."""
+        """Restores a sketch from the result of `as_dict`."""
         sketch = cls()
         sketch._counts[tree["bins"]] = tree["counts"]
         sketch._sum = tree["sum"]
         return sketch
 
     def quantile(self, q: float) -> float:
-        """Nanoseconds below which the share q of all samples lies."""
+        """Returns the nanoseconds below which the share q of all samples lies."""
         used, counts = self.bins()
         return float(quantile_of_bins(used, counts[None].astype(float), q)[0])
 
@@ -94,19 +96,19 @@ class Sketch:
 
 
 def quantile_of_bins(used: np.ndarray, counts: np.ndarray, q: float) -> np.ndarray:
-    """The quantile q of several histograms, nanoseconds [histograms].
+    """Returns the quantile q of several histograms, nanoseconds [histograms].
 
-    Within a bin samples are taken as evenly spread over its logarithm.
+    Within a bin, samples are assumed to spread evenly over its logarithm.
 
     Args:
         used: indices of bins, int64 [bins], ascending.
-        counts: weight of every bin, float [histograms, bins]; each histogram holds something.
+        counts: weight of every bin, float [histograms, bins]; no histogram is empty.
     """
-    total = np.cumsum(counts, axis=1)
-    wanted = q * total[:, -1]
+    cumulative = np.cumsum(counts, axis=1)
+    rank = q * cumulative[:, -1]
     # Rounding of the cumulative sum must not lead past the last bin, nor into one that is empty.
-    place = np.minimum((total < wanted[:, None]).sum(1), counts.shape[1] - 1)
+    column = np.minimum((cumulative < rank[:, None]).sum(1), counts.shape[1] - 1)
     rows = np.arange(len(counts))
-    inside = counts[rows, place]
-    share = np.clip((wanted - (total[rows, place] - inside)) / np.where(inside > 0, inside, 1), 0, 1)
-    return np.asarray(np.power(GROWTH, used[place] + share))
+    inside = counts[rows, column]
+    share = np.clip((rank - (cumulative[rows, column] - inside)) / np.where(inside > 0, inside, 1), 0, 1)
+    return np.asarray(np.power(GROWTH, used[column] + share))

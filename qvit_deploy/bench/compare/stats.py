@@ -1,4 +1,5 @@
-"""Intervals by bootstrap, over processes first: iterations of one process share its memory layout and its minute.
+"""Computes confidence intervals by bootstrap over processes first, because iterations of one process share its memory
+layout and its minute.
 
 Sources: Kalibera and Jones, "Rigorous benchmarking in reasonable time", ISMM 2013 (levels of repetition: processes
 count, iterations hardly do); Davison and Hinkley, "Bootstrap methods and their application", 1997, section 3.8
@@ -20,7 +21,7 @@ from qvit_deploy.bench.compare.sketch import Sketch, quantile_of_bins
 CONFIDENCE = 0.95
 RESAMPLES = 4000
 SEED = 0
-"""Checking the same files twice gives the same answer."""
+"""Of the bootstrap's random numbers: checking the same files twice gives the same answer."""
 
 Interval = tuple[float, float]
 Blocks = Sequence[Sequence[float]]
@@ -45,22 +46,22 @@ class Ratio:
 
 
 def summary(units: Sequence[Sketch], quantiles: Sequence[float]) -> tuple[list[float], list[Interval]]:
-    """(mean and quantiles of all samples, their 95 % intervals), nanoseconds.
+    """Returns (mean and quantiles of all samples, their 95 % intervals), nanoseconds.
 
     Args:
         units: one sketch per process; with a single one there is nothing to resample and the interval is the value.
     """
-    whole = Sketch()
+    pooled = Sketch()
     for unit in units:
-        whole.merge(unit)
-    values = [whole.mean, *(whole.quantile(q) for q in quantiles)]
+        pooled.merge(unit)
+    values = [pooled.mean, *(pooled.quantile(q) for q in quantiles)]
     if len(units) < 2:
         return values, [(v, v) for v in values]
-    used, _ = whole.bins()
+    used, _ = pooled.bins()
     counts = np.zeros((len(units), len(used)))
     for row, unit in zip(counts, units, strict=True):
-        own, many = unit.bins()
-        row[np.searchsorted(used, own)] = many
+        unit_bins, unit_counts = unit.bins()
+        row[np.searchsorted(used, unit_bins)] = unit_counts
     sizes = counts.sum(1)
     means = np.array([unit.mean for unit in units])
     chosen = np.random.default_rng(SEED).multinomial(len(units), [1 / len(units)] * len(units), RESAMPLES // 4)
@@ -70,10 +71,10 @@ def summary(units: Sequence[Sketch], quantiles: Sequence[float]) -> tuple[list[f
 
 
 def ratio(baseline: Sequence[Blocks], candidate: Sequence[Blocks]) -> Ratio:
-    """Ratio of the median block of `candidate` to that of `baseline`, measured apart.
+    """Returns the ratio of the median block of `candidate` to that of `baseline`, which were measured apart.
 
-    The levels resampled are files (where a side has several), processes, blocks. A side of one process rests on its
-    blocks alone, so the interval knows nothing of how processes differ.
+    Files (where a side has several), processes and blocks are resampled, in this order. A side of one process rests on
+    its blocks alone, so its interval leaves out how processes differ.
 
     Args:
         baseline, candidate: files of each side; any numbers of processes and blocks.
@@ -88,9 +89,9 @@ def ratio(baseline: Sequence[Blocks], candidate: Sequence[Blocks]) -> Ratio:
 
 
 def paired_ratio(files: Sequence[tuple[Blocks, Blocks]]) -> Ratio:
-    """Median ratio of neighbouring blocks, candidate over baseline, of runs that took them in turn.
+    """Returns the median ratio of neighbouring blocks, candidate over baseline, of runs that took them in turn.
 
-    A change of the machine's speed that lasts longer than a block meets both sides and drops out.
+    A change of the machine's speed that lasts longer than a block affects both sides and cancels.
 
     Args:
         files: (baseline, candidate) of each run, blocks of equal index measured one after the other.
@@ -102,35 +103,41 @@ def paired_ratio(files: Sequence[tuple[Blocks, Blocks]]) -> Ratio:
 
 
 def _units(files: Sequence[Sequence[Sequence[float] | np.ndarray]]) -> int:
-    """How many independent units the top level that has several has."""
+    """Returns the number of units at the highest level (files, processes, blocks) that has more than one."""
     return next((n for n in (len(files), len(files[0]), len(files[0][0])) if n > 1), 1)
 
 
 def _medians(files: Sequence[Sequence[Sequence[float] | np.ndarray]], random: np.random.Generator) -> np.ndarray:
-    """Median over all blocks of resampled files of resampled processes of resampled blocks, [RESAMPLES]."""
+    """Returns the medians over all blocks of resampled files, of resampled processes, of resampled blocks: [RESAMPLES].
+
+    Every draw has as many files as there are, as many processes of each as the largest file has, and as many blocks of
+    each as the longest process has, all with replacement.
+    """
+    # The processes of all files as rows of one matrix, padded with zeros that are never drawn.
     processes = [np.asarray(p, float) for f in files for p in f]
-    first = np.cumsum([0, *(len(f) for f in files)])
-    lengths = np.array([len(p) for p in processes])
-    longest = int(lengths.max())
-    padded = np.zeros((len(processes), longest))
-    for row, process in zip(padded, processes, strict=True):
-        row[: len(process)] = process
-    per_file = max(len(f) for f in files)
+    block_counts = np.array([len(p) for p in processes])
+    max_blocks = int(block_counts.max())
+    blocks = np.zeros((len(processes), max_blocks))
+    for padded, process in zip(blocks, processes, strict=True):
+        padded[: len(process)] = process
+    process_counts = np.array([len(f) for f in files])
+    first_process = np.cumsum(process_counts) - process_counts
+    max_processes = int(process_counts.max())
     medians = []
-    # In portions: [resamples, files, processes, blocks] numbers at once would be gigabytes for long runs.
-    portion = max(1, min(RESAMPLES, 20_000_000 // (len(files) * per_file * longest)))
-    for start in range(0, RESAMPLES, portion):
-        many = min(portion, RESAMPLES - start)
-        file = random.integers(0, len(files), (many, len(files), 1))
-        within = random.random((many, len(files), per_file))
-        process = first[file] + (within * (first[file + 1] - first[file])).astype(np.int64)
-        block = (random.random((*process.shape, longest)) * lengths[process][..., None]).astype(np.int64)
-        medians.append(np.median(padded[process[..., None], block].reshape(many, -1), axis=1))
+    # In chunks: [resamples, files, processes, blocks] numbers at once would be gigabytes for long runs.
+    chunk = max(1, min(RESAMPLES, 20_000_000 // (len(files) * max_processes * max_blocks)))
+    for start in range(0, RESAMPLES, chunk):
+        draws = min(chunk, RESAMPLES - start)
+        file = random.integers(0, len(files), (draws, len(files), 1))
+        within_file = (random.random((draws, len(files), max_processes)) * process_counts[file]).astype(np.int64)
+        row = first_process[file] + within_file
+        column = (random.random((*row.shape, max_blocks)) * block_counts[row][..., None]).astype(np.int64)
+        medians.append(np.median(blocks[row[..., None], column].reshape(draws, -1), axis=1))
     return np.concatenate(medians)
 
 
 def _interval(drawn: np.ndarray, units: int) -> Interval:
-    """The percentile interval of bootstrap draws, widened for few units (Hesterberg's expanded percentiles)."""
+    """Returns the percentile interval of bootstrap draws, widened for few units (Hesterberg's expanded percentiles)."""
     tail = (1 - CONFIDENCE) / 2
     if units > 1:
         tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * _student(1 - tail, units - 1))
@@ -139,8 +146,11 @@ def _interval(drawn: np.ndarray, units: int) -> Interval:
 
 
 def _student(p: float, freedom: int) -> float:
-    """Quantile p of Student's t, by Abramowitz and Stegun 26.7.5: within 1 % from 3 degrees of freedom on. Below, it is
-    too small, but there the tail it leads to holds fewer draws than one anyway."""
+    """Returns the quantile p of Student's t, by Abramowitz and Stegun 26.7.5.
+
+    It is within 1 % from 3 degrees of freedom on. Below it is too small, but there the tail it leads to holds fewer
+    draws than one anyway.
+    """
     z = NormalDist().inv_cdf(p)
     return z + sum(
         (

@@ -1,4 +1,4 @@
-"""Energy counters of the machine, where it has some and lets us read them."""
+"""Reads the energy counters of the machine, where it has some and lets users read them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ POWERCAP = Path("/sys/class/powercap")
 
 @dataclass
 class Rapl:
-    """The processor packages' energy counters (Linux powercap, `intel-rapl:N`, AMD too), in microjoules.
+    """The energy counters of the processor packages (Linux powercap, `intel-rapl:N`, on AMD too).
 
-    They wrap around; `joules` must be called more often than that takes (minutes).
+    They count microjoules and wrap around; call `joules` more often than that takes (minutes).
+
+    Attributes:
+        packages: folder of each package, and the largest value of its counter.
     """
 
     packages: tuple[tuple[Path, int], ...]
@@ -22,7 +25,7 @@ class Rapl:
         self._last = [self._read(p) for p, _ in self.packages]
 
     def joules(self) -> float:
-        """Used since the last call."""
+        """Returns the joules used since the last call, or since the meter was opened."""
         used = 0
         for i, (path, largest) in enumerate(self.packages):
             now = self._read(path)
@@ -36,11 +39,11 @@ class Rapl:
 
 
 def open_meter(root: Path = POWERCAP) -> Rapl | None:
-    """The meter of this machine; None when it has none or only root may read it."""
+    """Returns the meter of this machine; None when it has none or only root may read it."""
     packages = []
     try:
         for package in sorted(root.glob("intel-rapl:*")):
-            if package.name.count(":") == 1:  # deeper ones are parts of these
+            if package.name.count(":") == 1:  # intel-rapl:0:0 is a part of intel-rapl:0
                 int((package / "energy_uj").read_text())
                 packages.append((package, int((package / "max_energy_range_uj").read_text())))
     except (OSError, ValueError):

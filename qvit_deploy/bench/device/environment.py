@@ -1,4 +1,4 @@
-"""The machine that measures: what it is, what runs on it, and whether two of them may be compared."""
+"""Describes the machine that measures, and says whether measurements of two machines may be compared."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from pathlib import Path
 from qvit_deploy.artifacts.measurement import Environment, Measurement, Settings
 from qvit_deploy.bench.device.telemetry import power_mode, tegra_release
 from qvit_deploy.targets.processor import cpu_model
+from qvit_deploy.targets.registry import libraries
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 
 COMPARED = ("machine", "cpu", "logical_cpus", "governor", "max_mhz", "board", "power_mode", "gpu", "gpu_clocks")
 """Fields of `Environment` that must agree; memory, kernel and load do not decide how fast a file runs."""
 
-RUNTIMES = ("onnxruntime", "tensorrt", "tensorrt-rtx", "openvino")
-VERSIONS = ("qvit-deploy", *RUNTIMES, "numpy")
 _TIMEOUT = 10
 
 
 def environment(root: Path = Path("/")) -> Environment:
-    """Describes this machine. What cannot be found out is left out, never guessed.
+    """Describes this machine. What cannot be read is None, never guessed.
 
     Args:
-        root: of the file system, for reading a recorded one.
+        root: of the file system; another one for a recorded machine.
     """
     cpu0 = root / "sys/devices/system/cpu/cpu0/cpufreq"
     largest = _read(cpu0 / "cpuinfo_max_freq")
@@ -36,7 +35,7 @@ def environment(root: Path = Path("/")) -> Environment:
     l4t = tegra_release(release) if release else None
     mode = _output("nvpmodel", "-q") if l4t else None
     gpu, clocks = _gpu()
-    versions = {name: v for name in VERSIONS if (v := _version(name))}
+    versions = {name: v for name in ("qvit-deploy", *libraries(), "numpy") if (v := _version(name))}
     versions["python"] = platform.python_version()
     if l4t:
         versions["l4t"] = l4t
@@ -58,8 +57,10 @@ def environment(root: Path = Path("/")) -> Environment:
 
 
 def fastest_cpus(threads: int, root: Path = Path("/")) -> tuple[int, ...] | None:
-    """The CPUs to pin `threads` threads to: of those allowed and of the highest clock the last ones, since interrupts
-    are served by the first. None where the system does not pin, or has fewer than asked for."""
+    """Returns the CPUs to pin `threads` threads to, or None where the system does not pin or has fewer CPUs.
+
+    They are the fastest of those allowed, and of these the last ones, since the first ones serve interrupts.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return None
     allowed = sorted(os.sched_getaffinity(0))
@@ -69,18 +70,18 @@ def fastest_cpus(threads: int, root: Path = Path("/")) -> tuple[int, ...] | None
 
 
 def differences(one: Measurement, other: Measurement) -> list[str]:
-    """What forbids comparing two measurements, one phrase each: `cpu: A / B`."""
+    """Returns what forbids comparing two measurements, one phrase each: `cpu: A / B`."""
     fields = [(f, getattr(one.environment, f), getattr(other.environment, f)) for f in COMPARED]
     fields += [(f, getattr(one.settings, f), getattr(other.settings, f)) for f in Settings.model_fields]
     fields += [
         (f"version of {n}", one.environment.versions.get(n), other.environment.versions.get(n))
-        for n in RUNTIMES
+        for n in libraries()
         if n == one.settings.runtime
     ]
-    return [f"{name}: {_said(a)} / {_said(b)}" for name, a, b in fields if a != b]
+    return [f"{name}: {_as_text(a)} / {_as_text(b)}" for name, a, b in fields if a != b]
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}={v}" for k, v in sorted(value.items())) or "none"
     return ",".join(map(str, value)) if isinstance(value, tuple) else "unknown" if value is None else str(value)
@@ -94,14 +95,16 @@ def _memory(meminfo: str | None) -> int | None:
 
 
 def _gpu() -> tuple[str | None, str | None]:
-    """(name and driver, applied clocks) of the NVIDIA GPUs; what the driver says on a Jetson without nvidia-smi; (None,
-    None) without any."""
+    """Returns (name and driver, applied clocks) of the NVIDIA GPUs; (None, None) without any.
+
+    On a Jetson without nvidia-smi, CUDA's driver gives the name.
+    """
     query = "name,driver_version,clocks.applications.graphics,clocks.applications.memory,power.limit"
-    said = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
-    if not said:
-        found = find_gpu()
-        return None if found is None else f"{found.name}, SM{found.sm}", None
-    cards = [[field.strip() for field in line.split(",")] for line in said.splitlines() if line.count(",") == 4]
+    table = _output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits")
+    if not table:
+        gpu = find_gpu()
+        return None if gpu is None else f"{gpu.name}, SM{gpu.sm}", None
+    cards = [[field.strip() for field in line.split(",")] for line in table.splitlines() if line.count(",") == 4]
     names = "; ".join(f"{c[0]}, driver {c[1]}" for c in cards)
     return names or None, "; ".join(f"{c[2]}/{c[3]} MHz, {c[4]} W" for c in cards) or None
 
@@ -121,7 +124,7 @@ def _read(path: Path) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints; None when it does not exist or fails."""
+    """Returns what a command prints; None when it does not exist or fails."""
     if shutil.which(command[0]) is None:
         return None
     try:

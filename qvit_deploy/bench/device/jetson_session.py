@@ -1,20 +1,19 @@
-"""Reads the tarball of `tools/jetson/session.py`: the measurement, and what the board did while it was taken."""
+"""Reads the tarball of `tools/jetson/session.py`: a measurement, and the state of the board while it was taken."""
 
 from __future__ import annotations
 
-import json
 import statistics
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from qvit_deploy.artifacts.measurement import Measurement, read_measurement
+from qvit_deploy.artifacts.measurement import Measurement, measurement_of
 from qvit_deploy.bench.device.telemetry import Clock, Sample, clocks, power_mode, tegra_release, tegrastats, throttling
 from qvit_deploy.errors import InputError
+from qvit_deploy.validation import first_problem, parse_json
 
 SCHEMA = "qvit-deploy/jetson-session/1"
 LARGEST_FILE = 1 << 28
@@ -36,10 +35,14 @@ class Facts(BaseModel):
 
 @dataclass(frozen=True)
 class Session:
-    """What a session recorded. None is what the board did not tell.
+    """What a session recorded. None stands for what the board does not report.
 
     Attributes:
-        unread: lines of tegrastats' log that are not its own.
+        samples: of tegrastats.
+        unread: how many lines of tegrastats' log could not be read.
+        release: L4T version.
+        mode: power mode of nvpmodel.
+        clocks: by unit, before the run.
         throttled: signs that the board was slowed down, one line each.
     """
 
@@ -68,21 +71,21 @@ class Session:
 
 
 def read_session(path: Path) -> Session:
-    """The session in the tarball. Raises InputError naming the file and what is wrong with it."""
+    """Reads the session in the tarball. Raises InputError naming the file and what is wrong with it."""
     files = _files(path)
     try:
-        facts = Facts.model_validate(json.loads(files["session.json"]))
+        facts = Facts.model_validate(parse_json(files["session.json"]))
     except KeyError:
         raise InputError(f"{path}: is not a session of tools/jetson/session.py (no session.json)") from None
-    except (ValueError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+    except ValueError as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{path}: session.json is damaged or of another version: {reason}") from None
 
     def text(name: str) -> str:
         return files.get(name, b"").decode("utf-8", errors="replace")
 
     samples, unread = tegrastats(text("tegrastats.txt"))
-    shown = clocks(text("jetson_clocks.txt"))
+    clocks_before = clocks(text("jetson_clocks.txt"))
     return Session(
         facts=facts,
         measurement=_measurement(path, files.get("measurement.json")),
@@ -91,14 +94,14 @@ def read_session(path: Path) -> Session:
         board=text("model.txt").strip("\0\n ") or None,
         release=tegra_release(text("nv_tegra_release.txt")),
         mode=power_mode(text("nvpmodel.txt")),
-        clocks=shown,
-        throttled=tuple(throttling(samples, shown, facts.over_current_events)),
+        clocks=clocks_before,
+        throttled=tuple(throttling(samples, clocks_before, facts.over_current_events)),
     )
 
 
 def _files(path: Path) -> dict[str, bytes]:
-    """Contents by name without folders, read in place: nothing of a foreign tarball is unpacked."""
-    found = {}
+    """Returns contents by file name without folders, read in place: nothing of a foreign tarball is unpacked."""
+    contents = {}
     try:
         with tarfile.open(path, "r:*") as tar:
             for member in tar:
@@ -107,22 +110,19 @@ def _files(path: Path) -> dict[str, bytes]:
                 if member.size > LARGEST_FILE:
                     raise InputError(f"{path}: {member.name} is too large ({member.size} bytes)")
                 content = tar.extractfile(member)
-                found[Path(member.name).name] = b"" if content is None else content.read()
+                contents[Path(member.name).name] = b"" if content is None else content.read()
     except (OSError, EOFError, tarfile.TarError) as error:
         # tarfile lists a reason for every kind of compression on lines of their own.
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read as a session's tarball, or was cut off: {reason}") from error
-    return found
+    return contents
 
 
 def _measurement(path: Path, content: bytes | None) -> Measurement | None:
     if content is None:
         return None
-    with TemporaryDirectory() as folder:
-        # `read_measurement` names the file it read; the tarball's user knows it by this name.
-        inside = Path(folder) / "measurement.json"
-        inside.write_bytes(content)
-        try:
-            return read_measurement(inside)
-        except InputError as error:
-            raise InputError(f"{path}: {str(error).replace(folder + '/', '')}") from None
+    called = f"{path}: measurement.json"
+    try:
+        return measurement_of(parse_json(content), called)
+    except ValueError as error:
+        raise InputError(f"{called}: {error}") from None

@@ -20,18 +20,14 @@ from onnx import shape_inference
 
 from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.bench.sites.models import OVERHEAD
-from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import InputError
 from qvit_deploy.formats.grids.activation import ActivationGrid
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
+from qvit_deploy.graph.query import nodes_by_output
 from qvit_deploy.graph.sites import Kind, Site, find_sites
-from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
-from qvit_deploy.recipe import HALF_PROFILES, PACKED_PROFILE, Profile
-from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
-from qvit_deploy.targets.tensorrt.half.precision import to_half
-from qvit_deploy.targets.tensorrt.packed.emission import pack_half
+from qvit_deploy.targets.target import AnyTarget
 
 Width = tuple[int, int]
 """(weight bits, activation bits)."""
@@ -63,7 +59,7 @@ class SiteShape:
 
     Attributes:
         x, second, y: shapes of the operands, `second` that of the weight where there is one, and of the product.
-        image: whether it reads the image, which is float32 in every profile.
+        image: whether it reads the image, which is float32 in every file.
         norm: whether it reads a LayerNorm that only linears read.
     """
 
@@ -77,7 +73,7 @@ class SiteShape:
     attributes: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, profile: Profile) -> Emitted:
+def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, target: AnyTarget) -> Emitted:
     """Models of all sites of the bundle at these widths, and of the overhead.
 
     Equal models are one file, whichever sites and widths they are of.
@@ -88,21 +84,21 @@ def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, profile: Pro
     wanted = {s.name for s in bundle.manifest.sites}
     graph = Graph(ir.load(bundle.path_of("model.float.onnx")), "float")
     shapes = tensor_shapes(graph, batch)
-    nodes = {v.name: n for n in graph.nodes() for v in n.outputs}
+    nodes = nodes_by_output(graph)
     sites: dict[str, dict[str, str]] = {}
     known: dict[tuple[SiteShape, Width], str] = {}
-    files: dict[bytes, str] = {overhead(profile): OVERHEAD}
+    files: dict[bytes, str] = {overhead(target): OVERHEAD}
     baselines: dict[str, str] = {}
     for site in (s for s in find_sites(graph) if s.name in wanted):
         shape = site_shape(site, nodes[site.product], shapes)
         sites[site.name] = {}
         for width in widths:
             if (shape, width) not in known:
-                content = emit_site(shape, width, profile)
+                content = emit_site(shape, width, target)
                 name = files.setdefault(content, f"{len(files)}.w{width[0]}a{width[1]}.onnx")
                 known[shape, width] = name
-                if shape.norm and profile in HALF_PROFILES:
-                    baselines[name] = files.setdefault(emit_norm(shape.x), f"{len(files)}.norm.onnx")
+                if shape.norm and target.half_precision:
+                    baselines[name] = files.setdefault(emit_norm(shape.x, target), f"{len(files)}.norm.onnx")
             sites[site.name]["w{}a{}".format(*width)] = known[shape, width]
     return Emitted(sites, baselines, {name: content for content, name in files.items()})
 
@@ -160,35 +156,25 @@ def _behind_norm(product: ir.Node) -> bool:
     return last and all(n.op_type == "MatMul" and i == 0 and constant(n.inputs[1]) is not None for n, i in value.uses())
 
 
-def emit_site(shape: SiteShape, width: Width, profile: Profile) -> bytes:
+def emit_site(shape: SiteShape, width: Width, target: AnyTarget) -> bytes:
     """The file of the site alone, quantized to `width` (weight or second operand, input)."""
-    half_precision = profile in HALF_PROFILES
-    graph, site = _float_site(shape if half_precision else replace(shape, norm=False))
+    graph, site = _float_site(shape if target.half_precision else replace(shape, norm=False))
     plan = Plan({site.name: _planned(site, shape, width)})
-    if not half_precision:
-        return emit_qdq(graph, plan).serialize()
-    plan = half_scales(plan)
-    emitted = emit_tensorrt(graph, plan)
-    # Nothing was measured, so everything fits float16.
-    half = to_half(emitted, {}, ends={"second", site.output} | (set() if shape.image else {"x"}))
-    if profile == PACKED_PROFILE:
-        half = pack_half(half, emitted.graph, plan)
-    return half.graph.serialize()
+    return target.emit_part(graph, plan, {"second", site.output} | (set() if shape.image else {"x"}))
 
 
-def emit_norm(x: tuple[int, ...]) -> bytes:
-    """The file, in half precision, of the LayerNorm alone that stands in front of sites."""
+def emit_norm(x: tuple[int, ...], target: AnyTarget) -> bytes:
+    """The file of the LayerNorm alone that stands in front of sites."""
     value, node, constants = _norm(x)
     graph = ir.Graph(
         [value], node.outputs, nodes=[node], initializers=constants, opset_imports={"": CANONICAL_OPSET}, name="norm"
     )
-    emitted = emit_tensorrt(Graph(ir.Model(graph, ir_version=10), "norm"), Plan({}))
-    return to_half(emitted, {}, ends=("x", NORMED)).graph.serialize()
+    return target.emit_part(Graph(ir.Model(graph, ir_version=10), "norm"), Plan({}), ("x", NORMED))
 
 
-def overhead(profile: Profile) -> bytes:
-    """The file of a model of one number, of the type that sites of this profile read and write."""
-    kind = onnx.TensorProto.FLOAT16 if profile in HALF_PROFILES else onnx.TensorProto.FLOAT
+def overhead(target: AnyTarget) -> bytes:
+    """The file of a model of one number, of the type that sites in files for this target read and write."""
+    kind = onnx.TensorProto.FLOAT16 if target.half_precision else onnx.TensorProto.FLOAT
     value = [onnx.helper.make_tensor_value_info(n, kind, [1, 1]) for n in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "nothing", value[:1], value[1:])
     opset = onnx.helper.make_opsetid("", CANONICAL_OPSET)

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.latency_table import Width
 from qvit_deploy.artifacts.manifest import MANIFEST
-from qvit_deploy.artifacts.measurement import read_json
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import PACKED_PROFILE, Profile
+from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.targets.target import AnyTarget
 from qvit_deploy.targets.tensorrt.engine.plugin_build import LIBRARY
+from qvit_deploy.validation import Record, read_json, validated
 
 INDEX = "index.json"
 SCHEMA: Literal["qvit-deploy/site-models/2"] = "qvit-deploy/site-models/2"
@@ -30,29 +31,40 @@ DEFAULT_BITS = (4, 6, 8)
 
 FileName = Annotated[str, Field(pattern=r"^[\w.-]+\.onnx$")]
 
-SiteTarget = Literal["onnxruntime", "tensorrt", "tensorrt-rtx"]
-SITE_TARGETS: tuple[str, ...] = get_args(SiteTarget)
+SITE_TARGETS = tuple(name for name, target in TARGETS.items() if target.times_sites)
 
 
-class Index(BaseModel):
+class Index(Record):
     """`index.json` of a folder of site models.
 
     Attributes:
         target: what the models are timed on.
-        profile: the file of a bundle that they follow, `tensorrt-plugin` of plugins.
+        file_for: the target whose file of a bundle they follow.
         batch: images per run.
         sites: site -> width (`w4a4`) -> file. Every site has the same widths.
         baselines: file -> the file whose time is taken off its own; `OVERHEAD` of those that are not named.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schema_id: Literal["qvit-deploy/site-models/2"] = Field(alias="schema")
-    target: SiteTarget
-    profile: Profile
+    target: str
+    file_for: str = Field(alias="profile")
     batch: PositiveInt
     sites: Annotated[Mapping[str, Mapping[Width, FileName]], Field(min_length=1)]
     baselines: Mapping[FileName, FileName]
+
+    @field_validator("target")
+    @classmethod
+    def _target_times_sites(cls, target: str) -> str:
+        if target not in SITE_TARGETS:
+            raise ValueError(f"{target!r} is not one of {', '.join(SITE_TARGETS)}")
+        return target
+
+    @field_validator("file_for")
+    @classmethod
+    def _file_is_known(cls, name: str) -> str:
+        if name not in TARGETS:
+            raise ValueError(f"{name!r} is not one of {', '.join(TARGETS)}")
+        return name
 
     @field_validator("sites")
     @classmethod
@@ -60,6 +72,11 @@ class Index(BaseModel):
         if len({tuple(sorted(files)) for files in sites.values()}) != 1 or not all(sites.values()):
             raise ValueError("the sites do not all have the same widths")
         return sites
+
+    @property
+    def calls_plugins(self) -> bool:
+        """Whether the models call operators of our own where they are timed in plugins."""
+        return TARGETS[self.file_for].calls_plugins
 
     @property
     def widths(self) -> tuple[str, ...]:
@@ -86,7 +103,7 @@ class Asked:
         plugins: libraries of TensorRT plugins.
     """
 
-    target: SiteTarget
+    target: str
     bits: tuple[int, ...] | None = None
     batch: int | None = None
     plugins: tuple[Path, ...] = ()
@@ -101,8 +118,11 @@ class Asked:
             raise InputError(f"--bits {','.join(map(str, self.bits))}: widths are 2 to 8")
         if self.batch is not None and self.batch < 1:
             raise InputError(f"--batch must be at least 1, got {self.batch}")
-        if self.plugins and self.target != "tensorrt":
-            raise InputError(f"--sites --target {self.target} takes no plugins: leave out --plugin")
+        self.where.part_targets(self.plugins)
+
+    @property
+    def where(self) -> AnyTarget:
+        return TARGETS[self.target]
 
     @property
     def widths(self) -> tuple[str, ...] | None:
@@ -111,12 +131,7 @@ class Asked:
 
 def read_index(folder: Path) -> Index:
     """Raises InputError: it is not what `write_site_models` writes, or a model is missing."""
-    try:
-        index = Index.model_validate(read_json(folder / INDEX))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{folder / INDEX}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    index = validated(Index, read_json(folder / INDEX), str(folder / INDEX))
     missing = [name for name in index.files if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder} lacks {missing[0]}, which its {INDEX} names; write the models again")
@@ -140,16 +155,16 @@ def require_asked(folder: Path, index: Index, asked: Asked) -> None:
             f"{folder} holds site models of {', '.join(index.widths)}, not {', '.join(asked.widths or ())}: leave "
             f"--bits out, {another}"
         )
-    if asked.plugins and index.profile != PACKED_PROFILE:
+    if asked.plugins and not index.calls_plugins:
         raise InputError(
-            f"{folder} holds site models of the {index.profile} file, which calls no plugins: leave --plugin out, "
+            f"{folder} holds site models of the {index.file_for} file, which calls no plugins: leave --plugin out, "
             f"{another}"
         )
 
 
 def require_library(folder: Path, index: Index, asked: Asked) -> None:
     """Raises InputError if the models call plugins and no library is named."""
-    if index.profile == PACKED_PROFILE and index.target == "tensorrt" and not asked.plugins:
+    if index.calls_plugins and TARGETS[index.target].takes_plugins and not asked.plugins:
         raise InputError(
             f"{folder} holds site models that run in the plugins of {LIBRARY}: pass --plugin PATH/{LIBRARY} "
             "(qvit-deploy build-plugin compiles it)"

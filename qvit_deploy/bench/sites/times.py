@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import get_args
 
 import onnx
 
-from qvit_deploy.artifacts.engine_record import Batch, BuildRequest, Target, read_engine
+from qvit_deploy.artifacts.engine_record import Batch, BuildRequest, read_engine
 from qvit_deploy.artifacts.latency_table import SCHEMA, LatencyTable
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.bench.device.environment import environment
@@ -27,9 +26,10 @@ from qvit_deploy.bench.sites.models import (
 from qvit_deploy.bench.sites.write import write_site_models
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.progress import Progress, Stopwatch
+from qvit_deploy.targets.registry import TARGETS
 from qvit_deploy.targets.tensorrt.engine.build import build_engine
 from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
-from qvit_deploy.targets.tensorrt.engine.runtime import load_pycuda
+from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 
 TIMEOUT_SECONDS = 600.0
 """Of the build of one engine."""
@@ -48,9 +48,7 @@ def site_table(
         InputError: what is asked for cannot be timed here, or the folder holds something else; see also
             `write_site_models` and `latency_table`.
     """
-    if asked.target in get_args(Target):
-        require_gpu(f"--sites --target {asked.target}")
-        load_pycuda()  # only the first run would miss it, after all builds
+    asked.where.require_timing(f"--sites --target {asked.target}")
     missing = [p for p in asked.plugins if not p.is_file()]
     if missing:
         raise InputError(f"no plugin library at {missing[0]}")
@@ -79,15 +77,14 @@ def latency_table(
     Raises:
         InputError: a model cannot be run here, or no engine can be built of it.
     """
-    for target in get_args(Target):
-        if index.target == target:
-            with tempfile.TemporaryDirectory() as temporary:
-                gpu = require_gpu(f"--sites --target {target}")
-                sm = gpu.sm if target == "tensorrt-rtx" else None
-                engines = build_site_engines(folder, index, Path(temporary), sm, plugins, progress)
-                version = read_engine(engines[OVERHEAD]).build.version
-                taken = _taken(index, engines, plan, progress)
-            return _table(index, taken, gpu.name, _engine_fingerprint(index, version, plugins))
+    if TARGETS[index.target].on_gpu:
+        with tempfile.TemporaryDirectory() as temporary:
+            gpu = require_gpu(f"--sites --target {index.target}")
+            sm = None if engine_kind(index.target).on_device else gpu.sm
+            engines = build_site_engines(folder, index, Path(temporary), sm, plugins, progress)
+            version = read_engine(engines[OVERHEAD]).build.version
+            taken = _taken(index, engines, plan, progress)
+        return _table(index, taken, gpu.name, _engine_fingerprint(index, version, plugins))
     taken = _taken(index, {name: folder / name for name in index.files}, plan, progress)
     where = environment()
     device = where.board or where.cpu
@@ -118,7 +115,7 @@ def build_site_engines(
             engines[name] = to / f"{Path(name).stem}.engine"
             try:
                 request = BuildRequest(
-                    target=index.target,  # type: ignore[arg-type] # `onnxruntime` has no engines
+                    target=index.target,
                     onnx=folder / name,
                     engine=engines[name],
                     sm=sm,
@@ -168,4 +165,4 @@ def _engine_fingerprint(index: Index, version: str, plugins: tuple[Path, ...]) -
     where = environment()
     libraries = [f"{p.name} {FileRecord.of_file(p).sha256[:12]}" for p in plugins]
     known = [where.board, where.gpu, where.gpu_clocks, where.power_mode]
-    return "; ".join([*(k for k in known if k), f"{index.target} {version}", index.profile, *libraries])
+    return "; ".join([*(k for k in known if k), f"{index.target} {version}", index.file_for, *libraries])

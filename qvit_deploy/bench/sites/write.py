@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
+from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
-from qvit_deploy.artifacts.engine_record import Target
 from qvit_deploy.bench.sites.models import DEFAULT_BITS, INDEX, SCHEMA, Asked, Index
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import Profile
-from qvit_deploy.targets.tensorrt.engine.files import profiles_for
+from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.targets.target import file_of
 
 
 def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
@@ -31,33 +30,25 @@ def write_site_models(bundle: Path, folder: Path, asked: Asked) -> Index:
             "--emit-only --site-models FOLDER) and bring the folder here"
         ) from error
     found = read_bundle(bundle)
-    profile = profile_of(found, asked)
+    file_for = file_followed(found, asked)
     widths = [(b, b) for b in sorted(set(asked.bits or DEFAULT_BITS))]
-    emitted = emit_sites(found, widths, asked.batch or 1, profile)
+    emitted = emit_sites(found, widths, asked.batch or 1, TARGETS[file_for])
     index = Index(
         schema=SCHEMA,
         target=asked.target,
-        profile=profile,
+        profile=file_for,
         batch=asked.batch or 1,
         sites=emitted.sites,
         baselines=emitted.baselines,
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in emitted.models.items():
-            (folder / name).write_bytes(content)
-        (folder / INDEX).write_text(index.model_dump_json(by_alias=True, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--site-models {folder} cannot be written: {error.strerror}") from error
+    # The index last: who finds it finds all models.
+    write_files(folder, {**emitted.models, INDEX: index.model_dump_json(by_alias=True, indent=1).encode() + b"\n"})
     return index
 
 
-def profile_of(bundle: Bundle, asked: Asked) -> Profile:
-    """The file that site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle has; the
-    target's own where it has neither, since a table may come before the compile it is for."""
-    for target in get_args(Target):
-        if asked.target == target:
-            wanted = profiles_for(target, asked.plugins)
-            held = [p for p in wanted if f"model.{p}.onnx" in bundle.manifest.files]
-            return wanted[0] if asked.plugins or not held else held[0]
-    return "onnxruntime"
+def file_followed(bundle: Bundle, asked: Asked) -> str:
+    """The target whose file site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle
+    has; the target's own where it has neither, since a table may come before the compile it is for."""
+    wanted = asked.where.part_targets(asked.plugins)
+    held = [name for name in wanted if file_of(name) in bundle.manifest.files]
+    return wanted[0] if asked.plugins or not held else held[0]

@@ -17,7 +17,7 @@ Image = NDArray[np.float32]
 
 
 def composite(background: Image, source: Image, mask: NDArray[np.bool_]) -> Image:
-    """`background` with the pixels of `mask` [H, W] taken from `source`. Raises InputError when shapes differ."""
+    """Replaces the pixels of `mask` [H, W] in `background` by those of `source`. Raises InputError if shapes differ."""
     if background.shape != source.shape or mask.shape != background.shape[1:] or mask.dtype != bool:
         raise InputError(
             f"a composite needs two images of one size and a boolean mask as large, got {list(background.shape)}, "
@@ -27,10 +27,12 @@ def composite(background: Image, source: Image, mask: NDArray[np.bool_]) -> Imag
 
 
 def swap_within(image: Image, region: Tokens, patch: int, rng: np.random.Generator) -> Image:
-    """`image` with the patches of `region` exchanged, one for one, with patches outside it.
+    """Exchanges the patches of `region`, one for one, with patches outside it.
 
-    Both sides are drawn at random without repetition, as many as the smaller of them has. Raises InputError when
-    `region` is empty, everything, or of another grid.
+    Both sides are drawn at random without repetition, as many as the smaller of them has.
+
+    Raises:
+        InputError: `region` is empty, covers everything, or is of another grid.
     """
     grid = token_grid(image.shape[1], image.shape[2], patch)
     if region.shape != grid:
@@ -43,17 +45,17 @@ def swap_within(image: Image, region: Tokens, patch: int, rng: np.random.Generat
     source = np.arange(region.size)
     source[inside], source[outside] = outside, inside
     patches = by_token(image, patch).reshape(len(image), -1, patch, patch)[:, source]
-    moved = patches.reshape(len(image), *grid, patch, patch).transpose(0, 1, 3, 2, 4)
-    return np.ascontiguousarray(moved.reshape(image.shape), dtype=np.float32)
+    swapped = patches.reshape(len(image), *grid, patch, patch).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(swapped.reshape(image.shape), dtype=np.float32)
 
 
 def blur(image: Image, sigma: float) -> Image:
-    """`image` under a Gaussian of `sigma` pixels, mirrored at its edges."""
+    """Blurs with a Gaussian of `sigma` pixels; the image is mirrored at its edges."""
     blurred: Image = gaussian_filter(image, (0, sigma, sigma), mode="reflect")
     return blurred
 
 
 def noise(image: Image, strength: float, rng: np.random.Generator) -> Image:
-    """`image` plus Gaussian noise of `strength` times each channel's standard deviation, not clipped."""
+    """Adds Gaussian noise of `strength` times each channel's standard deviation, without clipping."""
     spread = image.std(axis=(1, 2), keepdims=True)
     return (image + strength * spread * rng.standard_normal(image.shape)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Pairs of images from files: two pictures, a folder of pairs, or an `.npz`; checked whole before anything runs."""
+"""Opens pairs of images from files (two pictures, a folder or an `.npz`) and checks all of them before a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from qvit_deploy.data.folder import Listing, list_folder
 from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.npz import read_pair_npz
-from qvit_deploy.data.pairs.make import ImagePair, pair_kind
+from qvit_deploy.data.pairs.make import ImagePair, compare_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 
@@ -35,7 +35,11 @@ class PairSet:
         return len(self.names)
 
     def __iter__(self) -> Iterator[ImagePair]:
-        """The pairs in order. Raises InputError for one that is corrupt, differs in size or does not differ at all."""
+        """Yields the pairs in order.
+
+        Raises:
+            InputError: an image is corrupt, or the two of a pair differ in size or do not differ at all.
+        """
         for i, name in enumerate(self.names):
             first, second = self.clean.picture(i), self.corrupt.picture(i)
             if first.shape[:2] != second.shape[:2]:
@@ -45,23 +49,25 @@ class PairSet:
                     "up only between images of one size, so crop or resize one to the other"
                 )
             clean, corrupt = self.clean.preprocess.apply(first), self.corrupt.preprocess.apply(second)
-            found = pair_kind(clean, corrupt, self.patch)
-            if not found.changed:
+            comparison = compare_images(clean, corrupt, self.patch)
+            if not comparison.changed:
                 raise InputError(
                     f"pair {name}: clean and corrupt are identical as the model sees them, so patching one into the "
                     "other does nothing; remove the pair or change one image inside the centre crop"
                 )
             labels = (None if s.labels is None else int(s.labels[i]) for s in (self.clean, self.corrupt))
-            yield ImagePair(name, clean, corrupt, found.kind, found.changed_tokens, found.warnings, *labels)
+            yield ImagePair(
+                name, clean, corrupt, comparison.kind, comparison.changed_tokens, comparison.warnings, *labels
+            )
 
 
 def open_pair(clean: Path, corrupt: Path, preprocess: Preprocess, patch: int) -> PairSet:
-    """The pair of two image files. Raises InputError as `open_pairs` does."""
+    """Opens the pair of two image files. Raises InputError as `open_pairs` does."""
     return _from_files(((clean, corrupt),), (f"{clean.name} / {corrupt.name}",), preprocess, patch)
 
 
 def open_pairs(path: Path, preprocess: Preprocess, patch: int) -> PairSet:
-    """Opens pairs and looks at every one of them once.
+    """Opens pairs and checks every one of them once.
 
     Args:
         path: an `.npz` with uint8 `clean` and `corrupt`, [N, H, W] or [N, H, W, 3], and perhaps integer `labels` and
@@ -69,8 +75,8 @@ def open_pairs(path: Path, preprocess: Preprocess, patch: int) -> PairSet:
             `NAME.corrupt.*`.
 
     Raises:
-        InputError: there is no such place, a picture cannot be read or has no partner, the two pictures of a pair
-            differ in size or are identical as the model sees them, or the input does not consist of whole patches.
+        InputError: there is no such file or folder, a picture cannot be read or has no partner, the two pictures of a
+            pair differ in size or are identical as the model sees them, or the input is not made of whole patches.
     """
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -83,31 +89,31 @@ def open_pairs(path: Path, preprocess: Preprocess, patch: int) -> PairSet:
         return _checked(PairSet(clean, corrupt, names, patch))
     if not is_folder:
         raise InputError(f"{path} is neither a folder of pairs nor an .npz file with 'clean' and 'corrupt'")
-    by_role = _in_folders(path) if all((path / role).is_dir() for role in ROLES) else _by_suffix(path)
+    by_role = _by_folder(path) if all((path / role).is_dir() for role in ROLES) else _by_suffix(path)
     clean_files, corrupt_files = (by_role[role] for role in ROLES)
-    alone = sorted(clean_files.keys() ^ corrupt_files.keys())
-    if alone:
-        shown = ", ".join(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
+    unpaired = sorted(clean_files.keys() ^ corrupt_files.keys())
+    if unpaired:
+        shown = ", ".join(unpaired[:3]) + (f" and {len(unpaired) - 3} more" if len(unpaired) > 3 else "")
         raise InputError(f"{path}: every pair needs a clean and a corrupt image; one is missing for {shown}")
     names = tuple(clean_files)
     return _from_files(tuple((clean_files[n], corrupt_files[n]) for n in names), names, preprocess, patch)
 
 
-def _in_folders(root: Path) -> dict[str, dict[str, Path]]:
-    """role -> name -> file, from the folders `clean` and `corrupt`."""
-    found: dict[str, dict[str, Path]] = {role: {} for role in ROLES}
+def _by_folder(root: Path) -> dict[str, dict[str, Path]]:
+    """Maps role -> name -> file, from the folders `clean` and `corrupt`."""
+    by_role: dict[str, dict[str, Path]] = {role: {} for role in ROLES}
     for role in ROLES:
         folder = root / role
         if folder.is_symlink():
             raise InputError(f"{folder} is a symbolic link to a folder, which is not followed")
         for path in _flat(list_folder(folder), folder):
-            _add(found[role], path.stem, path)
-    return found
+            _add(by_role[role], path.stem, path)
+    return by_role
 
 
 def _by_suffix(root: Path) -> dict[str, dict[str, Path]]:
-    """role -> name -> file, from files called `NAME.ROLE.*`."""
-    found: dict[str, dict[str, Path]] = {role: {} for role in ROLES}
+    """Maps role -> name -> file, from files called `NAME.ROLE.*`."""
+    by_role: dict[str, dict[str, Path]] = {role: {} for role in ROLES}
     for path in _flat(list_folder(root), root):
         name, _, role = path.stem.rpartition(".")
         if not name or role not in ROLES:
@@ -115,8 +121,8 @@ def _by_suffix(root: Path) -> dict[str, dict[str, Path]]:
                 f"{path} is not part of a pair: name pairs NAME.clean.png and NAME.corrupt.png, or put them into "
                 "folders called clean and corrupt"
             )
-        _add(found[role], name, path)
-    return found
+        _add(by_role[role], name, path)
+    return by_role
 
 
 def _flat(listing: Listing, root: Path) -> tuple[Path, ...]:
@@ -147,7 +153,7 @@ def _from_files(
 
 
 def _checked(pairs: PairSet) -> PairSet:
-    """`pairs`, each decoded once: a run over hundreds of them must not end at the last one."""
+    """Decodes each pair once, so that a run over hundreds of them cannot fail at the last one."""
     for _ in pairs:
         pass
     return pairs

@@ -1,4 +1,4 @@
-"""A region filled smoothly from its border: the object goes, the background stays."""
+"""Fills a region smoothly from its border: the object goes, the background stays."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from qvit_deploy.errors import InputError
 
 
 def inpaint(image: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """`image` [C, H, W] with the pixels of `mask` [H, W] replaced by the solution of Laplace's equation.
+    """Replaces the pixels of `mask` [H, W] in `image` [C, H, W] by the solution of Laplace's equation.
 
     Every filled pixel is the mean of its neighbours above, below, left and right, as far as they lie in the image: the
     pixels around the mask are the boundary values, and no gradient crosses the edge of the image. So no filled value
-    exceeds those around the mask. All other pixels stay bit for bit. Raises InputError when the mask is empty or
-    leaves no border to fill from.
+    exceeds those around the mask. All other pixels stay bit for bit.
+
+    Raises:
+        InputError: the mask is empty, leaves no border to fill from, or has another size.
     """
     if mask.shape != image.shape[1:] or mask.dtype != bool:
         raise InputError(f"a mask for a {image.shape[1:]} image must be boolean and as large, got {mask.shape}")

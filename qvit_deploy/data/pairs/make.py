@@ -1,4 +1,4 @@
-"""Clean and corrupt images for patching: what a pair is, what it shows, and pairs made from a set of pictures.
+"""Makes pairs of a clean and a corrupt image for patching, and says how much the two images of a pair share.
 
 Patching replaces a token's activation by the one at the same place in the other image. That asks one question per token
 only where both images show the same thing except for an edit; so pairs are edits that keep the background, and
@@ -20,10 +20,10 @@ from qvit_deploy.data.tokens import Tokens, by_token, centre_box, pixels_of, ran
 from qvit_deploy.errors import InputError
 
 Edit = Literal["composite", "patch-swap", "inpaint", "blur", "noise", "unrelated"]
-"""What `make_pairs` makes."""
+"""The kinds of pair that `make_pairs` makes."""
 
 Kind = Literal[Edit, "same-background"]
-"""Pairs that were handed in are `same-background` or `unrelated`."""
+"""Pairs that the user gives are `same-background` or `unrelated`."""
 
 EDITS: tuple[Edit, ...] = get_args(Edit)
 OUT_OF_DISTRIBUTION: frozenset[Kind] = frozenset({"blur", "noise"})
@@ -77,8 +77,8 @@ class ImagePair:
 
 
 @dataclass(frozen=True, eq=False)
-class PairKind:
-    """What two images have in common.
+class PairComparison:
+    """How much two images differ.
 
     Attributes:
         changed_tokens: boolean [rows, columns], the tokens of which any pixel differs.
@@ -94,8 +94,8 @@ class PairKind:
     warnings: tuple[str, ...]
 
 
-def pair_kind(clean: Image, corrupt: Image, patch: int) -> PairKind:
-    """How much of two images [C, H, W] differs, token by token. Raises InputError when their sizes do."""
+def compare_images(clean: Image, corrupt: Image, patch: int) -> PairComparison:
+    """Measures how much two images [C, H, W] differ, token by token. Raises InputError when their sizes differ."""
     if clean.shape != corrupt.shape:
         raise InputError(f"the images of a pair must have one size, got {list(clean.shape)} and {list(corrupt.shape)}")
     difference = by_token(np.abs(clean - corrupt), patch)
@@ -111,7 +111,7 @@ def pair_kind(clean: Image, corrupt: Image, patch: int) -> PairKind:
             f"{changed:.0%} of the tokens differ but only {visible:.0%} visibly: lossy files or a resized edit; "
             "save pairs as PNG at the model's input size",
         )
-    return PairKind(
+    return PairComparison(
         changed_tokens, changed, visible, "unrelated" if visible >= NEARLY_ALL else "same-background", warnings
     )
 
@@ -119,7 +119,7 @@ def pair_kind(clean: Image, corrupt: Image, patch: int) -> PairKind:
 def make_pairs(
     images: ImageSet, kind: Edit, patch: int, count: int, seed: int, *, side: float = SIDE
 ) -> tuple[ImagePair, ...]:
-    """`count` pairs of this kind, each with another clean picture; the same for the same seed.
+    """Makes `count` pairs of this kind, each with another clean picture; the same seed gives the same pairs.
 
     Clean pictures are drawn balanced over the classes, partners among all pictures of other classes. `patch-swap`
     takes the patches of a box, placed at random, from a partner at the same place, or, when the set has no labels,

@@ -13,7 +13,7 @@ from qvit_deploy.execute.ops.registry import OPS, NodeView, OpFn, Tensor, op, ru
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs, "Ceil": torch.ceil, "Cos": torch.cos, "Erf": torch.erf, "Exp": torch.exp,
     "Floor": torch.floor, "Identity": lambda x: x, "IsInf": torch.isinf, "IsNaN": torch.isnan,
-    "Log": torch.log, "Neg": torch.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal,
+    "Log": torch.log, "Mish": F.mish, "Neg": torch.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal,
     "Relu": torch.relu, "Round": torch.round, "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin,
     "Softplus": F.softplus, "Sqrt": torch.sqrt, "Tanh": torch.tanh,
 }  # fmt: skip
@@ -64,7 +64,10 @@ def _sum(_: NodeView) -> OpFn:
 
 @op("Clip")
 def _clip(_: NodeView) -> OpFn:
-    return lambda x, low=None, high=None: torch.clamp(x, low, high)
+    def clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+        return x if low is None and high is None else torch.clamp(x, low, high)
+
+    return clip
 
 
 @op("Where")

@@ -1,32 +1,41 @@
-"""Any ONNX graph of a vision transformer -> the canonical one. Each pass is one file; order matters."""
+"""Any ONNX graph of a vision transformer -> the canonical one.
+
+`rewrites/` has one rewrite per file; a file's docstring lists its rules in order. Their order here matters: shapes are
+known behind `batch.specialise`, and the patterns of norms, GELUs and attentions are those of a simplified layout.
+Beside them: `match` (when a number counts as that of a formula), `measure` (running the model to learn values and
+shapes), `provenance` (what depends on pixels, on shapes, on weights alone), `interface` and `names`.
+"""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qvit_deploy.graph.canonicalize.attention import normalise_attention
-from qvit_deploy.graph.canonicalize.batch import specialise
-from qvit_deploy.graph.canonicalize.control_flow import decide_branches
-from qvit_deploy.graph.canonicalize.edit import detach_constants
-from qvit_deploy.graph.canonicalize.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names
-from qvit_deploy.graph.canonicalize.layer_norm import normalise_layer_norms
-from qvit_deploy.graph.canonicalize.layout import simplify_layout
-from qvit_deploy.graph.canonicalize.linear import normalise_linears
 from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
-from qvit_deploy.graph.canonicalize.noop import remove_noops
-from qvit_deploy.graph.canonicalize.opset import to_canonical_opset
-from qvit_deploy.graph.canonicalize.patch_embed import convs_to_linears
-from qvit_deploy.graph.canonicalize.precision import require_finite, to_float32
-from qvit_deploy.graph.canonicalize.sequences import remove_sequences
+from qvit_deploy.graph.canonicalize.rewrites.attention import normalise_attention
+from qvit_deploy.graph.canonicalize.rewrites.batch import specialise
+from qvit_deploy.graph.canonicalize.rewrites.control_flow import decide_branches
+from qvit_deploy.graph.canonicalize.rewrites.gelu import fuse_gelus
+from qvit_deploy.graph.canonicalize.rewrites.layer_norm import normalise_layer_norms
+from qvit_deploy.graph.canonicalize.rewrites.layout import simplify_layout
+from qvit_deploy.graph.canonicalize.rewrites.linear import normalise_linears
+from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
+from qvit_deploy.graph.canonicalize.rewrites.opset import to_canonical_opset
+from qvit_deploy.graph.canonicalize.rewrites.patch_embed import convs_to_linears
+from qvit_deploy.graph.canonicalize.rewrites.precision import require_finite, to_float32
+from qvit_deploy.graph.canonicalize.rewrites.sequences import remove_sequences
+from qvit_deploy.graph.edit import detach_constants
 from qvit_deploy.graph.graph import Graph
 
 
 def canonicalize(model: ir.Model, name: str) -> Graph:
     """The canonical graph of `model`, which is used up: hand in a model nobody else holds.
 
-    Raises InputError (no single image input, unusable opset, does not run), UnsupportedOpError, NonFiniteError.
+    Raises:
+        InputError: no single image input, an opset that cannot be used, or ONNX Runtime cannot run the model.
+        UnsupportedOpError: an operator or the way it is used has no canonical form; names the node.
+        NonFiniteError: a weight holds NaN or infinity.
     """
     detach_constants(model)
     model = to_canonical_opset(model)

@@ -70,9 +70,9 @@ class Probe:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
         return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
-    def run(self, batch: int, image_shape: tuple[int, ...], values: Collection[str]) -> Measurement:
-        """Feed noise of shape (batch, *image_shape); return activation shapes and the named `values`."""
-        image = np.random.default_rng(0).standard_normal((batch, *image_shape), dtype=np.float32)
+    def run(self, batch: int, image_size: tuple[int, ...], values: Collection[str]) -> Measurement:
+        """Feed noise of shape (batch, *image_size); return activation shapes and the named `values`."""
+        image = np.random.default_rng(0).standard_normal((batch, *image_size), dtype=np.float32)
         wanted = [*values, *(_SHAPE_PREFIX + name for name in self._activations)]
         results = self._session.run(wanted, {self._model.graph.inputs[0].name: image})
         count = len(values)

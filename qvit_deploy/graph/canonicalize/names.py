@@ -16,7 +16,7 @@ import re
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import free_name
+from qvit_deploy.graph.edit import free_name
 from qvit_deploy.graph.graph import constant
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -24,6 +24,7 @@ _NAMELESS = re.compile(r"/|::|^(val|scalar_tensor|scalar_tensor_default|constant
 
 
 def set_names(model: ir.Model) -> None:
+    """Applies the rules in place, the last rewrite but for the order of initializers."""
     graph = model.graph
     paths = {node: module_path(node) for node in graph}
     used: set[str] = set()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-_SHAPE_READERS = {"Shape", "Size"}
-_RANDOM = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
+from qvit_deploy.graph.op_traits import DESCRIBES, RANDOM
 
 
 class Provenance:
@@ -26,9 +25,9 @@ class Provenance:
             # CastLike's second input lends a type, no data.
             read = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
             inputs = [v for v in read if v is not None]
-            reads_shape = node.op_type in _SHAPE_READERS
+            reads_shape = node.op_type in DESCRIBES
             fixed = reads_shape or all(v in static for v in inputs)
-            if not fixed or node.op_type.startswith(_RANDOM) or has_subgraph(node):
+            if not fixed or node.op_type in RANDOM or has_subgraph(node):
                 self.data_nodes.add(node)
                 continue
             varies = reads_shape or any(v in shaped for v in inputs)
@@ -64,4 +63,5 @@ class Provenance:
 
 
 def has_subgraph(node: ir.Node) -> bool:
+    """Whether the node holds graphs of its own: an If, a Loop, a Scan."""
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.query import nodes_by_output
 from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.quantize.folds.norms import replace_constant
 
@@ -22,7 +23,7 @@ def absorb_scales(graph: Graph) -> Graph:
     """
     scaled = graph.clone()
     values = scaled.model.graph.initializers
-    by_output = {node.outputs[0].name: node for node in scaled.nodes()}
+    by_output = nodes_by_output(scaled)
     for site in find_sites(scaled):
         last = by_output[site.output]
         factor = _following_factor(last, site, scaled)

@@ -20,9 +20,10 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.calibrate.observe import Observation
-from qvit_deploy.graph.canonicalize.edit import add_constant
 from qvit_deploy.graph.channels import NormGroup
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.query import node_making
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.ranges.clip import channel_ranges
 
@@ -112,7 +113,7 @@ def add_initializer(graph: Graph, name: str, array: Array) -> ir.Value:
 
 
 def _add_bias(graph: Graph, site: Site, bias: Array) -> None:
-    node = next(n for n in graph.nodes() if n.outputs[0].name == site.product)
+    node = node_making(graph, site.product)
     value = add_initializer(graph, f"{site.name}.bias", bias)
     product = node.outputs[0]
     add = ir.node("Add", [product, value], name=f"{site.name}.add_bias")

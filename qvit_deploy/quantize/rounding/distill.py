@@ -1,7 +1,7 @@
 """Distillation: the whole plan tuned to the float model, on the calibration images and variations of them.
 
 Rounding fits each layer to its own output; what the layers do to each other's errors it cannot see. Here codes, scales
-and biases of all layers learn together, by gradients through the quantized graph, to give the float model's logits and
+and biases of all layers learn together, by gradients through the quantized graph, to give the float model's outputs and
 residual stream. Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432); scales learn as in LSQ
 (Esser et al., arXiv 1902.08153). No label is needed: the float model answers for any image, so each is shown flipped
 and shifted at random, without which 64 images would be learnt by heart.
@@ -27,6 +27,7 @@ from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
+from qvit_deploy.tasks.task import Task
 
 CODE_RATE = 3e-2
 """First step of Adam on weights, in steps of their grid: a code flips after some 20 that agree."""
@@ -40,6 +41,9 @@ BIAS_RATE = 3e-4
 LAST_RATE = 0.02
 """Share of the rates left at the end; they fall along a cosine."""
 
+SIGNAL = ""
+"""What the task's signal is called among the tensors of the residual stream, which have names."""
+
 SHIFT = 12
 """Images are shifted by up to 1 / SHIFT of their side."""
 
@@ -50,7 +54,8 @@ def distill(
     batches: Iterable[Tensor],
     epochs: int,
     seed: int,
-    progress: Advance,
+    task: Task,
+    advance: Advance,
 ) -> Plan:
     """`plan` with other codes, scales and biases; widths and attention grids stay.
 
@@ -58,7 +63,8 @@ def distill(
         batches: calibration images, float32 [b, C, H, W] each; all but the last of one size. All are held, because
             every epoch draws them in another order.
         epochs: times every image is seen.
-        progress: called with 1 after every epoch.
+        task: what the outputs mean.
+        advance: counts epochs.
 
     Raises:
         CheckError: the loss stopped being finite.
@@ -73,7 +79,7 @@ def distill(
     for product in plan.products().values():
         overrides.update(_attention(product, nodes))
     student = Executor(calibration.graph, calibration.executor.device, overrides)
-    loss = Loss(calibration.executor, images.split(size))
+    loss = Loss(calibration.executor, images.split(size), task)
     optimizer = torch.optim.Adam([group for learner in learners.values() for group in learner.groups()])
     steps = max(epochs, 1) * math.ceil(len(images) / size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -91,7 +97,7 @@ def distill(
             error.backward()
             optimizer.step()
             schedule.step()
-        progress(1)
+        advance(1)
     return Plan({n: learners[n].result() if n in learners else p for n, p in plan.sites.items()})
 
 
@@ -186,19 +192,17 @@ def _on_grid(x: Tensor, format: Format) -> Tensor:
 
 
 class Loss:
-    """Squared error of the logits, and of the residual stream after every addition, each as a share of what differs
-    between images."""
+    """Squared error of the task's signal (for a classifier, the logits), and of the residual stream after every
+    addition, each as a share of what differs between images."""
 
-    def __init__(self, teacher: Executor, batches: Iterable[Tensor]) -> None:
-        graph = teacher.graph
-        self.teacher, self.logits = teacher, graph.outputs[0].name or ""
-        self.stream = [name for name in _residual_stream(graph.nodes()) if name != self.logits]
-        names = [self.logits, *self.stream]
-        sums = {name: [torch.zeros(()), torch.zeros(())] for name in names}
+    def __init__(self, teacher: Executor, batches: Iterable[Tensor], task: Task) -> None:
+        self.teacher, self.task = teacher, task
+        self.stream = [name for name in _residual_stream(teacher.graph.nodes()) if name not in teacher.outputs]
+        sums = {name: [torch.zeros(()), torch.zeros(())] for name in (SIGNAL, *self.stream)}
         count = 0
         with torch.no_grad():
             for batch in batches:
-                for name, value in teacher.run(batch, fetch=names).items():
+                for name, value in self._values(teacher, batch).items():
                     per_image = value.reshape(len(batch), -1)
                     sums[name] = [sums[name][0] + per_image.sum(0), sums[name][1] + per_image.square().sum(0)]
                 count += len(batch)
@@ -208,13 +212,18 @@ class Loss:
         }
 
     def __call__(self, student: Executor, images: Tensor) -> Tensor:
-        names = [self.logits, *self.stream]
         with torch.no_grad():
-            aims = self.teacher.run(images, fetch=names)
-        found = student.run(images, fetch=names)
-        errors = {n: (found[n] - aims[n]).square().mean() / self.power[n] for n in names}
+            aims = self._values(self.teacher, images)
+        values = self._values(student, images)
+        errors = {n: (value - aims[n]).square().mean() / self.power[n] for n, value in values.items()}
         stream = [errors[n] for n in self.stream]
-        return errors[self.logits] + (torch.stack(stream).mean() if stream else 0.0)
+        return errors[SIGNAL] + (torch.stack(stream).mean() if stream else 0.0)
+
+    def _values(self, executor: Executor, images: Tensor) -> dict[str, Tensor]:
+        """What is compared, by name: the signal first."""
+        values = executor.run(images, fetch=[*executor.outputs, *self.stream])
+        signal = self.task.signal({name: values[name] for name in executor.outputs})
+        return {SIGNAL: signal, **{name: values[name] for name in self.stream}}
 
 
 def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:

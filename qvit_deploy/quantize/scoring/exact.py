@@ -1,9 +1,9 @@
-"""Exact sensitivity: one operand of one site quantized at one width, everything else in float, and the logits measured.
+"""Exact sensitivity: one operand of one site quantized at one width, all else in float, and the outputs measured.
 
-The loss is the mean over images of the squared change of the logits, as a share of their mean square: the noise to
-signal ratio of the logits. Noise powers of independent sources add, which is what an allocator that sums losses
-assumes, so the sum over sites predicts the SQNR of the whole model (a Kullback-Leibler divergence does not add, and
-says nothing about an image once its class is certain).
+The loss is the mean over images of the squared change of the task's signal (for a classifier, the logits), as a share
+of its mean square: its noise to signal ratio. Noise powers of independent sources add, which is what an allocator that
+sums losses assumes, so the sum over sites predicts the SQNR of the whole model (a Kullback-Leibler divergence does not
+add, and says nothing about an image once its class is certain).
 
 Cost: every change runs the graph from its site to the end, so about sites x widths forward passes an image (two
 operands, half a graph each on average), where LRP or RelP take about six.
@@ -22,14 +22,17 @@ from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.losses import MeasuredErrors, SiteError
+from qvit_deploy.tasks.task import Task
 
 
-def exact_sensitivity(calibration: RoundedCalibration, batches: Iterable[Tensor], progress: Advance) -> MeasuredErrors:
-    """The noise to signal ratio of the logits, by site, format and operand.
+def exact_sensitivity(
+    calibration: RoundedCalibration, batches: Iterable[Tensor], task: Task, advance: Advance
+) -> MeasuredErrors:
+    """Returns the noise to signal ratio of `task.signal`, by site, format and operand.
 
     Args:
         batches: float32 [b, C, H, W] each.
-        progress: called with the number of images of each batch when it is done.
+        advance: counts images.
     """
     sites, formats = calibration.sites, calibration.formats
     operands: dict[str, Tensor] = {}
@@ -39,12 +42,14 @@ def exact_sensitivity(calibration: RoundedCalibration, batches: Iterable[Tensor]
     signal, images = 0.0, 0
     with torch.no_grad():
         for batch in batches:
-            clean, changed = calibration.executor.forked_logits(batch, taps, forks)
+            outputs, forked = calibration.executor.run_forked(batch, taps, forks)
+            clean = task.signal(outputs)
             signal += float(clean.double().square().sum())
-            for output, logits in changed.items():
-                noise[output] += (torch.stack(logits) - clean).double().square().flatten(1).sum(1).cpu()
+            for site_output, changed in forked.items():
+                signals = torch.stack([task.signal(each) for each in changed])
+                noise[site_output] += (signals - clean).double().square().flatten(1).sum(1).cpu()
             images += len(batch)
-            progress(len(batch))
+            advance(len(batch))
     errors = {}
     for site in sites:
         activation, weight = (noise[site.output] / max(signal, 1e-20)).reshape(2, -1).tolist()

@@ -17,6 +17,7 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.relevance.scores import Scores
+from qvit_deploy.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,14 @@ def rank_sites(
     recipe: Recipe,
     free: Collection[str],
     batches: Iterable[Tensor],
-    progress: Advance,
+    task: Task,
+    advance: Advance,
 ) -> LossTable:
     """The loss table of `recipe.score`.
 
-    * `exact`: the measured squared change of the logits (`exact`).
-    * `gradient`, `relp`: its first-order estimate for the predicted class, by the gradient or by the coefficients of
-      the `relp` rules (`sensitivity`).
+    * `exact`: the measured squared change of the task's signal, for a classifier of the logits (`exact`).
+    * `gradient`, `relp`: the first-order estimate of the change of the task's objective, by the gradient or by the
+      coefficients of the `relp` rules (`sensitivity`).
     * the others: the relative error of the site's output (`losses`) times a share. `lrp`: its share of the absolute
       LRP relevance under `recipe.rules`. `uniform`: the same share for every site. `random` and `inverted` are what
       `lrp` is compared with: the same shares, dealt to the sites in `free` at random (by `recipe.seed`), or in
@@ -51,13 +53,15 @@ def rank_sites(
     Args:
         free: sites whose width is open to choice; the others keep their share.
         batches: images to score on, float32 [b, C, H, W] each; not read for `uniform`.
-        progress: called with the number of images of each batch when it is done.
+        task: what the outputs mean.
+        advance: counts images.
     """
     if recipe.score == "exact":
-        losses, images = exact_sensitivity(calibration, batches, progress)
+        losses, images = exact_sensitivity(calibration, batches, task, advance)
         return LossTable(losses, _narrowest(losses, "exact:sensitivity", images))
     if recipe.score in ("gradient", "relp"):
-        losses, images = linear_sensitivity(calibration, batches, RULE_SETS[recipe.score], progress)
+        rules = RULE_SETS[recipe.score]
+        losses, images = linear_sensitivity(calibration, batches, rules, task.objective, advance)
         return LossTable(losses, _narrowest(losses, f"{recipe.score}:sensitivity", images))
     errors = site_errors(calibration)
     names = list(errors)
@@ -65,7 +69,7 @@ def rank_sites(
         scores = Scores(dict.fromkeys(names, 1 / len(names)), "uniform", 0, {})
     else:
         rules = RULE_SETS[recipe.rules]
-        mean = site_relevance(calibration.graph, calibration.sites, batches, rules, progress=progress)
+        mean = site_relevance(calibration.graph, calibration.sites, batches, rules, task.objective, advance)
         scores = _totals(mean, calibration)
         movable = [name for name in names if name in free]
         if recipe.score == "random":

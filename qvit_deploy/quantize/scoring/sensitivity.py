@@ -1,8 +1,9 @@
-"""Linear sensitivity: quantizing a site is a patch, and one backward pass estimates what every patch does to the logit.
+"""Linear sensitivity: quantizing a site is a patch, and one backward pass estimates what every patch does to the
+task's objective (for a classifier, the predicted class's logit).
 
 With the clean activation x, its quantized value x' and the coefficient rho of the site's output (what reaches it in
-the backward pass from the predicted class's logit), the estimated change of that logit is sum ((x' - x) W) rho for the
-activation and sum (x (W' - W)) rho for the weight. With the plain gradient as rho this is attribution patching, the
+the backward pass from the objective), the estimated change of the objective is sum ((x' - x) W) rho for the activation
+and sum (x (W' - W)) rho for the weight. With the plain gradient as rho this is attribution patching, the
 first-order Taylor term (Syed et al., arXiv 2310.10348); with the coefficients of the `relp` rules it is RelP (arXiv
 2508.21258, section 3: (n(x') - n(x)) . rho). One forward and one backward pass give it for every site and every width.
 """
@@ -22,20 +23,25 @@ from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.losses import MeasuredErrors, SiteError
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
-from qvit_deploy.tasks.objective import predicted
+from qvit_deploy.tasks.task import Objective
 
 
 def linear_sensitivity(
-    calibration: RoundedCalibration, batches: Iterable[Tensor], rule_set: RuleSet, progress: Advance
+    calibration: RoundedCalibration,
+    batches: Iterable[Tensor],
+    rule_set: RuleSet,
+    objective: Objective,
+    advance: Advance,
 ) -> MeasuredErrors:
-    """The mean over images of the squared estimated logit change, by site, format and operand.
+    """Returns the mean over images of the squared estimated change of the objective, by site, format and operand.
 
     Squared, because the changes of different sites have random signs and their variances add.
 
     Args:
         batches: float32 [b, C, H, W] each.
         rule_set: what happens in the backward pass.
-        progress: called with the number of images of each batch when it is done.
+        objective: the scalar whose change is estimated (`Task.objective`).
+        advance: counts images.
     """
     changes = _Changes(calibration)
     images = size = 0
@@ -44,9 +50,9 @@ def linear_sensitivity(
             size = len(batch)
             executor = Executor(calibration.graph, overrides=rule_set.bind(calibration.graph, size).overrides)
         changes.begin(size)
-        propagate(executor, batch, changes.names, changes.visit, rule_set.starting_at(predicted))
+        propagate(executor, batch, changes.names, changes.visit, rule_set.starting_at(objective))
         images += len(batch)
-        progress(len(batch))
+        advance(len(batch))
     return MeasuredErrors(changes.mean(images), images)
 
 

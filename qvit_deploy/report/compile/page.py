@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qvit_deploy.artifacts.manifest import Manifest, SiteRecord
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.report.compile.findings import fidelity, findings, number
 from qvit_deploy.report.compile.scores import Ranking, rank
-from qvit_deploy.report.labels import printable, role_words, runs, site_labels
+from qvit_deploy.report.labels import printable, role_text, runs, site_labels
 from qvit_deploy.report.numbers import amount, digits, percent, times
 from qvit_deploy.report.templates import render
+from qvit_deploy.tasks.registry import task_called
 
 REPORT = "report.html"
 ATTENTION = ("matmul_qk", "matmul_av")
@@ -28,15 +30,15 @@ def render_report(manifest: Manifest) -> bytes:
 
     from qvit_deploy.report.compile import plots
 
-    sites = manifest.sites
+    sites, words = manifest.sites, task_called(manifest.task).words
     ranking = rank(sites, str(_extra(manifest, "relevance").get("method", "")))
     shown = ranking if isinstance(ranking, Ranking) else None
     document = render(
         "compile/compile.html.jinja",
         model=printable(str(manifest.source.get("model", "unnamed model"))),
         cards=_cards(manifest),
-        fidelity=fidelity(manifest),
-        findings=findings(manifest.verification),
+        fidelity=fidelity(manifest, words),
+        findings=findings(manifest.verification, words),
         operators=_operators(manifest.verification),
         widths=sorted({b for s in sites for b in (s.w_bits, s.a_bits) if b is not None}),
         any_float=any(b is None for s in sites for b in (s.w_bits, s.a_bits)),
@@ -86,7 +88,7 @@ def _rows(sites: Sequence[SiteRecord], ranking: Ranking | None) -> list[dict[str
     return [
         {
             "name": printable(site.name),
-            "role": role_words(site),
+            "role": role_text(site),
             "w_bits": site.w_bits,
             "a_bits": site.a_bits,
             "params": amount(site.params) if site.params else "–",
@@ -155,11 +157,9 @@ def _block_words(sites: Sequence[SiteRecord]) -> str:
     return ", ".join(list(patterns)[:4])
 
 
-def _operators(verification: Mapping[str, Any]) -> list[tuple[str, int]]:
+def _operators(verification: Verification) -> list[tuple[str, int]]:
     """Operators of the runtime's optimized graph, most frequent first."""
-    found = verification.get("optimized_ops")
-    counts = found if isinstance(found, dict) else {}
-    known = [(printable(op), n) for op, n in counts.items() if isinstance(n, int)]
+    known = [(printable(op), n) for op, n in verification.optimized_ops.items()]
     return sorted(known, key=lambda item: (-item[1], item[0]))
 
 

@@ -1,4 +1,4 @@
-"""The report's plots: bits and relevance along the depth of the network, and where bytes and BitOps go."""
+"""Plots the report of a compile: bits and relevance along the depth of the network, bytes and BitOps by role."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qvit_deploy.allocate.cost import FLOAT_BITS, bit_operations, storage_bits
 from qvit_deploy.artifacts.manifest import SiteRecord
 from qvit_deploy.report.compile.scores import Ranking
-from qvit_deploy.report.labels import ROLES, Label, role_words, runs, site_labels
+from qvit_deploy.report.labels import ROLES, Label, role_text, runs, site_labels
 from qvit_deploy.report.numbers import NARROW, amount, percent
 from qvit_deploy.report.svg import COLOURS, bit_colour, draw
 
@@ -16,41 +17,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FLOAT_BITS = 32
 WIDTH = 1040
-"""Pixels of the depth plot, as wide as the page; it becomes wider, and scrolls, when sites need the room."""
+"""Pixels of the depth plot, as wide as the page; with many sites it is wider and scrolls."""
 TOP, LEFT, RIGHT = 8, 52, 12
 PITCH = (13, 44)
-"""Least and greatest pixels a site takes: room for a rotated label, and bars that do not look like walls."""
-LISTED = 24
-"""Characters of site names that fit beside the name of their role."""
+"""Least and greatest pixels per site: room for a rotated label, and bars that are not too wide."""
+MAX_NAMES = 24
+"""Characters of site names that fit next to the name of their role."""
 SCORE_HEIGHT, BITS_HEIGHT, GAP = 130, 150, 14
 
 
 def depth_plot(sites: Sequence[SiteRecord], ranking: Ranking | None) -> str:
-    """Bits of every site in graph order as `<svg>`: weights upwards, activations downwards, scores above if any."""
-    described = f"Bits of {len(sites)} sites along the network" + (", with their scores" if ranking else "")
-    return draw("depth", described, lambda: _depth(sites, ranking))
+    """Plots the bits of every site in graph order: weights upwards, activations downwards, scores above them.
 
-
-def weight_bytes(site: SiteRecord) -> float:
-    """Packed bytes of a site's weights; four a weight in float."""
-    return site.params * (site.w_bits or FLOAT_BITS) / 8
-
-
-def bit_operations(site: SiteRecord) -> float:
-    """MACs x weight bits x activation bits; 32 for an operand in float."""
-    return site.macs * (site.w_bits or FLOAT_BITS) * (site.a_bits or FLOAT_BITS)
+    Returns `<svg>`.
+    """
+    description = f"Bits of {len(sites)} sites along the network" + (", with their scores" if ranking else "")
+    return draw("depth", description, lambda: _depth(sites, ranking))
 
 
 def bytes_plot(sites: Sequence[SiteRecord]) -> str:
-    """Packed weight bytes by role and weight width, as `<svg>`."""
-    return draw("bytes", "Packed weight bytes by role", lambda: _shares(sites, weight_bytes, "B"))
+    """Plots packed weight bytes by role and weight width. Returns `<svg>`."""
+    return draw("bytes", "Packed weight bytes by role", lambda: _shares(sites, _weight_bytes, "B"))
 
 
 def bitops_plot(sites: Sequence[SiteRecord]) -> str:
-    """BitOps by role and weight width, as `<svg>`."""
-    return draw("bitops", "BitOps by role", lambda: _shares(sites, bit_operations, ""))
+    """Plots BitOps by role and weight width. Returns `<svg>`."""
+    return draw("bitops", "BitOps by role", lambda: _shares(sites, _bit_operations, ""))
+
+
+def _weight_bytes(site: SiteRecord) -> float:
+    return storage_bits(site.params, site.w_bits) / 8
+
+
+def _bit_operations(site: SiteRecord) -> float:
+    return bit_operations(site.macs, site.w_bits, site.a_bits)
 
 
 def _depth(sites: Sequence[SiteRecord], ranking: Ranking | None) -> Figure:
@@ -59,10 +60,11 @@ def _depth(sites: Sequence[SiteRecord], ranking: Ranking | None) -> Figure:
     labels = site_labels([s.name for s in sites])
     pitch = min(max((WIDTH - LEFT - RIGHT) / max(len(sites), 1), PITCH[0]), PITCH[1])
     width = LEFT + RIGHT + max(len(sites), 4) * pitch
+    # Heights of the rotated names, of sites in blocks (which have block numbers below) and of those outside.
     names = 14 + 6.2 * max((len(label.leaf) for label in labels if label.block), default=0)
-    lone = 14 + 6.2 * max((len(label.leaf) for label in labels if not label.block), default=0)
+    names_outside = 14 + 6.2 * max((len(label.leaf) for label in labels if not label.block), default=0)
     top = SCORE_HEIGHT + GAP if ranking else 0
-    height = TOP + top + BITS_HEIGHT + max(names + 26, lone)
+    height = TOP + top + BITS_HEIGHT + max(names + 26, names_outside)
     figure = Figure(figsize=(width / 72, height / 72))
 
     def panel(y: float, panel_height: float) -> Axes:
@@ -71,7 +73,7 @@ def _depth(sites: Sequence[SiteRecord], ranking: Ranking | None) -> Figure:
         box = (LEFT / width, 1 - (y + panel_height) / height, 1 - (LEFT + RIGHT) / width, panel_height / height)
         axes = figure.add_axes(box)
         axes.set_xlim(-0.5, max(len(sites), 4) - 0.5)
-        _bare(axes)
+        _hide_frame(axes)
         for _, first, last in runs(labels)[::2]:
             axes.axvspan(first - 0.5, last + 0.5, color=COLOURS["band"], lw=0, zorder=0)
         return axes
@@ -88,7 +90,7 @@ def _score_bars(axes: Axes, ranking: Ranking, pitch: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylim(0, 100 * ranking.limit)
-    _call(axes, ranking.called, 0.5)
+    _axis_title(axes, ranking.name, 0.5)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{NARROW}%")
     _grid(axes)
@@ -125,7 +127,7 @@ def _bit_bars(axes: Axes, sites: Sequence[SiteRecord]) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
     _grid(axes)
     for text, y in (("weights", 0.75), ("activations", 0.25)):
-        _call(axes, text, y)
+        _axis_title(axes, text, y)
 
 
 def _name_sites(axes: Axes, labels: Sequence[Label], names: float, pitch: float) -> None:
@@ -144,14 +146,15 @@ def _name_sites(axes: Axes, labels: Sequence[Label], names: float, pitch: float)
 
 
 def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float], unit: str) -> Figure:
+    """Plots one bar per role, divided by weight width; `amount_of` says how much a site adds."""
     from matplotlib.figure import Figure
 
     rows: dict[str, dict[int | None, float]] = defaultdict(lambda: defaultdict(float))
     leaves: dict[str, dict[str, None]] = defaultdict(dict)
     for site, label in zip(sites, site_labels([s.name for s in sites]), strict=True):
         if amount_of(site):
-            rows[role_words(site)][site.w_bits] += amount_of(site)
-            leaves[role_words(site)][label.leaf] = None
+            rows[role_text(site)][site.w_bits] += amount_of(site)
+            leaves[role_text(site)][label.leaf] = None
     known = list(ROLES.values())
     order = sorted(rows, key=lambda r: (known.index(r) if r in known else len(known), r))
     total = sum(sum(row.values()) for row in rows.values()) or 1.0
@@ -166,12 +169,12 @@ def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float
     for index, role in enumerate(order):
         y, start, row = index * row_height, 0.0, rows[role]
         text: dict[str, Any] = {"va": "baseline", "fontsize": 12, "parse_math": False}
-        named = ", ".join(leaves[role])
-        title = f"{role}: {named}" if len(named) <= LISTED else role
+        names = ", ".join(leaves[role])
+        title = f"{role}: {names}" if len(names) <= MAX_NAMES else role
         axes.text(0, y + 14, title, color=COLOURS["ink"], **text)
-        whole = sum(row.values())
-        said = f"{amount(whole, unit)} · {percent(whole / total)}"
-        axes.text(width, y + 14, said, color=COLOURS["muted"], ha="right", **text)
+        subtotal = sum(row.values())
+        share = f"{amount(subtotal, unit)} · {percent(subtotal / total)}"
+        axes.text(width, y + 14, share, color=COLOURS["muted"], ha="right", **text)
         for bits in sorted(row, key=lambda b: b or FLOAT_BITS):
             length = width * row[bits] / widest
             axes.barh(y + 28, max(length - 1.5, 0.75), 15, left=start, color=bit_colour(bits))
@@ -182,13 +185,13 @@ def _shares(sites: Sequence[SiteRecord], amount_of: Callable[[SiteRecord], float
     return figure
 
 
-def _call(axes: Axes, name: str, y: float) -> None:
-    """Says left of the axis, at the height `y`, what is plotted there."""
+def _axis_title(axes: Axes, name: str, y: float) -> None:
+    """Writes left of the axis, at the height `y` in 0..1, what is plotted there."""
     axes.annotate(name, (0, y), (-44, 0), xycoords="axes fraction", textcoords="offset points", rotation=90,
                   ha="center", va="center", fontsize=11, color=COLOURS["ink"])  # fmt: skip
 
 
-def _bare(axes: Axes) -> None:
+def _hide_frame(axes: Axes) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_facecolor("none")

@@ -1,4 +1,4 @@
-"""What completeness says to a reader: which sizes not to trust, and what to do about it."""
+"""Explains completeness to a reader: which sizes not to trust, and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHOWN = ("residual", "attention", "mlp")
 
 @dataclass(frozen=True)
 class Sum:
-    """One entry of the table: `text` is the completeness, `beyond` whether it is too far from what can be true."""
+    """One entry of the table: `text` is the completeness, `beyond` says that it is too far from any true value."""
 
     block: str
     text: str
@@ -21,7 +21,7 @@ class Sum:
 
 
 def warning(tree: Tree, pair: Tree) -> str:
-    """One sentence when the sums of some layers cannot be right, else nothing."""
+    """Returns a warning when the sums of some layers cannot be right, else ""."""
     bad = {kind: [c for c in of_kind(pair, kind) if c["beyond"]] for kind in SHOWN}
     parts = []
     if bad["residual"]:
@@ -37,7 +37,7 @@ def warning(tree: Tree, pair: Tree) -> str:
             parts.append(f"those of the {KINDS[kind]} of block {', '.join(names)} to {_range(values)} times")
     if not parts:
         return ""
-    sizes = [float(c["completeness"]) for found in bad.values() for c in found]
+    sizes = [float(c["completeness"]) for components in bad.values() for c in components]
     return printable(f"Do not trust sizes here: {'; '.join(parts)}. {_advice(tree, pair, sizes)}")
 
 
@@ -51,13 +51,13 @@ def _advice(tree: Tree, pair: Tree, sizes: list[float]) -> str:
 
 
 def sums(pair: Tree) -> list[tuple[str, list[Sum]]]:
-    """(kind, its blocks in order) of every kind whose sums are known."""
+    """Returns (kind, its blocks in order) of every kind whose sums are known."""
     rows = []
     for kind in SHOWN:
-        found = [c for c in of_kind(pair, kind) if c["completeness"] is not None]
-        names = block_names([str(c["label"]) for c in found])
+        known = [c for c in of_kind(pair, kind) if c["completeness"] is not None]
+        names = block_names([str(c["label"]) for c in known])
         entries = [Sum(name, _number(float(c["completeness"])), bool(c["beyond"]))
-                   for name, c in zip(names, found, strict=True)]  # fmt: skip
+                   for name, c in zip(names, known, strict=True)]  # fmt: skip
         if entries:
             rows.append((KINDS[kind], entries))
     return rows

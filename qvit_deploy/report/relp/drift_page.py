@@ -1,4 +1,5 @@
-"""The page of `qvit-deploy relp --quantization`: which sites move the decision of a quantized model, and how far."""
+"""Writes the page of `qvit-deploy relp --quantization`: which sites change a quantized model's decision, and by how
+much."""
 
 from __future__ import annotations
 
@@ -20,10 +21,11 @@ DESCRIPTIONS = {
     "tokens": "Where on the image the drift arises, by depth",
 }
 WORST = 5
+"""Sites that the page lists."""
 
 
 def drift_page(tree: Mapping[str, Any]) -> bytes:
-    """The tree of `explain_tree.drift_tree` as one UTF-8 HTML file: no scripts, nothing loaded from elsewhere."""
+    """Writes the tree of `pipeline.explanation_tree.drift_tree` as one UTF-8 HTML file without scripts or links."""
     from markupsafe import Markup
 
     from qvit_deploy.report.svg import draw
@@ -36,8 +38,8 @@ def drift_page(tree: Mapping[str, Any]) -> bytes:
         "relp/drift.html.jinja",
         model=printable(str(tree["model"])),
         summary=_summary(tree),
-        agreement=_agreement_words(tree),
-        beyond=beyond_words(tree),
+        agreement=_agreement_text(tree),
+        beyond=beyond_text(tree),
         worst=_worst(tree),
         blocks=_worst_block(tree),
         plots={name: plots.get(name) for name in DESCRIPTIONS},
@@ -58,32 +60,33 @@ def _summary(tree: Mapping[str, Any]) -> str:
     )
 
 
-def beyond_words(tree: Mapping[str, Any]) -> str:
-    """One sentence when the sum of the sites' effects misses the true drift, else nothing."""
+def beyond_text(tree: Mapping[str, Any]) -> str:
+    """Returns a warning when the sum of the sites' effects misses the true drift, else ""."""
     if not tree["beyond"]:
         return ""
-    found = tree["agreement"]
+    agreement = tree["agreement"]
     other = "" if tree["rules"] == "gradient" else " Use --rules gradient, which fits small errors."
     return (
-        f"Do not trust sizes here: the effects add up to {found['slope']:.2f} times the true drift and miss "
-        f"{percent(found['normalized_error'])} of it.{other} "
+        f"Do not trust sizes here: the effects add up to {agreement['slope']:.2f} times the true drift and miss "
+        f"{percent(agreement['normalized_error'])} of it.{other} "
         "qvit-deploy compile --score exact measures sites one at a time."
     )
 
 
-def _agreement_words(tree: Mapping[str, Any]) -> str:
-    found = tree["agreement"]
+def _agreement_text(tree: Mapping[str, Any]) -> str:
+    agreement = tree["agreement"]
     parts = []
-    if found["pearson"] is not None:
-        parts.append(f"The sum of the sites' effects follows the true drift with Pearson's r {found['pearson']:.3f}")
-    if found["slope"] is not None:
-        parts.append(f"slope {found['slope']:.2f} (1 is the right size)")
-    if found["normalized_error"] is not None:
-        parts.append(f"what it misses is {percent(found['normalized_error'])} of the drift")
-    words = ", ".join(parts) + "." if parts else "There is no drift to compare the estimate with."
+    if agreement["pearson"] is not None:
+        r = f"{agreement['pearson']:.3f}"
+        parts.append(f"The sum of the sites' effects follows the true drift with Pearson's r {r}")
+    if agreement["slope"] is not None:
+        parts.append(f"slope {agreement['slope']:.2f} (1 is the right size)")
+    if agreement["normalized_error"] is not None:
+        parts.append(f"what it misses is {percent(agreement['normalized_error'])} of the drift")
+    text = ", ".join(parts) + "." if parts else "There is no drift to compare the estimate with."
     if tree["unexplained"]:
-        words += f" Inputs of sites differ by up to {percent(tree['unexplained'])} in ways that no site accounts for."
-    return words
+        text += f" Inputs of sites differ by up to {percent(tree['unexplained'])} in ways that no site accounts for."
+    return text
 
 
 def _worst(tree: Mapping[str, Any]) -> list[str]:

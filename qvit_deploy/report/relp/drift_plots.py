@@ -1,28 +1,34 @@
-"""The plots of a quantized model's drift: whether the estimate can be trusted, and where it arises."""
+"""Plots a quantized model's drift: whether the estimate can be trusted, and where the drift arises."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qvit_deploy.report.labels import printable, runs, site_labels
 from qvit_deploy.report.numbers import digits, percent
-from qvit_deploy.report.relp.heat import Floats, Tree, front_names, is_image, on_image, split, warmth
-from qvit_deploy.report.relp.panels import canvas, colour_bar, diagonal, grid_lines, head, picture, write
+from qvit_deploy.report.relp.heat import Floats, Tree, is_image, magnitude_rgba, on_image, prefix_names, split
+from qvit_deploy.report.relp.panels import add_heading, add_text, canvas, colour_bar, diagonal, grid_lines, show_cells
 from qvit_deploy.report.svg import COLOURS, bit_colour, own_style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 1040
 PARTS = 4
-"""Stretches of the network's depth whose drift is shown over the image, beside their sum."""
+"""Sections of the network's depth whose drift is shown over the image, before that of all sites."""
 
 
 def drift_figures(tree: Tree) -> dict[str, Figure]:
-    """Every figure of the page of `explain_tree.drift_tree`, by name: `agreement`, `blocks`, `sites`, `errors`, and
-    `tokens` where sites have tokens that lie on the image."""
+    """Plots the tree of `pipeline.explanation_tree.drift_tree`.
+
+    Returns:
+        Figures by name: `agreement`, `blocks`, `sites`, `errors`, and `tokens` where sites have tokens that lie on the
+        image.
+    """
     with own_style("drift"):
         figures = {
             "agreement": _agreement(tree),
@@ -36,12 +42,12 @@ def drift_figures(tree: Tree) -> dict[str, Figure]:
 
 
 def true_drift(tree: Tree) -> Floats:
-    """The metric of the quantized minus that of the float model, per image."""
+    """Returns the metric of the quantized minus that of the float model, float64 [images]."""
     return np.asarray(tree["after"], float) - np.asarray(tree["before"], float)
 
 
 def by_block(tree: Tree) -> dict[str, Floats]:
-    """Label of a block -> the sum of its sites' effects per image, in the order of the network."""
+    """Returns by block the sum of its sites' effects, float64 [images], in the order of the network."""
     sums: dict[str, Floats] = {}
     for site in tree["sites"]:
         effects = np.asarray(site["effects"], float)
@@ -51,6 +57,7 @@ def by_block(tree: Tree) -> dict[str, Floats]:
 
 
 def _agreement(tree: Tree) -> Figure:
+    """Plots the estimated drift against the true one, one point per image."""
     side, left = 250, 56
     figure, panel = canvas(left + side + 8, side + 78)
     axes = panel(left, 30, side, side)
@@ -59,7 +66,7 @@ def _agreement(tree: Tree) -> Figure:
     grid_lines(axes, "both")
     diagonal(axes, float(both.min()), float(both.max()))
     axes.scatter(true, estimated, s=18, color=COLOURS["b6"], alpha=0.6, lw=0, zorder=2)
-    write(
+    add_text(
         axes,
         -left,
         12,
@@ -68,13 +75,13 @@ def _agreement(tree: Tree) -> Figure:
         fontsize=12,
         fontweight="bold",
     )
-    write(axes, side / 2, -side - 34, "true change, quantized minus float", ha="center")
-    write(axes, -left + 4, -side / 2, "sum of the sites' effects", rotation=90, va="center", ha="left")
+    add_text(axes, side / 2, -side - 34, "true change, quantized minus float", ha="center")
+    add_text(axes, -left + 4, -side / 2, "sum of the sites' effects", rotation=90, va="center", ha="left")
     return figure
 
 
 def _blocks(tree: Tree) -> Figure:
-    """Root mean square over the images of what all sites of a block add up to."""
+    """Plots by block the root mean square over the images of the sum of its sites' effects."""
     sums = by_block(tree)
     rms = [float(np.sqrt(np.mean(v**2))) for v in sums.values()]
     row, left, width = 26, 150, 430
@@ -93,7 +100,7 @@ def _blocks(tree: Tree) -> Figure:
     grid_lines(axes, "x")
     for spine in axes.spines.values():
         spine.set_visible(False)
-    write(
+    add_text(
         axes,
         -left,
         14,
@@ -106,7 +113,7 @@ def _blocks(tree: Tree) -> Figure:
 
 
 def _sites(tree: Tree) -> Figure:
-    """Rms effect of every site in the order of the network, the widths of its operands below."""
+    """Plots the rms effect of every site in the order of the network, with the widths of its operands below."""
     sites = tree["sites"]
     labels = site_labels([s["name"] for s in sites])
     left, pitch = 64, min(max((WIDTH - 76) / max(len(sites), 1), 13.0), 44.0)
@@ -141,15 +148,18 @@ def _sites(tree: Tree) -> Figure:
         spine.set_visible(False)
     for label, first, last in runs(labels):
         if label.block and (last - first + 1) * pitch >= 6.5 * len(label.number):
-            write(below, (((first + last) / 2) + 0.5) * pitch, -2 * strip - inner - 8, label.number, ha="center")
+            add_text(below, (((first + last) / 2) + 0.5) * pitch, -2 * strip - inner - 8, label.number, ha="center")
     if any(label.block for label in labels):
-        write(below, -8, -2 * strip - inner - 8, "block", ha="right")
-    head(axes, -left, 20, "effect of every site on the metric (rms), coloured by the width of its input")
+        add_text(below, -8, -2 * strip - inner - 8, "block", ha="right")
+    add_heading(axes, -left, 20, "effect of every site on the metric (rms), coloured by the width of its input")
     return figure
 
 
 def _errors(tree: Tree) -> Figure:
-    """Relative error of a site's output against its effect: far below the crowd is harmless, far above is not."""
+    """Plots the effect of every site against the relative error of its output.
+
+    A site far below the others is harmless, one far above is not.
+    """
     width, height, left = 660, 300, 64
     figure, panel = canvas(width, height + 84)
     axes = panel(left, 34, width - left - 10, height)
@@ -162,22 +172,7 @@ def _errors(tree: Tree) -> Figure:
         axes.scatter(x, y, s=46, color=[bit_colour(s["a_bits"]) for s in points], alpha=0.85, lw=0, zorder=3)
         axes.set_xlim(min(x) / 1.4, max(x) * 1.9)
         axes.set_ylim(min(y) / 1.6, max(y) * 1.6)
-        harm = np.asarray(y) / np.asarray(x)
-        named = {*np.argsort(y)[-3:].tolist(), *np.argsort(harm)[-2:].tolist(), int(np.argmin(harm))}
-        taken: list[tuple[float, float, float]] = []
-        for index in sorted(named, key=lambda i: -points[i]["rms_effect"]):
-            spot = axes.transData.transform((x[index], y[index]))
-            near_end = spot[0] > 0.75 * width
-            name = _short(points[index]["name"], 26)
-            start, end = (
-                (spot[0] - 7 - 6.2 * len(name), spot[0]) if near_end else (spot[0], spot[0] + 7 + 6.2 * len(name))
-            )
-            if any(start < v and u < end and abs(spot[1] - at) < 14 for u, v, at in taken):
-                continue  # its name would cover another
-            taken.append((start, end, spot[1]))
-            axes.annotate(name, (x[index], y[index]), (-7 if near_end else 7, 5),
-                          textcoords="offset points", ha="right" if near_end else "left", fontsize=10,
-                          color=COLOURS["ink"], parse_math=False, zorder=4)  # fmt: skip
+        _name_notable_sites(axes, points, x, y, width)
     axes.xaxis.set_major_formatter(lambda value, _: percent(value))
     axes.yaxis.set_major_formatter(lambda value, _: digits(value))
     for axis in (axes.xaxis, axes.yaxis):
@@ -188,9 +183,9 @@ def _errors(tree: Tree) -> Figure:
     widths = sorted({s["a_bits"] for s in points}, key=lambda b: (b is None, b))
     for index, bits in enumerate(widths):
         name = "float" if bits is None else f"{bits} bits"
-        write(axes, width - left - 66 - 62 * (len(widths) - 1 - index), 16, f"● {name}", color=bit_colour(bits))
+        add_text(axes, width - left - 66 - 62 * (len(widths) - 1 - index), 16, f"● {name}", color=bit_colour(bits))
     grid_lines(axes, "both")
-    write(
+    add_text(
         axes,
         -left,
         16,
@@ -199,39 +194,63 @@ def _errors(tree: Tree) -> Figure:
         fontsize=12,
         fontweight="bold",
     )
-    write(axes, (width - left) / 2, -height - 38, "error of the site's output, relative", ha="center")
-    write(axes, -left, -height / 2, "effect on the metric (rms)", rotation=90, va="center", ha="left")
+    add_text(axes, (width - left) / 2, -height - 38, "error of the site's output, relative", ha="center")
+    add_text(axes, -left, -height / 2, "effect on the metric (rms)", rotation=90, va="center", ha="left")
     return figure
 
 
+def _name_notable_sites(axes: Axes, points: Sequence[Tree], x: list[float], y: list[float], width: int) -> None:
+    """Names the points with the largest effects and the largest and smallest ratios of effect to error.
+
+    Names that would cover one that is there are left out.
+    """
+    harm = np.asarray(y) / np.asarray(x)
+    notable = {*np.argsort(y)[-3:].tolist(), *np.argsort(harm)[-2:].tolist(), int(np.argmin(harm))}
+    placed: list[tuple[float, float, float]] = []  # start, end and height of every name, pixels
+    for index in sorted(notable, key=lambda i: -points[i]["rms_effect"]):
+        at = axes.transData.transform((x[index], y[index]))
+        near_end = at[0] > 0.75 * width
+        name = _short(points[index]["name"], 26)
+        length = 7 + 6.2 * len(name)
+        start, end = (at[0] - length, at[0]) if near_end else (at[0], at[0] + length)
+        if any(start < other_end and other < end and abs(at[1] - y_at) < 14 for other, other_end, y_at in placed):
+            continue
+        placed.append((start, end, at[1]))
+        axes.annotate(name, (x[index], y[index]), (-7 if near_end else 7, 5),
+                      textcoords="offset points", ha="right" if near_end else "left", fontsize=10,
+                      color=COLOURS["ink"], parse_math=False, zorder=4)  # fmt: skip
+
+
 def _tokens(tree: Tree) -> Figure | None:
-    """Where on the image the drift arises: mean magnitudes of the sites' effects, in stretches of the depth."""
+    """Plots where on the image the drift arises: mean magnitudes of the sites' effects, by section of the depth."""
     sites = [s for s in tree["sites"] if s["tokens"] is not None and is_image(s["grid"])]
     if not sites:
         return None
     finest = max(s["grid"][1] for s in sites), max(s["grid"][2] for s in sites)
     if any(finest[0] % s["grid"][1] or finest[1] % s["grid"][2] for s in sites):
         return None
-    stretches = [[sites[i] for i in part] for part in np.array_split(np.arange(len(sites)), min(PARTS, len(sites)))]
-    groups = [*stretches, sites]
+    sections = [[sites[i] for i in part] for part in np.array_split(np.arange(len(sites)), min(PARTS, len(sites)))]
+    groups = [*sections, sites]
     maps = [on_image([(np.asarray(s["tokens"], float), s["grid"]) for s in part], finest) for part in groups]
     labels = site_labels([s["name"] for s in sites])
-    names = {s["name"]: f"block {found.number} {found.leaf}" if found.number else found.leaf
-             for s, found in zip(sites, labels, strict=True)}  # fmt: skip
+    names = {s["name"]: f"block {label.number} {label.leaf}" if label.number else label.leaf
+             for s, label in zip(sites, labels, strict=True)}  # fmt: skip
     gap, side = 16, 192.0
-    limits = [max(float(m.max()) for m in maps[:-1]) or 1.0] * len(stretches) + [float(maps[-1].max()) or 1.0]
+    limits = [max(float(m.max()) for m in maps[:-1]) or 1.0] * len(sections) + [float(maps[-1].max()) or 1.0]
     figure, panel = canvas(len(groups) * (side + gap) - gap, side + 78)
     for column, (part, cells, limit) in enumerate(zip(groups, maps, limits, strict=True)):
         axes = panel(column * (side + gap), 40, side, side)
-        picture(axes, warmth(cells, limit), extent=(0, 1, 1, 0))
+        show_cells(axes, magnitude_rgba(cells, limit), extent=(0, 1, 1, 0))
         axes.set(xticks=[], yticks=[])
         first, last = (names[s["name"]] for s in (part[0], part[-1]))
         title = "all sites" if part is sites else first
-        write(axes, 0, 24, title, color=COLOURS["ink"], fontsize=11, fontweight="bold" if part is sites else "normal")
-        write(axes, 0, 9, f"{len(part)} with tokens in order" if part is sites else f"to {last}", fontsize=10.5)
-        fronts = np.sum([split(np.asarray(s["tokens"], float), s["grid"])[0].sum() for s in part])
-        tail = f", {front_names(1)[0]} {digits(float(fronts))}" if any(s["grid"][0] for s in part) else ""
-        write(axes, 0, -side - 15, f"patches {digits(float(cells.sum()))}{tail}", fontsize=10.5)
+        add_text(
+            axes, 0, 24, title, color=COLOURS["ink"], fontsize=11, fontweight="bold" if part is sites else "normal"
+        )
+        add_text(axes, 0, 9, f"{len(part)} with tokens in order" if part is sites else f"to {last}", fontsize=10.5)
+        prefix = np.sum([split(np.asarray(s["tokens"], float), s["grid"])[0].sum() for s in part])
+        tail = f", {prefix_names(1)[0]} {digits(float(prefix))}" if any(s["grid"][0] for s in part) else ""
+        add_text(axes, 0, -side - 15, f"patches {digits(float(cells.sum()))}{tail}", fontsize=10.5)
         colour_bar(panel, column * (side + gap), 40 + side + 24, limit, signed=False)
     return figure
 

@@ -1,4 +1,4 @@
-"""The page of `qvit-deploy relp`: which parts of the network carry a decision, and how far to believe the estimate."""
+"""Writes the page of `qvit-deploy relp`: which parts of the network carry a decision, and how reliable that is."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from qvit_deploy.report.relp.completeness_text import sums, warning
 from qvit_deploy.report.relp.text import (
     MEASURES,
     agreement_rows,
-    carriers,
     circuit_rows,
-    cross_check,
-    excluded,
-    firings,
-    metric_of,
+    cross_check_text,
+    firings_text,
+    metric_text,
     question,
+    strongest_components,
+    unreached_text,
 )  # fmt: skip
 from qvit_deploy.report.templates import render
 
@@ -36,10 +36,10 @@ DESCRIPTIONS = {
 
 
 def relp_page(tree: Mapping[str, Any], clean: NDArray[np.float32], corrupt: NDArray[np.float32]) -> bytes:
-    """The tree of `explain_tree.relp_tree` as one UTF-8 HTML file: no scripts, nothing loaded from elsewhere.
+    """Writes the tree of `pipeline.explanation_tree.relp_tree` as one UTF-8 HTML file without scripts or links.
 
     Args:
-        clean, corrupt: the pairs as the model sees them, float32 [pairs, C, H, W].
+        clean, corrupt: inputs of the model, float32 [pairs, C, H, W].
     """
     from markupsafe import Markup
 
@@ -56,9 +56,9 @@ def relp_page(tree: Mapping[str, Any], clean: NDArray[np.float32], corrupt: NDAr
             "name": printable(str(pair["name"])),
             "kind": printable(str(pair["kind"])),
             "warnings": _warnings(pair),
-            "metric": metric_of(tree, pair),
-            "carriers": carriers(tree, pair),
-            "excluded": excluded(pair),
+            "metric": metric_text(tree, pair),
+            "strongest": strongest_components(tree, pair),
+            "unreached": unreached_text(pair),
             "incomplete": warning(tree, pair),
             "sums": sums(pair),
             "plots": {k: plots.get(f"pair-{index}-{k}") for k in ("pictures", "image", "blocks", "tokens", "heads")},
@@ -77,15 +77,15 @@ def relp_page(tree: Mapping[str, Any], clean: NDArray[np.float32], corrupt: NDAr
         measures=list(MEASURES.values()),
         groups=agreement_rows(tree),
         circuits=circuit_rows(tree),
-        cross_check=cross_check(tree),
-        firings=firings(tree),
+        cross_check=cross_check_text(tree),
+        firings=firings_text(tree),
         rules=printable(str(tree["rules"])),
         schema=printable(str(tree["schema"])),
     )
 
 
 def _warnings(pair: Mapping[str, Any]) -> list[str]:
-    said = [printable(str(w)) for w in pair["warnings"]]
-    if pair["out_of_distribution"] and not any("distribution" in w for w in said):
-        said.insert(0, "The corrupt image is out of distribution: no trained model has seen its like.")
-    return said
+    warnings = [printable(str(w)) for w in pair["warnings"]]
+    if pair["out_of_distribution"] and not any("distribution" in w for w in warnings):
+        warnings.insert(0, "The corrupt image is out of distribution: no trained model has seen its like.")
+    return warnings

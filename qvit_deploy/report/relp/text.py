@@ -1,4 +1,4 @@
-"""What RelP's numbers say, in sentences and table cells."""
+"""Writes RelP's numbers as sentences and table cells."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from qvit_deploy.report.labels import block_names, printable
 from qvit_deploy.report.numbers import NARROW, digits, percent
-from qvit_deploy.report.relp.heat import KINDS, Tree, dead, effects, front_names, of_kind
+from qvit_deploy.report.relp.heat import KINDS, Tree, effects, of_kind, prefix_names, unreached
 
-METRIC_WORDS = {
+METRIC_TEXTS = {
     "logit-diff": "the logit of one class minus that of another",
     "logit": "the logit of a class",
     "log-prob": "the logarithm of a class's probability",
 }
-RULE_WORDS = {
+RULE_TEXTS = {
     "gradient": "plain gradients (attribution patching)",
     "relp": "RelP's rules (relp)",
     "relp-ah": "RelP's rules, attention probabilities held fixed (relp-ah)",
@@ -30,82 +30,82 @@ MEASURES = {
 
 
 def question(tree: Tree) -> str:
-    """What was asked, in one sentence."""
+    """Says what the maps estimate, in a sentence."""
     metric, _, classes = str(tree["metric"]).partition(":")
-    what = METRIC_WORDS.get(metric, metric)
-    given = f" (classes {classes.replace(',', ' and ')})" if classes else ""
+    what = METRIC_TEXTS.get(metric, metric)
+    named = f" (classes {classes.replace(',', ' and ')})" if classes else ""
     base, source = ("corrupt", "clean") if tree["direction"] == "denoising" else ("clean", "corrupt")
-    rules = RULE_WORDS.get(tree["rules"], f"the {tree['rules']} rules")
+    rules = RULE_TEXTS.get(tree["rules"], f"the {tree['rules']} rules")
     return printable(
-        f"How much would {what}{given} change if one cell of the {base} image's run were replaced by its value in the "
+        f"How much would {what}{named} change if one cell of the {base} image's run were replaced by its value in the "
         f"{source} image's run? Estimated for all cells at once with {rules}, from two forward "
         "passes and one backward pass."
     )
 
 
-def metric_of(tree: Tree, pair: Tree) -> str:
-    """The metric of a pair with its classes, as far as the tree says them."""
+def metric_text(tree: Tree, pair: Tree) -> str:
+    """Names the metric of a pair with its classes, as far as the tree has them."""
     name, _, classes = str(tree["metric"]).partition(":")
-    given = [c for c in classes.split(",") if c]
-    first = given[0] if given else str(pair["clean_class"])
+    named = [c for c in classes.split(",") if c]
+    first = named[0] if named else str(pair["clean_class"])
     if name != "logit-diff":
         return printable(f"{name} of class {first}")
-    if not given and pair["clean_class"] == pair["corrupt_class"]:
+    if not named and pair["clean_class"] == pair["corrupt_class"]:
         return printable(f"logit of class {first} minus that of the class that gains most on it")
-    second = given[-1] if given else pair["corrupt_class"]
+    second = named[-1] if named else pair["corrupt_class"]
     return printable(f"logit of class {first} minus logit of class {second}")
 
 
 def change(tree: Tree, pair: Tree) -> float:
-    """What patching everything does to the metric: the measure of every effect of the pair."""
-    gained = float(pair["clean"]) - float(pair["corrupt"])
-    return gained if tree["direction"] == "denoising" else -gained
+    """Returns what patching everything does to the metric; effects are given as shares of it."""
+    difference = float(pair["clean"]) - float(pair["corrupt"])
+    return difference if tree["direction"] == "denoising" else -difference
 
 
-def carriers(tree: Tree, pair: Tree) -> str:
-    """Which blocks, heads and tokens carry the decision."""
-    whole = change(tree, pair)
-    if not whole:
+def strongest_components(tree: Tree, pair: Tree) -> str:
+    """Says which blocks, heads and tokens carry the decision."""
+    total = change(tree, pair)
+    if not total:
         return "The metric is the same on both images: there is no difference to be carried."
     parts = []
     sums = [
-        (float(effects(c).sum()), f"{word} of block {name}")
-        for kind, word in (("attention", "attention"), ("mlp", "the MLP"))
+        (float(effects(c).sum()), f"{part} of block {name}")
+        for kind, part in (("attention", "attention"), ("mlp", "the MLP"))
         for c, name in zip(of_kind(pair, kind), _names(of_kind(pair, kind)), strict=True)
     ]
-    ranked = sorted(sums, key=lambda s: -s[0] * np.sign(whole))
-    best = [(value, name) for value, name in ranked[:3] if value * whole > 0]
+    ranked = sorted(sums, key=lambda s: -s[0] * np.sign(total))
+    best = [(value, name) for value, name in ranked[:3] if value * total > 0]
     if best:
         (value, name), rest = best[0], best[1:]
-        sentence = f"{name[0].upper()}{name[1:]} carries an estimated {_share(value, whole)} of the difference of "
-        sentence += digits(abs(whole))
+        sentence = f"{name[0].upper()}{name[1:]} carries an estimated {_share(value, total)} of the difference of "
+        sentence += digits(abs(total))
         if rest:
-            sentence += ", followed by " + " and ".join(f"{n} ({_share(v, whole)})" for v, n in rest)
+            sentence += ", followed by " + " and ".join(f"{n} ({_share(v, total)})" for v, n in rest)
         parts.append(sentence + ".")
-    against = [(v, n) for v, n in ranked[::-1][:1] if v * whole < -0.05 * whole**2]
-    parts += [f"{n[0].upper()}{n[1:]} works against it ({_share(v, whole)})." for v, n in against]
+    against = [(v, n) for v, n in ranked[::-1][:1] if v * total < -0.05 * total**2]
+    parts += [f"{n[0].upper()}{n[1:]} works against it ({_share(v, total)})." for v, n in against]
     heads = of_kind(pair, "head")
     cells = [(float(v), f"head {i} of block {name}") for c, name in zip(heads, _names(heads), strict=True)
              for i, v in enumerate(effects(c))]  # fmt: skip
     if cells:
         value, name = max(cells, key=lambda cell: abs(cell[0]))
-        parts.append(f"The strongest head is {name} ({_share(value, whole)}).")
-    if (token := _token(pair, whole)) is not None:
+        parts.append(f"The strongest head is {name} ({_share(value, total)}).")
+    if (token := _strongest_token(pair, total)) is not None:
         parts.append(token)
     return " ".join(parts)
 
 
-def _token(pair: Tree, whole: float) -> str | None:
-    """The token through which most of the attention's and MLPs' effect goes, of the components on the finest grid."""
-    written = [c for kind in ("attention", "mlp") for c in of_kind(pair, kind) if c["grid"] is not None]
-    grids = list(dict.fromkeys(tuple(c["grid"]) for c in written))
+def _strongest_token(pair: Tree, total: float) -> str | None:
+    """Names the token with the largest effect of attention and MLPs together; None when grids differ."""
+    components = [c for kind in ("attention", "mlp") for c in of_kind(pair, kind) if c["grid"] is not None]
+    grids = list(dict.fromkeys(tuple(c["grid"]) for c in components))
     if len(grids) != 1:
         return None
-    front, _, columns = grids[0]
-    totals = np.sum([effects(c) for c in written], axis=0)
-    index = int(np.abs(totals).argmax())
-    name = f"the {front_names(front)[index]} token" if index < front else _place(index - front, columns)
-    return f"Of all tokens most goes through {name} ({_share(float(totals[index]), whole)}, all blocks together)."
+    prefix, _, columns = grids[0]
+    sums = np.sum([effects(c) for c in components], axis=0)
+    index = int(np.abs(sums).argmax())
+    name = f"the {prefix_names(prefix)[index]} token" if index < prefix else _place(index - prefix, columns)
+    return f"Of all tokens most goes through {name} ({_share(float(sums[index]), total)}, all blocks together)."
 
 
 def _names(components: Sequence[Tree]) -> list[str]:
@@ -116,14 +116,14 @@ def _place(patch: int, columns: int) -> str:
     return f"the patch in row {patch // columns + 1}, column {patch % columns + 1}"
 
 
-def _share(value: float, whole: float) -> str:
-    share = round(100 * value / whole)
+def _share(value: float, total: float) -> str:
+    share = round(100 * value / total)
     return f"{'−' if share < 0 else ''}{abs(share)}{NARROW}%"
 
 
-def excluded(pair: Tree) -> str:
-    """What is hatched, and that it does not count."""
-    cells = sum(int(dead(c).sum()) for c in pair["components"])
+def unreached_text(pair: Tree) -> str:
+    """Says which cells are hatched, and that they do not count; "" when there are none."""
+    cells = sum(int(unreached(c).sum()) for c in pair["components"])
     if not cells:
         return ""
     return (
@@ -134,7 +134,7 @@ def excluded(pair: Tree) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """One method of one kind in the agreement table."""
+    """One method of one kind in the agreement table; `own` says that it is the page's, cells are (value, interval)."""
 
     method: str
     own: bool
@@ -142,24 +142,24 @@ class Row:
 
 
 def agreement_rows(tree: Tree) -> list[tuple[str, str, list[Row]]]:
-    """(kind, how many cells count, rows) of the agreement table."""
+    """Returns (kind, how many cells count, rows) of the agreement table."""
     groups = []
     for kind in KINDS:
         methods: Mapping[str, Any] = (tree["agreement"] or {}).get(kind, {})
         if not methods:
             continue
         first = next(iter(methods.values()))
-        left_out = f", {first['excluded']:,} structural zeros excluded" if first["excluded"] else ""
+        excluded = f", {first['excluded']:,} structural zeros excluded" if first["excluded"] else ""
         chance = "" if first["top_chance"] is None else f"; top 10 % by chance {percent(first['top_chance'])}"
         rows = [
-            Row(printable(str(name)), name == tree["rules"], [_measured(found["metrics"][m]) for m in MEASURES])
-            for name, found in methods.items()
+            Row(printable(str(name)), name == tree["rules"], [_with_interval(v["metrics"][m]) for m in MEASURES])
+            for name, v in methods.items()
         ]
-        groups.append((KINDS[kind], f"{first['entries']:,} cells of {first['pairs']} pairs{left_out}{chance}", rows))
+        groups.append((KINDS[kind], f"{first['entries']:,} cells of {first['pairs']} pairs{excluded}{chance}", rows))
     return groups
 
 
-def _measured(mean: Mapping[str, Any]) -> tuple[str, str]:
+def _with_interval(mean: Mapping[str, Any]) -> tuple[str, str]:
     if mean["mean"] is None:
         return "–", "undefined"
     if mean["low"] is None:
@@ -172,15 +172,15 @@ def _minus(value: float) -> str:
 
 
 def circuit_rows(tree: Tree) -> list[tuple[str, bool, str, str]]:
-    """(method, whether it is the page's own, CPR, CMD)."""
+    """Returns rows (method, whether it is the page's own, CPR, CMD) of the table of circuits."""
     return [
         (printable(str(m)), m == tree["rules"], *("–" if v[k] is None else f"{v[k]:.3f}" for k in ("cpr", "cmd")))
         for m, v in (tree["circuits"] or {}).items()
     ]
 
 
-def cross_check(tree: Tree) -> str:
-    """How far ONNX Runtime's patched logits are from the executor's."""
+def cross_check_text(tree: Tree) -> str:
+    """Says how far ONNX Runtime's patched logits are from the executor's; "" when that was not measured."""
     if tree["cross_check"] is None:
         return ""
     return (
@@ -189,6 +189,7 @@ def cross_check(tree: Tree) -> str:
     )
 
 
-def firings(tree: Tree) -> str:
+def firings_text(tree: Tree) -> str:
+    """Lists how often every rule fired."""
     fired = [f"{rule} {count}" for rule, count in tree["firings"].items() if count]
     return printable(", ".join(fired)) if fired else "none (plain gradients)"

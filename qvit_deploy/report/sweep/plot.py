@@ -1,4 +1,4 @@
-"""The plot of a sweep: what every allocation loses against what it costs, one panel per model and cost."""
+"""Plots a sweep: the loss of every allocation against its cost, one panel per model and cost."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANEL = (4.6, 3.4)
-"""Inches, width and height."""
+"""Width and height of a panel, inches."""
 
 Cost = tuple[str, Callable[[SweepRow], float]]
 
 
 def sweep_plot(rows: Sequence[SweepRow]) -> bytes:
-    """An SVG file: SQNR where it was measured, else the predicted loss relative to the score's largest.
+    """Returns an SVG file with the SQNR where it was measured, else the predicted loss relative to the score's largest.
 
     Filled points are on the Pareto front. The same rows give the same bytes.
     """

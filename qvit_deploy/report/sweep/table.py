@@ -1,4 +1,4 @@
-"""The result of a sweep: one row per model, score and budget, and which rows are worth having."""
+"""Holds the result of a sweep: one row per model, score and budget, and which rows are on the Pareto front."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SCHEMA: Literal["qvit-deploy/sweep/1"] = "qvit-deploy/sweep/1"
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One allocation: what was asked for, what it costs, what it loses.
+    """One allocation: its budget, its costs and its loss.
 
     Attributes:
         score: what ranked the sites; "none" where one width was given for all.
         budget: e.g. `mean_bits=5`.
-        loss: what the score predicts, in its own unit: compare rows of one score only.
-        latency_ms: of all sites by the latency table.
+        loss: predicted by the score, in its own unit: compare rows of one score only.
+        latency_ms: of all sites, by the latency table.
         sqnr_db, agreement, images: the emitted model in ONNX Runtime against the float model, on calibration images;
-            `held_out` says that calibration did not see them.
+            `held_out` says that calibration did not use them.
         top1, float_top1, test_agreement, test_images: on the test data.
         pareto: no other row of the model loses less without costing more (see `mark_front`).
 
@@ -51,28 +51,28 @@ class SweepRow:
 
 
 def mark_front(rows: Sequence[SweepRow]) -> list[SweepRow]:
-    """`rows` with `pareto` set: by SQNR against weight bytes, BitOps and latency among the rows of a model.
+    """Sets `pareto` by SQNR against weight bytes, BitOps and latency among the rows of a model.
 
-    Test images decide nothing. Without a measured SQNR the predicted loss takes its place, and since losses of
-    two scores cannot be compared, each score then has its own front.
+    Test images have no influence. Without a measured SQNR the predicted loss is used, and since losses of two scores
+    cannot be compared, each score then has its own front.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault((row.model, row.score if row.sqnr_db is None else ""), []).append(index)
     marked = list(rows)
     for members in groups.values():
-        for index, kept in zip(members, pareto_front([_point(rows[i]) for i in members]), strict=True):
-            marked[index] = replace(rows[index], pareto=kept)
+        for index, on_front in zip(members, pareto_front([_point(rows[i]) for i in members]), strict=True):
+            marked[index] = replace(rows[index], pareto=on_front)
     return marked
 
 
 def _point(row: SweepRow) -> tuple[float, ...]:
-    lost = row.loss if row.sqnr_db is None else -row.sqnr_db
-    return lost, row.weight_bytes, row.bitops, row.latency_ms or 0.0
+    loss = row.loss if row.sqnr_db is None else -row.sqnr_db
+    return loss, row.weight_bytes, row.bitops, row.latency_ms or 0.0
 
 
 def as_csv(rows: Sequence[SweepRow]) -> str:
-    """A header and one line per row; what was not measured is empty."""
+    """Writes a header and one line per row; what was not measured is empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [f.name for f in fields(SweepRow)], lineterminator="\n")
     writer.writeheader()
@@ -81,5 +81,5 @@ def as_csv(rows: Sequence[SweepRow]) -> str:
 
 
 def as_tree(rows: Sequence[SweepRow]) -> dict[str, Any]:
-    """The JSON object of `qvit-deploy sweep --json` and of `sweep.json`."""
+    """Returns the JSON object of `qvit-deploy sweep --json` and of `sweep.json`."""
     return {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}

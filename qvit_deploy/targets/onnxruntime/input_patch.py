@@ -35,10 +35,10 @@ def with_tensor_as_input(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto
     return copy
 
 
-def patched_logits(graph: Graph, images: np.ndarray, tensor: str, value: np.ndarray) -> np.ndarray:
-    """The first output of `graph` on `images` float32 [n, C, H, W] in ONNX Runtime, `value` in place of `tensor`."""
+def patched_outputs(graph: Graph, images: np.ndarray, tensor: str, value: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of `graph` on `images` float32 [n, C, H, W] in ONNX Runtime, `value` in place of `tensor`."""
     runner = target.session(with_tensor_as_input(graph.to_proto(), tensor).SerializeToString())
-    feeds = {graph.input.name or "": images, f"{tensor}/patch": value}
+    feeds = {graph.interface.image.name: images, f"{tensor}/patch": value}
     known = {i.name for i in runner.get_inputs()}
-    logits: np.ndarray = runner.run(None, {name: v for name, v in feeds.items() if name in known})[0]
-    return logits
+    values = runner.run(None, {name: v for name, v in feeds.items() if name in known})
+    return dict(zip([o.name for o in runner.get_outputs()], values, strict=True))

@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.batches import in_batches
-from qvit_deploy.targets.processor import wanted_threads
+from qvit_deploy.targets.processor import thread_count
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
 FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
@@ -34,7 +34,7 @@ def session(
         InputError: ONNX Runtime does not take the model; carries its reason.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = wanted_threads(threads)
+    options.intra_op_num_threads = thread_count(threads)
     options.log_severity_level = 3
     if optimized_to is not None:
         options.optimized_model_filepath = str(optimized_to)
@@ -84,12 +84,18 @@ def fusion(model: bytes) -> Fusion:
     return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), linears, convolutions)
 
 
+def outputs(runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None) -> dict[str, np.ndarray]:
+    """The outputs for `images` float32 [n, C, H, W] by name, each [n, ...]; see `run`."""
+    names = [o.name for o in runner.get_outputs()]
+    return dict(zip(names, run(runner, images, static_batch), strict=True))
+
+
 def run(
     runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None, fetch: list[str] | None = None
 ) -> list[np.ndarray]:
     """Runs `images` float32 [n, C, H, W] and returns the outputs, each [n, ...].
 
-    A graph with a fixed batch gets chunks of that size, the last one padded by repeating its last image.
+    A graph with a fixed batch gets chunks of that size, the last one padded.
     """
     name = runner.get_inputs()[0].name
     return in_batches(images, static_batch, lambda chunk: runner.run(fetch, {name: chunk}))

@@ -1,0 +1,3 @@
+"""ONNX Runtime on a CPU, in operators that only it has."""
+
+NAME = "onnxruntime-fused"

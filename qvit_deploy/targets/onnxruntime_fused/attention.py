@@ -1,12 +1,12 @@
-"""Attention as one operator: MatMul, Softmax, MatMul and the moves of heads around them become `Attention` (opset 23).
+"""Fuses attention: MatMul, Softmax, MatMul and the layout changes of heads become one `Attention` (ONNX opset 23).
 
-Query, key and value are found as [batch, heads, tokens, depth] made from [batch, tokens, heads * depth] by
+Query, key and value are matched as [batch, heads, tokens, depth], computed from [batch, tokens, heads * depth] by
 
 1. Reshape and Transpose, each from its own tensor, or
-2. one Reshape and Transpose of [batch, tokens, 3 * heads * depth], and a Gather for each; a Split takes their place.
+2. one Reshape and Transpose of [batch, tokens, 3 * heads * depth], and a Gather for each; a Split replaces these.
 
-Left alone: anything between the first product and the Softmax (a mask, a position bias), between heads and product
-other than a positive scalar factor on the query, and readers of what is in between.
+An attention is not fused when anything stands between the first product and the Softmax (a mask, a position bias), or
+between heads and product other than a positive scalar factor on the query, or when an inner tensor has other readers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_ints
-from qvit_deploy.graph.canonicalize.match import dims, perm_of, producer, rank, scalar, scaled, sole_consumer
+from qvit_deploy.graph.edit import add_ints
+from qvit_deploy.graph.query import dims, perm_of, producer, rank, scalar, scaled, sole_reader
 
 
 class _Heads(NamedTuple):
-    """Part `part` of `parts` equal ones of the last axis of `source` [batch, tokens, parts * heads * depth]."""
+    """Part number `part` of the last axis of `source` [batch, tokens, parts * heads * depth], cut into `parts`."""
 
     source: ir.Value
     part: int
@@ -29,13 +29,13 @@ class _Heads(NamedTuple):
 
 
 def fuse_attention(graph: ir.Graph) -> int:
-    """How many attentions were replaced; what they leave unread stays in the graph."""
+    """Fuses every attention that matches and returns how many. Nodes that are no longer read stay in the graph."""
     return sum(_fuse(graph, node) for node in list(graph) if node.op_type == "Softmax")
 
 
 def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
-    first, second = producer(softmax.inputs[0], "MatMul"), sole_consumer(softmax.outputs[0])
-    if first is None or sole_consumer(first.outputs[0]) is None or second is None or second.op_type != "MatMul":
+    first, second = producer(softmax.inputs[0], "MatMul"), sole_reader(softmax.outputs[0])
+    if first is None or sole_reader(first.outputs[0]) is None or second is None or second.op_type != "MatMul":
         return False
     query, key, value = first.inputs[0], producer(first.inputs[1], "Transpose"), second.inputs[1]
     merged = _merged(second)
@@ -45,8 +45,7 @@ def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
         return False
     factor = scaled(query)
     query, scale = factor if factor is not None else (query, 1.0)
-    found = [_heads(query), _keys(key), _heads(value)]
-    split = [h for h in found if h is not None]
+    split = [h for h in (_heads(query), _keys(key), _heads(value)) if h is not None]
     if len(split) < 3 or len({h.heads for h in split}) > 1 or not scale > 0:  # ONNX Runtime takes no other scale
         return False
     count = split[0].heads
@@ -65,25 +64,26 @@ def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
 
 
 def _heads(value: ir.Value) -> _Heads | None:
-    """Where `value` [batch, heads, tokens, depth] comes from."""
+    """Returns what `value` [batch, heads, tokens, depth] is a part of, None when the pattern does not match."""
     gather = producer(value, "Gather")
     if gather is not None:
         part = scalar(gather.inputs[1])
         if gather.attributes.get_int("axis", 0) != 0 or part is None or rank(value) != 4:
             return None
-        return _moved(gather.inputs[0], [2, 0, 3, 1, 4], int(part))
-    return _moved(value, [0, 2, 1, 3], 0)
+        return _split_heads(gather.inputs[0], [2, 0, 3, 1, 4], int(part))
+    return _split_heads(value, [0, 2, 1, 3], 0)
 
 
 def _keys(transpose: ir.Node) -> _Heads | None:
-    """The same of the transposed keys [batch, heads, depth, tokens]."""
+    """Returns the same for the transposed keys [batch, heads, depth, tokens]."""
     assert transpose.inputs[0] is not None
     if perm_of(transpose) == [0, 1, 3, 2]:
         return _heads(transpose.inputs[0])
-    return _moved(transpose.outputs[0], [0, 2, 3, 1], 0)
+    return _split_heads(transpose.outputs[0], [0, 2, 3, 1], 0)
 
 
-def _moved(value: ir.Value | None, perm: list[int], part: int) -> _Heads | None:
+def _split_heads(value: ir.Value | None, perm: list[int], part: int) -> _Heads | None:
+    """Matches a Reshape that splits the last axis into heads, and a Transpose by `perm`."""
     transpose = producer(value, "Transpose")
     if transpose is None or perm_of(transpose) != perm:
         return None
@@ -101,19 +101,19 @@ def _moved(value: ir.Value | None, perm: list[int], part: int) -> _Heads | None:
 
 
 def _merged(product: ir.Node) -> ir.Node | None:
-    """The Reshape that puts the heads of `product` [batch, heads, tokens, depth] side by side."""
-    transpose = sole_consumer(product.outputs[0])
+    """Returns the Reshape that concatenates the heads of `product` [batch, heads, tokens, depth]."""
+    transpose = sole_reader(product.outputs[0])
     if transpose is None or transpose.op_type != "Transpose" or perm_of(transpose) != [0, 2, 1, 3]:
         return None
-    reshape = sole_consumer(transpose.outputs[0])
+    reshape = sole_reader(transpose.outputs[0])
     if reshape is None or reshape.op_type != "Reshape":
         return None
-    apart, together = dims(transpose.outputs[0]), dims(reshape.outputs[0])
-    same = len(together) == 3 and together[:2] == apart[:2]
-    return reshape if same else None
+    split, merged = dims(transpose.outputs[0]), dims(reshape.outputs[0])
+    return reshape if len(merged) == 3 and merged[:2] == split[:2] else None
 
 
 def _part(graph: ir.Graph, heads: _Heads, before: ir.Node) -> ir.Value:
+    """Returns the part as a tensor; adds the Split in front of `before` if there is none yet."""
     if heads.parts == 1:
         return heads.source
     for reader, _ in heads.source.uses():

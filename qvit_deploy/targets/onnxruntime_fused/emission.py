@@ -1,11 +1,11 @@
-"""The `onnxruntime-fused` profile: a Q/DQ graph in the operators that ONNX Runtime's CPU kernels really have.
+"""Emits the `onnxruntime-fused` file: the Q/DQ graph in the operators that ONNX Runtime's CPU kernels really have.
 
 ONNX Runtime fuses a Q/DQ graph itself, but stops short of what its kernels can do: the bias of an integer product stays
-an Add of its own, separate q, k and v quantize their input three times, heads are moved through memory before and after
+an Add of its own, separate q, k and v quantize their input three times, heads are copied in memory before and after
 each attention, and rows are computed that nothing reads. Here, in order:
 
-1. floating-point attention becomes one `Attention` (opset 23), which takes the heads where they lie (`attention`);
-2. only the tokens that are read are computed behind the last mixing of tokens (`emit.rows`);
+1. floating-point attention becomes one `Attention` (opset 23), which reads the heads in place (`attention`);
+2. behind the last attention only the tokens that are read are computed (`emit.rows`);
 3. a quantized linear and its bias become one `com.microsoft::MatMulIntegerToFloat`. Its input is quantized to uint8
    around 128, the integers of the int8 codes plus 128: the kernels of x86 multiply uint8 by int8.
 
@@ -19,7 +19,7 @@ import onnx_ir as ir
 from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.emit.runtime_model import RuntimeModel
-from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime_fused.attention import fuse_attention
 
@@ -29,14 +29,14 @@ DOMAIN = "com.microsoft"
 
 
 def emit_fused(emitted: Graph) -> RuntimeModel:
-    """Rewrites a copy of `emitted` (of `emit_qdq` for ONNX Runtime)."""
+    """Rewrites a copy of `emitted`, the graph of `emit_qdq` for ONNX Runtime."""
     copy = emitted.clone()
     graph = copy.model.graph
     attentions = fuse_attention(graph)
     remove_unused(copy.model)
     rows = keep_read_rows(graph)
     codes = UnsignedCodes(graph)
-    linears = [found for node in list(graph) if node.op_type == "MatMul" and (found := integer_linear(node))]
+    linears = [linear for node in list(graph) if node.op_type == "MatMul" and (linear := integer_linear(node))]
     names = tuple(_fuse(graph, linear, codes) for linear in linears)
     remove_unused(copy.model)
     graph.sort()
@@ -48,7 +48,7 @@ def emit_fused(emitted: Graph) -> RuntimeModel:
 
 
 def _fuse(graph: ir.Graph, linear: IntegerLinear, codes: UnsignedCodes) -> str:
-    """Replaces the product and the bias behind it by one operator; its name."""
+    """Replaces the product and the bias behind it by one operator and returns its name."""
     name = linear.product.name
     bias = None if linear.bias is None else add_constant(graph, f"{name}.bias", linear.bias)
     quantized = codes.of(linear.quantize)

@@ -1,0 +1,3 @@
+"""OpenVINO on a CPU."""
+
+NAME = "openvino"

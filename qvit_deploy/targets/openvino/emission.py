@@ -1,11 +1,11 @@
-"""The `openvino` profile: a Q/DQ graph as OpenVINO's CPU plugin runs it fastest, in standard operators.
+"""Emits the `openvino` file: the Q/DQ graph as OpenVINO's CPU plugin runs it fastest, in standard operators.
 
-OpenVINO fuses Q/DQ pairs, biases, GELU and what stands between GELU and the next quantizer into its integer products by
-itself. What it does not do is done here, in order:
+OpenVINO itself fuses Q/DQ pairs, biases, GELU and what stands between GELU and the next quantizer into its integer
+products. The rest is done here, in order:
 
-1. only the tokens that are read are computed behind the last mixing of tokens (`emit.rows`);
+1. behind the last attention only the tokens that are read are computed (`emit.rows`);
 2. inputs of linears are quantized to uint8 around 128, the integers of the int8 codes plus 128, and dequantized as if
-   their zero point were 0; the bias takes the difference back, 128 times the scales and the sum of a column's codes.
+   their zero point were 0; the bias subtracts the difference, 128 times the scales and the sum of a column's codes.
    Without AMX the kernels of x86 multiply uint8 by int8 only, and would make that correction in every run.
 """
 
@@ -17,18 +17,18 @@ from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.emit.runtime_model import CODE_SHIFT, RuntimeModel
-from qvit_deploy.graph.canonicalize.edit import remove_unused
-from qvit_deploy.graph.canonicalize.match import sole_consumer
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.query import sole_reader
 
 
 def emit_openvino(emitted: Graph) -> RuntimeModel:
-    """Rewrites a copy of `emitted` (of `emit_qdq`)."""
+    """Rewrites a copy of `emitted`, the graph of `emit_qdq`."""
     copy = emitted.clone()
     graph = copy.model.graph
     rows = keep_read_rows(graph)
     codes, editor = UnsignedCodes(graph), Editor(copy, for_onnxruntime=False)
-    linears = [found for node in list(graph) if node.op_type == "MatMul" and (found := integer_linear(node))]
+    linears = [linear for node in list(graph) if node.op_type == "MatMul" and (linear := integer_linear(node))]
     biases = dict(_shift(editor, linear, codes) for linear in linears)
     remove_unused(copy.model)
     graph.sort()
@@ -38,10 +38,10 @@ def emit_openvino(emitted: Graph) -> RuntimeModel:
 
 
 def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> tuple[str, float]:
-    """Lets the product read shifted values, and takes the shift back behind it.
+    """Lets the product read uint8 codes, which are shifted by 128, and subtracts the shift's contribution in the bias.
 
     Returns:
-        The tensor that results, and the largest bias of it.
+        The name of the resulting tensor, and the largest magnitude of its bias.
     """
     product, last = linear.product, linear.last
     quantized = codes.of(linear.quantize)
@@ -54,16 +54,16 @@ def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> tuple
     scale, weight, by_column = (constant(v) for v in (linear.scale, linear.weight, linear.weight_scale))
     assert scale is not None and weight is not None and by_column is not None
     shift = CODE_SHIFT * float(scale) * by_column.astype(np.float64) * weight.sum(axis=0, dtype=np.int64)
-    reader = sole_consumer(last.outputs[0])
-    lowered = reader is not None and reader.op_type == "Squeeze"  # takes out the axis that ONNX Runtime needed
-    output = str((reader if reader is not None and lowered else last).outputs[0].name)
+    reader = sole_reader(last.outputs[0])
+    squeezed = reader is not None and reader.op_type == "Squeeze"  # removes the axis that ONNX Runtime needed
+    output = str((reader if reader is not None and squeezed else last).outputs[0].name)
     bias = (-shift if linear.bias is None else linear.bias - shift).astype(np.float32)
     if linear.bias is None:
         editor.behind(product, [("Add", editor.constant(f"{product.name}.unshift", bias))])
     else:
         index = next(i for i, v in enumerate(last.inputs) if v is not product.outputs[0])
-        written = constant(last.inputs[index])
-        assert written is not None
-        unshifted = editor.constant(f"{product.name}.bias.unshifted", bias.reshape(written.shape))
+        original = constant(last.inputs[index])
+        assert original is not None
+        unshifted = editor.constant(f"{product.name}.bias.unshifted", bias.reshape(original.shape))
         last.replace_input_with(index, unshifted)
     return output, float(np.abs(bias).max())

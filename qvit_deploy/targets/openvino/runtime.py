@@ -1,4 +1,4 @@
-"""The `openvino` target: models compiled for OpenVINO's CPU plugin, and what it made of them.
+"""Runs models in OpenVINO's CPU plugin, and reads the graph that it compiled them to.
 
 openvino is imported when it is needed: neither a compile nor a device must have it. An .onnx file whose name ends in
 `.openvino.onnx` runs here, as OpenVINO's own .xml files do.
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import OPENVINO_PROFILE
-from qvit_deploy.targets.batches import AT_ONCE, image_shape, in_batches
-from qvit_deploy.targets.processor import wanted_threads
+from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_shape
+from qvit_deploy.targets.openvino import NAME
+from qvit_deploy.targets.processor import thread_count
 
 if TYPE_CHECKING:
     import openvino
 
-OWN_PRECISION = "f32"
-"""What our files compute in between integer products, which is what they are verified in. By itself OpenVINO takes
-bfloat16 where the CPU has it, which moves values across the boundaries between codes."""
+FLOAT32 = "f32"
+"""Precision of the bundle's files between integer products, in which they are verified. OpenVINO's default is bfloat16
+where the CPU has it, which moves values across the boundaries between codes."""
 
 INTEGERS = ("i8", "u8")
 PRODUCTS = ("FullyConnected", "FullyConnectedQuantized", "FullyConnectedQuantizedLegacy", "MatMul", "Convolution")
@@ -31,13 +31,14 @@ PRODUCTS = ("FullyConnected", "FullyConnectedQuantized", "FullyConnectedQuantize
 
 
 def runs_in_openvino(path: Path) -> bool:
-    return path.suffix == ".xml" or path.name.endswith(f".{OPENVINO_PROFILE}.onnx")
+    """Returns whether a file of this name is for OpenVINO."""
+    return path.suffix == ".xml" or path.name.endswith(f".{NAME}.onnx")
 
 
 def openvino_precision(path: Path) -> str | None:
-    """What a file computes in between integer products: ours in what they are verified in, others in OpenVINO's choice
-    (None) unless they are called `.f32.xml`."""
-    return OWN_PRECISION if path.name.endswith((".onnx", f".{OWN_PRECISION}.xml")) else None
+    """Returns the precision of a file between integer products: float32 for the bundle's files and for `NAME.f32.xml`,
+    None (OpenVINO's choice) for others."""
+    return FLOAT32 if path.name.endswith((".onnx", f".{FLOAT32}.xml")) else None
 
 
 def require_openvino(why: str) -> None:
@@ -56,7 +57,7 @@ class Layer:
         name: as the profiler calls it.
         kind: its type there.
         originals: nodes of the model that were fused into it.
-        inputs: (name of the layer that makes it, precision) of each input.
+        inputs: (name of the layer that computes it, precision) of each input.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Layer:
 
     @property
     def on_integers(self) -> bool:
-        """Whether it is a product of integers."""
+        """Whether the layer is a product of integers."""
         return self.kind in PRODUCTS and all(precision in INTEGERS for _, precision in self.inputs[:2])
 
 
@@ -83,76 +84,81 @@ class OpenVinoModel:
         model: Path | bytes,
         *,
         batch: int | None = None,
-        any_batch: int = AT_ONCE,
+        any_batch: int = DEFAULT_BATCH,
         threads: int = 0,
         fetch: Sequence[str] = (),
-        precision: str | None = OWN_PRECISION,
+        precision: str | None = FLOAT32,
         profiled: bool = False,
     ) -> None:
         """Loads and compiles.
 
         Args:
-            batch: images at a time; None for the file's own, or `any_batch` where it takes any number.
-            threads: 0 for what `OMP_NUM_THREADS` says, or one per core.
+            batch: images at a time; None for the file's own number, or `any_batch` where it takes any number.
+            threads: 0 for `OMP_NUM_THREADS`, or one per core where it is not set.
             fetch: tensors that become the outputs, in place of the model's own.
-            precision: of what is not integer; None for OpenVINO's choice.
+            precision: of everything but integer products; None for OpenVINO's choice.
+            profiled: measures layers, for `layer_ms`.
 
         Raises:
-            InputError: openvino is not installed or does not take the model, or not in such batches; carries its
-                reason.
+            InputError: openvino is not installed or refuses the model or the batch size; the message has its reason.
         """
         where = "model" if isinstance(model, bytes) else str(model)
         require_openvino(f"{where}: running it")
         import openvino
 
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "PERF_COUNT": profiled}
-        if count := wanted_threads(threads):
+        if count := thread_count(threads):
             config["INFERENCE_NUM_THREADS"] = count
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
         core = openvino.Core()
         try:
-            read = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
-            value = read.input(0)
+            loaded = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
+            value = loaded.input(0)
             self.declared = [d.get_length() if d.is_static else str(d) for d in value.partial_shape]
-            self.shape = image_shape(where, value.any_name, self.declared, batch, any_batch)
-            read.reshape({value: list(self.shape)})
+            self.shape = run_shape(where, value.any_name, self.declared, batch, any_batch)
+            loaded.reshape({value: list(self.shape)})
             if fetch:
-                read = openvino.Model([_output(read, name) for name in fetch], read.get_parameters(), "probe")
-            self._compiled = core.compile_model(read, "CPU", config)
+                loaded = openvino.Model([_output(loaded, name) for name in fetch], loaded.get_parameters(), "probe")
+            self._compiled = core.compile_model(loaded, "CPU", config)
         except RuntimeError as error:  # all that OpenVINO raises
             reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
             raise InputError(f"{where}: OpenVINO cannot load it: {reason.strip()}") from error
         self._request = self._compiled.create_infer_request()
 
     def infer(self, images: np.ndarray) -> list[np.ndarray]:
-        """The outputs for `images`, float32 of `shape`; overwritten by the next call."""
+        """Runs `images`, float32 of `shape`; returns the outputs, which the next call overwrites."""
         results = self._request.infer([images], share_inputs=True, share_outputs=True)
         return [results[i] for i in range(len(self._compiled.outputs))]
 
     def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """The outputs for any number of images, each [n, ...]."""
+        """Runs any number of images, float32 [n, C, H, W]; returns the outputs, each [n, ...]."""
         return in_batches(images, self.shape[0], lambda chunk: [o.copy() for o in self.infer(chunk)])
 
+    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for any number of images by name, each [n, ...]."""
+        names = [value.any_name for value in self._compiled.outputs]
+        return dict(zip(names, self.run(images), strict=True))
+
     def layers(self) -> list[Layer]:
-        """The graph that runs, in its order."""
-        found = []
+        """Returns the layers of the graph that runs, in its order."""
+        layers = []
         for node in self._compiled.get_runtime_model().get_ordered_ops():
-            inputs = [_made_by(node.input_value(i)) for i in range(node.get_input_size())]
+            inputs = [_producer(node.input_value(i)) for i in range(node.get_input_size())]
             originals = tuple(filter(None, _info(node, "originalLayersNames").split(",")))
-            found.append(Layer(node.get_friendly_name(), _info(node, "layerType"), originals, tuple(inputs)))
-        return found
+            layers.append(Layer(node.get_friendly_name(), _info(node, "layerType"), originals, tuple(inputs)))
+        return layers
 
     def layer_ms(self) -> Mapping[str, float]:
-        """Layer -> milliseconds it took in the last call, of a model made `profiled`."""
+        """Returns by layer the milliseconds it took in the last call, for a model made with `profiled`."""
         return {p.node_name: p.real_time.total_seconds() * 1e3 for p in self._request.get_profiling_info()}
 
 
-def _made_by(value: openvino.Output) -> tuple[str, str]:
-    """(layer, precision) of what a layer reads; a layer says the precisions of all its outputs in one text."""
-    maker = value.get_node()
-    precisions = _info(maker, "outputPrecisions").split(",")
-    return maker.get_friendly_name(), precisions[min(value.get_index(), len(precisions) - 1)]
+def _producer(value: openvino.Output) -> tuple[str, str]:
+    """Returns (layer, precision) of what a layer reads; a layer lists the precisions of all its outputs in one text."""
+    node = value.get_node()
+    precisions = _info(node, "outputPrecisions").split(",")
+    return node.get_friendly_name(), precisions[min(value.get_index(), len(precisions) - 1)]
 
 
 def _output(model: openvino.Model, tensor: str) -> openvino.Output:

@@ -1,4 +1,4 @@
-"""Verification of the half-precision profiles: their file against the `onnxruntime` file of the same plan.
+"""Verification of the files in half precision: each against the `onnxruntime` file of the same plan.
 
 Both run in ONNX Runtime on the CPU. What is proved, and what is only measured:
 
@@ -19,7 +19,6 @@ What an engine built from the file computes is not covered here: that takes a de
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -29,16 +28,19 @@ from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import CheckError
 from qvit_deploy.formats.grids.grid import Grid
-from qvit_deploy.graph.canonicalize.edit import remove_unused
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
+from qvit_deploy.targets.forced_comparison import probe_images
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.targets.onnxruntime.verification import CodesCompared, probe, probe_images
+from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.targets.tensorrt.half.casts import WIDE
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import SCALE_ERROR
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
 from qvit_deploy.targets.tensorrt.packed.verification import Codes, is_inside, is_planned, opened, outputs
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.targets.tensorrt.verified import HalfVerification
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Task
 
 OUTPUT_TOLERANCE = 1e-2
 """Largest allowed difference of a site's output, relative to the largest magnitude of the tensor or of its bias, which
@@ -50,34 +52,8 @@ FLOAT16_DB = 50.0
 """Less noise than this is not asked for: hundreds of roundings to float16, each at about -70 dB, leave 55 to 70 dB."""
 
 
-@dataclass(frozen=True)
-class HalfVerification(CodesCompared):
-    """How a half-precision file compared with the `onnxruntime` file.
-
-    Attributes:
-        free_codes_equal: share of equal codes when both files run freely.
-        reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's.
-        float_sqnr_db, float_agreement: logits against the float model's.
-        sites: how many sites are quantized in the file, `packed` of them as operators of our own.
-        norms: how many LayerNorms write the codes of such operators.
-        in_float: site -> why it is not.
-        float32: tensor -> why it stays in float32.
-    """
-
-    free_codes_equal: float
-    reference_sqnr_db: float
-    reference_agreement: float
-    float_sqnr_db: float
-    float_agreement: float
-    sites: int
-    packed: int
-    norms: int
-    in_float: dict[str, str]
-    float32: dict[str, str]
-
-
 def verify_half(
-    float_graph: Graph, reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray
+    float_graph: Graph, reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray, task: Task = CLASSIFY
 ) -> HalfVerification:
     """Verifies the graph of `emitted` on `images` float32 [n, C, H, W].
 
@@ -92,10 +68,10 @@ def verify_half(
     half, plan = emitted.graph, emitted.plan
     _as_planned(half, plan, emitted.packed)
     batch = half.static_batch
-    logits, expected, exact = (
-        target.run(target.session(g.serialize()), images, batch)[0] for g in (half, reference, float_graph)
+    outputs, expected, exact = (
+        target.outputs(target.session(g.serialize()), images, batch) for g in (half, reference, float_graph)
     )
-    if not np.isfinite(logits).all():
+    if not np.isfinite(task.signal(outputs)).all():
         raise CheckError("verification: the half-precision file gives NaN or infinity")
     probed = probe_images(images, batch)
     codes, equal, worst_site, worst_error = _compare(reference, emitted, probed)
@@ -103,7 +79,7 @@ def verify_half(
         raise CheckError(
             f"verification: in half precision site {worst_site!r} gives an output off by {worst_error:.1e} of its range"
         )
-    found, wanted = sqnr_db(exact, logits), sqnr_db(exact, expected)
+    found, wanted = task.sqnr_db(exact, outputs), task.sqnr_db(exact, expected)
     if found < min(wanted, FLOAT16_DB) - LOST_DB:
         raise CheckError(
             f"verification: half precision takes the SQNR against the float model from {wanted:.1f} to {found:.1f} dB "
@@ -117,10 +93,10 @@ def verify_half(
         worst_site=worst_site,
         worst_site_error=worst_error,
         free_codes_equal=equal,
-        reference_sqnr_db=sqnr_db(expected, logits),
-        reference_agreement=agreement(expected, logits),
+        reference_sqnr_db=task.sqnr_db(expected, outputs),
+        reference_agreement=task.agreement(expected, outputs),
         float_sqnr_db=found,
-        float_agreement=agreement(exact, logits),
+        float_agreement=task.agreement(exact, outputs),
         sites=len(plan.sites),
         packed=len(emitted.packed),
         norms=sum(writes_codes(node) for node in half.nodes()),

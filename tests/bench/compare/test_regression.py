@@ -27,7 +27,7 @@ def report(old: float = 5, new: float = 5, thresholds: Thresholds = Thresholds()
 
 
 def failures(found: Report) -> list[str]:
-    return [f.name for f in found.findings if f.failed]
+    return [f.name for f in found.criteria if f.failed]
 
 
 def test_the_title_tells_files_of_one_name_apart() -> None:
@@ -125,7 +125,7 @@ def test_thresholds_other_than_latency(thresholds: Thresholds, failed: list[str]
     old = named("old", 5, 1, peak_memory_bytes=100, quality={"top1": 0.86, "n": 1000})
     new = named("new", 5, 2, quality=QUALITY, **grown(1100, 120))
     found = check([old], [new], thresholds)
-    assert failures(found) == failed and found.findings[0].name == "latency"
+    assert failures(found) == failed and found.criteria[0].name == "latency"
 
 
 @pytest.mark.parametrize(

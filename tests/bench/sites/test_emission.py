@@ -9,15 +9,15 @@ import onnx
 import onnx.inliner
 import pytest
 
-from qvit_deploy.bench.runner import OnnxRuntimeRunner
 from qvit_deploy.bench.sites.emission import RANGE, WEIGHT_SCALE, emit_norm, overhead, site_shape, tensor_shapes
 from qvit_deploy.errors import InputError
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.recipe import HALF_PROFILES, Profile
+from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 from qvit_deploy.targets.onnxruntime.runtime import fusion, session
+from qvit_deploy.targets.registry import TARGETS
 from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES
 from qvit_deploy.targets.tensorrt.packed.norm import FUNCTION_NORM_CODES
 from qvit_deploy.targets.tensorrt.packed.packing import unpack
@@ -27,7 +27,7 @@ from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 BEHIND_NORMS = ("attn.q", "attn.k", "attn.v", "fc1")
 """Sites of `wide_vit`; between its last norm and the head is the choice of a row."""
-PACKED: tuple[Profile, ...] = ("tensorrt-plugin",)
+PACKED = ("tensorrt-plugin",)
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
@@ -56,10 +56,10 @@ def test_every_site_becomes_a_model_that_runs_as_in_the_whole(width: tuple[int, 
         assert fusion(content).integer_products == (0 if name == "stem" else 1), name
 
 
-@pytest.mark.parametrize("profile", HALF_PROFILES)
-def test_sites_in_half_precision_read_and_write_it(profile: Profile, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if target.half_precision])
+def test_sites_in_half_precision_read_and_write_it(target: str, tmp_path: Path) -> None:
     """The image alone is float32; what TensorRT leaves in float computes in float16."""
-    for name, content in emitted(wide_vit(), 2, (6, 6), profile).items():
+    for name, content in emitted(wide_vit(), 2, (6, 6), target).items():
         model = onnx.load_from_string(content)
         onnx.checker.check_model(model, full_check=True)
         assert types(model) == [FLOAT if name == "embed" else HALF, *[HALF] * (len(types(model)) - 1)], name
@@ -68,20 +68,20 @@ def test_sites_in_half_precision_read_and_write_it(profile: Profile, tmp_path: P
         assert [n.op_type for n in model.graph.node if attention] == ["MatMul"] * attention
         ours = ["LayerNormQuantize8", "QLinearW6Codes8"] if behind else ["QLinearW6"]
         made = [n.op_type for n in model.graph.node if n.domain == "qvit"]
-        assert made == (ours if profile in PACKED and not attention else []), name
-        assert sum(n.op_type == "LayerNormalization" for n in model.graph.node) == (behind and profile not in PACKED)
+        assert made == (ours if target in PACKED and not attention else []), name
+        assert sum(n.op_type == "LayerNormalization" for n in model.graph.node) == (behind and target not in PACKED)
         (tmp_path / "site.onnx").write_bytes(for_onnxruntime(model))
         assert OnnxRuntimeRunner(tmp_path / "site.onnx", 2, 1).run_ns() > 0
-    assert types(onnx.load_from_string(overhead(profile))) == [HALF, HALF]
-    assert types(onnx.load_from_string(overhead("onnxruntime"))) == [FLOAT, FLOAT]
+    assert types(onnx.load_from_string(overhead(TARGETS[target]))) == [HALF, HALF]
+    assert types(onnx.load_from_string(overhead(TARGETS["onnxruntime"]))) == [FLOAT, FLOAT]
 
 
-@pytest.mark.parametrize("profile", ["tensorrt", "tensorrt-rtx", "tensorrt-plugin"])
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx", "tensorrt-plugin"])
 @pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize(("site", "k", "n"), [("fc1", 32, 64), ("fc2", 64, 32)])
-def test_the_codes_are_the_planned_ones(profile: Profile, bits: int, site: str, k: int, n: int) -> None:
-    model = onnx.load_from_string(emitted(wide_vit(), 1, (bits, bits), profile)[site])
-    in_plugin, behind = profile in PACKED, site in BEHIND_NORMS
+def test_the_codes_are_the_planned_ones(target: str, bits: int, site: str, k: int, n: int) -> None:
+    model = onnx.load_from_string(emitted(wide_vit(), 1, (bits, bits), target)[site])
+    in_plugin, behind = target in PACKED, site in BEHIND_NORMS
     x = np.random.default_rng(1).standard_normal((1, 16, k)).astype(np.float16)
     low, high = Int(bits).range
     scale = np.float32(np.float16(RANGE / high))
@@ -132,8 +132,9 @@ def test_sites_run_in_the_operators_that_the_whole_file_calls(bits: int) -> None
         assert sizes == {name: theirs.attributes.get_int(name) for name in sizes} and len(sizes) == 3
 
 
-def test_a_norm_alone_is_what_a_site_behind_one_counts_from() -> None:
-    model = onnx.load_from_string(emit_norm((2, 16, 32)))
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-plugin"])
+def test_a_norm_alone_is_what_a_site_behind_one_counts_from(target: str) -> None:
+    model = onnx.load_from_string(emit_norm((2, 16, 32), TARGETS[target]))
     onnx.checker.check_model(model, full_check=True)
     assert [n.op_type for n in model.graph.node] == ["LayerNormalization"] and types(model) == [HALF, HALF]
 

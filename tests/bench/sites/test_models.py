@@ -14,14 +14,12 @@ from qvit_deploy.bench.sites.models import (
     OVERHEAD,
     Asked,
     Index,
-    SiteTarget,
     read_index,
     require_asked,
     require_library,
 )
-from qvit_deploy.bench.sites.write import profile_of
+from qvit_deploy.bench.sites.write import file_followed
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import Profile
 
 LIBRARY = (Path("libqvit_plugins.so"),)
 SITES = {"fc1": {"w4a4": "0.w4a4.onnx", "w8a8": "1.w8a8.onnx"}, "head": {"w4a4": "2.onnx", "w8a8": "2.onnx"}}
@@ -113,7 +111,7 @@ def test_models_in_plugins_need_a_library_where_there_are_plugins() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "plugins", "held", "profile"),
+    ("target", "plugins", "held", "file_for"),
     [
         ("onnxruntime", (), ("tensorrt",), "onnxruntime"),
         ("tensorrt", (), (), "tensorrt"),
@@ -125,10 +123,10 @@ def test_models_in_plugins_need_a_library_where_there_are_plugins() -> None:
     ],
 )
 def test_the_file_is_chosen_as_build_chooses_it(
-    target: SiteTarget, plugins: tuple[Path, ...], held: tuple[str, ...], profile: Profile
+    target: str, plugins: tuple[Path, ...], held: tuple[str, ...], file_for: str
 ) -> None:
     bundle = SimpleNamespace(manifest=SimpleNamespace(files=[f"model.{p}.onnx" for p in held]))
-    assert profile_of(bundle, Asked(target, plugins=plugins)) == profile  # type: ignore[arg-type]
+    assert file_followed(bundle, Asked(target, plugins=plugins)) == file_for  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -13,24 +13,24 @@ from qvit_deploy.bench.sites.models import OVERHEAD, Index
 from qvit_deploy.bench.sites.times import build_site_engines
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.recipe import Profile
+from qvit_deploy.targets.registry import TARGETS
 from tests.support.artifacts.site_examples import emitted
 from tests.support.graphs.half_graphs import wide_vit
 from tests.support.graphs.quantizable_graphs import mixed_vit
 
 
-def folder_of(folder: Path, models: dict[str, bytes], profile: Profile = "tensorrt-rtx") -> Index:
-    files = {OVERHEAD: overhead(profile), **{f"{name}.onnx": content for name, content in models.items()}}
+def folder_of(folder: Path, models: dict[str, bytes], file_for: str = "tensorrt-rtx") -> Index:
+    files = {OVERHEAD: overhead(TARGETS[file_for]), **{f"{name}.onnx": content for name, content in models.items()}}
     for name, content in files.items():
         (folder / name).write_bytes(content)
     sites = {name: {"w4a4": f"{name}.onnx"} for name in models}
     return Index(
-        schema="qvit-deploy/site-models/2", target="tensorrt-rtx", profile=profile, batch=2, sites=sites, baselines={}
+        schema="qvit-deploy/site-models/2", target="tensorrt-rtx", profile=file_for, batch=2, sites=sites, baselines={}
     )
 
 
 @pytest.mark.parametrize(
-    ("graph", "site", "bits", "profile", "inputs"),
+    ("graph", "site", "bits", "file_for", "inputs"),
     [
         (wide_vit(), "embed", 8, "tensorrt-rtx", [("x", (2, 16, 32), "float")]),
         (wide_vit(), "attn.qk", 6, "tensorrt-rtx", [("x", (2, 2, 16, 16), "half"), ("second", (2, 2, 16, 16), "half")]),
@@ -41,10 +41,10 @@ def folder_of(folder: Path, models: dict[str, bytes], profile: Profile = "tensor
     ids=["image", "attention", "codes", "packed", "convolution"],
 )  # fmt: skip
 def test_engines_are_built_with_the_sizes_and_types_of_the_site(
-    tmp_path: Path, graph: Graph, site: str, bits: int, profile: Profile, inputs: list[tuple[str, tuple[int, ...], str]]
+    tmp_path: Path, graph: Graph, site: str, bits: int, file_for: str, inputs: list[tuple[str, tuple[int, ...], str]]
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    index = folder_of(tmp_path, {site: emitted(graph, 2, (bits, bits), profile)[site]}, profile)
+    index = folder_of(tmp_path, {site: emitted(graph, 2, (bits, bits), file_for)[site]}, file_for)
     built = build_site_engines(tmp_path, index, tmp_path / "engines", 86)
     assert list(built) == [OVERHEAD, f"{site}.onnx"]
     record = read_engine(built[f"{site}.onnx"])
@@ -79,5 +79,6 @@ def test_a_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
 
 def test_a_gpu_that_no_engine_is_for(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
+    nothing = overhead(TARGETS["tensorrt-rtx"])
     with pytest.raises(InputError, match=r"builds for .* only"):
-        build_site_engines(tmp_path, folder_of(tmp_path, {"fc1": overhead("tensorrt-rtx")}), tmp_path / "engines", 87)
+        build_site_engines(tmp_path, folder_of(tmp_path, {"fc1": nothing}), tmp_path / "engines", 87)

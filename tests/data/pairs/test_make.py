@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from qvit_deploy.data.images import ImageSet, open_images
-from qvit_deploy.data.pairs.make import EDITS, NEARLY_ALL, Edit, make_pairs, pair_kind
+from qvit_deploy.data.pairs.make import EDITS, NEARLY_ALL, Edit, compare_images, make_pairs
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.data.tokens import centre_box, pixels_of
 from qvit_deploy.errors import InputError
@@ -81,7 +81,7 @@ def test_a_region_is_whole_tokens_and_no_larger_than_said(kind: Edit, patch: int
 @pytest.mark.parametrize("model", ["tiny_vit", "tiny_swin"])
 def test_unchanged_tokens_are_embedded_to_the_same_bits(model: str, request: pytest.FixtureRequest) -> None:
     graph: Graph = request.getfixturevalue(model)
-    preprocess = Preprocess(input_size=graph.image_shape, mean=(0.5,), std=(0.5,))
+    preprocess = Preprocess(input_size=graph.interface.image_size, mean=(0.5,), std=(0.5,))
     images = open_images("demo:fashion-mnist", preprocess, split="test", limit=20)
     embedding = next(site.output for site in find_sites(graph) if site.role == "image")
     for kind in PATCHES:
@@ -162,10 +162,10 @@ def test_two_photos_are_told_from_an_edit() -> None:
     a, b = photo(0), photo(1)
     edited = a.copy()
     edited[16:40, 16:40] = b[16:40, 16:40]
-    same = pair_kind(RGB.apply(a), RGB.apply(edited), 8)
+    same = compare_images(RGB.apply(a), RGB.apply(edited), 8)
     assert (same.kind, same.changed, same.visible, same.warnings) == ("same-background", 9 / 64, 9 / 64, ())
     assert np.argwhere(same.changed_tokens).tolist() == [[r, c] for r in (2, 3, 4) for c in (2, 3, 4)]
-    other = pair_kind(RGB.apply(a), RGB.apply(b), 8)
+    other = compare_images(RGB.apply(a), RGB.apply(b), 8)
     assert other.kind == "unrelated" and other.visible >= NEARLY_ALL
     assert "unrelated photos" in other.warnings[0]
 
@@ -174,13 +174,13 @@ def test_an_edit_saved_as_jpeg_is_still_an_edit() -> None:
     a = photo(0)
     edited = a.copy()
     edited[16:40, 16:40] = photo(1)[16:40, 16:40]
-    found = pair_kind(RGB.apply(as_jpeg(a)), RGB.apply(as_jpeg(edited)), 8)
+    found = compare_images(RGB.apply(as_jpeg(a)), RGB.apply(as_jpeg(edited)), 8)
     assert found.kind == "same-background" and found.visible < 0.5
-    everywhere = pair_kind(RGB.apply(a), RGB.apply(as_jpeg(edited)), 8)
+    everywhere = compare_images(RGB.apply(a), RGB.apply(as_jpeg(edited)), 8)
     assert everywhere.kind == "same-background"
     assert everywhere.changed >= NEARLY_ALL and "save pairs as PNG" in everywhere.warnings[0]
 
 
 def test_images_of_two_sizes_are_no_pair() -> None:
     with pytest.raises(InputError, match="one size"):
-        pair_kind(np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 12), np.float32), 4)
+        compare_images(np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 12), np.float32), 4)

@@ -14,6 +14,7 @@ from qvit_deploy.graph.graph import constant
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
 from qvit_deploy.quantize.scoring.losses import SiteError
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 SITES = ["stem", "patch", "attn.q", "attn.qk", "attn.av", "fc1", "fc2", "head"]
@@ -27,7 +28,7 @@ def calibrated() -> Calibrated:
 @pytest.fixture(scope="module")
 def found(calibrated: Calibrated) -> dict[str, SiteError]:
     seen: list[int] = []
-    errors, images = exact_sensitivity(calibrated.calibration(), calibrated.images.split(4), seen.append)
+    errors, images = exact_sensitivity(calibrated.calibration(), calibrated.images.split(4), CLASSIFY, seen.append)
     assert seen == [4, 2] and images == 6
     return errors
 
@@ -44,7 +45,7 @@ def test_it_is_the_change_of_the_logits(
 ) -> None:
     site = next(s for s in calibrated.sites if s.name == name)
     executor, images = Executor(calibrated.graph), calibrated.images
-    clean = executor.logits(images)
+    clean = executor.run(images)["logits"]
     x = executor.run(images, fetch=[site.input])[site.input]
     if site.second is not None:
         other = executor.run(images, fetch=[site.second])[site.second]
@@ -62,7 +63,7 @@ def test_it_is_the_change_of_the_logits(
         x = x - calibrated.observations[site.input].mean
     pair = (grid.apply(x) - grid.shift, other) if operand == "activation" else (x, rounded)
     before = product(name, x, other)
-    changed = executor.logits(images, {site.output: lambda y: y - before + product(name, *pair)})
+    changed = executor.run(images, {site.output: lambda y: y - before + product(name, *pair)})["logits"]
     expected = float((changed - clean).double().square().sum() / clean.double().square().sum())
     assert getattr(found[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
 

@@ -9,6 +9,7 @@ from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 FREE = ("patch", "attn.q", "attn.k", "attn.v", "attn.qk", "attn.av", "attn.proj", "fc1", "fc2")
@@ -26,7 +27,7 @@ def calibration(calibrated: Calibrated) -> RoundedCalibration:
 
 def ranked(calibrated: Calibrated, calibration: RoundedCalibration, **choices: object) -> LossTable:
     recipe = Recipe.model_validate(choices)
-    return rank_sites(calibration, recipe, FREE, calibrated.images.split(2), lambda _: None)
+    return rank_sites(calibration, recipe, FREE, calibrated.images.split(2), CLASSIFY, lambda _: None)
 
 
 @pytest.mark.parametrize("score", ["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"])
@@ -44,7 +45,14 @@ def test_every_score_gives_every_site_a_loss_and_a_share(
 
 def test_lrp_weighs_errors_by_the_total_relevance(calibrated: Calibrated, calibration: RoundedCalibration) -> None:
     table = ranked(calibrated, calibration, score="lrp")
-    mean = site_relevance(calibrated.graph, calibrated.sites, calibrated.images.split(2), RULE_SETS["attnlrp"])
+    mean = site_relevance(
+        calibrated.graph,
+        calibrated.sites,
+        calibrated.images.split(2),
+        RULE_SETS["attnlrp"],
+        CLASSIFY.objective,
+        lambda _: None,
+    )
     elements = {name: o.elements for name, o in calibrated.observations.items()}
     total = {
         s.name: mean.values[s.name] * (elements[s.input] + elements.get(s.second or "", 0)) for s in calibrated.sites

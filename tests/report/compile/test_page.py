@@ -127,7 +127,7 @@ def test_products_in_floating_point_are_named() -> None:
 
 def test_half_precision_files_have_a_row_each() -> None:
     half = {"codes": 1000, "code_mismatches": 0, "free_codes_equal": 0.815, "in_float": {"<head>": "too narrow"}}
-    shown = manifest(vit_sites(1), verification={**VERIFIED, "profiles": {"tensorrt": half, "tensorrt-rtx": "?"}})
+    shown = manifest(vit_sites(1), verification={**VERIFIED, "profiles": {"tensorrt": half, "tensorrt-rtx": {}}})
     text = page(shown).text
     assert (
         "✓ File for tensorrt 1,000 codes compared: all equal; 81.5 % running freely; 1 in floating point: <head>"
@@ -136,6 +136,11 @@ def test_half_precision_files_have_a_row_each() -> None:
     assert "File for tensorrt-rtx" not in text
     broken = manifest(vit_sites(1), verification={"profiles": {"tensorrt": {"codes": 9, "code_mismatches": 2}}})
     assert "✗ File for tensorrt 9 codes compared: 2 differ" in page(broken).text
+
+
+def test_a_target_of_another_version_has_a_row_too() -> None:
+    shown = manifest(vit_sites(1), verification={"profiles": {"abacus": {"codes": 9, "code_mismatches": 0, "x": [1]}}})
+    assert "✓ File for abacus 9 codes compared: all equal The file, and the one" in page(shown).text
 
 
 def test_what_is_missing_is_said() -> None:

@@ -49,7 +49,7 @@ def test_scores_not_worth_a_plot_are_explained(scores: tuple[float | None, ...],
 
 
 @pytest.mark.parametrize(
-    ("method", "called", "words"),
+    ("method", "name", "text"),
     [
         ("lrp:attnlrp", "relevance", "what the decisions rest on"),
         ("relp:sensitivity", "sensitivity", "RelP expects"),
@@ -59,6 +59,6 @@ def test_scores_not_worth_a_plot_are_explained(scores: tuple[float | None, ...],
         ("inverted:lrp:attnlrp", "dealt share", "in reverse"),
     ],
 )
-def test_the_method_decides_what_a_share_means(method: str, called: str, words: str) -> None:
+def test_the_method_decides_what_a_share_means(method: str, name: str, text: str) -> None:
     found = rank(sites(1.0, 2.0), method)
-    assert isinstance(found, Ranking) and found.called == called and words in found.meaning
+    assert isinstance(found, Ranking) and found.name == name and text in found.meaning

@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     images = open_images("demo:fashion-mnist", preprocess, split="test")
     pairs = make_pairs(images, "composite", patch_size(model), 1, 0)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
-    tree = relp_tree("demo:vit", explain(model, pairs, exact=truth), model.graph.image_shape)
+    tree = relp_tree("demo:vit", explain(model, pairs, exact=truth), model.graph.interface.image_size)
     file = folder / "relp.html"
     file.write_bytes(relp_page(tree, pairs[0].clean[None], pairs[0].corrupt[None]))
     return Made(tree, file)

@@ -15,7 +15,7 @@ from qvit_deploy.pipeline.model_files import ModelFile, read_model
 def model_file(graph: Graph, folder: Path) -> ModelFile:
     path = folder / "model.onnx"
     path.write_bytes(graph.serialize())
-    return read_model(path, "float", Preprocess(input_size=graph.image_shape, mean=(0.5,), std=(0.5,)))
+    return read_model(path, "float", Preprocess(input_size=graph.interface.image_size, mean=(0.5,), std=(0.5,)))
 
 
 def image_pairs(count: int, shape: tuple[int, int, int], seed: int = 0) -> tuple[ImagePair, ...]:

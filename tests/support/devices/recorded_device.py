@@ -8,6 +8,7 @@ does when it is called so is not tested.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -75,8 +76,13 @@ class Memory:
             host.reshape(-1).view(np.uint8)[:] = memory.buffers[device]
 
         context = SimpleNamespace(push=lambda: self.order.append("push"), pop=lambda: self.order.append("pop"))
+        device = SimpleNamespace(  # that of `driver_stand_in`
+            retain_primary_context=lambda: context,
+            name=lambda: "Test GPU 7",
+            compute_capability=lambda: divmod(int(os.environ.get("GPU_SM", "87")), 10),
+        )
         found.__dict__.update(
-            init=lambda: None, Device=lambda i: SimpleNamespace(retain_primary_context=lambda: context),
+            init=lambda: None, Device=lambda i: device, Error=type("Error", (Exception,), {}),
             Stream=lambda: SimpleNamespace(handle=STREAM, synchronize=lambda: self.order.append("wait")), Event=Event,
             mem_get_info=lambda: (10_000 - sum(b.nbytes for b in self.buffers.values()), 10_000),
             mem_alloc=mem_alloc, memcpy_htod_async=to_device, memcpy_dtoh_async=to_host, pagelocked_empty=np.empty,

@@ -35,7 +35,7 @@ def canonical(model: onnx.ModelProto, *, batches: tuple[int, ...] = (1, 3)) -> G
     graph = canonicalize(ir.from_proto(model), "test")
     onnx.checker.check_model(graph.to_proto(), full_check=True)
     for batch in batches:
-        image = np.random.default_rng(batch).standard_normal((batch, *graph.image_shape), dtype=np.float32)
+        image = np.random.default_rng(batch).standard_normal((batch, *graph.interface.image_size), dtype=np.float32)
         for expected, got in zip(run(model, image), run(graph.to_proto(), image), strict=True):
             assert got.shape == expected.shape
             scale = max(float(np.abs(expected.astype(np.float32)).max()), 1e-6)

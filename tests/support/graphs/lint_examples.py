@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 
-from qvit_deploy.lint import OLDEST_TENSORRT, Profile
+from qvit_deploy.lint import OLDEST_TENSORRT, LintTarget
 from tests.support.graphs.small_files import LINEAR, PAIR, QDQ, W8A8, f16, f32, i8, model, u8
 
 HALF = {"inputs": "float16[1,8,32] x", "outputs": "float16[1,8,32] y"}
@@ -119,7 +119,7 @@ class Example:
 
     breaks: onnx.ModelProto
     clean: onnx.ModelProto
-    profile: Profile = "tensorrt"
+    target: LintTarget = "tensorrt"
     version: tuple[int, int] = OLDEST_TENSORRT
 
 

@@ -82,7 +82,7 @@ def fixed_batch(graph: Graph, size: int) -> Graph:
 
 
 def images_for(graph: Graph, count: int = 6, seed: int = 3) -> torch.Tensor:
-    return torch.randn(count, *graph.image_shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, *graph.interface.image_size, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def calibrate(
 
 def logits(graph: Graph, images: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
-        return Executor(graph).logits(images).numpy()
+        return Executor(graph).run(images)["logits"].numpy()
 
 
 def node_making(graph: Graph, output: str) -> ir.Node:

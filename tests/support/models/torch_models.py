@@ -24,7 +24,7 @@ def assert_same(graph: Graph, module: nn.Module, batches: tuple[int, ...] = (1, 
     """ONNX Runtime on `graph` computes what torch computes with `module`, to 1e-4 of the largest output."""
     runtime = session(graph.serialize(), threads=1)
     for batch in batches:
-        images = torch.randn(batch, *graph.image_shape, generator=torch.Generator().manual_seed(batch))
+        images = torch.randn(batch, *graph.interface.image_size, generator=torch.Generator().manual_seed(batch))
         with torch.no_grad():
             expected = module.eval()(images).float().numpy()
         got = runtime.run(None, {"image": images.numpy()})[0]

@@ -10,7 +10,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.components import find_components
-from qvit_deploy.targets.onnxruntime.input_patch import patched_logits, with_tensor_as_input
+from qvit_deploy.targets.onnxruntime.input_patch import patched_outputs, with_tensor_as_input
 
 
 def test_onnx_runtime_and_the_executor_agree_on_every_patch(tiny_vit: Graph) -> None:
@@ -19,8 +19,8 @@ def test_onnx_runtime_and_the_executor_agree_on_every_patch(tiny_vit: Graph) -> 
     with torch.no_grad():
         for component in find_components(tiny_vit):
             value = executor.run(source, fetch=[component.tensor])[component.tensor]
-            ours = executor.logits(base, {component.tensor: lambda _, value=value: value}).numpy()
-            theirs = patched_logits(tiny_vit, base.numpy(), component.tensor, value.numpy())
+            ours = executor.run(base, {component.tensor: lambda _, value=value: value})["logits"].numpy()
+            theirs = patched_outputs(tiny_vit, base.numpy(), component.tensor, value.numpy())["logits"]
             np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4 * float(np.abs(ours).max()))
 
 

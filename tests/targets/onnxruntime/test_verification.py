@@ -16,7 +16,8 @@ from qvit_deploy.targets.forced_comparison import OUTPUT_TOLERANCE
 from qvit_deploy.targets.onnxruntime import verification
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.onnxruntime.verification import verify
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import sqnr_db
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, logits, mixed_vit, node_making
 
 
@@ -50,9 +51,9 @@ def test_a_sound_graph_passes_and_the_numbers_are_the_measured_ones(calibrated: 
     assert found.codes == 4 * (4 * 256 + 3 * 64 + 64 + 64 + 256 + 16)
     assert found.worst_site in plan.sites and found.worst_site_error < 1e-5
     assert found.float_sqnr_db == pytest.approx(sqnr_db(expected, measured), abs=0.01)
-    assert found.float_agreement == agreement(expected, measured)
+    assert found.float_agreement == CLASSIFY.agreement({"logits": expected}, {"logits": measured})
     assert found.integer_products == found.expected_integer_products == 8
-    assert found.as_dict()["optimized_ops"] == found.optimized_ops
+    assert found.model_dump()["optimized_ops"] == found.optimized_ops
 
 
 def test_attention_and_convolutions_pass_too(calibrated: Calibrated, caplog: pytest.LogCaptureFixture) -> None:
@@ -69,7 +70,7 @@ def test_products_planned_in_float_are_named_and_not_expected_on_integers(rows: 
     everything = logarithmic.plan((4, 4))
     emitted = emit_qdq(logarithmic.graph, everything)
     found = verify(logarithmic.graph, emitted, everything, logarithmic.images.numpy())
-    assert found.float_products == ["attn.av"] and found.code_mismatches == 0
+    assert found.float_products == ("attn.av",) and found.code_mismatches == 0
     assert found.integer_products == found.expected_integer_products == 9
     tensor = everything.sites["attn.av"].site.input
     wider = change(emitted, f"{tensor}.q4.range", lambda a: a * np.float32(1.001))
@@ -83,7 +84,7 @@ def test_levels_and_shifted_probabilities_pass_on_integers(bits: int, rows: bool
     found = calibrate(mixed_vit(), (bits,), True, 6, "levels", rows, "head")
     everything = found.plan((bits, bits))
     checked = verify(found.graph, emit_qdq(found.graph, everything), everything, found.images.numpy())
-    assert checked.integer_products == checked.expected_integer_products == 10 and checked.float_products == []
+    assert checked.integer_products == checked.expected_integer_products == 10 and checked.float_products == ()
     assert checked.code_mismatches == 0 and checked.worst_site_error < 1e-5
 
 

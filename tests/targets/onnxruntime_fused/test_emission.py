@@ -9,7 +9,7 @@ import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.runtime_model import RuntimeModel
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
 from qvit_deploy.targets.onnxruntime_fused.emission import emit_fused

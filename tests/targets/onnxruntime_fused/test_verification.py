@@ -89,6 +89,6 @@ def test_a_linear_that_was_left_out_is_found(calibrated: Calibrated, emitted: Gr
 def test_logits_off_the_reference_fail(
     calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused_verification, "LOST_DB", 1e9)
+    monkeypatch.setattr(fused_verification, "MIN_SQNR_DB", 1e9)
     with pytest.raises(CheckError, match="dB"):
         verify_fused(emitted, emit_fused(emitted), plan, calibrated.images.numpy())

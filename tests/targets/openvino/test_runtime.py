@@ -10,7 +10,7 @@ import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.batches import AT_ONCE
+from qvit_deploy.targets.batches import DEFAULT_BATCH
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.openvino.emission import emit_openvino
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, require_openvino, runs_in_openvino
@@ -33,7 +33,7 @@ def test_a_float_model_gives_what_onnx_runtime_does(calibrated: Calibrated) -> N
     model, images = calibrated.graph.serialize(), calibrated.images.numpy()
     expected = run(session(model, 1), images)[0]
     found = OpenVinoModel(model, threads=1)
-    assert found.shape[0] == AT_ONCE and isinstance(found.declared[0], str)
+    assert found.shape[0] == DEFAULT_BATCH and isinstance(found.declared[0], str)
     assert np.abs(found.run(images)[0] - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -92,7 +92,8 @@ def test_files_say_by_their_names_where_they_run(tmp_path: Path, calibrated: Cal
         (tmp_path / name).write_bytes(calibrated.graph.serialize())
         opened = open_model(tmp_path / name, 1)
         assert opened.static_batch is None
-        outputs.append(opened.run(images))
+        (output,) = opened.run(images).values()
+        outputs.append(output)
     assert np.abs(outputs[0] - outputs[1]).max() <= 1e-5 * np.abs(outputs[0]).max()
 
 

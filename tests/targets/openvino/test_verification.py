@@ -115,9 +115,9 @@ def test_many_ties_or_lost_accuracy_fail(
     calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = calibrated.images.numpy()
-    monkeypatch.setattr(openvino_verification, "LOST_DB", -1e9)
+    monkeypatch.setattr(openvino_verification, "MAX_SQNR_LOSS_DB", -1e9)
     with pytest.raises(CheckError, match="takes the SQNR against the float model from"):
         verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, images)
-    monkeypatch.setattr(openvino_verification, "TIES_MOST", -1.0)
+    monkeypatch.setattr(openvino_verification, "MAX_TIE_SHARE", -1.0)
     with pytest.raises(CheckError, match="codes are rounded differently"):
         verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, images)

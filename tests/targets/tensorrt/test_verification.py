@@ -14,7 +14,7 @@ from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.targets.onnxruntime.verification import probe
+from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.targets.tensorrt import verification as half_verification
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
 from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES, FUNCTION_INPUT, pack_linears

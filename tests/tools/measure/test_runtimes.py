@@ -32,7 +32,7 @@ def products(path: Path) -> int:
 def test_quantize_static_in_a_process_of_its_own(model: tuple[Path, Path], tmp_path: Path) -> None:
     found = {}
     for name in ("quantize_static, MatMul", "quantize_static, MatMul by weights"):
-        made = compare_runtimes.make(name, *model, tmp_path)
+        made = compare_runtimes.quantize(name, *model, tmp_path)
         assert made is not None and made.seconds and made.peak_memory_bytes
         found[name] = products(made.path)
         images = np.load(model[1])
@@ -45,10 +45,12 @@ def test_quantize_static_in_a_process_of_its_own(model: tuple[Path, Path], tmp_p
 def test_what_is_missing_or_fails_is_named(
     model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(compare_runtimes.MAKERS, "none", ("no_such_module", "nothing-at-all", ".onnx", lambda *_: None))
-    assert compare_runtimes.make("none", *model, tmp_path) is None
+    monkeypatch.setitem(
+        compare_runtimes.QUANTIZERS, "none", ("no_such_module", "nothing-at-all", ".onnx", lambda *_: None)
+    )
+    assert compare_runtimes.quantize("none", *model, tmp_path) is None
     assert "no_such_module is not installed (pip install nothing-at-all)" in capsys.readouterr().err
-    assert compare_runtimes.make("quantize_static, MatMul", tmp_path / "none.onnx", model[1], tmp_path) is None
+    assert compare_runtimes.quantize("quantize_static, MatMul", tmp_path / "none.onnx", model[1], tmp_path) is None
     assert "left out, it failed" in capsys.readouterr().err
 
 

@@ -168,8 +168,8 @@ def test_a_killed_table_goes_on_where_it_was(tool: Tool, folder: Path, tmp_path:
     out = tmp_path / "r.csv"
     arguments = command(folder, out, "--runs", *RUNS[:3])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
-    script = str(ROOT / "tools" / "reproduce_imagenet.py")
-    with subprocess.Popen([sys.executable, script, *arguments], env=environment, stderr=subprocess.DEVNULL) as process:
+    tool_command = [sys.executable, "-m", "tools.paper.reproduce_imagenet", *arguments]
+    with subprocess.Popen(tool_command, env=environment, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not out.exists() or not rows(out):
             assert process.poll() is None and time.monotonic() < deadline

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from qvit_deploy.artifacts.atomic import beside, make_folder, whole_file
 from qvit_deploy.artifacts.engine_record import BuildRequest, BuildResult, EngineRecord, Plugin, record_path
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import CheckError, InputError
@@ -49,49 +48,54 @@ def build_engine(
     if not force and (taken := next((p for p in (engine, record_path(engine)) if os.path.lexists(p)), None)):
         raise InputError(f"{taken} exists; pass --force to build it again")
     label = f"build sm{request.sm}" if request.sm is not None else "build"
-    temp = engine.parent / f".{engine.name}.{secrets.token_hex(4)}.tmp"
     new = not engine.parent.exists()
-    try:
-        engine.parent.mkdir(parents=True, exist_ok=True)
-        temp.mkdir()
-    except OSError as error:
-        raise InputError(f"{engine} cannot be written: {error.strerror}") from error
     start = time.monotonic()
+    make_folder(engine.parent)
     try:
-        inner = request.model_copy(
-            update={
-                "onnx": request.onnx.resolve(),
-                "engine": (temp / engine.name).resolve(),
-                "plugins": tuple(p.resolve() for p in request.plugins),
-                "timing_cache": None if request.timing_cache is None else request.timing_cache.resolve(),
-                "layer_info": None if request.layer_info is None else (temp / request.layer_info.name).resolve(),
-            }
-        )
-        with Stopwatch(progress).stage(label, UNITS) as advance:
-            result = _in_child(inner, timeout, advance)
-        record = EngineRecord(
-            target=request.target,
-            batch=request.batch,
-            hardware=request.hardware,
-            plugins=tuple(Plugin(name=p.name, sha256=FileRecord.of_file(p).sha256) for p in request.plugins),
-            onnx=FileRecord.of_file(request.onnx),
-            onnx_name=request.onnx.name,
-            engine=FileRecord.of_file(inner.engine),
-            seconds=time.monotonic() - start,
-            build=result,
-        )
-        beside = temp / record_path(engine).name
-        beside.write_text(record.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
-        if inner.layer_info is not None and inner.layer_info.is_file() and request.layer_info is not None:
-            inner.layer_info.replace(request.layer_info)
-        # The engine first: stopped in between, the old record's digest refuses the new engine.
-        inner.engine.replace(engine)
-        beside.replace(record_path(engine))
+        with beside(engine) as folder:
+            make_folder(folder)
+            inner = _inside(request, folder)
+            with Stopwatch(progress).stage(label, UNITS) as advance:
+                result = _in_child(inner, timeout, advance)
+            record = _record(request, inner.engine, result, time.monotonic() - start)
+            with whole_file(record_path(engine)) as described:
+                described.write_text(record.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+                if inner.layer_info is not None and inner.layer_info.is_file() and request.layer_info is not None:
+                    inner.layer_info.replace(request.layer_info)
+                # Before its record: stopped in between, the old record's digest refuses the new engine.
+                inner.engine.replace(engine)
     finally:
-        shutil.rmtree(temp, ignore_errors=True)
         if new and not any(engine.parent.iterdir()):
             engine.parent.rmdir()
     return record
+
+
+def _inside(request: BuildRequest, folder: Path) -> BuildRequest:
+    """The request that the building process gets: it writes into `folder`, and may run in any folder."""
+    return request.model_copy(
+        update={
+            "onnx": request.onnx.resolve(),
+            "engine": (folder / request.engine.name).resolve(),
+            "plugins": tuple(p.resolve() for p in request.plugins),
+            "timing_cache": None if request.timing_cache is None else request.timing_cache.resolve(),
+            "layer_info": None if request.layer_info is None else (folder / request.layer_info.name).resolve(),
+        }
+    )
+
+
+def _record(request: BuildRequest, engine: Path, result: BuildResult, seconds: float) -> EngineRecord:
+    """The record of what was built: `engine` is where it lies now."""
+    return EngineRecord(
+        target=request.target,
+        batch=request.batch,
+        hardware=request.hardware,
+        plugins=tuple(Plugin(name=p.name, sha256=FileRecord.of_file(p).sha256) for p in request.plugins),
+        onnx=FileRecord.of_file(request.onnx),
+        onnx_name=request.onnx.name,
+        engine=FileRecord.of_file(engine),
+        seconds=seconds,
+        build=result,
+    )
 
 
 class Phases:

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from qvit_deploy.artifacts.engine_record import BuildRequest, BuildResult, Tensor
 from qvit_deploy.emit.local_functions import inlined, plugin_operators, without_plugin_bodies
 from qvit_deploy.errors import InputError, QvitError
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
+from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu, require_gpu
 from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
 
@@ -38,11 +36,11 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
         InputError: the library does not take the file or the request, or gives no engine; carries its reason.
     """
     trt = library.module
-    gpu = require_gpu("--target tensorrt") if library.target == "tensorrt" else find_gpu()
-    if library.target == "tensorrt-rtx":
+    gpu = require_gpu("--target tensorrt") if library.kind.on_device else find_gpu()
+    if not library.kind.on_device:
         library.require_capability(request.sm)
     logger = library.logger()
-    if library.target == "tensorrt":
+    if library.kind.on_device:
         trt.init_libnvinfer_plugins(logger, "")
     operators = library.load_plugins(request.plugins)
     model = _model(library, request)
@@ -73,12 +71,12 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     library.save_timing_cache(config, request)
     if request.layer_info is not None and gpu is not None:
         request.layer_info.write_text(_layer_info(library, logger, engine), encoding="utf-8")
-    capability = request.sm if library.target == "tensorrt-rtx" else (gpu.sm if gpu is not None else None)
+    capability = (gpu.sm if gpu is not None else None) if library.kind.on_device else request.sm
     assert capability is not None
     return BuildResult(
         version=library.version_text,
         sm=capability,
-        gpu=gpu.name if gpu is not None and library.target == "tensorrt" else None,
+        gpu=gpu.name if gpu is not None and library.kind.on_device else None,
         inputs=tuple(_tensor(network.get_input(i)) for i in range(network.num_inputs)),
         outputs=tuple(_tensor(network.get_output(i)) for i in range(network.num_outputs)),
         operators=operators,
@@ -86,14 +84,14 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
         layers=network.num_layers,
         parse_seconds=parsed - start,
         build_seconds=built - parsed,
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory() or 0,
     )
 
 
 def _model(library: Library, request: BuildRequest) -> bytes:
     """The file as this library takes it. Raises InputError if it calls plugins that are not loaded."""
     model = request.onnx.read_bytes()
-    if library.target == "tensorrt-rtx":
+    if not library.kind.on_device:
         return inlined(model)
     missing = sorted(set(plugin_operators(model)) - set(library.operators()))
     if missing:
@@ -147,15 +145,6 @@ def _layer_info(library: Library, logger: Any, engine: Any) -> str:
     if loaded is None:
         raise InputError(f"the engine that was just built does not load: {'; '.join(logger.errors[-3:])}")
     return library.layer_info(loaded)
-
-
-def _peak_memory() -> int:
-    """Bytes this program held at most. `getrusage` would count those of the process it was started from."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status)[1])  # type: ignore[index]
-    except (OSError, TypeError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _tensor(tensor: Any) -> Tensor:

@@ -1,7 +1,7 @@
-"""Does an engine compute what its ONNX file does, on the kernels it was emitted for? Asked after a build on a device.
+"""Checks after a build on a device that an engine computes what its ONNX file does, on the intended kernels.
 
 Fused kernels have been wrong without an error before (attention on sm_120, 2026), so the engine's logits are compared
-with ONNX Runtime's of the same file. Where they differ, the activation codes of all quantizers say where it began.
+with ONNX Runtime's for the same file. Where they differ, the activation codes of all quantizers show where it begins.
 """
 
 from __future__ import annotations
@@ -16,41 +16,52 @@ import onnx
 
 from qvit_deploy.emit.names import site_of_call, site_of_weight_codes
 from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.op_traits import PRODUCTS
+from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.onnxruntime import runtime as target
-from qvit_deploy.tasks.metrics import agreement, sqnr_db
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.metrics import sqnr_db
+from qvit_deploy.tasks.task import Task
 
 _STANDARD = ("", "ai.onnx")
 LEAST_DB = 15.0
-"""Least SQNR of the engine's logits against ONNX Runtime's. Rounded codes that fall the other way cost a few decibels
-of the thirty or so that the two float types leave; a kernel that is wrong leaves none."""
+"""Least SQNR, decibels, of the engine's logits against ONNX Runtime's. Codes that round differently cost a few decibels
+of the thirty or so that the two float types give; a wrong kernel leaves none."""
 
 
 class Runner(Protocol):
-    """What the check needs of `engine_runtime.EngineRunner`."""
+    """What the check needs of `targets.tensorrt.engine.runtime.EngineRunner`."""
 
-    def run(self, images: np.ndarray, /) -> list[np.ndarray]: ...
+    def run(self, images: np.ndarray, /) -> list[np.ndarray]:
+        """Returns the outputs for `images`, float32 [n, C, H, W], each [n, ...]."""
 
 
 @dataclass(frozen=True)
 class EngineCheck:
-    """The engine's logits against ONNX Runtime's on the CPU, same file, same images."""
+    """How the engine's logits compare with ONNX Runtime's on the CPU, for the same file and images.
+
+    Attributes:
+        images: how many were compared.
+        agreement: share of images with the same top-1.
+    """
 
     images: int
     sqnr_db: float
     agreement: float
 
     def as_dict(self) -> dict[str, object]:
+        """Converts to JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Products:
-    """The nodes of an emitted file that TensorRT should run on something better than floats.
+    """The nodes of an emitted file that TensorRT should not run in floating point.
 
     Attributes:
-        quantized: site -> name of its node, for products of two quantized operands.
-        attention: those of them whose operands are both activations: they must be fused.
-        plugins: sites of nodes with operators of our own.
+        quantized: by site, the name of its node, for products of two quantized operands and for packed operators.
+        attention: sites of products whose operands are both activations; they must be fused.
+        plugins: sites of packed operators.
     """
 
     quantized: dict[str, str]
@@ -58,28 +69,32 @@ class Products:
     plugins: tuple[str, ...]
 
 
-def check_logits(runner: Runner, model: bytes, images: np.ndarray, at_once: int) -> EngineCheck:
-    """Runs `images` float32 [n, C, H, W] through both, `at_once` at a time.
+def check_outputs(runner: Runner, model: bytes, images: np.ndarray, batch: int, task: Task = CLASSIFY) -> EngineCheck:
+    """Runs full batches of `images`, float32 [n, C, H, W], through the engine and ONNX Runtime.
 
     Raises:
-        CheckError: they differ by more than rounding explains.
+        CheckError: the logits differ by more than rounding explains.
     """
     session = target.session(model)
-    whole = images[: len(images) // at_once * at_once]
-    expected = target.run(session, whole, at_once)[0]
-    got = np.concatenate([runner.run(whole[i : i + at_once])[0] for i in range(0, len(whole), at_once)])
-    found = EngineCheck(len(whole), sqnr_db(expected, got.astype(np.float32)), agreement(expected, got))
-    if not np.isfinite(got).all() or found.sqnr_db < LEAST_DB:
+    compared = images[: len(images) // batch * batch]
+    expected = target.outputs(session, compared, batch)
+    values = in_batches(compared, batch, lambda chunk: [v.astype(np.float32) for v in runner.run(chunk)])
+    outputs = dict(zip(expected, values, strict=True))
+    check = EngineCheck(len(compared), task.sqnr_db(expected, outputs), task.agreement(expected, outputs))
+    if not np.isfinite(task.signal(outputs)).all() or check.sqnr_db < LEAST_DB:
         raise CheckError(
-            f"the engine's logits are {found.sqnr_db:.1f} dB from ONNX Runtime's of the same file ({LEAST_DB:g} dB is "
-            f"the least), top-1 agrees on {found.agreement:.0%}"
+            f"the engine's {task.words.signal} are {check.sqnr_db:.1f} dB from ONNX Runtime's of the same file "
+            f"({LEAST_DB:g} dB is the least), {task.words.same} agrees on {check.agreement:.0%}"
         )
-    return found
+    return check
 
 
-def probed(model: bytes) -> tuple[bytes, list[str]]:
-    """(the file with the codes of every quantizer as outputs too, and what operators of our own make, which quantize
-    inside; their names in the order they are computed)."""
+def expose_codes(model: bytes) -> tuple[bytes, list[str]]:
+    """Makes outputs of the codes of every quantizer, and of the results of packed operators, which quantize inside.
+
+    Returns:
+        The file, and the names of the new outputs in the order they are computed.
+    """
     proto = onnx.load_from_string(model)
     codes = [n.output[0] for n in proto.graph.node if n.op_type == "QuantizeLinear" or n.domain not in _STANDARD]
     known = {v.name: v for v in proto.graph.value_info}
@@ -88,18 +103,19 @@ def probed(model: bytes) -> tuple[bytes, list[str]]:
 
 
 def first_difference(
-    names: Sequence[str], expected: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]
+    names: Sequence[str], expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]
 ) -> str | None:
-    """The first of `names` that is not finite or less than `LEAST_DB` from what was expected; None if none is."""
+    """Returns the first of `names` whose tensor is not finite or has an SQNR below `LEAST_DB`; None if none does."""
     for name in names:
-        ours, theirs = expected[name].astype(np.float64), got[name].astype(np.float64)
-        if ours.shape != theirs.shape or not np.isfinite(theirs).all() or sqnr_db(ours, theirs) < LEAST_DB:
+        reference, tensor = expected[name].astype(np.float64), actual[name].astype(np.float64)
+        same_shape = reference.shape == tensor.shape
+        if not same_shape or not np.isfinite(tensor).all() or sqnr_db(reference, tensor) < LEAST_DB:
             return name
     return None
 
 
 def products(path: Path) -> Products:
-    """What of the file at `path` should run on integers, in a fused attention or in a plugin."""
+    """Returns the sites of the file at `path` that should run on integers, in a fused attention or in a plugin."""
     graph = onnx.load(str(path), load_external_data=False).graph
     constants = {tensor.name for tensor in graph.initializer}
     pairs = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear"}
@@ -109,7 +125,7 @@ def products(path: Path) -> Products:
             site = site_of_call(node.name)
             quantized[site] = node.name
             plugins.append(site)
-        elif node.op_type in ("MatMul", "Conv") and all(name in pairs for name in node.input[:2]):
+        elif node.op_type in PRODUCTS and all(name in pairs for name in node.input[:2]):
             codes = pairs[node.input[1]]
             site = site_of_weight_codes(codes) if codes in constants else node.name
             quantized[site] = node.name

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
+from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import read_bundle
-from qvit_deploy.artifacts.engine_record import BuildOptions, Target
+from qvit_deploy.artifacts.engine_record import BuildOptions
 from qvit_deploy.emit.local_functions import DOMAIN, plugin_operators, without_plugin_bodies
 from qvit_deploy.errors import InputError
-from qvit_deploy.recipe import HALF_PROFILES, PACKED_PROFILE, Profile
+from qvit_deploy.targets.target import file_of
+from qvit_deploy.targets.tensorrt import TENSORRT, TENSORRT_PLUGIN, TENSORRT_RTX
+from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 from qvit_deploy.targets.tensorrt.engine.plugin_build import LIBRARY
+
+HALF_TARGETS = (TENSORRT, TENSORRT_RTX, TENSORRT_PLUGIN)
+"""Targets whose files engines are built from."""
 
 ENGINES = "engines"
 """The folder of a bundle that engines go to; the manifest, written by the compile, does not list it."""
@@ -17,29 +24,30 @@ ENGINES = "engines"
 
 def engine_files(
     path: Path,
-    target: Target,
+    target: str,
     options: BuildOptions,
-    profile: Profile | None = None,
+    file_for: str | None = None,
     sms: tuple[int, ...] = (),
     out: Path | None = None,
 ) -> tuple[Path, list[Path]]:
     """(the ONNX file of the bundle or lone file `path`, where the engine for each of `sms` goes).
 
     Args:
-        profile: which of a bundle's files; by default that of the target, but `tensorrt-plugin` where there are plugins
-            or no other.
+        target: whose library builds the engines.
+        file_for: the target whose file of a bundle they are built from; by default `target` itself, but the one of
+            plugins where there are plugins or no other.
         out: the engine of a lone ONNX file; a bundle keeps its own in `engines/`.
 
     Raises:
-        InputError: there is no such file, `profile` or `out` do not go with it, or it calls plugins and `options`
+        InputError: there is no such file, `file_for` or `out` do not go with it, or it calls plugins and `options`
             name no library. The building process checks what a library holds.
         BundleError: the bundle is damaged.
     """
-    profiles = _profiles(profile, target, options)
+    files = _files(file_for, target, options)
     onnx, engines = (
-        _of_bundle(path, target, options, profiles, sms, out) if path.is_dir() else _of_file(path, profile, sms, out)
+        _of_bundle(path, target, options, files, sms, out) if path.is_dir() else _of_file(path, file_for, sms, out)
     )
-    if target == "tensorrt" and not options.plugins and _calls_plugins(onnx):
+    if engine_kind(target).takes_plugins and not options.plugins and _calls_plugins(onnx):
         raise InputError(
             f"{onnx} runs in the plugins of {LIBRARY}: pass --compile-plugin, or --plugin PATH/{LIBRARY} "
             "(qvit-deploy build-plugin compiles it)"
@@ -55,53 +63,50 @@ def bare_file(onnx: Path, to: Path) -> Path:
         return onnx
     if to.resolve() == onnx.resolve():
         raise InputError(f"{onnx}: the file without function bodies would replace it; give -o another name")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(bare)
-    except OSError as error:
-        raise InputError(f"{to} cannot be written: {error.strerror}") from error
+    make_folder(to.parent)
+    write_file(to, bare)
     return to
 
 
-def profiles_for(target: Target, plugins: tuple[Path, ...]) -> tuple[Profile, ...]:
-    """The profiles that serve a target, by default the first that a bundle has."""
-    return (PACKED_PROFILE, target) if plugins else (target, PACKED_PROFILE)
+def files_for(target: str, plugins: Collection[Path]) -> tuple[str, ...]:
+    """The targets whose files serve `target`, by default the first that a bundle has a file for."""
+    return (TENSORRT_PLUGIN, target) if plugins else (target, TENSORRT_PLUGIN)
 
 
-def _profiles(profile: Profile | None, target: Target, options: BuildOptions) -> tuple[Profile, ...]:
-    """The profiles whose file is built, the first that a bundle has."""
-    if profile is None:
-        return profiles_for(target, options.plugins)
-    if profile not in HALF_PROFILES:
-        raise InputError(f"--profile {profile!r} is not one of {', '.join(HALF_PROFILES)}")
-    return (profile,)
+def _files(file_for: str | None, target: str, options: BuildOptions) -> tuple[str, ...]:
+    """The targets whose file is built, the first that a bundle has one for."""
+    if file_for is None:
+        return files_for(target, options.plugins)
+    if file_for not in HALF_TARGETS:
+        raise InputError(f"--file-for {file_for!r} is not one of {', '.join(HALF_TARGETS)}")
+    return (file_for,)
 
 
 def _of_bundle(
     path: Path,
-    target: Target,
+    target: str,
     options: BuildOptions,
-    profiles: tuple[Profile, ...],
+    files: tuple[str, ...],
     sms: tuple[int, ...],
     out: Path | None,
 ) -> tuple[Path, list[Path]]:
     if out is not None:
         raise InputError(f"-o is for a lone ONNX file; engines of the bundle {path} go to {path / ENGINES}")
     bundle = read_bundle(path)
-    found = [p for p in profiles if f"model.{p}.onnx" in bundle.manifest.files]
-    if not found:
-        wanted = target if target in profiles else profiles[0]
+    held = [name for name in files if file_of(name) in bundle.manifest.files]
+    if not held:
+        wanted = target if target in files else files[0]
         raise InputError(f"bundle {path} was not compiled for {wanted}: compile it again with --target {wanted}")
-    stem = f"{found[0]}{{}}.b{options.batch}.engine"
+    stem = f"{held[0]}{{}}.b{options.batch}.engine"
     places = [f".sm{sm}" for sm in sms] or [""]
-    return bundle.path_of(f"model.{found[0]}.onnx"), [path / ENGINES / stem.format(place) for place in places]
+    return bundle.path_of(file_of(held[0])), [path / ENGINES / stem.format(place) for place in places]
 
 
-def _of_file(path: Path, profile: Profile | None, sms: tuple[int, ...], out: Path | None) -> tuple[Path, list[Path]]:
+def _of_file(path: Path, file_for: str | None, sms: tuple[int, ...], out: Path | None) -> tuple[Path, list[Path]]:
     if not path.is_file():
         raise InputError(f"no bundle or .onnx file at {path}")
-    if profile is not None:
-        raise InputError(f"--profile is for bundles: {path} is a lone ONNX file")
+    if file_for is not None:
+        raise InputError(f"--file-for is for bundles: {path} is a lone ONNX file")
     if out is None:
         raise InputError(f"{path} is a lone ONNX file: pass -o ENGINE")
     if len(sms) > 1:

@@ -1,10 +1,16 @@
-"""The NVIDIA driver through ctypes: which GPU there is, and CUDA graphs, which pycuda has no functions for."""
+"""The GPU: which one there is, by pycuda where it is installed, and CUDA graphs, which pycuda has no functions for.
+
+The NVIDIA driver is called through ctypes for CUDA graphs, and to find a GPU where pycuda is not installed: building
+for one with TensorRT-RTX, and saying what a measurement ran on, need no pycuda.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from qvit_deploy.errors import InputError
 
@@ -23,8 +29,31 @@ class Gpu:
     sm: int
 
 
+def pycuda_driver() -> Any | None:
+    """`pycuda.driver`, or None when it is not installed or finds no NVIDIA driver to link to."""
+    try:
+        return importlib.import_module("pycuda.driver")
+    except ImportError:
+        return None
+
+
 def find_gpu() -> Gpu | None:
     """The first GPU the driver shows, or None without a driver or a GPU."""
+    cuda = pycuda_driver()
+    return _by_driver() if cuda is None else _by_pycuda(cuda)
+
+
+def _by_pycuda(cuda: Any) -> Gpu | None:
+    try:
+        cuda.init()
+        device = cuda.Device(0)
+        major, minor = device.compute_capability()
+    except cuda.Error:  # there is no device, or the driver is older than the toolkit
+        return None
+    return Gpu(str(device.name()), 10 * int(major) + int(minor))
+
+
+def _by_driver() -> Gpu | None:
     driver = _driver()
     if driver is None or driver.cuInit(0):
         return None

@@ -1,11 +1,11 @@
-"""What TensorRT made of every site, read from the engine inspector's JSON.
+"""Finds the kernel that runs every site in an engine, from the JSON of TensorRT's engine inspector.
 
-Formats: 10.x calls a tensor's type `Format/Datatype` and its list of inputs and outputs `Bindings`; 11 splits the type
-into `Format` and `Datatype` and says `I/O Tensors`. A build without detailed verbosity lists plain names, which say
-nothing about types. A layer names the ONNX nodes it came from in `Metadata`, as `[ONNX Layer: NAME]`, one or more.
+Its format: 10.x calls a tensor's type `Format/Datatype` and its list of inputs and outputs `Bindings`; 11 splits the
+type into `Format` and `Datatype` and says `I/O Tensors`. A build without detailed verbosity lists plain names without
+types. A layer names the ONNX nodes it came from in `Metadata`, as `[ONNX Layer: NAME]`, one or more.
 
-The inspector says which kernel runs, not what it computes: this is evidence of speed, and the numeric check
-(`targets.tensorrt.engine.check`) is that of correctness.
+The inspector says which kernel runs, not what it computes: this is evidence of speed, while the numeric check
+(`targets.tensorrt.engine.check`) is evidence of correctness.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ _ATTENTION = re.compile(r"_gemm_mha_v2|fmha|fused_mha|multi_?head_?attention|\bm
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an engine; `types` are those of its inputs, as the inspector writes them."""
+    """One layer of an engine.
+
+    Attributes:
+        kind: the inspector's `LayerType`.
+        types: of its inputs, as the inspector writes them.
+        nodes: ONNX nodes that it came from.
+    """
 
     name: str
     kind: str
@@ -41,20 +47,23 @@ class Layer:
 
     @property
     def attention(self) -> bool:
+        """Whether it is a fused attention, by its names."""
         return bool(_ATTENTION.search(f"{self.name} {self.tactic} {self.kind}"))
 
     @property
     def plugin(self) -> bool:
+        """Whether a plugin runs it."""
         return "plugin" in self.kind.lower()
 
 
 @dataclass(frozen=True)
 class SiteKernel:
-    """What runs one site.
+    """The layer that runs one site.
 
     Attributes:
         kernel: `missing` when no layer says that it came from the site's product.
         attention: whether the layer is a fused attention.
+        layer, tactic: names of the layer and of its kernel; "" when it is missing.
     """
 
     site: str
@@ -66,7 +75,7 @@ class SiteKernel:
 
 @dataclass(frozen=True)
 class EngineLayers:
-    """The answer for a whole engine.
+    """The kernels of a whole engine.
 
     Attributes:
         layers, reformats: how many layers there are, and how many only change a layout or a type.
@@ -77,34 +86,35 @@ class EngineLayers:
     reformats: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Converts to JSON values."""
         return asdict(self)
 
     def failures(self, attention: Iterable[str] = (), plugins: Iterable[str] = ()) -> list[str]:
-        """One sentence for every site that does not run as it was emitted.
+        """Returns one sentence for every site that does not run as it was emitted.
 
         Args:
             attention: sites that must be part of a fused attention.
             plugins: sites that must run in a plugin; all others must run on int8.
         """
         fused, custom = set(attention), set(plugins)
-        found = []
+        failures = []
         for s in self.sites:
             if s.kernel == "missing":
-                found.append(f"{s.site}: no layer of the engine names its product")
+                failures.append(f"{s.site}: no layer of the engine names its product")
             elif s.site in custom and s.kernel != "plugin":
-                found.append(f"{s.site}: no plugin runs it but {s.layer} ({s.tactic})")
+                failures.append(f"{s.site}: no plugin runs it but {s.layer} ({s.tactic})")
             elif s.site in fused and not s.attention:
-                found.append(f"{s.site}: its attention is not fused, {s.layer} runs it ({s.tactic})")
+                failures.append(f"{s.site}: its attention is not fused, {s.layer} runs it ({s.tactic})")
             elif s.site not in custom and s.site not in fused and s.kernel != "int8":
-                found.append(f"{s.site}: {s.layer} runs it in floating point ({s.tactic})")
-        return found
+                failures.append(f"{s.site}: {s.layer} runs it in floating point ({s.tactic})")
+        return failures
 
 
 def read_layers(text: str) -> tuple[Layer, ...]:
-    """The layers of an inspector's JSON.
+    """Reads the layers from the inspector's JSON.
 
     Raises:
-        InputError: it is not such a JSON, or was not written with detailed verbosity.
+        InputError: the text is not such JSON, or was not written with detailed verbosity.
     """
     try:
         tree = json.loads(text)
@@ -114,7 +124,7 @@ def read_layers(text: str) -> tuple[Layer, ...]:
 
 
 def layers_of(tree: Any) -> tuple[Layer, ...]:
-    """The same of the parsed JSON. Raises InputError."""
+    """Does the same for parsed JSON. Raises InputError."""
     entries = tree.get("Layers") if isinstance(tree, dict) else None
     if not isinstance(entries, list):
         raise InputError("the layer information has no list of Layers: it is not what TensorRT's inspector writes")
@@ -124,7 +134,7 @@ def layers_of(tree: Any) -> tuple[Layer, ...]:
 
 
 def engine_layers(layers: Iterable[Layer], products: Mapping[str, str]) -> EngineLayers:
-    """What runs each site.
+    """Finds the layer that runs each site.
 
     Args:
         products: site name -> name of the ONNX node that multiplies it.
@@ -135,12 +145,12 @@ def engine_layers(layers: Iterable[Layer], products: Mapping[str, str]) -> Engin
 
 
 def _site(site: str, node: str, layers: tuple[Layer, ...]) -> SiteKernel:
-    made = [layer for layer in layers if node in layer.nodes or layer.name == node]
-    # Quantizers and biases of the same node may have layers of their own: the product is the one that says most.
-    made.sort(key=lambda layer: (not layer.plugin, not layer.attention, not layer.int8, _is_reformat(layer)))
-    if not made:
+    candidates = [layer for layer in layers if node in layer.nodes or layer.name == node]
+    # Quantizers and biases of the same node may have layers of their own: the most specialised one is the product.
+    candidates.sort(key=lambda layer: (not layer.plugin, not layer.attention, not layer.int8, _is_reformat(layer)))
+    if not candidates:
         return SiteKernel(site, "missing", False, "", "")
-    best = made[0]
+    best = candidates[0]
     kernel: Kernel = "plugin" if best.plugin else "int8" if best.int8 else "float"
     return SiteKernel(site, kernel, best.attention, best.name, best.tactic)
 

@@ -16,28 +16,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qvit_deploy.artifacts.engine_record import BuildRequest, Hardware, Target
+from qvit_deploy.artifacts.atomic import write_file
+from qvit_deploy.artifacts.engine_record import BuildRequest, Hardware
 from qvit_deploy.errors import InputError
-from qvit_deploy.lint.tensorrt_versions import OLDEST_TENSORRT
+from qvit_deploy.targets.tensorrt.engine.kind import EngineKind, engine_kind
 
-MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-OLDEST: dict[Target, tuple[int, ...]] = {"tensorrt": OLDEST_TENSORRT, "tensorrt-rtx": (1, 7)}
-"""Of RTX, 1.7 is the oldest that was tried."""
 _LEVELS: dict[Hardware, str] = {
     "none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-capability": "SAME_COMPUTE_CAPABILITY",
 }  # fmt: skip
 
 _LOADED: dict[tuple[Any, Path], list[str]] = {}
-"""Operators by module and plugin library: the registry of a process takes each library once."""
+"""Operators by module and plugin library: TensorRT registers each library once for the whole process, whichever engine
+asked first. Builder and runner both load through `Library.load_plugins`, so this is the only record of it."""
 
 
 @dataclass(frozen=True)
 class Library:
     """One of the modules, imported."""
 
-    target: Target
+    kind: EngineKind
     module: Any
     version: tuple[int, ...]
+
+    @property
+    def target(self) -> str:
+        return self.kind.name
 
     @property
     def version_text(self) -> str:
@@ -50,7 +53,7 @@ class Library:
 
     def network(self, builder: Any) -> Any:
         """An empty, strongly typed network."""
-        if self.target == "tensorrt" and self.version < (11,):
+        if self.kind.on_device and self.version < (11,):
             return builder.create_network(1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         return builder.create_network(0)
 
@@ -64,7 +67,7 @@ class Library:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if request.workspace_mb is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mb << 20)
-        if self.target == "tensorrt-rtx":
+        if not self.kind.on_device:
             sm = self.require_capability(request.sm)
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{sm}"), 0)
@@ -103,7 +106,7 @@ class Library:
         """
         if not libraries:
             return ()
-        if self.target == "tensorrt-rtx":
+        if not self.kind.takes_plugins:
             raise InputError("TensorRT-RTX takes no plugins: leave out --plugin, or build with --target tensorrt")
         registry = self.module.get_plugin_registry()
         brought: list[str] = []
@@ -152,14 +155,12 @@ class Library:
         return str(inspector.get_engine_information(self.module.LayerInformationFormat.JSON))
 
     def save_timing_cache(self, config: Any, request: BuildRequest) -> None:
-        """Writes the cache back whole: a reader never sees half of it."""
-        if self.target == "tensorrt-rtx" or request.timing_cache is None:
+        """Writes the timings of this build back, where they are to be kept. Raises InputError."""
+        if not self.kind.on_device or request.timing_cache is None:
             return
         cache = config.get_timing_cache()
         if cache is not None:
-            temp = request.timing_cache.with_name(f".{request.timing_cache.name}.tmp")
-            temp.write_bytes(memoryview(cache.serialize()))
-            temp.replace(request.timing_cache)
+            write_file(request.timing_cache, bytes(memoryview(cache.serialize())))
 
     def operators(self) -> list[str]:
         """What the registered plugins run, as namespace::name:version."""
@@ -167,13 +168,14 @@ class Library:
         return [f"{c.plugin_namespace}::{c.name}:{c.plugin_version}" for c in creators]
 
 
-def load_library(target: Target) -> Library:
-    """Imports the module of `target`.
+def load_library(target: str) -> Library:
+    """Imports the module that builds and runs engines for `target`.
 
     Raises:
-        InputError: it is not installed, does not load, or is too old.
+        InputError: there is none, it is not installed, does not load, or is too old.
     """
-    name = MODULES[target]
+    kind = engine_kind(target)
+    name = kind.module
     install = f'pip install "qvit-deploy[{target}]"'
     try:
         module = importlib.import_module(name)
@@ -185,16 +187,16 @@ def load_library(target: Target) -> Library:
     return library_of(target, module)
 
 
-def library_of(target: Target, module: Any) -> Library:
+def library_of(target: str, module: Any) -> Library:
     """`module` as a `Library`. Raises InputError if it is too old."""
-    version = parse_version(str(getattr(module, "__version__", "0")))
-    if version < OLDEST[target]:
-        oldest = ".".join(map(str, OLDEST[target]))
+    kind, version = engine_kind(target), parse_version(str(getattr(module, "__version__", "0")))
+    if version < kind.oldest:
+        oldest = ".".join(map(str, kind.oldest))
         raise InputError(
-            f"{MODULES[target]} {'.'.join(map(str, version))} is too old, {oldest} is needed: "
-            f'pip install --upgrade "qvit-deploy[{target}]"'
+            f"{kind.module} {'.'.join(map(str, version))} is too old, {oldest} is needed: "
+            f'pip install --upgrade "qvit-deploy[{kind.name}]"'
         )
-    return Library(target, module, version)
+    return Library(kind, module, version)
 
 
 def parse_version(text: str) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
-"""Compiles `libqvit_plugins.so`, the TensorRT plugins that the packed profile runs in, from the sources in the package.
+"""Compiles `libqvit_plugins.so`, the TensorRT plugins of the target `tensorrt-plugin`, from the sources in the package.
 
-Compiling takes CMake, a C++ compiler, nvcc and TensorRT's headers, all of which JetPack brings. What was compiled once
-from the same sources with the same tools is kept, under the digest of all of them.
+Compiling takes CMake, a C++ compiler, nvcc and TensorRT's headers, all of which JetPack brings. The result is cached
+under the digest of the sources, the tools' versions and the GPUs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import tempfile
@@ -18,10 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qvit_deploy.artifacts.atomic import make_folder, whole_file
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
-from qvit_deploy.targets.tensorrt.engine.library import OLDEST
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE
 
 LIBRARY = "libqvit_plugins.so"
 HEADER = "NvInferRuntime.h"
@@ -33,20 +33,21 @@ HEADER_FOLDERS = (
 """Where TensorRT's packages, and people who unpack it by hand, put its headers."""
 CUDA_FOLDERS = ("/usr/local/cuda",)
 TAIL_LINES = 8
-"""Of the compiler's output that are shown when it fails."""
-UNITS = 100
-MOST_JOBS = 4
-"""Of the compiler at once: each takes up to a gigabyte, and a Jetson Orin Nano has eight."""
+"""How many lines of the compiler's output an error shows."""
+PROGRESS_UNITS = 100
+"""Percent, as CMake's generators report it."""
+MAX_JOBS = 4
+"""Compilers that run at once: each takes up to a gigabyte, and a Jetson Orin Nano has eight."""
 
 
 @dataclass(frozen=True)
-class Tools:
-    """What compiles.
+class Toolchain:
+    """The tools that compile the plugins.
 
     Attributes:
         nvcc_version: (major, minor) of the CUDA toolkit.
-        headers: folder of TensorRT's.
-        tensorrt: their version.
+        headers: folder of TensorRT's headers.
+        tensorrt: (major, minor) of the headers.
     """
 
     cmake: Path
@@ -61,25 +62,29 @@ class BuiltPlugin:
     """A compiled plugin library.
 
     Attributes:
-        sms: the GPUs it holds code for.
-        cached: it had been compiled before.
-        seconds: what this call took.
+        sms: compute capabilities that it holds code for, 87 for 8.7.
+        cached: whether it had been compiled before.
+        seconds: that this call took.
     """
 
     path: Path
     sms: tuple[int, ...]
-    tools: Tools
+    tools: Toolchain
     cached: bool
     seconds: float
 
 
 def sources() -> Path:
-    """The folder of the kernels' sources: in an installed package, or beside it in a checkout."""
+    """Returns the folder of the kernels' sources: in an installed package, or next to it in a checkout.
+
+    Raises:
+        InputError: the installation has no sources.
+    """
     package = Path(__file__).parents[3]
-    found = [p for p in (package / "kernels", package.parent / "kernels") if (p / "CMakeLists.txt").is_file()]
-    if not found:
+    folders = [p for p in (package / "kernels", package.parent / "kernels") if (p / "CMakeLists.txt").is_file()]
+    if not folders:
         raise InputError(f"{package} has no kernels to compile: install qvit-deploy again")
-    return found[0]
+    return folders[0]
 
 
 def build_plugin(
@@ -90,17 +95,17 @@ def build_plugin(
     force: bool = False,
     progress: Progress | None = None,
 ) -> BuiltPlugin:
-    """Compiles the library, or finds it compiled.
+    """Compiles the library, or returns it from the cache.
 
     Args:
         sms: compute capabilities, 87 for 8.7; by default that of the GPU at hand.
         headers: folder of TensorRT's headers; by default that of TENSORRT_INCLUDE_DIR, or the usual places.
-        out: where a copy goes; by default it stays in the cache (XDG_CACHE_HOME, ~/.cache).
+        out: writes a copy there; by default the library stays in the cache (XDG_CACHE_HOME, ~/.cache).
         force: compile again, and replace `out`.
 
     Raises:
-        InputError: a tool or header is missing, too old or does not know the GPU, or the sources do not compile; says
-            what to install.
+        InputError: a tool or header is missing, too old or does not know the GPU, or the sources do not compile; the
+            message says what to install.
     """
     start = time.monotonic()
     if out is not None and os.path.lexists(out) and not force:
@@ -108,27 +113,27 @@ def build_plugin(
     gpu = None if sms else find_gpu()
     if not sms and gpu is None:
         raise InputError("no GPU is here to compile plugins for: name it with --sm, e.g. --sm 87 for Jetson Orin")
-    wanted = tuple(sorted(set(sms))) if gpu is None else (gpu.sm,)
+    targets = tuple(sorted(set(sms))) if gpu is None else (gpu.sm,)
     tools = find_tools(headers)
-    _require_known(tools.nvcc, wanted)
+    _require_known(tools.nvcc, targets)
     folder = sources()
-    path = _cache() / _digest(folder, tools, wanted) / LIBRARY
+    path = _cache() / _digest(folder, tools, targets) / LIBRARY
     cached = path.is_file() and not force
     if not cached:
-        _compile(folder, tools, wanted, path, progress)
+        _compile(folder, tools, targets, path, progress)
     if out is not None:
         _place(path, out)
-    return BuiltPlugin(out or path, wanted, tools, cached, time.monotonic() - start)
+    return BuiltPlugin(out or path, targets, tools, cached, time.monotonic() - start)
 
 
-def find_tools(headers: Path | None) -> Tools:
-    """What compiles on this machine. Raises InputError with what to install."""
+def find_tools(headers: Path | None) -> Toolchain:
+    """Finds the tools on this machine. Raises InputError that says what to install."""
     cmake = shutil.which("cmake")
     if cmake is None:
         raise InputError("compiling the plugins needs CMake: sudo apt install cmake, or pip install cmake")
-    named = os.environ.get("CXX")
-    if not any(shutil.which(compiler) for compiler in ([named] if named else ["c++", "g++", "clang++"])):
-        raise InputError(f"compiling the plugins needs a C++ compiler ({named or 'c++'}): sudo apt install g++")
+    cxx = os.environ.get("CXX")
+    if not any(shutil.which(compiler) for compiler in ([cxx] if cxx else ["c++", "g++", "clang++"])):
+        raise InputError(f"compiling the plugins needs a C++ compiler ({cxx or 'c++'}): sudo apt install g++")
     if not any(shutil.which(tool) for tool in ("make", "ninja")):
         raise InputError("compiling the plugins needs make: sudo apt install make")
     nvcc = _nvcc()
@@ -138,19 +143,19 @@ def find_tools(headers: Path | None) -> Tools:
             f"{nvcc} is CUDA {version[0]}.{version[1]}, and the kernels need 12.0: install a newer toolkit"
         )
     folder = _headers(headers)
-    return Tools(Path(cmake), nvcc, version, folder, _tensorrt_version(folder))
+    return Toolchain(Path(cmake), nvcc, version, folder, _tensorrt_version(folder))
 
 
 def _nvcc() -> Path:
     homes = [*filter(None, (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"))), *CUDA_FOLDERS]
-    found = [p for p in (Path(home) / "bin" / "nvcc" for home in homes) if p.is_file()]
+    installed = [p for p in (Path(home) / "bin" / "nvcc" for home in homes) if p.is_file()]
     on_path = shutil.which("nvcc")
-    if on_path is None and not found:
+    if on_path is None and not installed:
         raise InputError(
             "compiling the plugins needs nvcc, on PATH or under CUDA_HOME: on Jetson sudo apt install nvidia-jetpack, "
             "elsewhere the CUDA toolkit"
         )
-    return found[0] if on_path is None else Path(on_path)
+    return installed[0] if on_path is None else Path(on_path)
 
 
 def _nvcc_version(nvcc: Path) -> tuple[int, int]:
@@ -174,35 +179,35 @@ def _output(command: list[str]) -> str:
         raise InputError(f"{command[0]} does not run ({error}): install the CUDA toolkit again") from None
 
 
-def _headers(given: Path | None) -> Path:
-    named = given or (Path(d) if (d := os.environ.get("TENSORRT_INCLUDE_DIR")) else None)
-    if named is not None:
-        if not (named / HEADER).is_file():
-            raise InputError(f"{named} has no {HEADER}: name the folder of TensorRT's headers")
-        return named.resolve()
-    found = [folder for folder in HEADER_FOLDERS if (Path(folder) / HEADER).is_file()]
-    if not found:
+def _headers(folder: Path | None) -> Path:
+    folder = folder or (Path(d) if (d := os.environ.get("TENSORRT_INCLUDE_DIR")) else None)
+    if folder is not None:
+        if not (folder / HEADER).is_file():
+            raise InputError(f"{folder} has no {HEADER}: name the folder of TensorRT's headers")
+        return folder.resolve()
+    installed = [place for place in HEADER_FOLDERS if (Path(place) / HEADER).is_file()]
+    if not installed:
         raise InputError(
             f"compiling the plugins needs TensorRT's headers ({HEADER}): sudo apt install libnvinfer-headers-dev, or "
             "set TENSORRT_INCLUDE_DIR to their folder"
         )
-    return Path(found[0])
+    return Path(installed[0])
 
 
 def _tensorrt_version(headers: Path) -> tuple[int, int]:
-    """(major, minor) of the headers. Raises InputError if they are too old."""
+    """Returns (major, minor) of the headers. Raises InputError if they are too old."""
     try:
         text = (headers / "NvInferVersion.h").read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
     # 11 defines NV_TENSORRT_MAJOR by way of TRT_MAJOR_ENTERPRISE.
-    found = dict(re.findall(r"#define\s+(?:NV_TENSORRT|TRT)_(MAJOR|MINOR)(?:_ENTERPRISE)?\s+(\d+)", text))
-    if set(found) != {"MAJOR", "MINOR"}:
+    numbers = dict(re.findall(r"#define\s+(?:NV_TENSORRT|TRT)_(MAJOR|MINOR)(?:_ENTERPRISE)?\s+(\d+)", text))
+    if set(numbers) != {"MAJOR", "MINOR"}:
         raise InputError(
             f"{headers / 'NvInferVersion.h'} does not tell the version of TensorRT: install its headers again"
         )
-    version = int(found["MAJOR"]), int(found["MINOR"])
-    if version < OLDEST["tensorrt"]:
+    version = int(numbers["MAJOR"]), int(numbers["MINOR"])
+    if version < ON_DEVICE.oldest:
         raise InputError(f"{headers} has the headers of TensorRT {version[0]}.{version[1]}, and the plugins need 10.3")
     return version
 
@@ -211,36 +216,36 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qvit-deploy" / "plugins"
 
 
-def _digest(folder: Path, tools: Tools, sms: tuple[int, ...]) -> str:
-    """Of everything that the library depends on."""
+def _digest(folder: Path, tools: Toolchain, sms: tuple[int, ...]) -> str:
+    """Returns the digest of everything that the library depends on, 16 hex digits of SHA-256."""
     sha = hashlib.sha256(repr((sms, tools.nvcc_version, tools.tensorrt)).encode())
     for part in ("CMakeLists.txt", "include", "src", "plugin"):
-        place = folder / part
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        path = folder / part
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 content = file.read_bytes()
                 sha.update(f"{file.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
     return sha.hexdigest()[:16]
 
 
-def _compile(folder: Path, tools: Tools, sms: tuple[int, ...], path: Path, progress: Progress | None) -> None:
+def _compile(folder: Path, tools: Toolchain, sms: tuple[int, ...], path: Path, progress: Progress | None) -> None:
     with tempfile.TemporaryDirectory(prefix="qvit-plugins-") as build:
         configure = [
             str(tools.cmake), "-S", str(folder), "-B", build, "-DQVIT_TESTS=OFF", "-DQVIT_BENCH=OFF",
             f"-DQVIT_ARCHITECTURES={';'.join(map(str, sms))}", f"-DTENSORRT_INCLUDE_DIR={tools.headers}",
             f"-DCMAKE_CUDA_COMPILER={tools.nvcc}",
         ]  # fmt: skip
-        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(min(MOST_JOBS, os.cpu_count() or 1))
-        with Stopwatch(progress).stage("compile plugins", UNITS) as advance:
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(min(MAX_JOBS, os.cpu_count() or 1))
+        with Stopwatch(progress).stage("compile plugins", PROGRESS_UNITS) as advance:
             _run(configure, lambda _: None)
             _run([str(tools.cmake), "--build", build, "--target", "qvit_plugins", "--parallel", jobs], advance)
         _place(Path(build) / "plugin" / LIBRARY, path)
 
 
 def _run(command: list[str], advance: Callable[[int], None]) -> None:
-    """Raises InputError with the last lines of what the command said when it fails."""
+    """Runs a command and advances by the percents it prints. Raises InputError with its last lines when it fails."""
     lines, done = list[str](), 0
-    # Ninja's own progress has no percentages unless it is told.
+    # Ninja prints percentages only with this setting.
     environment = {**os.environ, "NINJA_STATUS": "[%p] ", "LC_ALL": "C"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
@@ -253,17 +258,11 @@ def _run(command: list[str], advance: Callable[[int], None]) -> None:
                 advance(int(share[1]) - done)
                 done = int(share[1])
     if process.returncode:
-        said = [line for line in lines if "error" in line.lower()] or [line for line in lines if line]
-        raise InputError(f"the plugins do not compile: {' | '.join(said[-TAIL_LINES:]) or 'no reason given'}")
+        reasons = [line for line in lines if "error" in line.lower()] or [line for line in lines if line]
+        raise InputError(f"the plugins do not compile: {' | '.join(reasons[-TAIL_LINES:]) or 'no reason given'}")
 
 
 def _place(source: Path, to: Path) -> None:
-    """Copies a file whole, or not at all."""
-    temp = to.with_name(f".{to.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, temp)
-        temp.replace(to)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        raise InputError(f"{to} cannot be written: {error.strerror}") from error
+    make_folder(to.parent)
+    with whole_file(to) as temporary:
+        shutil.copyfile(source, temporary)

@@ -1,11 +1,7 @@
-"""Runs engines of both TensorRTs on the GPU: buffers and streams by pycuda, a CUDA graph, times by CUDA events.
-
-Nothing here has run on a GPU yet (docs/tensorrt.md says what was exercised and how).
-"""
+"""Runs engines of both TensorRTs on the GPU: buffers and streams by pycuda, a CUDA graph, times by CUDA events."""
 
 from __future__ import annotations
 
-import importlib
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine, require_device, require_library
+from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, require_gpu
+from qvit_deploy.targets.tensorrt.engine.fit import require_device, require_library
+from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, pycuda_driver, require_gpu
+from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
-
-_loaded: set[Path] = set()
-"""Plugin libraries: TensorRT registers each once for the whole process, whichever engine asked first."""
 
 
 def require_runnable(path: Path, record: EngineRecord) -> None:
@@ -60,15 +55,15 @@ def opener(path: Path, plugins: tuple[Path, ...] = ()) -> Callable[[], EngineRun
 
 def load_pycuda() -> Any:
     """`pycuda.driver`. Raises InputError when it is not there."""
-    try:
-        return importlib.import_module("pycuda.driver")
-    except ImportError as error:
-        raise InputError('running engines needs pycuda: pip install "qvit-deploy[tensorrt]"') from error
+    cuda = pycuda_driver()
+    if cuda is None:
+        raise InputError('running engines needs pycuda: pip install "qvit-deploy[tensorrt]"')
+    return cuda
 
 
 def launches_graph(record: EngineRecord) -> bool:
     """Whether runs go through a CUDA graph. Those of RTX, which compiles kernels while they run, do not."""
-    return record.target == "tensorrt"
+    return engine_kind(record.target).on_device
 
 
 class EngineRunner:
@@ -88,12 +83,10 @@ class EngineRunner:
         self._device_context.push()
         self._free = cuda.mem_get_info()[0]
         logger = library.logger()
-        if record.target == "tensorrt":
+        if library.kind.on_device:
             self._trt.init_libnvinfer_plugins(logger, "")
         needed = {p.name for p in record.plugins}
-        new = tuple(p for p in plugins if p.name in needed and p.resolve() not in _loaded)
-        library.load_plugins(new)
-        _loaded.update(p.resolve() for p in new)
+        library.load_plugins(tuple(p for p in plugins if p.name in needed))
         self._runtime = self._trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:

@@ -1,13 +1,13 @@
-"""The trtexec commands that build and time what `qvit-deploy build` would, for a given version of TensorRT.
+"""Writes the trtexec commands that build and time what `qvit-deploy build` would, for a given version of TensorRT.
 
 What changed between versions (from trtexec's own option parsers, 10.3 to 11.1):
 
-* `--stronglyTyped` is what makes 10.x keep the file's types; 11 knows nothing else;
-* 11 turned the defaults of timing around: data transfers off, spin-wait and CUDA graph on. Here the three are the same
-  in all versions, and so is what a time means: no transfers, spin-wait, CUDA graph;
+* `--stronglyTyped` makes 10.x keep the file's types; 11 always does;
+* 11 inverted the defaults of timing: data transfers off, spin-wait and CUDA graph on. The commands set these three in
+  10.x, so that a time means the same in all versions;
 * `--hardwareCompatibilityLevel=sameComputeCapability` came with 10.9.
 
-Flags of precision (`--fp16`, `--int8`) are never printed: the file says it, and 11 has none.
+Flags of precision (`--fp16`, `--int8`) are never printed: the file has the types, and 11 has no such flags.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 from qvit_deploy.artifacts.engine_record import BuildOptions
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.library import OLDEST, parse_version
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE
+from qvit_deploy.targets.tensorrt.engine.library import parse_version
 
 _LEVELS = {"ampere-plus": "ampere+", "same-capability": "sameComputeCapability"}
 _SAME_CAPABILITY_SINCE = (10, 9)
@@ -26,9 +27,9 @@ NEWEST = 11
 
 
 def check_version(text: str) -> tuple[int, ...]:
-    """'10.3' -> (10, 3). Raises InputError unless it is 10.3 to 11.x."""
+    """Parses '10.3' into (10, 3). Raises InputError unless it is 10.3 to 11.x."""
     version = parse_version(text)
-    if version < OLDEST["tensorrt"] or version[0] > NEWEST:
+    if version < ON_DEVICE.oldest or version[0] > NEWEST:
         raise InputError(f"--trt-version {text!r}: give a version of TensorRT from 10.3 to {NEWEST}.x")
     return version
 
@@ -40,14 +41,14 @@ def trtexec_commands(
     inputs: Mapping[str, tuple[int, ...]],
     options: BuildOptions,
 ) -> tuple[str, str]:
-    """(the command that builds the engine, the one that times it), each one line for a POSIX shell.
+    """Returns (the command that builds the engine, the one that times it), each one line for a POSIX shell.
 
     Args:
-        version: as of `check_version`.
-        inputs: name -> shape, for the inputs whose batch may vary: first size left out.
+        version: from `check_version`.
+        inputs: by name, the shape without the batch of inputs whose batch may vary.
 
     Raises:
-        InputError: this version has no such hardware compatibility.
+        InputError: the version lacks the hardware compatibility that the options name.
     """
     libraries = [f"--staticPlugins={p}" for p in options.plugins]
     build = [f"--onnx={onnx}", f"--saveEngine={engine}", "--skipInference", *libraries]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF, used_scales
 
@@ -18,11 +18,24 @@ cast."""
 _SUFFIX = {FULL: WIDE, HALF: NARROW}
 
 
+def cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
+    """`value` cast to `wanted` under `name`, right behind the node that makes it (first of all for inputs)."""
+    node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
+    made = node.outputs[0]
+    made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return made
+
+
 class Caster:
     """Gives every value of a graph its type and puts a Cast wherever two types meet."""
 
     def __init__(self, graph: Graph, islands: set[ir.Node], ends: Collection[str]) -> None:
-        self.graph = graph.model.graph
+        self.model, self.graph = graph.model, graph.model.graph
         self.islands = islands
         self.ends = ends
         self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
@@ -33,7 +46,7 @@ class Caster:
         return [*self.graph.inputs, *self.graph.initializers.values(), *made]
 
     def run(self) -> None:
-        pairs = [n for n in self.graph if n.op_type == "DequantizeLinear"]
+        """Types every value and inserts the casts; nodes come out unsorted."""
         others = [n for n in self.graph if n.op_type != "DequantizeLinear"]
         for value in self.graph.inputs:
             if value.name in self.ends:
@@ -49,14 +62,10 @@ class Caster:
                 if operand is not None and operand in self.floats:
                     wanted = self.precision(node) if _is_generic(node, index) else FULL
                     node.replace_input_with(index, self.typed(node, operand, wanted))
-        for pair in pairs:
-            if not pair.outputs[0].uses():
-                self.graph.remove(pair, safe=True)
         for value in list(self.graph.outputs):
             if value.name not in self.ends:
                 self.widen(value)
-        for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
-            del self.graph.initializers[name]
+        remove_unused(self.model)
 
     def precision(self, node: ir.Node) -> ir.DataType:
         return FULL if node in self.islands else HALF
@@ -74,7 +83,7 @@ class Caster:
         elif value.dtype == wanted:
             made = value
         else:
-            made = self.cast(value, wanted, f"{value.name}.{_SUFFIX[wanted]}")
+            made = cast(self.graph, value, wanted, f"{value.name}.{_SUFFIX[wanted]}")
         self.casts[value, wanted] = made
         return made
 
@@ -86,6 +95,10 @@ class Caster:
         return add_constant(self.graph, f"{value.name}.{_SUFFIX[HALF]}", array.astype(np.float16))
 
     def pair(self, reader: ir.Node, pair: ir.Node, wanted: ir.DataType) -> ir.Value:
+        """The result, as `wanted`, of a copy of the DequantizeLinear `pair` in front of `reader`.
+
+        Scales of channels that hold no code but 0 become 1, so that float16 holds all of them.
+        """
         codes, scale, zero = pair.inputs
         array = constant(scale)
         assert codes is not None and scale is not None and array is not None
@@ -104,24 +117,13 @@ class Caster:
         self.graph.insert_before(reader, node)
         return made
 
-    def cast(self, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
-        node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
-        made = node.outputs[0]
-        made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
-        producer = value.producer()
-        if producer is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(producer, node)
-        return made
-
     def widen(self, value: ir.Value) -> None:
         """Makes a graph output float32, under its own name."""
         if value.dtype != HALF:
             return
         name = value.name
         value.name = f"{name}.{_SUFFIX[HALF]}"
-        wide = self.cast(value, FULL, name or "")
+        wide = cast(self.graph, value, FULL, name or "")
         for index, output in enumerate(self.graph.outputs):
             if output is value:
                 self.graph.outputs[index] = wide

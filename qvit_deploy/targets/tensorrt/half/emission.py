@@ -1,4 +1,4 @@
-"""Which sites of a plan TensorRT runs on integers, and which its profiles leave in floating point, with the reason.
+"""Which sites of a plan TensorRT runs on integers, and which its targets leave in floating point, with the reason.
 
 What stays in float has its unrounded weights: rounding them buys nothing where nothing multiplies integers.
 Rules (facts of TensorRT 10 and 11, as NVIDIA's ModelOpt applies them):
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.query import nodes_by_output, producer, sole_reader
 from qvit_deploy.graph.sites import SMALLEST_REDUCTION
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 
@@ -27,7 +28,7 @@ LONGEST_SEQUENCE = 512
 
 @dataclass(frozen=True, eq=False)
 class TensorrtGraph:
-    """What the TensorRT profiles are written from.
+    """What the files for TensorRT are written from.
 
     Attributes:
         graph: float32 between its quantizers; `targets.tensorrt.half.precision` makes most of it float16.
@@ -42,7 +43,7 @@ class TensorrtGraph:
 
 def emit_tensorrt(graph: Graph, plan: Plan) -> TensorrtGraph:
     """Writes what TensorRT runs on integers of `plan` into a copy of `graph`."""
-    by_output = {node.outputs[0].name: node for node in graph.nodes()}
+    by_output = nodes_by_output(graph)
     in_float: dict[str, str] = {}
     for name, weighted in plan.weights().items():
         reason = _too_narrow(weighted)
@@ -109,24 +110,16 @@ def _grids(first: ProductPlan, second: ProductPlan) -> str | None:
 
 def _values_product(product: ir.Node) -> ir.Node | None:
     """The product that reads softmax(product)."""
-    softmax = _only_reader(product, "Softmax")
-    return None if softmax is None else _only_reader(softmax, "MatMul")
+    softmax = sole_reader(product.outputs[0], "Softmax")
+    return None if softmax is None else sole_reader(softmax.outputs[0], "MatMul")
 
 
 def _scores_of(product: ir.Node) -> ir.Node | None:
     """The MatMul right before the softmax that `product` reads."""
     node: ir.Node | None = product
     for op_type in ("Softmax", "MatMul"):
-        value = None if node is None else node.inputs[0]
-        node = None if value is None else value.producer()
-        if node is None or node.op_type != op_type:
-            return None
+        node = None if node is None else producer(node.inputs[0], op_type)
     return node
-
-
-def _only_reader(node: ir.Node, op_type: str) -> ir.Node | None:
-    readers = [use.node for use in node.outputs[0].uses()]
-    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type else None
 
 
 def _site_of(node: ir.Node, plan: Plan) -> ProductPlan | None:

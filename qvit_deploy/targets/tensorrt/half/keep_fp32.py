@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from qvit_deploy.formats.grids.half import SMALLEST_NORMAL
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
-from qvit_deploy.graph.sites import MOVES
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SUMS, SUMS_OF_SQUARES
 
 LARGEST = 3e4
 """Half of what float16 holds: other images may have larger values than those of the calibration."""
@@ -33,8 +33,7 @@ SCALE_ERROR = 2.0**-10
 """Largest relative error of a scale rounded to float16; it is below 2^-11 except among subnormal numbers."""
 
 FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-_SUMS = frozenset({"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool"})
-_KEEP_TYPE = MOVES | {"QuantizeLinear", "Clip", "Identity"}
+_KEEP_TYPE = MOVES | {"QuantizeLinear", "Clip"}
 
 
 def fits_scale(scale: np.ndarray) -> bool:
@@ -63,7 +62,7 @@ def float32_nodes(graph: Graph, largest: Mapping[str, float], ends: Collection[s
 
 def _is_float(node: ir.Node) -> bool:
     """Whether the node reads or makes floating-point values (a Shape of an image does not compute with them)."""
-    if node.op_type in ("Shape", "Size"):
+    if node.op_type in DESCRIBES:
         return False
     return any(v is not None and v.dtype == FULL for v in (*node.inputs, *node.outputs))
 
@@ -86,9 +85,9 @@ def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
             return f"{value.name} reaches {found:.3g}"
         if found is not None and 0 < found < SMALLEST:
             return f"{value.name} stays below {found:.3g}"
-    if node.op_type in _SUMS and node.inputs[0] is not None:
+    if node.op_type in SUMS and node.inputs[0] is not None:
         found = largest.get(node.inputs[0].name or "", 0.0)
-        term = found**2 if node.op_type in ("ReduceL2", "ReduceSumSquare") else found
+        term = found**2 if node.op_type in SUMS_OF_SQUARES else found
         total = _terms(node) * term
         if total > LARGEST:
             return f"adds up to {total:.3g} at most"

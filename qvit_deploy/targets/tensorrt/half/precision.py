@@ -1,7 +1,7 @@
 """Makes a quantized float32 graph a strongly typed float16 graph, with float32 where range or exact codes demand it
 (`targets.tensorrt.half.keep_fp32`).
 
-Everything else is float16. The input and the outputs stay float32, so all profiles are fed alike; those of a part of a
+Everything else is float16. The input and the outputs stay float32, so all files are fed alike; those of a part of a
 network (`ends`) are what they are in the whole. A tensor that float16 cannot hold is never cast to it: whoever reads it
 computes in float32 as well.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+
+import onnx_ir as ir
 
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.quantize.plan import Plan
@@ -20,7 +22,7 @@ from qvit_deploy.targets.tensorrt.half.keep_fp32 import float32_nodes
 
 @dataclass(frozen=True, eq=False)
 class HalfGraph:
-    """What the half-precision profiles write.
+    """What the half-precision targets write.
 
     Attributes:
         graph: float16 between its quantizers, but for the islands.
@@ -35,6 +37,15 @@ class HalfGraph:
     in_float: dict[str, str]
     float32: dict[str, str]
     packed: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> ir.Model:
+        """The model of the graph."""
+        return self.graph.model
+
+    def serialize(self) -> bytes:
+        """The file of the graph."""
+        return self.graph.serialize()
 
 
 def to_half(emitted: TensorrtGraph, largest: Mapping[str, float], ends: Collection[str] = ()) -> HalfGraph:

@@ -1,4 +1,4 @@
-"""The packed profile: the second half of an attention with logarithmic codes as one `qvit` operator.
+"""The target `tensorrt-plugin`: the second half of an attention with logarithmic codes as one `qvit` operator.
 
 `qvit::SoftmaxLog2AV` is an ONNX function like those of `packed.linear`: softmax, the codes of a `LogGrid`, and the
 product with the quantized values. A runtime that has the plugin runs its kernel; the body computes the same codes.
@@ -28,11 +28,13 @@ from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.names import codes_name
 from qvit_deploy.formats.grids.grid import LogCodes, OneScale
 from qvit_deploy.formats.grids.probabilities import FINE_TOP, log_powers, log_table
-from qvit_deploy.graph.canonicalize.edit import remove_unused
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.query import nodes_by_output
 from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan
+from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
-from qvit_deploy.targets.tensorrt.packed.calls import FULL, HALF, before_widening, call, declare, widened
+from qvit_deploy.targets.tensorrt.packed.calls import before_widening, call, declare, widened
 from qvit_deploy.targets.tensorrt.packed.function_body import Body
 from qvit_deploy.targets.tensorrt.packed.packing import PACKED_BITS
 
@@ -140,7 +142,7 @@ def pack_attention(half: HalfGraph, plan: Plan) -> HalfGraph:
         plan: with all sites, those in float too.
     """
     graph, in_float = half.graph.clone(), dict(half.in_float)
-    by_output = {value.name: node for node in graph.nodes() for value in node.outputs}
+    by_output = nodes_by_output(graph)
     packed, products = [], plan.products()
     for name in half.in_float:
         site, product = products.get(name), by_output.get(plan.sites[name].site.product)

@@ -10,13 +10,12 @@ import onnx_ir as ir
 
 from qvit_deploy.emit import names
 from qvit_deploy.emit.local_functions import DOMAIN
-from qvit_deploy.targets.tensorrt.half.casts import WIDE
+from qvit_deploy.targets.tensorrt.half.casts import WIDE, cast
+from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF
 from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN
 
 RESULT = "packed"
 """What ends the name of an operator's float32 result that is cast to float16 under the plain name."""
-
-FULL, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 def call(
@@ -52,13 +51,6 @@ def declare(model: ir.Model, functions: Iterable[onnx.FunctionProto]) -> None:
         model.opset_imports[DOMAIN] = 1
 
 
-def only_reader(node: ir.Node, op_type: str) -> ir.Node | None:
-    """The one node that reads `node`, when it is an `op_type`."""
-    value = node.outputs[0]
-    readers = value.consumers()
-    return readers[0] if len(readers) == 1 and readers[0].op_type == op_type and not value.is_graph_output() else None
-
-
 def before_widening(value: ir.Value | None) -> ir.Value:
     """What was cast from float16 to float32 into `value`, which changes no number; or `value`."""
     assert value is not None
@@ -80,15 +72,3 @@ def widened(graph: ir.Graph, value: ir.Value) -> ir.Value:
 def _widens(node: ir.Node) -> bool:
     x = node.inputs[0] if node.op_type == "Cast" else None
     return x is not None and x.dtype == HALF and node.outputs[0].dtype == FULL
-
-
-def cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
-    node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
-    made = node.outputs[0]
-    made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], node)
-    else:
-        graph.insert_after(producer, node)
-    return made

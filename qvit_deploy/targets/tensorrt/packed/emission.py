@@ -1,4 +1,4 @@
-"""The packed profile: a half-precision graph with all that our plugins can run as operators of theirs."""
+"""The target `tensorrt-plugin`: a half-precision graph with all that our plugins can run as operators of theirs."""
 
 from __future__ import annotations
 

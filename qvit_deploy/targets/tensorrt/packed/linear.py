@@ -1,4 +1,5 @@
-"""The packed profile: linears of a Q/DQ graph as `qvit` operators whose weights take as many bytes as their bits.
+"""The target `tensorrt-plugin`: linears of a Q/DQ graph as `qvit` operators whose weights take as many bytes as
+their bits.
 
 `qvit::QLinearW4`, `W6` and `W8`, and `QLinearW4Gelu` and so on with the GELU behind the layer, are ONNX functions:
 packed codes (`packed.packing`) as an int8 initializer, and a body of standard operators that unpacks them and computes
@@ -27,12 +28,14 @@ import onnx_ir as ir
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.names import weight_value
 from qvit_deploy.formats.grids.grid import OneScale
-from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.query import sole_reader
 from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
 from qvit_deploy.targets.tensorrt.half.casts import WIDE
+from qvit_deploy.targets.tensorrt.half.keep_fp32 import HALF
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
-from qvit_deploy.targets.tensorrt.packed.calls import HALF, before_widening, call, declare, only_reader, widened
+from qvit_deploy.targets.tensorrt.packed.calls import before_widening, call, declare, widened
 from qvit_deploy.targets.tensorrt.packed.function_body import Body
 from qvit_deploy.targets.tensorrt.packed.packing import CHUNK, PACKED_BITS, pack, packed_shape
 
@@ -193,7 +196,7 @@ def _replace(graph: Graph, weight: ir.Value, plan: WeightPlan, grid: OneScale) -
     if plan.bias is not None:
         assert last is not product, f"{name}: no addition of its bias behind the product"
         bias = plan.bias.astype(np.float32)
-    gelu = only_reader(last, "Gelu")
+    gelu = sole_reader(last.outputs[0], "Gelu")
     if gelu is not None and gelu.attributes.get_string("approximate", "none") == "none":
         last = gelu
     layout = packed_shape((n, k), plan.w_bits)
@@ -222,8 +225,8 @@ def _replace(graph: Graph, weight: ir.Value, plan: WeightPlan, grid: OneScale) -
 def _with_bias(product: ir.Node, n: int) -> tuple[ir.Node, np.ndarray]:
     """(the addition of a bias [n] behind the product, or the product; the bias, or zeros)."""
     # A product that weight scales keep in float32 is cast to float16 before its bias is added.
-    before = only_reader(product, "Cast") or product
-    added = only_reader(before, "Add")
+    before = sole_reader(product.outputs[0], "Cast") or product
+    added = sole_reader(before.outputs[0], "Add")
     found = None if added is None else next(constant(v) for v in added.inputs if v is not before.outputs[0])
     if added is None or found is None or found.size != n:
         return product, np.zeros(n, np.float32)

@@ -1,4 +1,5 @@
-"""The packed profile: a LayerNorm whose readers are packed linears writes their codes, as one `qvit` operator.
+"""The target `tensorrt-plugin`: a LayerNorm whose readers are packed linears writes their codes, as one `qvit`
+operator.
 
     codes = LayerNormQuantize8 <epsilon, y_scale, y_shift, y_low, y_high, y_bits, c, plugin_namespace, plugin_version>
                                (x, gamma, beta)
@@ -20,11 +21,12 @@ import onnx_ir as ir
 from qvit_deploy.emit import names
 from qvit_deploy.emit.local_functions import DOMAIN, LAYER_NORM, writes_codes
 from qvit_deploy.formats.grids.grid import OneScale
-from qvit_deploy.graph.canonicalize.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import WeightPlan
+from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
-from qvit_deploy.targets.tensorrt.packed.calls import FULL, before_widening, declare
+from qvit_deploy.targets.tensorrt.packed.calls import before_widening, declare
 from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN, Body
 from qvit_deploy.targets.tensorrt.packed.linear import ATTRIBUTES, container, linear_function, operator
 from qvit_deploy.targets.tensorrt.packed.packing import CHUNK

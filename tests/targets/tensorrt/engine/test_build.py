@@ -89,7 +89,7 @@ def test_a_process_that_dies_is_reported_with_what_it_said_last(
     fake = fake_rtx(
         tmp_path / "fake", "import os, sys\nprint('terminate called', file=sys.stderr, flush=True)\nos.abort()"
     )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake, REPOSITORY]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake, ROOT]))
     with pytest.raises(
         CheckError, match=r"that builds m\.engine was ended by SIGABRT; it last said: .*terminate called"
     ):
@@ -99,7 +99,7 @@ def test_a_process_that_dies_is_reported_with_what_it_said_last(
 
 def test_a_process_that_exits_without_an_answer(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = fake_rtx(tmp_path / "fake", "import os; os._exit(3)")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake, REPOSITORY]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake, ROOT]))
     with pytest.raises(CheckError, match=r"ended with exit code 3 and no answer; it last said: nothing"):
         build(onnx, tmp_path / "m.engine")
 
@@ -107,7 +107,7 @@ def test_a_process_that_exits_without_an_answer(onnx: Path, tmp_path: Path, monk
 def test_a_process_that_takes_too_long_is_ended(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = tmp_path / "pid"
     code = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake_rtx(tmp_path / "fake", code), REPOSITORY]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake_rtx(tmp_path / "fake", code), ROOT]))
     start = time.monotonic()
     with pytest.raises(CheckError, match=r"took more than 3 s; give it more with --timeout"):
         build(onnx, tmp_path / "m.engine", timeout=3)
@@ -119,7 +119,7 @@ def test_a_process_that_takes_too_long_is_ended(onnx: Path, tmp_path: Path, monk
 
 def test_an_old_library_is_refused(onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = fake_rtx(tmp_path / "fake", "__version__ = '1.0.0.21'")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake, REPOSITORY]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([fake, ROOT]))
     with pytest.raises(InputError, match=r"tensorrt_rtx 1\.0\.0 is too old"):
         build(onnx, tmp_path / "m.engine")
 

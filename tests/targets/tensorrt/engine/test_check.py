@@ -9,7 +9,7 @@ import pytest
 from qvit_deploy.errors import CheckError
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
-from qvit_deploy.targets.tensorrt.engine.check import check_logits, first_difference, probed, products
+from qvit_deploy.targets.tensorrt.engine.check import check_outputs, expose_codes, first_difference, products
 from tests.support.devices.engine_examples import packed_onnx, small_onnx
 from tests.support.graphs.half_graphs import half, wide_vit
 from tests.support.graphs.quantizable_graphs import calibrate
@@ -39,7 +39,7 @@ def images() -> np.ndarray:
 
 def test_equal_engines_pass_in_whole_batches(model: Path, images: np.ndarray) -> None:
     runner = AsRuntime(model.read_bytes())
-    found = check_logits(runner, model.read_bytes(), images, 4)
+    found = check_outputs(runner, model.read_bytes(), images, 4)
     assert (found.images, found.agreement) == (8, 1.0) and found.sqnr_db > 40
     assert runner.sizes == [4, 4]
 
@@ -47,11 +47,11 @@ def test_equal_engines_pass_in_whole_batches(model: Path, images: np.ndarray) ->
 @pytest.mark.parametrize("factor", [0.5, -1.0, np.nan])
 def test_engines_that_compute_something_else_fail(model: Path, images: np.ndarray, factor: float) -> None:
     with pytest.raises(CheckError, match="dB from ONNX Runtime's of the same file"):
-        check_logits(AsRuntime(model.read_bytes(), factor), model.read_bytes(), images, 2)
+        check_outputs(AsRuntime(model.read_bytes(), factor), model.read_bytes(), images, 2)
 
 
 def test_the_probed_file_gives_the_codes_of_every_quantizer(model: Path, images: np.ndarray) -> None:
-    content, names = probed(model.read_bytes())
+    content, names = expose_codes(model.read_bytes())
     assert len(names) == sum(n.op_type == "QuantizeLinear" for n in onnx.load(str(model)).graph.node) > 3
     session = onnxruntime.session(content, 1)
     outputs = dict(zip(names, onnxruntime.run(session, images[:2], None, names), strict=True))
@@ -78,7 +78,7 @@ def test_products_are_named_after_their_sites(model: Path, tmp_path: Path) -> No
 
 def test_a_packed_file_is_probed_where_its_operators_end(images: np.ndarray, tmp_path: Path) -> None:
     path = packed_onnx(tmp_path)
-    content, names = probed(path.read_bytes())
+    content, names = expose_codes(path.read_bytes())
     session = onnxruntime.session(content, 1)
     outputs = dict(zip(names, onnxruntime.run(session, images[:2], None, names), strict=True))
     made = [n.output[0] for n in onnx.load(str(path)).graph.node if n.domain == "qvit"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,6 +13,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine import gpu as cuda_driver
 from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, Gpu, find_gpu, require_gpu
 from tests.support.devices.driver_stand_in import compiled_driver
+from tests.support.devices.recorded_device import Memory
 
 STREAM = 0x500000000
 """A handle that does not fit 32 bits, as real ones do not."""
@@ -25,6 +28,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # tests/integration/test_bench_engines.py has processes of their own find it by LD_LIBRARY_PATH.
 @pytest.fixture
 def driver(library: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     monkeypatch.setattr(cuda_driver, "_NAMES", ("no such library", str(library)))
     loaded = ctypes.CDLL(str(library))
     loaded.called.restype = ctypes.c_char_p
@@ -38,6 +42,20 @@ def test_the_first_gpu_is_named_with_its_capability(driver: object) -> None:
 
 def test_a_driver_without_a_device(driver: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_DEVICE", "1")
+    assert find_gpu() is None
+
+
+def test_pycuda_names_the_gpu_where_it_is_installed(driver: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    pycuda = Memory().module()
+    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+    monkeypatch.setitem(sys.modules, "pycuda.driver", pycuda)
+    monkeypatch.setenv("GPU_SM", "120")
+    assert find_gpu() == Gpu("Test GPU 7", 120)
+
+    def no_device() -> None:
+        raise pycuda.Error("cuInit failed: no CUDA-capable device is detected")
+
+    monkeypatch.setattr(pycuda, "init", no_device)
     assert find_gpu() is None
 
 

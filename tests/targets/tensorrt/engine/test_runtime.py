@@ -97,7 +97,7 @@ def test_layers_are_timed_in_every_run(release: str, tmp_path: Path, monkeypatch
 def test_a_profiler_that_reports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, _ = loaded(tmp_path, monkeypatch, "10.3.0")
     runner.run(np.ones((2, 3), np.float32))
-    monkeypatch.setattr("recorded_device.LAYERS", {})
+    monkeypatch.setattr("tests.support.devices.recorded_device.LAYERS", {})
     with pytest.raises(InputError, match="reported no layer"):
         runner.layer_times(3)
 

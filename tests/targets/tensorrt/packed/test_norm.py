@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from qvit_deploy.emit.local_functions import DOMAIN, plugin_operators
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan

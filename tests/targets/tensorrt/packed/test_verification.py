@@ -19,12 +19,12 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
-from qvit_deploy.graph.canonicalize.edit import add_constant
+from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
-from qvit_deploy.targets.onnxruntime.verification import probe
+from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.targets.tensorrt import verification as half_verification
 from qvit_deploy.targets.tensorrt.engine.check import products
 from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt

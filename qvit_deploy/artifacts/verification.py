@@ -1,0 +1,100 @@
+"""What a manifest says of a verification: how every file of the bundle compared with what was planned.
+
+Every number may be missing: an earlier version did not measure it. What is missing is None here and is not written.
+A target's own numbers are kept beside those that all have (`FileVerification`); the target gives them their types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializationInfo,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+
+
+class FileVerification(BaseModel):
+    """What the verification of every file begins with.
+
+    Attributes:
+        images: images of the comparison of logits; codes are compared on the first `probe_images`.
+        codes, code_mismatches: activation codes compared with both sides fed alike, and how many differed (must be 0).
+        worst_site, worst_site_error: the site whose output differs most then, relative to its largest value.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+
+    images: int | None = None
+    probe_images: int | None = None
+    codes: int | None = None
+    code_mismatches: int | None = None
+    worst_site: str | None = None
+    worst_site_error: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _what_was_measured(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        unset = {name: field for name, field in type(self).model_fields.items() if name not in self.model_fields_set}
+        missing = {(info.by_alias and field.alias) or name for name, field in unset.items()}
+        return {key: value for key, value in write(self).items() if key not in missing}
+
+
+class ReferenceVerification(FileVerification):
+    """How the file that all others are verified against compared with the executor.
+
+    Attributes:
+        profile: the target's name.
+        logits_error: runtime against executor, free running, relative to the largest logit.
+        logits_agreement: share of images with equal top-1, runtime against executor.
+        float_sqnr_db: 10 log10(sum y^2 / sum (y - y')^2) against the float model.
+        float_agreement: share of images whose top-1 is the float model's.
+        integer_products, expected_integer_products: fused in the runtime's own optimized graph.
+        float_products: sites that are quantized but, with logarithmic codes, planned to multiply in floating point;
+            not among the expected ones.
+        optimized_ops: operator counts of that graph.
+    """
+
+    profile: str | None = None
+    logits_error: float | None = None
+    logits_agreement: float | None = None
+    float_sqnr_db: float | None = None
+    float_agreement: float | None = None
+    integer_products: int | None = None
+    expected_integer_products: int | None = None
+    float_products: tuple[str, ...] = ()
+    optimized_ops: Mapping[str, int] = {}
+
+
+class Verification(ReferenceVerification):
+    """All that was verified of a bundle.
+
+    Attributes:
+        fold_error: largest difference of the folded float model's logits from the source's, relative to the largest.
+        lint: target -> rule -> how often its file breaks it.
+        targets: target -> how its file compared, for all but the one that they were verified against.
+    """
+
+    fold_error: float | None = None
+    lint: Mapping[str, Mapping[str, int]] = {}
+    targets: Mapping[str, SerializeAsAny[FileVerification]] = Field(default={}, alias="profiles")
+
+    @classmethod
+    def of(
+        cls,
+        reference: ReferenceVerification,
+        others: Mapping[str, FileVerification],
+        *,
+        fold_error: float,
+        lint: Mapping[str, Mapping[str, int]],
+    ) -> Verification:
+        """What was found of the reference's file and of the `others`, by their targets."""
+        beside = {"profiles": {name: found.model_dump() for name, found in others.items()}} if others else {}
+        return cls.model_validate({**reference.model_dump(), "fold_error": fold_error, "lint": lint, **beside})

@@ -1,0 +1,105 @@
+"""Changing a graph: inserting nodes and constants, replacing values, dropping what nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from qvit_deploy.graph.query import Dim, dims
+
+Attribute = int | float | str | Sequence[int]
+
+
+def emit(
+    before: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    shape: Sequence[Dim],
+    attributes: dict[str, Attribute] | None = None,
+    dtype: ir.DataType = ir.DataType.FLOAT,
+    origin: ir.Node | None = None,
+) -> ir.Value:
+    """Insert one node in front of `before` and return its output.
+
+    The node inherits name and metadata of `origin` (default: `before`): module scopes live there, and
+    `canonicalize.names` reads them, and makes value names unique at the end.
+    """
+    source = origin or before
+    node = ir.node(op_type, inputs, attributes, name=source.name, metadata_props=dict(source.metadata_props))
+    output = node.outputs[0]
+    output.shape = ir.Shape(shape)
+    output.dtype = dtype
+    graph = before.graph
+    assert isinstance(graph, ir.Graph)
+    graph.insert_before(before, node)
+    return output
+
+
+def free_name(name: str, taken: Container[str], separator: str = ".") -> str:
+    """`name`, or `name.1`, `name.2`... when that is taken."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}{separator}{count}"
+    return candidate
+
+
+def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Register `array` as an initializer called `name`, or `name.1`, `name.2`... when that is taken."""
+    unique = free_name(name, graph.initializers)
+    tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
+    value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def add_ints(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
+    """An int64 vector; one initializer serves every node that needs the same numbers."""
+    name = "ints_" + "_".join(str(n) for n in numbers)
+    existing = graph.initializers.get(name)
+    if existing is not None:
+        return existing
+    return add_constant(graph, name, np.asarray(numbers, dtype=np.int64))
+
+
+def shape_constant(graph: ir.Graph, shape: Sequence[Dim]) -> ir.Value | None:
+    """A Reshape target: ints as they are, the one symbolic dimension as -1; None when two are symbolic."""
+    if sum(not isinstance(d, int) for d in shape) > 1:
+        return None
+    return add_ints(graph, [d if isinstance(d, int) else -1 for d in shape])
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let everything that read `old`, graph outputs included, read `new`.
+
+    A graph output must be made by a node and be listed once, so where `new` cannot take that place an
+    Identity stands in.
+    """
+    if old.is_graph_output() and (new.producer() is None or new.is_graph_output()):
+        node = old.producer()
+        assert node is not None and old.shape is not None
+        new = emit(node, "Identity", [new], dims(old), dtype=old.dtype or ir.DataType.FLOAT)
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+def detach_constants(model: ir.Model) -> None:
+    """Give every initializer a tensor of its own over the same numbers.
+
+    A value renames its tensor along with itself; without this, renaming would reach into the protobuf or the
+    graph the model was made from.
+    """
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None:
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Drop nodes and initializers nothing reads, and optional outputs and trailing absent inputs of those that stay.
+
+    Bodies of local functions stay as they were written: a plugin and its body are released together.
+    """
+    RemoveUnusedNodesPass()(ir.Model(model.graph, ir_version=model.ir_version))

@@ -1,0 +1,77 @@
+"""The target `onnxruntime`, and the runtime that it shares with others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qvit_deploy.artifacts.measurement import Profile
+from qvit_deploy.artifacts.verification import ReferenceVerification
+from qvit_deploy.emit.emitted import EmittedGraph
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.lint import LintTarget
+from qvit_deploy.targets.onnxruntime import NAME
+from qvit_deploy.targets.runtime import OpenedModel, Runner, RunSettings, Runtime, SiteNames
+from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
+
+if TYPE_CHECKING:
+    from qvit_deploy.quantize.plan import Plan
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU, which takes any .onnx file."""
+
+    name = NAME
+
+    def open(self, model: Path | bytes, threads: int) -> OpenedModel:
+        from qvit_deploy.targets.onnxruntime.runtime import outputs, session
+
+        runner = session(model, threads)
+        shape = runner.get_inputs()[0].shape
+        static = shape[0] if isinstance(shape[0], int) else None
+        return OpenedModel(shape, lambda images: outputs(runner, images, static))
+
+    def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
+        from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
+
+        return lambda: OnnxRuntimeRunner(path, how.batch, how.threads)
+
+    def profile(self, path: Path, how: RunSettings, names: SiteNames) -> Profile:
+        from qvit_deploy.targets.onnxruntime.profile import profile
+
+        return profile(path, how.batch, how.threads, names.attention)
+
+
+class OnnxRuntimeTarget(Target[EmittedGraph, ReferenceVerification]):
+    """The Q/DQ graph itself, which ONNX Runtime fuses into integer products."""
+
+    name = NAME
+    summary = "the Q/DQ graph, for ONNX Runtime and any other program that reads ONNX"
+    library = NAME
+    verified = ReferenceVerification
+    runtime = OnnxRuntime()
+    linted_for: LintTarget = "onnxruntime"
+    times_sites = True
+
+    def emit(self, job: EmissionJob) -> EmittedGraph:
+        return job.reference
+
+    def verify(self, emitted: EmittedGraph, job: VerificationJob) -> ReferenceVerification:
+        from qvit_deploy.targets.onnxruntime.verification import verify
+
+        return verify(job.float_graph, emitted, job.plan, job.images, job.task)
+
+    def line(self, found: ReferenceVerification) -> str:
+        return (
+            f"{found.codes:,} codes equal in ONNX Runtime and the executor; "
+            f"{found.integer_products} of {found.expected_integer_products} products run on integers"
+        )
+
+    def reading(self, found: ReferenceVerification) -> Reading:
+        return Reading("The file as ONNX Runtime runs it, and the executor, fed alike.")
+
+    def emit_part(self, graph: Graph, plan: Plan, ends: Collection[str]) -> bytes:
+        from qvit_deploy.emit.qdq import emit_qdq
+
+        return emit_qdq(graph, plan).serialize()

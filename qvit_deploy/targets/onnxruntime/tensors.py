@@ -1,0 +1,21 @@
+"""Intermediate tensors of a model as ONNX Runtime computes them: each is made a graph output."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.targets.onnxruntime.runtime import run, session
+
+
+def probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:
+    """The tensors `fetch` of `emitted` on `images` float32 [n, C, H, W]."""
+    return fetched(emitted.to_proto(), images, emitted.static_batch, fetch)
+
+
+def fetched(proto: onnx.ModelProto, images: np.ndarray, static_batch: int | None, fetch: list[str]) -> list[np.ndarray]:
+    """The tensors `fetch` of `proto`, which gets them as outputs."""
+    known = {o.name for o in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetch if name not in known)
+    return run(session(proto.SerializeToString()), images, static_batch, fetch)

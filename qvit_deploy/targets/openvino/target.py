@@ -1,0 +1,80 @@
+"""The target `openvino` and its runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qvit_deploy.artifacts.measurement import Profile
+from qvit_deploy.emit.runtime_model import RuntimeModel
+from qvit_deploy.lint import LintTarget
+from qvit_deploy.targets.openvino import NAME
+from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, require_openvino, runs_in_openvino
+from qvit_deploy.targets.openvino.verified import OpenVinoVerification
+from qvit_deploy.targets.runtime import OpenedModel, Runner, RunSettings, Runtime, RuntimeFacts, SiteNames
+from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
+
+
+class OpenVino(Runtime):
+    """OpenVINO on the CPU: our files for it, and its own .xml files."""
+
+    name = NAME
+
+    def claims(self, path: Path) -> bool:
+        return runs_in_openvino(path)
+
+    def open(self, model: Path | bytes, threads: int) -> OpenedModel:
+        precision = openvino_precision(model) if isinstance(model, Path) else None
+        compiled = OpenVinoModel(model, threads=threads, precision=precision)
+        return OpenedModel(compiled.declared, compiled.outputs)
+
+    def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
+        from qvit_deploy.targets.openvino.runner import OpenVinoRunner
+
+        return lambda: OpenVinoRunner(path, how.batch, how.threads, openvino_precision(path))
+
+    def profile(self, path: Path, how: RunSettings, names: SiteNames) -> Profile:
+        from qvit_deploy.targets.openvino.profile import profile_openvino
+
+        return profile_openvino(path, how.batch, how.threads)
+
+    def facts(self, path: Path, batch: int | None = None) -> RuntimeFacts:
+        return RuntimeFacts(NAME, {"precision": openvino_precision(path) or "its own"})
+
+
+class OpenVinoTarget(Target[RuntimeModel, OpenVinoVerification]):
+    """The Q/DQ graph as OpenVINO's CPU plugin runs it fastest, in standard operators."""
+
+    name = NAME
+    summary = "standard operators, as OpenVINO's CPU plugin runs them fastest; needs openvino"
+    library = NAME
+    verified = OpenVinoVerification
+    runtime = OpenVino()
+    linted_for: LintTarget = "onnxruntime"
+
+    def require(self, why: str) -> None:
+        require_openvino(why)
+
+    def emit(self, job: EmissionJob) -> RuntimeModel:
+        from qvit_deploy.targets.openvino.emission import emit_openvino
+
+        return emit_openvino(job.reference)
+
+    def verify(self, emitted: RuntimeModel, job: VerificationJob) -> OpenVinoVerification:
+        from qvit_deploy.targets.openvino.verification import verify_openvino
+
+        return verify_openvino(job.float_graph, job.reference, emitted, job.plan, job.images, job.task)
+
+    def line(self, found: OpenVinoVerification) -> str:
+        ties = f" ({found.ties:,} in the middle of two)" if found.ties else ""
+        return (
+            f"{found.codes:,} codes equal given equal inputs{ties}; {found.integer_products} products run on integers; "
+            f"SQNR {found.float_sqnr_db:.1f} dB against float"
+        )
+
+    def reading(self, found: OpenVinoVerification) -> Reading:
+        result = f" but {found.ties:,} whose value lies in the middle between two codes" if found.ties else ""
+        result += "" if found.integer_products is None else f"; {found.integer_products:,} products on integers"
+        return Reading(
+            "The file as OpenVINO runs it, and the executor, with the same tensors in front of every quantizer.", result
+        )

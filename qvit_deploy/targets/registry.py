@@ -1,0 +1,77 @@
+"""The targets there are. A new one is a folder beside this file and a line in `TARGETS`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.recipe import Recipe
+from qvit_deploy.targets.onnxruntime.target import OnnxRuntimeTarget
+from qvit_deploy.targets.onnxruntime_fused.target import FusedTarget
+from qvit_deploy.targets.openvino.target import OpenVinoTarget
+from qvit_deploy.targets.runtime import Runtime, RuntimeFacts
+from qvit_deploy.targets.target import AnyTarget
+from qvit_deploy.targets.tensorrt.target import TENSORRT_TARGETS
+
+REFERENCE: AnyTarget = OnnxRuntimeTarget()
+"""Every bundle has its file, and all others are verified against it."""
+
+TARGETS: dict[str, AnyTarget] = {
+    target.name: target for target in (REFERENCE, FusedTarget(), OpenVinoTarget(), *TENSORRT_TARGETS)
+}
+"""By name, in the order in which recipes and manifests list them."""
+
+
+def target_called(name: str) -> AnyTarget:
+    """The target of this name. Raises InputError naming those there are."""
+    if name not in TARGETS:
+        raise InputError(f"there is no target {name!r}; choose from {', '.join(TARGETS)}")
+    return TARGETS[name]
+
+
+def targets_of(names: Collection[str]) -> tuple[AnyTarget, ...]:
+    """The targets of these names in the order of `TARGETS`, the reference's always among them.
+
+    Raises:
+        InputError: there is no target of one of the names.
+    """
+    for name in names:
+        target_called(name)
+    return tuple(t for t in TARGETS.values() if t is REFERENCE or t.name in names)
+
+
+def with_known_targets(recipe: Recipe) -> Recipe:
+    """`recipe` with its targets as manifests list them. Raises InputError if it names one that there is not."""
+    return recipe.model_copy(update={"targets": tuple(t.name for t in targets_of(recipe.targets))})
+
+
+def target_of_file(name: str) -> AnyTarget | None:
+    """The target whose file in a bundle has this name."""
+    return next((t for t in TARGETS.values() if t.file == name), None)
+
+
+def runtime_of(path: Path) -> Runtime:
+    """The runtime that the file at `path` is for: its target's by its name in a bundle, else the one that claims it,
+    else ONNX Runtime, which takes any .onnx file."""
+    target = target_of_file(path.name)
+    if target is not None:
+        return target.runtime
+    claiming = (r for t in TARGETS.values() for r in t.runtimes if r.claims(path))
+    return next(claiming, REFERENCE.runtime)
+
+
+def facts_of(path: Path, batch: int | None = None) -> RuntimeFacts:
+    """What the file at `path` runs in with `batch` images, as far as can be known before it is loaded.
+
+    Raises:
+        InputError: there is no file; an engine is damaged, for other batches, for another GPU, or there is none.
+    """
+    if not path.is_file():
+        raise InputError(f"no bundle, .onnx file or engine at {path}")
+    return runtime_of(path).facts(path, batch)
+
+
+def libraries() -> tuple[str, ...]:
+    """Distributions whose versions decide how fast files run, each once."""
+    return tuple(dict.fromkeys(t.library for t in TARGETS.values()))

@@ -1,0 +1,47 @@
+"""Engines of either TensorRT as a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, read_engine
+from qvit_deploy.artifacts.measurement import Profile
+from qvit_deploy.errors import InputError
+from qvit_deploy.targets.runtime import OpenedModel, Runner, RunSettings, Runtime, RuntimeFacts, SiteNames
+
+
+class EngineRuntime(Runtime):
+    """Runs engines on the GPU that they were built for. The library that runs one is named in its record."""
+
+    name = "engine"
+    evaluates = False
+
+    def claims(self, path: Path) -> bool:
+        return path.suffix in ENGINE_SUFFIXES
+
+    def open(self, model: Path | bytes, threads: int) -> OpenedModel:
+        raise InputError(f"{model!s} is an engine: build --data compares it with its ONNX file")
+
+    def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
+        """As of every runtime; what an engine needs is checked and imported before it is loaded."""
+        from qvit_deploy.targets.tensorrt.engine import runtime
+        from qvit_deploy.targets.tensorrt.engine.runner import EngineFileRunner
+
+        load = runtime.opener(path, how.plugins)
+        return lambda: EngineFileRunner(path, how.batch, load)
+
+    def profile(self, path: Path, how: RunSettings, names: SiteNames) -> Profile:
+        from qvit_deploy.targets.tensorrt.engine.profile import profile_engine
+
+        return profile_engine(path, how.batch, how.plugins, names.sites)
+
+    def facts(self, path: Path, batch: int | None = None) -> RuntimeFacts:
+        from qvit_deploy.targets.tensorrt.engine.runner import engine_shapes
+        from qvit_deploy.targets.tensorrt.engine.runtime import launches_graph, require_runnable
+
+        record = read_engine(path)
+        engine_shapes(path, record, batch)
+        require_runnable(path, record)
+        flags = {"cuda_graph": "on"} if launches_graph(record) else {}
+        return RuntimeFacts(record.target, flags, on_gpu=True, version=record.build.version)

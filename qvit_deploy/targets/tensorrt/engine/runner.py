@@ -1,0 +1,56 @@
+"""An engine as a measurement runs it on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from qvit_deploy.artifacts.engine_record import EngineRecord
+from qvit_deploy.errors import InputError
+from qvit_deploy.targets.runtime import Runner
+from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner
+
+
+class EngineFileRunner(Runner):
+    """An engine of either TensorRT on the GPU, on normally distributed inputs that lie there; times by CUDA events.
+
+    Attributes:
+        engine: what runs it.
+    """
+
+    def __init__(self, path: Path, batch: int | None, load: Callable[[], EngineRunner]) -> None:
+        self.engine = load()
+        try:
+            shapes, random = engine_shapes(path, self.engine.record, batch), np.random.default_rng(0)
+            self.batch = shapes[0][0]
+            self.engine.run(*(random.standard_normal(shape).astype(np.float32) for shape in shapes))
+            self.device_memory_bytes = self.engine.device_memory()
+        except InputError:
+            self.engine.close()
+            raise
+
+    def run_ns(self) -> int:
+        return max(1, round(1e6 * self.engine.repeat()))
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def engine_shapes(path: Path, record: EngineRecord, batch: int | None) -> list[tuple[int, ...]]:
+    """Shapes of the inputs that an engine is measured on; None takes the batch its kernels were chosen for.
+
+    Raises:
+        InputError: it was not built for this batch, or for other inputs than images.
+    """
+    sizes, inputs = record.batch, record.build.inputs
+    if not inputs or any(len(tensor.shape) < 2 for tensor in inputs):
+        raise InputError(f"{path}: has no inputs, or one that is not of images; bench feeds batches of images only")
+    count = sizes.best if batch is None else batch
+    if not sizes.least <= count <= sizes.most:
+        raise InputError(f"{path}: takes {sizes.least} to {sizes.most} images at a time; --batch {count} does not fit")
+    fixed = sorted({tensor.shape[0] for tensor in inputs} - {-1})
+    if batch is not None and fixed not in ([], [batch]):
+        raise InputError(f"{path}: takes exactly {fixed[0]} images at a time; leave --batch out")
+    return [tensor.shape if tensor.shape[0] in fixed else (count, *tensor.shape[1:]) for tensor in inputs]

@@ -1,0 +1,133 @@
+"""Classification: one row of logits per image, of which the largest is the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qvit_deploy.errors import InputError
+from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qvit_deploy.tasks.task import Array
+
+
+class Classify(Task):
+    """The first output is the logits, [batch, classes]; what else a model puts out is not looked at."""
+
+    name = "classify"
+    words = Words(score="top-1", same="top-1", signal="logits", answer="class", answers="predictions")
+
+    def signal(self, outputs: Mapping[str, Array]) -> Array:
+        """The logits."""
+        return logits_of(outputs)
+
+    def objective(self, outputs: Outputs) -> Tensor:
+        """The largest logit of every image."""
+        return logits_of(outputs).amax(1)
+
+    def answers(self, outputs: Arrays) -> np.ndarray:
+        """The class of the largest logit."""
+        classes: np.ndarray = logits_of(outputs).argmax(-1)
+        return classes
+
+    def agreement(self, reference: Arrays, other: Arrays) -> float:
+        """The share of images with the same largest logit."""
+        return float((self.answers(reference) == self.answers(other)).mean())
+
+    def score(self, outputs: Arrays, labels: np.ndarray) -> float:
+        """Top-1: the share of images whose largest logit is that of their label, int64 [n]."""
+        return float((self.answers(outputs) == labels).mean())
+
+    def parse_metric(self, text: str) -> Metric:
+        """`logit-diff`, `logit` or `log-prob`, or one of them with its classes: `logit-diff:3,5`, `logit:3`.
+
+        Without classes they are those of `predictions_apart`.
+
+        Raises:
+            InputError: no such metric, or classes that are not whole numbers, too many or too few; and, from the
+                metric itself, a class that the model does not have.
+        """
+        name, _, given = text.partition(":")
+        if name not in METRICS:
+            raise InputError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
+        build, wanted = METRICS[name]
+        parts = given.split(",") if given else []
+        if parts and (len(parts) != wanted or not all(re.fullmatch(r"\d{1,9}", part) for part in parts)):
+            example = f"{name}:{','.join('35'[:wanted])}"
+            raise InputError(f"metric {text!r}: give {wanted} class number{'s' * (wanted > 1)}, e.g. {example}")
+        classes = [int(part) for part in parts]
+
+        def metric(clean: Outputs, corrupt: Outputs) -> Objective:
+            on_clean, on_corrupt = logits_of(clean), logits_of(corrupt)
+            if not classes:
+                return build(*predictions_apart(on_clean, on_corrupt))
+            pairs, count = on_clean.shape
+            if max(classes) >= count:
+                raise InputError(
+                    f"metric {text!r}: class {max(classes)} is out of range, the model has 0 to {count - 1}"
+                )
+            some = on_clean.argmax(1)
+            return build(*(some.new_full((pairs,), c) for c in (classes[0], classes[-1])))
+
+        return metric
+
+
+CLASSIFY = Classify()
+
+
+def logits_of(outputs: Mapping[str, Array]) -> Array:
+    """The logits [batch, classes] among a classifier's outputs: the first of them."""
+    return next(iter(outputs.values()))
+
+
+def logit(classes: Tensor) -> Objective:
+    """The logit of one class per image; `classes` int64 [batch]."""
+
+    def chosen(outputs: Outputs) -> Tensor:
+        return _of_classes(logits_of(outputs), classes)
+
+    return chosen
+
+
+def logit_difference(classes: Tensor, others: Tensor) -> Objective:
+    """logit(class) - logit(other) of every image; both int64 [batch]."""
+    first, second = logit(classes), logit(others)
+    return lambda outputs: first(outputs) - second(outputs)
+
+
+def log_probability(classes: Tensor) -> Objective:
+    """The logarithm of one class's softmax probability per image; `classes` int64 [batch]."""
+    return lambda outputs: _of_classes(logits_of(outputs).log_softmax(1), classes)
+
+
+def predictions_apart(clean: Tensor, corrupt: Tensor) -> tuple[Tensor, Tensor]:
+    """(class predicted on clean, class it is held against), int64 [pairs] each, of logits [pairs, classes].
+
+    The other class is the one predicted on corrupt; where that is the same one, the class whose logit gained most on
+    the predicted one.
+    """
+    top = clean.argmax(1)
+    gain = (corrupt - clean).scatter(1, top[:, None], float("-inf"))
+    other = corrupt.argmax(1)
+    return top, gain.argmax(1).where(other == top, other)
+
+
+METRICS: Mapping[str, tuple[Callable[[Tensor, Tensor], Objective], int]] = MappingProxyType(
+    {
+        "logit-diff": (logit_difference, 2),
+        "logit": (lambda classes, _: logit(classes), 1),
+        "log-prob": (lambda classes, _: log_probability(classes), 1),
+    }
+)
+"""Name -> (objective of a class and the class it is held against, how many of them the user may name)."""
+
+
+def _of_classes(values: Tensor, classes: Tensor) -> Tensor:
+    return values.gather(1, classes.to(values.device)[:, None]).squeeze(1)

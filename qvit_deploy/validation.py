@@ -1,0 +1,85 @@
+"""Takes in what comes from outside, JSON and values of pydantic models, and says in one line what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qvit_deploy.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """What a file holds: it does not change, and a field that nobody knows is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def validated(model: type[Model], tree: object, called: str, error: type[InputError] = InputError) -> Model:
+    """`tree` as a value of `model`.
+
+    Args:
+        called: what is not valid, the beginning of the message.
+        error: what is raised.
+
+    Raises:
+        InputError: a field is missing, unknown or out of range; names the first one and counts the others.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as found:
+        raise error(f"{called}: {first_problem(found)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """`place: message (and N more)` of the first problem; the place, fields and indices between dots, may be empty."""
+    problems = error.errors()
+    # pydantic marks the key of a mapping, which the part in front names already.
+    place = ".".join(str(part) for part in problems[0]["loc"] if part != "[key]")
+    message = problems[0]["msg"].removeprefix("Value error, ")
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{place}: {message}{more}" if place else f"{message}{more}"
+
+
+def read_json(path: Path, called: str | None = None) -> Any:
+    """What the JSON file holds; NaN and infinities come through, for a model to refuse.
+
+    Args:
+        called: the beginning of a message; None for the path.
+
+    Raises:
+        InputError: it cannot be read, is empty, cut off or not JSON.
+    """
+    called = called or str(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{called}: cannot be read ({error.strerror})") from error
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise InputError(f"{called}: {error}") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """The value of JSON text. Raises ValueError with one line: it is empty, or not valid, or was cut off."""
+    if not content.strip():
+        raise ValueError("is empty")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not valid JSON, or was cut off: {error}") from error
+
+
+def non_finite(tree: object, where: str = "") -> str:
+    """The dotted path of the first NaN or infinity in a JSON tree, or "". JSON has no such numbers."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        return where
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
+    return next((found for k, v in items if (found := non_finite(v, f"{where}.{k}".lstrip(".")))), "")

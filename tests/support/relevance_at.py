@@ -1,0 +1,26 @@
+"""The relevance of whole tensors, as tests look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.relevance.lrp import propagate
+from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.task import Objective
+
+Tensor = torch.Tensor
+
+
+def relevance_at(
+    executor: Executor, images: Tensor, names: Iterable[str], objective: Objective = CLASSIFY.objective
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`.
+
+    A MatMul's product in front of its bias must be named to `RuleSet.bind(observed=...)` to be seen without it.
+    """
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    propagate(executor, images, names, lambda n, a, g: found.update({n: (a, g)}), objective)
+    return found

@@ -1,0 +1,128 @@
+"""A task of its own, known to nothing but the registry: a compile and an evaluation go through the seam alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from qvit_deploy.commands.evaluate import evaluate
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.errors import InputError
+from qvit_deploy.frontend import Source
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.pipeline.compile import compile
+from qvit_deploy.recipe import Recipe
+from qvit_deploy.tasks.registry import TASKS
+from qvit_deploy.tasks.task import Arrays, Metric, Outputs, Task, Words
+from tests.support.graphs.quantizable_graphs import mixed_vit
+
+if TYPE_CHECKING:
+    from qvit_deploy.tasks.task import Array
+
+PREPROCESS = Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,))
+EMBEDDING = "embedding"
+
+
+class Embed(Task):
+    """The output `embedding` [batch, channels] is compared by the cosine; whatever else comes out does not count."""
+
+    name = "embed"
+    words = Words(score="recall@1", same="direction", signal="embeddings", answer="axis", answers="directions")
+
+    def signal(self, outputs: Mapping[str, Array]) -> Array:
+        embedding = outputs[EMBEDDING]
+        length = (embedding * embedding).sum(-1) ** 0.5
+        return embedding / length[:, None]
+
+    def objective(self, outputs: Outputs) -> torch.Tensor:
+        return outputs[EMBEDDING].square().sum(-1)
+
+    def answers(self, outputs: Arrays) -> np.ndarray:
+        return np.asarray(np.abs(outputs[EMBEDDING]).argmax(-1))
+
+    def agreement(self, reference: Arrays, other: Arrays) -> float:
+        cosine = (self.signal(reference) * self.signal(other)).sum(-1)
+        return float((cosine > 0.9).mean())
+
+    def score(self, outputs: Arrays, labels: np.ndarray) -> float:
+        nearest = self.signal(outputs) @ self.signal(outputs).T - 2 * np.eye(len(labels))
+        return float((labels[nearest.argmax(-1)] == labels).mean())
+
+    def parse_metric(self, text: str) -> Metric:
+        if text != "cosine":
+            raise InputError(f"there is no metric {text!r}; choose from cosine")
+
+        def metric(clean: Outputs, _: Outputs) -> object:
+            return lambda outputs: (self.signal(outputs) * self.signal(clean).detach()).sum(-1)
+
+        return metric  # type: ignore[return-value]
+
+    def score_text(self, score: float) -> str:
+        return f"{score:.3f}"
+
+
+@pytest.fixture
+def embed(monkeypatch: pytest.MonkeyPatch) -> Embed:
+    task = Embed()
+    monkeypatch.setitem(TASKS, task.name, task)
+    return task
+
+
+def two_outputs() -> Graph:
+    """A model whose first output says nothing, all zeros, and whose second is the embedding."""
+    graph = mixed_vit()
+    (logits,) = graph.outputs
+    logits.name = EMBEDDING
+    nothing = ir.node("Mul", [logits, ir.val("zero", const_value=ir.tensor(np.float32(0), name="zero"))])
+    graph.model.graph.initializers["zero"] = nothing.inputs[1]  # type: ignore[assignment]
+    nothing.outputs[0].name, nothing.outputs[0].shape, nothing.outputs[0].type = "nothing", logits.shape, logits.type
+    graph.model.graph.append(nothing)
+    graph.model.graph.outputs.insert(0, nothing.outputs[0])
+    return graph
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> str:
+    random = np.random.default_rng(0)
+    pixels, labels = random.integers(0, 256, (24, 16, 16, 3), dtype=np.uint8), np.arange(24) % 4
+    np.savez(tmp_path / "images.npz", images=pixels, labels=labels)
+    return str(tmp_path / "images.npz")
+
+
+@pytest.mark.parametrize("score", ["gradient", "exact"])
+def test_a_compile_and_an_evaluation_by_a_task_of_its_own(
+    score: str, embed: Embed, images: str, tmp_path: Path
+) -> None:
+    recipe = Recipe.load(None, mean_bits=6, score=score, calibration_images=24, targets=["onnxruntime-fused"])
+    compiled = compile(
+        Source(two_outputs(), None, "two"), tmp_path / "out", calib=images, recipe=recipe, preprocess=PREPROCESS,
+        task=embed,
+    )  # fmt: skip
+    manifest = compiled.bundle.manifest
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["task"] == "embed"
+    # A classifier's task would have seen the zeros of the first output: no error, no gradient.
+    assert 10 < (manifest.verification.float_sqnr_db or 0) < 100
+    assert all(site.score is not None and site.score > 0 for site in manifest.sites)
+    assert "keep their direction" in (tmp_path / "out" / "report.html").read_text()
+
+    found = evaluate(tmp_path / "out", images)
+    assert found.task is embed and found.sqnr_db is not None and 10 < found.sqnr_db < 100
+    assert found.agreement == 1 and found.top1 is not None
+
+
+def test_without_its_task_a_bundle_is_not_evaluated(embed: Embed, images: str, tmp_path: Path) -> None:
+    recipe = Recipe.load(None, uniform="w8a8", calibration_images=24)
+    compile(
+        Source(two_outputs(), None, "two"), tmp_path / "out", calib=images, recipe=recipe, preprocess=PREPROCESS,
+        task=embed,
+    )  # fmt: skip
+    del TASKS[embed.name]
+    with pytest.raises(InputError, match="no task 'embed'"):
+        evaluate(tmp_path / "out", images)
