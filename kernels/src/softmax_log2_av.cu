@@ -7,7 +7,7 @@ namespace qvit {
 namespace {
 
 // Smallest u = 65535 p whose code is at most q: where -steps log2(p) rounds to q, but for the last code before zero, which
-// takes everything nearer to it than to 0 (softmax.py, `log_table`).
+// takes everything nearer to it than to 0 (probabilities.py, `log_table`).
 uint32_t first_of(int code, int zero_code, int steps) {
   const double share = code == zero_code - 1 ? 0.5 * std::exp2(-static_cast<double>(code) / steps)
                                              : std::exp2(-(code + 0.5) / steps);

@@ -1,4 +1,4 @@
-// Log-quantized attention against plain loops with the table of softmax.py's `log_table`.
+// Log-quantized attention against plain loops with the table of probabilities.py's `log_table`.
 #include "qvit/qvit.h"
 
 #include <cuda_fp16.h>
@@ -8,7 +8,7 @@
 
 namespace {
 
-// qvit_deploy/quantize/ranges/softmax.py, log_table: the code of u, in double.
+// qvit_deploy/formats/grids/probabilities.py, log_table: the code of u, in double.
 int log_code(int u, int bits, int steps) {
   const int zero = (1 << bits) - 1;
   const double share = u / 65535.0;

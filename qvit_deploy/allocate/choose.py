@@ -8,6 +8,7 @@ from itertools import product
 
 from qvit_deploy.allocate.cost import Allocation, Budget, Option, SiteCost
 from qvit_deploy.allocate.solve import solve
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.recipe import Recipe, parse_uniform
 
 DEFAULT_MEAN_BITS = 6.0
@@ -15,7 +16,7 @@ DEFAULT_MEAN_BITS = 6.0
 
 
 def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) -> dict[str, tuple[Option, ...]]:
-    """Returns, by site name, the widths each site may get.
+    """Returns, by site name, the formats each site may get.
 
     Weights and activations of a site share one width, as in LRP-QViT, unless `separate_bits` lets them differ. The
     first and the last weighted site get `first_last_bits`: they are small, and errors there are the image's and the
@@ -26,14 +27,14 @@ def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) 
         weighted: those of them that have weights.
     """
     if recipe.uniform is not None:
-        free: tuple[Option, ...] = (Option(*parse_uniform(recipe.uniform)),)
+        free: tuple[Option, ...] = (Option(*map(Int, parse_uniform(recipe.uniform))),)
     elif recipe.separate_bits:
-        free = tuple(Option(w, a) for w, a in product(recipe.bits, repeat=2))
+        free = tuple(Option(Int(w), Int(a)) for w, a in product(recipe.bits, repeat=2))
     else:
-        free = tuple(Option(b, b) for b in recipe.bits)
+        free = tuple(Option(Int(b), Int(b)) for b in recipe.bits)
     options = dict.fromkeys(names, free)
     if recipe.first_last_bits is not None and len(weighted) > 2:
-        fixed = Option(recipe.first_last_bits, recipe.first_last_bits)
+        fixed = Option(Int(recipe.first_last_bits), Int(recipe.first_last_bits))
         options[weighted[0]] = options[weighted[-1]] = (fixed,)
     return options
 

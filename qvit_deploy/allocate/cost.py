@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.formats.format import Format
 
 FLOAT_BITS = 32
 """Bits that an operand in floating point counts as, whatever type a target computes in."""
@@ -30,10 +31,23 @@ def packed_bytes(bits: int) -> int:
 
 @dataclass(frozen=True, order=True)
 class Option:
-    """Bit widths a site can run at. Where both operands are activations (QK, AV), `w_bits` is the second one's."""
+    """Formats a site can run in. Where both operands are activations (QK, AV), `weights` is the second one's."""
 
-    w_bits: int
-    a_bits: int
+    weights: Format
+    activations: Format
+
+    @property
+    def w_bits(self) -> int:
+        return self.weights.bits
+
+    @property
+    def a_bits(self) -> int:
+        return self.activations.bits
+
+    @property
+    def text(self) -> str:
+        """`w4a8`: what the option is called in files and messages."""
+        return f"w{self.weights.short}a{self.activations.short}"
 
 
 @dataclass(frozen=True)
@@ -59,9 +73,9 @@ Allocation = Mapping[str, Option]
 class Cost:
     """The cost of one allocation.
 
-    Means are weighted by `params` and by `act_elements` (0.0 when there are none). `weight_bytes` is the sum of
-    params * w_bits / 8, rounded up once. `bitops` is the sum of macs * w_bits * a_bits. `latency_ns` is the sum of the
-    measured nanoseconds, None when there are none.
+    Means are weighted by `params` and by `act_elements` (0.0 when there are none). `weight_bytes` is the sum of what
+    the formats store / 8, rounded up once. `bitops` is the sum of macs * w_bits * a_bits. `latency_ns` is the sum of
+    the measured nanoseconds, None when there are none.
     """
 
     mean_w_bits: float
@@ -120,23 +134,23 @@ class Resource:
 
 MEAN_W_BITS = Resource(
     "mean_w_bits",
-    lambda s, o: s.params * o.w_bits * s.in_means,
+    lambda s, o: o.weights.stored_bits(s.params) * s.in_means,
     lambda sites: sum(s.params for s in sites if s.in_means),
-    lambda o: f"w{o.w_bits}",
+    lambda o: f"w{o.weights.short}",
     "mean weight bits",
 )
 MEAN_A_BITS = Resource(
     "mean_a_bits",
-    lambda s, o: s.act_elements * o.a_bits * s.in_means,
+    lambda s, o: o.activations.stored_bits(s.act_elements) * s.in_means,
     lambda sites: sum(s.act_elements for s in sites if s.in_means),
-    lambda o: f"a{o.a_bits}",
+    lambda o: f"a{o.activations.short}",
     "mean activation bits",
 )
 WEIGHT_BYTES = Resource(
     "max_weight_bytes",
-    lambda s, o: storage_bits(s.params, o.w_bits),
+    lambda s, o: o.weights.stored_bits(s.params),
     lambda sites: 8,
-    lambda o: f"w{o.w_bits}",
+    lambda o: f"w{o.weights.short}",
     "weight size",
     10**6,
     " MB",
@@ -145,7 +159,7 @@ BITOPS = Resource(
     "max_bitops",
     lambda s, o: bit_operations(s.macs, o.w_bits, o.a_bits),
     lambda sites: 1,
-    lambda o: f"w{o.w_bits}a{o.a_bits}",
+    lambda o: o.text,
     "BitOps",
     10**9,
     " G",
@@ -154,7 +168,7 @@ LATENCY = Resource(
     "max_latency_ms",
     lambda s, o: s.latency_ns[o],
     lambda sites: 10**6,
-    lambda o: f"w{o.w_bits}a{o.a_bits}",
+    lambda o: o.text,
     "latency",
     suffix=" ms",
 )

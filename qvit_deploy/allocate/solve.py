@@ -33,7 +33,7 @@ def solve(
     items = [(site, option) for site in sites for option in choices_of[site.name]]
     for site, option in items:
         if not math.isfinite(loss[site.name][option]):
-            raise NonFiniteError(f"the loss of site {site.name!r} at w{option.w_bits}a{option.a_bits} is not finite")
+            raise NonFiniteError(f"the loss of site {site.name!r} at {option.text} is not finite")
     if not sites:
         return {}
 

@@ -67,7 +67,7 @@ def site_latencies(
         measured = table.sites[site]
         found[site] = {}
         for option in choices:
-            width = f"w{option.w_bits}a{option.a_bits}"
+            width = option.text
             if width not in measured:
                 has = ", ".join(sorted(measured)) or "nothing"
                 raise InputError(

@@ -13,7 +13,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -36,14 +36,13 @@ class StageCache:
 
     Args:
         basis: what every result depends on, JSON.
-        types: the dataclasses that results are made of.
 
     Raises:
         InputError: the folder cannot be made or written.
     """
 
-    def __init__(self, folder: Path | None, basis: object, types: Sequence[type]) -> None:
-        self.folder, self.basis, self.types = folder, basis, tuple(types)
+    def __init__(self, folder: Path | None, basis: object) -> None:
+        self.folder, self.basis = folder, basis
         if folder is None:
             return
         if folder.exists() and not folder.is_dir():
@@ -70,7 +69,7 @@ class StageCache:
         path = self.folder / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
         start = time.perf_counter()
         try:
-            kept: T = stored.load(path, self.types)
+            kept: T = stored.load(path)
         except FileNotFoundError:
             pass
         except stored.DamagedError:
@@ -83,7 +82,7 @@ class StageCache:
         made = make()
         start = time.perf_counter()
         try:
-            stored.store(made, path, self.types)
+            stored.store(made, path)
         except InputError as error:
             watch.mention(f"{stage} (cannot be cached: {error})")
         watch.add("cache", time.perf_counter() - start)

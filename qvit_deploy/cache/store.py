@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,17 @@ class DamagedError(Exception):
     """A file that does not hold what was stored in it."""
 
 
-def store(value: object, path: Path, types: Sequence[type]) -> None:
-    """Writes a value made of graphs, dataclasses, mappings, tuples, tensors, arrays, strings, numbers and None.
+def store(value: object, path: Path) -> None:
+    """Writes a value made of graphs, frozen dataclasses, mappings, tuples, tensors, arrays, strings, numbers and None.
 
     The file is there whole or not at all, also when several processes write it at once.
 
-    Args:
-        types: the dataclasses that may be in it.
-
     Raises:
-        TypeError: something else is in it.
+        TypeError: something else is in it, a class inside of a function for instance.
         InputError: the file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
-    tree = json.dumps(_encoded(value, arrays, tuple(types)))
+    tree = json.dumps(_encoded(value, arrays))
     # One entry: safetensors writes several in any order, and equal values are to give equal files.
     metadata = {"tree": f"{_digest(tree, arrays)} {tree}"}
     with whole_file(path) as temporary:
@@ -47,14 +45,16 @@ def store(value: object, path: Path, types: Sequence[type]) -> None:
             raise OSError(str(error)) from error
 
 
-def load(path: Path, types: Sequence[type]) -> Any:
+def load(path: Path) -> Any:
     """The value stored at `path`; mappings come back as dicts.
+
+    Of the classes that the file names only frozen dataclasses of modules that are imported already are made: reading
+    a file imports nothing and calls nothing else.
 
     Raises:
         DamagedError: the file was cut short, changed, or is not one of `store`.
         OSError: it cannot be read.
     """
-    known = {t.__name__: t for t in types}
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -62,26 +62,28 @@ def load(path: Path, types: Sequence[type]) -> Any:
         digest, _, tree = metadata["tree"].partition(" ")
         if digest != _digest(tree, arrays):
             raise DamagedError(f"{path}: its SHA-256 differs")
-        return _decoded(json.loads(tree), arrays, known)
+        return _decoded(json.loads(tree), arrays)
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise DamagedError(f"{path}: {error}") from error
 
 
-def _encoded(value: object, arrays: dict[str, np.ndarray], types: tuple[type, ...]) -> Any:
+def _encoded(value: object, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, torch.Tensor):
         return {"torch": _named(value.detach().numpy(), arrays)}
     if isinstance(value, np.ndarray):
         return {"numpy": _named(value, arrays)}
     if isinstance(value, Graph):
         return {"graph": _named(np.frombuffer(value.serialize(), dtype=np.uint8), arrays), "name": value.name}
-    if type(value) in types:
-        fields = dataclasses.fields(value)  # type: ignore[arg-type]
-        encoded = {f.name: _encoded(getattr(value, f.name), arrays, types) for f in fields}
-        return {"class": type(value).__name__, "fields": encoded}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        name = f"{type(value).__module__}:{type(value).__qualname__}"
+        if _class(name) is not type(value):
+            raise TypeError(f"a {type(value).__name__} cannot be stored: it is no frozen dataclass of a module")
+        fields = {f.name: _encoded(getattr(value, f.name), arrays) for f in dataclasses.fields(value)}
+        return {"class": name, "fields": fields}
     if isinstance(value, Mapping):
-        return {"items": [[_encoded(k, arrays, types), _encoded(v, arrays, types)] for k, v in value.items()]}
+        return {"items": [[_encoded(k, arrays), _encoded(v, arrays)] for k, v in value.items()]}
     if isinstance(value, tuple):
-        return [_encoded(v, arrays, types) for v in value]
+        return [_encoded(v, arrays) for v in value]
     if type(value) in _PLAIN:
         return value
     raise TypeError(f"a {type(value).__name__} cannot be stored")
@@ -93,9 +95,9 @@ def _named(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
     return name
 
 
-def _decoded(tree: Any, arrays: Mapping[str, np.ndarray], known: Mapping[str, type]) -> Any:
+def _decoded(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(tree, list):
-        return tuple(_decoded(v, arrays, known) for v in tree)
+        return tuple(_decoded(v, arrays) for v in tree)
     if not isinstance(tree, dict):
         return tree
     if "torch" in tree:
@@ -108,8 +110,19 @@ def _decoded(tree: Any, arrays: Mapping[str, np.ndarray], known: Mapping[str, ty
         except Exception as error:  # protobuf's DecodeError is not part of any public API
             raise ValueError(f"a graph cannot be read: {error}") from error
     if "items" in tree:
-        return {_decoded(k, arrays, known): _decoded(v, arrays, known) for k, v in tree["items"]}
-    return known[tree["class"]](**{n: _decoded(v, arrays, known) for n, v in tree["fields"].items()})
+        return {_decoded(k, arrays): _decoded(v, arrays) for k, v in tree["items"]}
+    made = _class(tree["class"])
+    if made is None:
+        raise ValueError(f"{tree['class']} is no frozen dataclass that is imported")
+    return made(**{n: _decoded(v, arrays) for n, v in tree["fields"].items()})
+
+
+def _class(name: str) -> type | None:
+    """The frozen dataclass `module:name`, if its module is imported and has it."""
+    module, _, attribute = name.partition(":")
+    found = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
+    parameters = getattr(found, "__dataclass_params__", None)
+    return found if isinstance(found, type) and parameters is not None and parameters.frozen else None
 
 
 def _digest(tree: str, arrays: Mapping[str, np.ndarray]) -> str:

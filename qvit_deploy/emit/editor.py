@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy.emit.names import raw
 from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph
 
@@ -59,7 +60,7 @@ class Editor:
         The last result takes the output's name: readers, graph outputs and names made from it stay what they were.
         """
         product = node.outputs[0]
-        name, product.name = product.name, f"{product.name}.raw"
+        name, product.name = product.name, raw(product.name or "")
         added: list[ir.Node] = []
         for op_type, value in steps:
             step = ir.node(op_type, [added[-1].outputs[0] if added else product, value])

@@ -9,9 +9,6 @@ from onnx_ir.passes.common import InlinePass
 DOMAIN = "qvit"
 """Domain of our operators and namespace of their plugins: TensorRT looks a plugin up under either."""
 
-CALL_SUFFIX = ".qvit"
-"""What ends the name of an operator's node, behind the name of its site."""
-
 LAYER_NORM = "LayerNormQuantize"
 """What begins the names of the operators whose result is codes (`targets.tensorrt.packed.norm`)."""
 

@@ -3,8 +3,9 @@
 Pairs go on the inputs of sites only, never on their outputs or on residual additions, because that is where runtimes
 fuse them: ONNX Runtime turns DequantizeLinear x 2 + MatMul + Add into one MatMulIntegerToFloat. All zero points are 0
 and all containers int8 (TensorRT takes nothing else); a width below 8 is a float Clip to the grid's ends before the
-QuantizeLinear, so the codes are those of the b-bit grid. Grids of attention operands need more on the way in and out
-(`emit.quantizers`, `_Writer.restore`); only logarithmic codes leave their product in floating point.
+QuantizeLinear, so the codes are those of the b-bit grid. Grids write themselves (`formats.grids`); those of attention
+operands need more on the way in, and out (`_Writer.restore`), and only logarithmic codes leave their product in
+floating point.
 """
 
 from __future__ import annotations
@@ -12,28 +13,34 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy.emit import names
 from qvit_deploy.emit.editor import Editor
-from qvit_deploy.emit.quantizers import Quantizers, codes_name
+from qvit_deploy.emit.emitted import EmittedGraph, EmittedOperand, EmittedSite
+from qvit_deploy.emit.quantizers import Quantized, Quantizers
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.quantize.plan import Plan, SitePlan
-from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, inner_grid
+from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 
 
-def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> Graph:
+def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> EmittedGraph:
     """A new graph, float32 between its quantizers, in which every site of `plan` computes with integer codes.
 
     Args:
         for_onnxruntime: write pairs the way ONNX Runtime fuses them; otherwise one pair serves all readers of a tensor
             and nothing stands beside the quantizers (TensorRT).
     """
-    emitted = graph.clone()
-    writer = _Writer(emitted, for_onnxruntime)
-    by_output = {node.outputs[0].name: node for node in emitted.nodes()}
-    for site_plan in plan.sites.values():
-        writer.site(by_output[site_plan.site.product], site_plan)
-    emitted.model.graph.sort()
-    _drop_unused_initializers(emitted)
-    return emitted
+    copy = graph.clone()
+    writer = _Writer(copy, for_onnxruntime)
+    by_output = {node.outputs[0].name: node for node in copy.nodes()}
+    products = {name: by_output[site.site.product] for name, site in plan.sites.items()}
+    operands = {name: writer.site(products[name], site) for name, site in plan.sites.items()}
+    copy.model.graph.sort()
+    _drop_unused_initializers(copy)
+    # Only now: what was put behind a product changed its result's name.
+    sites = {
+        name: EmittedSite(products[name].outputs[0].name or "", operands[name], site.site.output)
+        for name, site in plan.sites.items()
+    }
+    return EmittedGraph(copy.model, copy.name, sites)
 
 
 class _Writer:
@@ -43,77 +50,89 @@ class _Writer:
         self.editor = Editor(graph, for_onnxruntime)
         self.activations = Quantizers(self.editor)
 
-    def site(self, node: ir.Node, plan: SitePlan) -> None:
-        x, second = node.inputs[0], node.inputs[1]
-        assert x is not None and second is not None
-        node.replace_input_with(0, self.activations.value(x, plan.grid, node))
-        if plan.second_grid is not None:
-            node.replace_input_with(1, self.activations.value(second, plan.second_grid, node))
-            self.restore(node, plan, x, second)
-            return
-        assert plan.codes is not None and plan.weight_scale is not None
-        node.replace_input_with(1, self.weight(node, plan))
+    def site(self, node: ir.Node, plan: SitePlan) -> tuple[EmittedOperand, EmittedOperand]:
+        """Quantizes the operands of the product `node`; where they are then."""
+        return self.weighted(node, plan) if isinstance(plan, WeightPlan) else self.product(node, plan)
+
+    def weighted(self, node: ir.Node, plan: WeightPlan) -> tuple[EmittedOperand, EmittedOperand]:
+        """A linear or a convolution."""
+        x = node.inputs[0]
+        assert x is not None
+        activation = self.activations.quantized(x, plan.grid, node)
+        node.replace_input_with(0, activation.value)
+        value = self.weight(node, plan)
+        node.replace_input_with(1, value)
         if plan.bias is not None:
-            self.bias(node, plan, x)
+            self.bias(node, plan, plan.bias, x)
         if self.editor.lifts(x):
             self.drop_row_axis(node, plan)
+        codes = names.weight_codes(plan.site.name, plan.format)
+        return _operand(activation), EmittedOperand(None, codes, value.name or "")
 
-    def restore(self, node: ir.Node, plan: SitePlan, x: ir.Value, second: ir.Value) -> None:
+    def product(self, node: ir.Node, plan: ProductPlan) -> tuple[EmittedOperand, EmittedOperand]:
+        """An attention product."""
+        x, second = node.inputs[0], node.inputs[1]
+        assert x is not None and second is not None
+        left = self.activations.quantized(x, plan.grid, node)
+        node.replace_input_with(0, left.value)
+        right = self.activations.quantized(second, plan.second_grid, node)
+        node.replace_input_with(1, right.value)
+        self.restore(node, plan, left, second)
+        return _operand(left), _operand(right)
+
+    def restore(self, node: ir.Node, plan: ProductPlan, left: Quantized, second: ir.Value) -> None:
         """Takes back, behind an attention product, what its quantizers did to the operands beside rounding."""
-        assert plan.second_grid is not None
         name, steps = plan.site.output, list[tuple[str, ir.Value]]()
-        shift = inner_grid(plan.grid).shift
-        if shift:
+        residues = plan.grid.residue, plan.second_grid.residue
+        if residues[0].shift:
             # (p + c) V = p V + c (sum of V over the keys), with V as the product read it.
-            value = self.activations.value(second, plan.second_grid, node)
+            value = self.activations.quantized(second, plan.second_grid, node).value
             keys = self.editor.shared("key_axis", np.array([-2], np.int64))
             total = self.editor.add(node, "ReduceSum", [value, keys], f"{name}.keys")
-            back = self.editor.constant(f"{name}.shift", np.float32(-shift))
+            back = self.editor.constant(f"{name}.shift", np.float32(-residues[0].shift))
             steps.append(("Add", self.editor.add(node, "Mul", [total, back], f"{name}.unshift")))
-        factors = [np.array(g.factors, np.float32) for g in (plan.grid, plan.second_grid) if isinstance(g, HeadGrid)]
+        factors = [np.array(r.factors, np.float32) for r in residues if r.factors]
         if factors:
             back = (1 / np.prod(factors, axis=0)).astype(np.float32).reshape(-1, 1, 1)
             steps.append(("Mul", self.editor.constant(f"{name}.heads", back)))
-        if isinstance(plan.grid, RowGrid):
-            steps.append(("Mul", self.activations.largest[codes_name(x.name or "", plan.grid.bits)]))
+        if left.largest is not None:
+            steps.append(("Mul", left.largest))
         if steps:
             self.editor.behind(node, steps)
 
-    def weight(self, node: ir.Node, plan: SitePlan) -> ir.Value:
-        site, codes, scale = plan.site, plan.codes, plan.weight_scale
-        assert codes is not None and scale is not None
-        axis = 1 if site.kind == "linear" else 0
+    def weight(self, node: ir.Node, plan: WeightPlan) -> ir.Value:
+        site = plan.site
         inputs = [
-            self.editor.constant(f"{site.name}.weight.q{plan.w_bits}", codes),
-            self.editor.constant(f"{site.name}.weight.scale", scale.astype(np.float32)),
-            self.editor.constant(f"{site.name}.weight.zero", np.zeros(scale.shape, np.int8)),
+            self.editor.constant(names.weight_codes(site.name, plan.format), plan.codes),
+            self.editor.constant(names.weight_scale(site.name), plan.weight_scale.astype(np.float32)),
+            self.editor.constant(names.weight_zero(site.name), np.zeros(plan.weight_scale.shape, plan.codes.dtype)),
         ]
+        axis = 1 if site.kind == "linear" else 0
         value = self.editor.add(
-            node, "DequantizeLinear", inputs, f"{site.name}.weight.value", attributes={"axis": axis}
+            node, "DequantizeLinear", inputs, names.weight_value(site.name), attributes={"axis": axis}
         )
-        value.shape = ir.Shape(codes.shape)  # a convolution reads its kernel's size there
+        value.shape = ir.Shape(plan.codes.shape)  # a convolution reads its kernel's size there
         return value
 
-    def bias(self, node: ir.Node, plan: SitePlan, x: ir.Value) -> None:
-        assert plan.bias is not None
-        site = plan.site
-        array = plan.bias.astype(np.float32)
+    def bias(self, node: ir.Node, plan: WeightPlan, bias: np.ndarray, x: ir.Value) -> None:
+        """Gives the product, which reads `x`, its corrected bias in place of the float model's."""
+        site, array = plan.site, bias.astype(np.float32)
         tall = self.editor.lifts(x) or (x.shape is not None and len(x.shape) > 2)
         if self.editor.fixed_batch and site.kind == "linear" and tall:
             # ONNX Runtime 1.32 makes a Gemm of a MatMul and a rank-1 bias when all sizes are known, moves the int8
             # quantizers around it and then refuses the graph it made.
             array = array.reshape(1, 1, -1)
-        bias = self.editor.constant(f"{site.name}.bias.corrected", array)
+        constant = self.editor.constant(names.bias(site.name), array)
         if site.kind == "conv":
             node.resize_inputs(3)
-            node.replace_input_with(2, bias)
+            node.replace_input_with(2, constant)
         elif site.bias is not None:
             add = next(use.node for use in node.outputs[0].uses())
-            add.replace_input_with(1, bias)
+            add.replace_input_with(1, constant)
         else:
-            self.editor.behind(node, [("Add", bias)])
+            self.editor.behind(node, [("Add", constant)])
 
-    def drop_row_axis(self, node: ir.Node, plan: SitePlan) -> None:
+    def drop_row_axis(self, node: ir.Node, plan: WeightPlan) -> None:
         """Takes the axis that the quantizer put in out again, after the site's bias."""
         last = node
         if plan.bias is not None:
@@ -127,6 +146,10 @@ class _Writer:
         assert squeeze is not None
         ir.convenience.replace_all_uses_with(tall, flat, replace_graph_outputs=True)
         squeeze.replace_input_with(0, tall)
+
+
+def _operand(quantized: Quantized) -> EmittedOperand:
+    return EmittedOperand(quantized.source.name, quantized.codes, quantized.value.name or "")
 
 
 def _drop_unused_initializers(graph: Graph) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a model before widths are chosen; an allocation under any budget is made from it in no time."""
+"""What is known of a model before formats are chosen; an allocation under any budget is made from it in no time."""
 
 from __future__ import annotations
 
@@ -26,16 +26,13 @@ from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.pipeline.fold import AFTER_FOLD, SCORED_AT_ONCE, SCORED_IMAGES, fold
 from qvit_deploy.pipeline.inputs import Batches, Inputs
 from qvit_deploy.progress import Stopwatch
-from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.plan import Grids, Plan, SitePlan, site_weights
-from qvit_deploy.quantize.ranges.activations import ActivationGrid, activation_grids
-from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, attention_grids
-from qvit_deploy.quantize.ranges.softmax import LevelGrid, LogGrid, UnsignedGrid
-from qvit_deploy.quantize.rounding.prequantized import round_ahead
-from qvit_deploy.quantize.scoring.losses import SiteError
+from qvit_deploy.quantize.calibration import Calibration, RoundedCalibration
+from qvit_deploy.quantize.plan import Grids, site_weights
+from qvit_deploy.quantize.ranges.activations import activation_grids
+from qvit_deploy.quantize.ranges.attention import attention_grids
+from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
 from qvit_deploy.recipe import Recipe, narrowest
-from qvit_deploy.relevance.scores import Scores
 
 Menu = Mapping[str, tuple[Option, ...]]
 """Site name -> the widths it may get."""
@@ -45,16 +42,10 @@ TableKey = tuple[str, str, int]
 EXACT_IMAGES = 8
 """Images of the exact sensitivity, which costs hundreds of forward passes an image (`quantize.scoring.exact`)."""
 
-STORED = (
-    Observation, ProductSample, ActivationGrid, UnsignedGrid, LevelGrid, LogGrid, HeadGrid, RowGrid, SiteError,
-    LossTable, Scores, Site, SitePlan, Plan,
-)  # fmt: skip
-"""What results of stages are made of."""
-
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """A calibrated model, what its sites cost, and what every width loses there by one or several scores.
+    """A calibrated model, what its sites cost, and what every format loses there by one or several scores.
 
     Attributes:
         folded: the float model the plan rounds, without the factors in front of what nothing absorbs: it differs from
@@ -81,13 +72,13 @@ class Analysis:
         """The widths with the least loss inside the budget of `recipe`. Raises BudgetError."""
         errors = self.table(recipe).errors
         options = menu(recipe, self.calibration.sites)
-        loss = {n: {o: errors[n].at(o.w_bits, o.a_bits) for o in choices} for n, choices in options.items()}
+        loss = {n: {o: errors[n].at(o.weights, o.activations) for o in choices} for n, choices in options.items()}
         return choose(recipe, self.costs, options, loss)
 
     def loss(self, recipe: Recipe, allocation: Allocation) -> float:
         """What `allocation` loses, in the unit of the score of `recipe`."""
         errors = self.table(recipe).errors
-        return math.fsum(errors[name].at(o.w_bits, o.a_bits) for name, o in allocation.items())
+        return math.fsum(errors[name].at(o.weights, o.activations) for name, o in allocation.items())
 
 
 def table_key(recipe: Recipe) -> TableKey:
@@ -147,17 +138,17 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     costs = site_costs(sites, observations, weights, times)
     for r, m in zip(recipes, menus, strict=True):
         require_feasible(r, costs, m)
-    widths = tuple(sorted({bits for choices in options.values() for o in choices for bits in (o.w_bits, o.a_bits)}))
+    formats = tuple(sorted({f for choices in options.values() for o in choices for f in (o.weights, o.activations)}))
     chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
 
     def ranges() -> Grids:
         with watch.stage("ranges"):
-            activations = activation_grids(sites, observations, weights, widths)
-            return {**activations, **attention_grids(sites, products, widths, *chosen)}
+            activations = activation_grids(sites, observations, weights, formats)
+            return {**activations, **attention_grids(sites, products, formats, *chosen)}
 
-    basis = [*basis, widths, chosen]
+    basis = [*basis, [f.short for f in formats], chosen]
     grids = kept.result("ranges", basis, watch, ranges)
-    calibration = Calibration(executor, sites, observations, weights, {}, grids, widths, products, importance)
+    calibration = Calibration(executor, sites, observations, weights, grids, formats, products, importance)
     tables = _tables(calibration, menus, recipes, inputs, watch, kept, basis)
     gc.collect()  # backward passes leave cycles too
     return Analysis(calibration, folded, costs, tables, latency, kept, basis)
@@ -165,11 +156,11 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
 
 def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageCache:
     if folder is None:
-        return StageCache(None, [], STORED)
+        return StageCache(None, [])
     start = time.perf_counter()
     basis = [inputs.source.graph.digest(), inputs.task.name, inputs.batches.images.digest, numerics()]
     watch.add("cache", time.perf_counter() - start)
-    return StageCache(folder, basis, STORED)
+    return StageCache(folder, basis)
 
 
 def _observe(
@@ -195,18 +186,19 @@ def _tables(
     kept: StageCache,
     basis: Sequence[object],
 ) -> dict[TableKey, LossTable]:
-    """The loss table of every score of `recipes`. Weights are rounded ahead for the first that is not kept."""
+    """The loss table of every score of `recipes`. Weights are prequantized for the first that is not kept."""
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
     compensate = recipes[0].compensate
     fitted, judged = inputs.batches.halves(recipes[0].seed)
 
     @once
-    def with_weights() -> Calibration:
-        sites, weights, importance = calibration.sites, calibration.weights, calibration.importance
+    def with_weights() -> RoundedCalibration:
+        run, sites, formats = calibration.executor, calibration.sites, calibration.formats
+        weights, importance = calibration.weights, calibration.importance
         with watch.stage("weights", len(weights)) as advance:
             feedback = fitted if free and compensate == "gptq" else None
-            ahead = round_ahead(calibration.executor, sites, weights, importance, calibration.widths, feedback, advance)
-        return replace(calibration, rounded=ahead)
+            rounded = prequantize_weights(run, sites, weights, importance, formats, feedback, advance)
+        return calibration.with_weights(rounded)
 
     def table(recipe: Recipe) -> LossTable:
         images = EXACT_IMAGES if recipe.score == "exact" else SCORED_IMAGES

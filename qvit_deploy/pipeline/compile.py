@@ -23,9 +23,9 @@ from qvit_deploy.artifacts.bundle import Bundle, check_output, write_bundle
 from qvit_deploy.artifacts.manifest import SCHEMA, FileRecord, SiteRecord, Summary, validate
 from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
-from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
@@ -128,20 +128,21 @@ def compile(
 
 def build(
     inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe, watch: Stopwatch
-) -> tuple[Plan, Graph]:
-    """Rounds the weights to the widths of `allocation` and writes the quantized graph."""
+) -> tuple[Plan, EmittedGraph]:
+    """Rounds the weights to the formats of `allocation` and writes the quantized graph."""
     known, batches = analysis.calibration, inputs.batches
-    bits = {name: (o.w_bits, o.a_bits) for name, o in allocation.items()}
+    formats = {name: (o.weights, o.activations) for name, o in allocation.items()}
 
     def planned() -> Plan:
         with watch.stage("round", len(known.sites)) as advance:
-            plan = build_plan(known, bits, recipe.compensate, batches, recipe.seed, advance)
+            plan = build_plan(known, formats, recipe.compensate, batches, recipe.seed, advance)
         if not recipe.distill_epochs:
             return plan
         with watch.stage("distill", recipe.distill_epochs) as advance:
             return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, inputs.task, advance)
 
-    basis = [*analysis.basis, bits, recipe.compensate, recipe.seed, recipe.distill_epochs]
+    chosen = {name: o.text for name, o in allocation.items()}
+    basis = [*analysis.basis, chosen, recipe.compensate, recipe.seed, recipe.distill_epochs]
     plan = analysis.kept.result("plan", basis, watch, planned)
     for target in targets_of(recipe.targets):
         plan = target.prepare(plan)
@@ -150,7 +151,12 @@ def build(
 
 
 def emit(
-    targets: Sequence[AnyTarget], inputs: Inputs, analysis: Analysis, plan: Plan, reference: Graph, watch: Stopwatch
+    targets: Sequence[AnyTarget],
+    inputs: Inputs,
+    analysis: Analysis,
+    plan: Plan,
+    reference: EmittedGraph,
+    watch: Stopwatch,
 ) -> dict[AnyTarget, EmittedModel]:
     """Writes the model of every target; `reference` is the graph of `build`."""
     batches = inputs.batches

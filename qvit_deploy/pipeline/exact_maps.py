@@ -169,7 +169,7 @@ def _file(folder: Path, identity: str, pair: str) -> Path:
 def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] | None:
     """The maps in a file, or None when it is not there or damaged."""
     try:
-        maps: dict[str, np.ndarray] = stored.load(path, types=())
+        maps: dict[str, np.ndarray] = stored.load(path)
     except (OSError, stored.DamagedError):
         return None
     whole = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
@@ -178,4 +178,4 @@ def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] 
 
 def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
     make_folder(path.parent)
-    stored.store(maps, path, types=())
+    stored.store(maps, path)

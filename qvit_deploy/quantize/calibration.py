@@ -1,48 +1,64 @@
-"""What calibration leaves behind: everything a loss or a plan needs to know before widths are chosen."""
+"""What calibration leaves behind: everything a loss or a plan needs to know before formats are chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.calibrate.products import ProductSample
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.format import Format
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.plan import Grids
 from qvit_deploy.quantize.rounded_weight import RoundedWeights
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A graph, its sites and the grid of every activation tensor they read, at every width that may be chosen.
+    """A graph, its sites and the grid of every activation tensor they read, in every format that may be chosen.
 
     Attributes:
         executor: runs the (folded) graph in float.
         observations: tensor name -> what the calibration images made of it.
         weights: site name -> [in, out] float32 (`plan.site_weights`).
-        rounded: every weight at every width, for the loss tables; empty once they are made: a plan rounds anew.
+        grids: has each of `formats` for every tensor.
+        formats: ascending.
         products: site name -> operands of every attention product.
         importance: tensor name -> weight of each row's error (`relevance.importance`); rows of others count alike.
-        widths: bit widths, ascending; `grids` has each of them for every tensor.
     """
 
     executor: Executor
     sites: tuple[Site, ...]
     observations: Mapping[str, Observation]
     weights: Mapping[str, Tensor]
-    rounded: RoundedWeights
     grids: Grids
-    widths: tuple[int, ...]
+    formats: tuple[Format, ...]
     products: Mapping[str, ProductSample]
     importance: Mapping[str, Tensor]
-
-    def weight_error(self, site: str, bits: int) -> Tensor:
-        """What rounding to `bits` adds to the weight of a site, float32 [in, out]."""
-        return self.rounded[site, bits].value() - self.weights[site]
 
     @property
     def graph(self) -> Graph:
         return self.executor.graph
+
+    def with_weights(self, rounded: RoundedWeights) -> RoundedCalibration:
+        """The same with every weight in every format, as loss tables need it."""
+        return RoundedCalibration(**vars(self), rounded=rounded)
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedCalibration(Calibration):
+    """A calibration for loss tables. A plan does not read `rounded`: it rounds anew, on quantized inputs.
+
+    Attributes:
+        rounded: every weight in every format.
+    """
+
+    rounded: RoundedWeights
+
+    def weight_error(self, site: str, format: Format) -> Tensor:
+        """What rounding to `format` adds to the weight of a site, float32 [in, out]."""
+        return self.rounded[site, format].value() - self.weights[site]

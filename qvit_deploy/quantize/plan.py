@@ -3,42 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from qvit_deploy.formats.format import Format
+from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.grid import Grid, Tensor
 
-Grids = Mapping[tuple[str, int], Grid]
-Widths = Mapping[str, tuple[int, int]]
-"""Site name -> (weight bits, activation bits)."""
+Grids = Mapping[tuple[str, Format], Grid]
+"""(tensor name, format) -> its grid."""
+
+Formats = Mapping[str, tuple[Format, Format]]
+"""Site name -> (format of the weight or of the second operand, format of the input)."""
 
 
 @dataclass(frozen=True)
-class SitePlan:
-    """Everything a target needs to write one site.
+class WeightPlan:
+    """Everything a target needs to write a product of an activation and a constant weight.
 
     Attributes:
-        site: where.
-        w_bits, a_bits: widths; for attention products w_bits is the second operand's.
+        site: where; a linear or a convolution.
+        format: of the weight.
         grid: of the input.
-        second_grid: of the second operand of an attention product.
-        codes: int8, the weight's layout ([in, out] or [out, in, kh, kw]); None for attention.
+        codes: [in, out] or [out, in, kh, kw], the weight's layout, in the container of `format`.
         weight_scale: float32 [out].
         bias: float32 [out], the corrected bias; None when the site has none and needs none.
     """
 
     site: Site
-    w_bits: int
-    a_bits: int
+    format: Format
     grid: Grid
-    second_grid: Grid | None
-    codes: np.ndarray | None
-    weight_scale: np.ndarray | None
+    codes: np.ndarray
+    weight_scale: np.ndarray
     bias: np.ndarray | None
+
+    @property
+    def w_bits(self) -> int:
+        return self.format.bits
+
+    @property
+    def a_bits(self) -> int:
+        return self.grid.format.bits
+
+    @property
+    def operands(self) -> tuple[tuple[str, Grid], ...]:
+        """(tensor, grid) of every activation that the product reads."""
+        return ((self.site.input, self.grid),)
+
+    def with_half_scales(self) -> WeightPlan:
+        return replace(self, grid=self.grid.with_half_scale())
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """Everything a target needs to write a product of two activations.
+
+    Attributes:
+        site: where; a product of an attention.
+        grid: of the first operand.
+        second: name of the second operand.
+        second_grid: of the second operand.
+    """
+
+    site: Site
+    grid: Grid
+    second: str
+    second_grid: Grid
+
+    @property
+    def w_bits(self) -> int:
+        """Width of the second operand."""
+        return self.second_grid.format.bits
+
+    @property
+    def a_bits(self) -> int:
+        return self.grid.format.bits
+
+    @property
+    def operands(self) -> tuple[tuple[str, Grid], ...]:
+        """(tensor, grid) of every activation that the product reads."""
+        return (self.site.input, self.grid), (self.second, self.second_grid)
+
+    def with_half_scales(self) -> ProductPlan:
+        return replace(self, grid=self.grid.with_half_scale(), second_grid=self.second_grid.with_half_scale())
+
+
+SitePlan = WeightPlan | ProductPlan
 
 
 @dataclass(frozen=True)
@@ -46,6 +100,14 @@ class Plan:
     """Site plans by site name, in graph order. Sites that are absent stay in float."""
 
     sites: Mapping[str, SitePlan]
+
+    def weights(self) -> dict[str, WeightPlan]:
+        """Site name -> plan of the sites that have a weight."""
+        return {name: site for name, site in self.sites.items() if isinstance(site, WeightPlan)}
+
+    def products(self) -> dict[str, ProductPlan]:
+        """Site name -> plan of the attention products."""
+        return {name: site for name, site in self.sites.items() if isinstance(site, ProductPlan)}
 
 
 def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:

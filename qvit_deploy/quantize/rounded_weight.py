@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qvit_deploy.quantize.grid import Tensor, dequantize
+from torch import Tensor
+
+from qvit_deploy.formats.format import Format
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class RoundedWeight:
     """A weight matrix on its grids.
 
     Attributes:
-        codes: int8 [in, out].
+        codes: [in, out], as `Format.compact` keeps them; int8 of integers.
         scale: float32 [out].
     """
 
@@ -22,8 +24,8 @@ class RoundedWeight:
 
     def value(self) -> Tensor:
         """float32 [in, out]."""
-        return dequantize(self.codes.float(), self.scale)
+        return self.codes.float() * self.scale
 
 
-RoundedWeights = Mapping[tuple[str, int], RoundedWeight]
-"""(site name, bits) -> its weight at that width."""
+RoundedWeights = Mapping[tuple[str, Format], RoundedWeight]
+"""(site name, format) -> its weight in that format."""

@@ -216,8 +216,7 @@ def require_close(comparison: Comparison, target: str) -> None:
 
 def _inputs(emitted: Graph, plan: Plan) -> list[str]:
     """Returns the names of the tensors that are quantized for sites, except the image."""
-    quantized = {p.site.input for p in plan.sites.values()}
-    quantized |= {p.site.second for p in plan.sites.values() if p.second_grid and p.site.second}
+    quantized = {tensor for site in plan.sites.values() for tensor, _ in site.operands}
     return sorted(quantized - {emitted.input.name})
 
 

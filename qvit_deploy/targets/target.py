@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.verification import FileVerification
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import OLDEST_TENSORRT, Finding, LintTarget, lint
@@ -75,7 +76,7 @@ class EmissionJob(Job):
 
     graph: Graph
     plan: Plan
-    reference: Graph
+    reference: EmittedGraph
     batches: Iterable[torch.Tensor]
     images: int
     watch: Stopwatch
@@ -93,7 +94,7 @@ class VerificationJob(Job):
     """
 
     float_graph: Graph
-    reference: Graph
+    reference: EmittedGraph
     plan: Plan
     images: np.ndarray
     task: Task

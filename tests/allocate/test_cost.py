@@ -15,12 +15,13 @@ from qvit_deploy.allocate.cost import (
     total_cost,
 )
 from qvit_deploy.errors import InputError
+from qvit_deploy.formats.integer import Int
 
 SITES = [SiteCost("qkv", 3, 30, 5), SiteCost("attn", 0, 7, 5)]
 
 
 def test_cost_by_hand():
-    cost = total_cost(SITES, {"qkv": Option(4, 8), "attn": Option(8, 6)})
+    cost = total_cost(SITES, {"qkv": Option(Int(4), Int(8)), "attn": Option(Int(8), Int(6))})
     assert cost.mean_w_bits == 4.0  # attn has no weights
     assert cost.mean_a_bits == 7.0
     assert cost.weight_bytes == 2  # 12 bits
@@ -29,13 +30,13 @@ def test_cost_by_hand():
 
 
 def test_no_weights_cost_nothing():
-    cost = total_cost([SiteCost("attn", 0, 7, 0)], {"attn": Option(8, 8)})
+    cost = total_cost([SiteCost("attn", 0, 7, 0)], {"attn": Option(Int(8), Int(8))})
     assert (cost.mean_w_bits, cost.mean_a_bits, cost.weight_bytes) == (0.0, 0.0, 0)
 
 
 def test_sites_left_out_of_means_still_take_space():
     sites = [SiteCost("head", 100, 1, 100, in_means=False), SiteCost("fc", 8, 1, 8)]
-    cost = total_cost(sites, {"head": Option(8, 8), "fc": Option(4, 4)})
+    cost = total_cost(sites, {"head": Option(Int(8), Int(8)), "fc": Option(Int(4), Int(4))})
     assert (cost.mean_w_bits, cost.mean_a_bits, cost.weight_bytes) == (4.0, 4.0, 104)
 
 
@@ -46,10 +47,12 @@ def test_limits_are_whole_counts():
 
 
 def test_latency_is_kept_to_the_nanosecond():
-    sites = [SiteCost(n, 1, 1, 1, latency_ns={Option(4, 4): 100, Option(8, 8): 333}) for n in ("a", "b")]
-    assert total_cost(sites, {"a": Option(4, 4), "b": Option(8, 8)}).latency_ns == 433
+    sites = [
+        SiteCost(n, 1, 1, 1, latency_ns={Option(Int(4), Int(4)): 100, Option(Int(8), Int(8)): 333}) for n in ("a", "b")
+    ]
+    assert total_cost(sites, {"a": Option(Int(4), Int(4)), "b": Option(Int(8), Int(8))}).latency_ns == 433
     [(measure, limit)] = limits(sites, Budget(max_latency_ms=0.000433))
-    assert limit == measure.total(sites, {"a": Option(4, 4), "b": Option(8, 8)}) == 433
+    assert limit == measure.total(sites, {"a": Option(Int(4), Int(4)), "b": Option(Int(8), Int(8))}) == 433
 
 
 @pytest.mark.parametrize("bad", [0, -1, math.nan, math.inf])

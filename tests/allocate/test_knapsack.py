@@ -14,8 +14,9 @@ import pytest
 from qvit_deploy.allocate import knapsack
 from qvit_deploy.allocate.cost import Budget, Option, SiteCost
 from qvit_deploy.allocate.solve import solve
+from qvit_deploy.formats.integer import Int
 
-WIDTHS = [Option(w, a) for w in (4, 6, 8) for a in (4, 6, 8)]
+WIDTHS = [Option(Int(w), Int(a)) for w in (4, 6, 8) for a in (4, 6, 8)]
 
 
 def network(seed, n, loss):

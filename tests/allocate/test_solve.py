@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from qvit_deploy.allocate.cost import Budget, Option, SiteCost
 from qvit_deploy.allocate.solve import solve
 from qvit_deploy.errors import BudgetError, InputError, NonFiniteError
+from qvit_deploy.formats.integer import Int
 
-WIDTHS = [Option(w, a) for w in (4, 6, 8) for a in (4, 6, 8)]
-W4, W8 = Option(4, 4), Option(8, 8)
+WIDTHS = [Option(Int(w), Int(a)) for w in (4, 6, 8) for a in (4, 6, 8)]
+W4, W8 = Option(Int(4), Int(4)), Option(Int(8), Int(8))
 
 
 def counts(sites, picks):
@@ -154,9 +155,9 @@ LOSS = uniform(SITES, {W4: 1.0, W8: 0.0})
 def test_a_decimal_budget_means_the_decimal():
     """4.1 as a binary float lies below 41/10; ten weights must still get their 41 bits."""
     sites = [SiteCost("a", 1, 1, 1), SiteCost("b", 9, 1, 1)]
-    options = {"a": [Option(4, 8), Option(5, 8)], "b": [Option(4, 8)]}
-    loss = {"a": {Option(4, 8): 1.0, Option(5, 8): 0.0}, "b": {Option(4, 8): 0.0}}
-    assert solve(sites, options, loss, Budget(mean_w_bits=4.1))["a"] == Option(5, 8)
+    options = {"a": [Option(Int(4), Int(8)), Option(Int(5), Int(8))], "b": [Option(Int(4), Int(8))]}
+    loss = {"a": {Option(Int(4), Int(8)): 1.0, Option(Int(5), Int(8)): 0.0}, "b": {Option(Int(4), Int(8)): 0.0}}
+    assert solve(sites, options, loss, Budget(mean_w_bits=4.1))["a"] == Option(Int(5), Int(8))
 
 
 def test_no_budget_gives_the_least_loss_and_order_follows_the_sites():
@@ -207,7 +208,7 @@ def test_the_smallest_budget_named_is_a_budget_that_works(params, other):
 
 
 def test_bounds_that_conflict_say_how_far_each_must_move():
-    wide, deep = Option(4, 8), Option(8, 4)
+    wide, deep = Option(Int(4), Int(8)), Option(Int(8), Int(4))
     site = [SiteCost("a", 10, 10, 10)]
     with pytest.raises(BudgetError, match="together: raise one to mean weight bits of 8 or mean activation bits of 8"):
         solve(site, {"a": [wide, deep]}, {"a": {wide: 0.0, deep: 0.0}}, Budget(mean_w_bits=4, mean_a_bits=4))

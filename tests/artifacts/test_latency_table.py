@@ -9,8 +9,9 @@ import pytest
 from qvit_deploy.allocate.cost import Option
 from qvit_deploy.artifacts.latency_table import LatencyTable, read_latency, site_latencies
 from qvit_deploy.errors import InputError
+from qvit_deploy.formats.integer import Int
 
-W4, W8 = Option(4, 4), Option(8, 8)
+W4, W8 = Option(Int(4), Int(4)), Option(Int(8), Int(8))
 
 
 def written(folder: Path, **changes: Any) -> Path:
@@ -91,7 +92,7 @@ def test_files_that_are_no_text_or_not_there(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"fc2": [W4]}, "t.json has no site 'fc2'"),
-        ({"fc1": [Option(6, 6)]}, "site 'fc1' lacks w6a6 (it has w4a4, w8a8)"),
+        ({"fc1": [Option(Int(6), Int(6))]}, "site 'fc1' lacks w6a6 (it has w4a4, w8a8)"),
     ],
 )
 def test_what_the_model_needs_and_the_table_lacks_is_named(

@@ -33,7 +33,7 @@ class Maker:
 
 
 def opened(folder: Path | None, basis: object = "a model") -> StageCache:
-    return StageCache(folder, basis, (Found,))
+    return StageCache(folder, basis)
 
 
 def test_without_a_folder_everything_is_made() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, canonical, logits, mixed_vit, node_making
 from tests.support.graphs.relevance_graphs import Builder
@@ -54,9 +54,7 @@ def test_the_emitted_graph_holds_and_computes_the_planned_codes(
     onnx.checker.check_model(emitted.to_proto(), full_check=True)
     assert_runs_alike(emitted, calibrated.images)
 
-    for site in plan.sites.values():
-        if site.codes is None or site.weight_scale is None:
-            continue
+    for site in plan.weights().values():
         value = f"{site.site.name}.weight.value"
         codes, scale = (constant_input(emitted, value, i) for i in (0, 1))
         np.testing.assert_array_equal(codes, site.codes)
@@ -66,10 +64,10 @@ def test_the_emitted_graph_holds_and_computes_the_planned_codes(
         np.testing.assert_array_equal(dequantized, codes.astype(np.float32) * scale.reshape(shape))
 
     quantizers = of_type(emitted, "QuantizeLinear")
-    second = {f"{site.site.second}.q{w_bits}" for site in plan.sites.values() if site.second_grid}
+    second = {f"{site.site.second}.q{w_bits}" for site in plan.products().values()}
     probabilities = {f"{site.site.input}.q{a_bits}" for site in plan.sites.values() if site.site.kind == "matmul_av"}
     for name, codes in zip(quantizers, fetched(emitted, calibrated.images, quantizers), strict=True):
-        low, high = code_range(w_bits if name.removesuffix(".2") in second else a_bits)
+        low, high = Int(w_bits if name.removesuffix(".2") in second else a_bits).range
         if name in probabilities and a_bits < 8:
             low, high = 0, 2**a_bits - 1
         assert codes.dtype == np.int8 and codes.min() >= low and codes.max() <= high and len(np.unique(codes)) > 1

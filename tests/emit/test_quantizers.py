@@ -12,13 +12,12 @@ import torch
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.formats.grids.scaled import HeadGrid, RowGrid
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.grid import Grid
-from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, inner_grid
-from qvit_deploy.quantize.ranges.softmax import LogGrid
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
-from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit, node_making
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
 
 KINDS: tuple[SoftmaxCodes, ...] = tuple(k for k in get_args(SoftmaxCodes) if k != "auto")
 BITS = (2, 4, 7, 8)
@@ -51,12 +50,13 @@ def test_operands_are_those_of_the_grids_and_outputs_their_products(calibrated: 
     plan = calibrated.plan({"attn.qk": (bits, bits), "attn.av": (bits, bits)}, "none")
     emitted = emit_qdq(calibrated.graph, plan)
     onnx.checker.check_model(emitted.to_proto(), full_check=True)
-    for site in plan.sites.values():
-        assert site.site.second is not None and site.second_grid is not None
-        names = [site.site.input, site.site.second, site.site.output]
+    for site in plan.products().values():
+        names = [site.site.input, site.second, site.site.output]
         left, right, output = (torch.from_numpy(a) for a in in_onnxruntime(emitted, calibrated.images, names))
-        raw = site.site.output if site.site.output in product_outputs(emitted) else f"{site.site.output}.raw"
-        operands = [v.name or "" for v in node_making(emitted, raw).inputs if v is not None]
+        node = emitted.product(site.site.name)
+        assert node is not None
+        operands = [v.name or "" for v in node.inputs if v is not None]
+        assert operands == [o.value for o in emitted.sites[site.site.name].operands]
         with torch.no_grad():
             taps = {n: (lambda _, x=x: x) for n, x in ((names[0], left), (names[1], right))}
             found = Executor(emitted).run(calibrated.images, taps=taps, fetch=[*operands, names[2]])
@@ -68,14 +68,10 @@ def test_operands_are_those_of_the_grids_and_outputs_their_products(calibrated: 
             torch.testing.assert_close(computed, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def product_outputs(graph: Graph) -> set[str]:
-    return {n.outputs[0].name or "" for n in graph.nodes() if n.op_type == "MatMul"}
-
-
 @pytest.mark.parametrize("bits", BITS)
 def test_all_products_but_those_with_log_codes_run_on_integers(calibrated: Calibrated, bits: int) -> None:
     plan = calibrated.plan((bits, bits), "none")
-    in_float = sum(isinstance(inner_grid(s.grid), LogGrid) for s in plan.sites.values())
+    in_float = sum(not s.grid.on_integers for s in plan.sites.values())
     found = fusion(emit_qdq(calibrated.graph, plan).serialize())
     assert found.integer_products == 10 - in_float  # all sites but the convolution
 
@@ -83,7 +79,7 @@ def test_all_products_but_those_with_log_codes_run_on_integers(calibrated: Calib
 @pytest.mark.parametrize("bits", BITS)
 def test_zero_points_are_zero_and_containers_int8_but_for_log_codes(calibrated: Calibrated, bits: int) -> None:
     plan = calibrated.plan((bits, bits), "none")
-    log = isinstance(inner_grid(plan.sites["attn.av"].grid), LogGrid)
+    log = not plan.sites["attn.av"].grid.on_integers
     for node in emit_qdq(calibrated.graph, plan).nodes():
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero = constant(node.inputs[2])

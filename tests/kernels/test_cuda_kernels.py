@@ -12,9 +12,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
-from qvit_deploy.quantize.ranges.attention import RowGrid
-from qvit_deploy.quantize.ranges.softmax import LogGrid
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.grids.probabilities import LogGrid
+from qvit_deploy.formats.grids.scaled import RowGrid
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.targets.tensorrt.packed.packing import pack
 from tests.support.devices.emulated_gpu import EmulatedGpu, build
 from tests.support.devices.libqvit import Grid, KernelError, Linear, Type
@@ -84,7 +85,7 @@ def test_log_attention_equals_its_body(
     rng = np.random.default_rng(bits)
     scores = (3 * rng.standard_normal((4, 37, 70))).astype(dtype)
     values = rng.standard_normal((4, 70, 21)).astype(dtype)
-    grid, value_grid = LogGrid(bits, steps, 1.0 if by_row else 0.25), ActivationGrid(6, 0.0625, 0.0)
+    grid, value_grid = LogGrid(Int(bits), steps, 1.0 if by_row else 0.25), ActivationGrid(Int(6), 0.0625, 0.0)
     got = gpu.attention(scores, values, bits, steps, grid.largest, by_row, (value_grid.scale, 0.0, 6))
     site = planned(RowGrid(grid) if by_row else grid, value_grid)
     kind = onnx.TensorProto.FLOAT16 if dtype == np.float16 else onnx.TensorProto.FLOAT

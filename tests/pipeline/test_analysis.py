@@ -6,6 +6,7 @@ import pytest
 from qvit_deploy.allocate.cost import Option, total_cost
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import BudgetError
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.frontend import Source
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
@@ -50,8 +51,8 @@ def test_every_budget_is_kept_and_more_bits_lose_less(analysis: Analysis) -> Non
 
 def test_a_width_outside_the_menu_can_be_asked_for_everywhere(analysis: Analysis) -> None:
     allocation = analysis.allocate(RECIPES[3])
-    assert {o for n, o in allocation.items() if n not in ("stem", "head")} == {Option(4, 6)}
-    assert analysis.calibration.widths == (3, 4, 5, 6, 8)
+    assert {o for n, o in allocation.items() if n not in ("stem", "head")} == {Option(Int(4), Int(6))}
+    assert analysis.calibration.formats == tuple(map(Int, (3, 4, 5, 6, 8)))
 
 
 def test_scores_and_seeds_have_tables_of_their_own(analysis: Analysis) -> None:

@@ -18,7 +18,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.frontend import Source
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import find_sites
-from qvit_deploy.pipeline.analysis import STORED, Analysis, analyse
+from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.compile import build
 from qvit_deploy.pipeline.fold import AFTER_FOLD, fold
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
@@ -67,7 +67,7 @@ def worked_out(inputs: Inputs, recipe: Recipe, cache: Path | None, into: Path) -
     watch = Stopwatch(stages)
     analysis = analyse(inputs, [recipe], watch, cache)
     plan, emitted = build(inputs, analysis, analysis.allocate(recipe), recipe, watch)
-    store((*found(analysis, recipe), plan, emitted), into, STORED)
+    store((*found(analysis, recipe), plan, emitted), into)
     return into.read_bytes(), stages.cached()
 
 
@@ -208,7 +208,7 @@ def test_each_of_several_recipes_has_the_plan_of_its_own_seed(images: Path, cach
         analysis = analyse(inputs, [first, second], watch, kept)
         plans = [build(inputs, analysis, analysis.allocate(first), r, watch)[0] for r in (first, second)]
         for plan, name in zip(plans, ("first", "second"), strict=True):
-            store(plan, tmp_path / f"{name} {kept is None}", STORED)
+            store(plan, tmp_path / f"{name} {kept is None}")
     assert stages.cached() == [*STAGES[:4], "relevance", "plan", "plan"]
     one, other = ((tmp_path / f"{name} True").read_bytes() for name in ("first", "second"))
     assert one == (tmp_path / "first False").read_bytes() and other == (tmp_path / "second False").read_bytes()

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from qvit_deploy.allocate.cost import Budget, Option, SiteCost
 from qvit_deploy.allocate.solve import solve
+from qvit_deploy.formats.integer import Int
 
 WIDTHS = {"9 (4, 6, 8)": (4, 6, 8), "49 (2 to 8)": tuple(range(2, 9))}
 BUDGETS = {
@@ -32,7 +33,7 @@ Losses = dict[str, dict[Option, float]]
 def network(count: int, widths: tuple[int, ...], seed: int) -> tuple[list[SiteCost], Losses]:
     """Makes `count` sites of a ViT-S, with losses that fall by 4x per bit and differ by 1,000x, and noisy times."""
     rng = np.random.default_rng(seed)
-    options = [Option(w, a) for w, a in product(widths, repeat=2)]
+    options = [Option(Int(w), Int(a)) for w, a in product(widths, repeat=2)]
     sites, loss = [], {}
     for i in range(count):
         rows, columns = ((384, 1152), (384, 384), (384, 1536), (1536, 384))[i % 4]
@@ -49,7 +50,7 @@ def scaled(budget: Budget, sites: list[SiteCost]) -> Budget:
     full = {
         "max_weight_bytes": float(sum(s.params for s in sites)),
         "max_bitops": 64.0 * sum(s.macs for s in sites),
-        "max_latency_ms": sum(s.latency_ns[Option(8, 8)] for s in sites) / 1e6,
+        "max_latency_ms": sum(s.latency_ns[Option(Int(8), Int(8))] for s in sites) / 1e6,
     }
     return Budget(**{n: None if b is None else b * full.get(n, 1.0) for n, b in vars(budget).items()})
 

@@ -24,29 +24,31 @@ from qvit_deploy.calibrate.observe import Observation, observe, site_tensors
 from qvit_deploy.calibrate.products import ProductSample, observe_products
 from qvit_deploy.data.images import open_images
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.format import Format
+from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.frontend import load_model
 from qvit_deploy.graph.sites import find_sites
-from qvit_deploy.quantize.grid import Grid
 from qvit_deploy.quantize.ranges.activations import ActivationGrid
 from qvit_deploy.quantize.ranges.attention import operand_grid, softmax_grid
 from qvit_deploy.quantize.ranges.clip import activation_scale
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 from tools.measure.reference import MODEL, PREPROCESS
 
-BITS = (4, 6, 8)
+FORMATS = (Int(4), Int(6), Int(8))
 CHOSEN, MEASURED = 32, 64
 KINDS: tuple[SoftmaxCodes, ...] = ("uniform", "log2", "log-sqrt2", "levels", "auto")
 GRANULARITIES: tuple[Granularity, ...] = ("tensor", "head")
 
 Operand = Literal["q", "k", "p", "v"]
-Choice = Callable[[ProductSample, Observation, int], Grid]
+Choice = Callable[[ProductSample, Observation, Format], Grid]
 
 
-def signed_grid(_: ProductSample, observed: Observation, bits: int) -> Grid:
+def signed_grid(_: ProductSample, observed: Observation, format: Format) -> Grid:
     """Returns the symmetric grid of least squared error, as for any activation, whatever the other operand."""
     importance = torch.ones(observed.rows.shape[1])
-    scale = activation_scale(observed.rows, observed.weights, importance, observed.absmax, bits)
-    return ActivationGrid(bits, float(scale), 0.0)
+    scale = activation_scale(observed.rows, observed.weights, importance, observed.absmax, format)
+    return ActivationGrid(format, float(scale))
 
 
 def softmax_choices() -> Iterator[tuple[str, Choice]]:
@@ -90,7 +92,7 @@ class Reference:
             images = open_images(str(path), PREPROCESS, limit=CHOSEN + MEASURED, seed=0, skip_bad=False, minimum=2)
             return torch.from_numpy(np.concatenate([batch for batch, _ in images.batches(8)]))
 
-    def error(self, operand: Operand, choice: Choice, bits: int) -> float:
+    def error(self, operand: Operand, choice: Choice, format: Format) -> float:
         """Returns the mean over the blocks of the relative error with one operand quantized."""
         errors = []
         for scores, mixing in self.blocks:
@@ -98,7 +100,7 @@ class Reference:
             name = names[operand]
             assert name is not None
             site = scores if operand in "qk" else mixing
-            grid = choice(self.samples[site.name], self.observations[name], bits)
+            grid = choice(self.samples[site.name], self.observations[name], format)
             tensors = {k: self.tensors[n] for k, n in names.items() if n is not None}
             exact = tensors["p"] @ tensors["v"]
             tensors[operand] = grid.apply(tensors[operand]) - grid.shift
@@ -112,18 +114,18 @@ def main() -> None:
     parser.add_argument("reference", type=Path)
     reference = Reference(parser.parse_args().reference)
     console = Console(width=120)
-    columns = [f"{bits} bits" for bits in BITS]
+    columns = [f"{format.bits} bits" for format in FORMATS]
 
     table = Table("probabilities: codes", *columns)
     for label, choice in softmax_choices():
-        table.add_row(label, *(f"{reference.error('p', choice, bits):.4f}" for bits in BITS))
+        table.add_row(label, *(f"{reference.error('p', choice, format):.4f}" for format in FORMATS))
     console.print(table)
 
     table = Table("operand", "scales", *columns)
     operands: tuple[Operand, ...] = ("q", "k", "v")
     for operand in operands:
         for label, choice in operand_choices(operand == "q"):
-            table.add_row(operand, label, *(f"{reference.error(operand, choice, bits):.4f}" for bits in BITS))
+            table.add_row(operand, label, *(f"{reference.error(operand, choice, format):.4f}" for format in FORMATS))
     console.print(table)
 
 

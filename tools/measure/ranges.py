@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.pipeline.analysis import analyse
 from qvit_deploy.pipeline.inputs import open_inputs
 from qvit_deploy.progress import Stopwatch
@@ -94,7 +95,7 @@ def main() -> None:
         )
         analysis = analyse(inputs, [recipe], watch)
         shares = analysis.table(recipe).errors  # of score "uniform": relative errors, each divided by their number
-        errors = {n: e.activation[arguments.bits] * len(shares) for n, e in shares.items()}
+        errors = {n: e.activation[Int(arguments.bits)] * len(shares) for n, e in shares.items()}
         table.add_row(label, *_cells(errors))
         if label == TWIN_AFTER:
             table.add_row(f"{label}, twin ranges", *_cells(twin_errors(analysis.calibration, arguments.bits)))

@@ -87,7 +87,7 @@ int qvit_layernorm_quantize(const QvitLayerNorm* norm, void* stream);
 
 // out [B, T, D] = log-quantized softmax(scores [B, T, S]) x quantized values [B, S, D], per batch entry (image and head).
 // A probability is rounded to u = round_half_even(p / (largest / 65535)) and then to the nearest power of
-// 2^(-1/steps) (qvit_deploy/quantize/ranges/softmax.py, LogGrid); the products with the value codes are exact integers.
+// 2^(-1/steps) (qvit_deploy/formats/grids/probabilities.py, LogGrid); the products with the value codes are exact integers.
 typedef struct QvitLogAttention {
   const void* scores;  // [B, T, score_stride]
   const void* values;  // [B, S, value_stride]

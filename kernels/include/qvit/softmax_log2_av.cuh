@@ -1,6 +1,6 @@
 // Attention output from scores: softmax, logarithmic codes, product with the quantized values.
 //
-// A code q stands for 2^(-q / STEPS), the last one for 0 (qvit_deploy/quantize/ranges/softmax.py, LogGrid). With i = q / STEPS the
+// A code q stands for 2^(-q / STEPS), the last one for 0 (qvit_deploy/formats/grids/probabilities.py, LogGrid). With i = q / STEPS the
 // power 2^-i is an unsigned byte of one of two operands, 2^(7-i) for i < 8 and 2^(15-i) above, and the odd codes of
 // STEPS = 2 have two operands of their own. So the tensor cores' 8-bit products give exact integers:
 // sum of 2^-i v = (256 high + low) / 2^15.

@@ -21,12 +21,12 @@ from onnx import shape_inference
 from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.bench.sites.models import OVERHEAD
 from qvit_deploy.errors import InputError
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.graph.query import nodes_by_output
 from qvit_deploy.graph.sites import Kind, Site, find_sites
-from qvit_deploy.quantize.grid import code_range
-from qvit_deploy.quantize.plan import Plan, SitePlan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 from qvit_deploy.targets.target import AnyTarget
 
 Width = tuple[int, int]
@@ -238,21 +238,15 @@ def _norm(shape: tuple[int, ...]) -> tuple[ir.Value, ir.Node, list[ir.Value]]:
 
 
 def _planned(site: Site, shape: SiteShape, width: Width) -> SitePlan:
-    w_bits, a_bits = width
-    low, high = code_range(w_bits)
-    channels, codes = _channels(shape), None
-    if site.weight is not None:
-        codes = np.random.default_rng(0).integers(low, high + 1, shape.second).astype(np.int8)
-    return SitePlan(
-        site=site,
-        w_bits=w_bits,
-        a_bits=a_bits,
-        grid=ActivationGrid(a_bits, RANGE / code_range(a_bits)[1], 0.0),
-        second_grid=ActivationGrid(w_bits, RANGE / high, 0.0) if codes is None else None,
-        codes=codes,
-        weight_scale=None if codes is None else np.full(channels, WEIGHT_SCALE, np.float32),
-        bias=np.zeros(channels, np.float32) if shape.bias else None,
-    )
+    weights, activations = map(Int, width)
+    grid = ActivationGrid(activations, RANGE / activations.range[1])
+    if site.weight is None:
+        assert site.second is not None
+        return ProductPlan(site, grid, site.second, ActivationGrid(weights, RANGE / weights.range[1]))
+    low, high = weights.range
+    codes = np.random.default_rng(0).integers(low, high + 1, shape.second).astype(np.int8)
+    scale, bias = np.full(_channels(shape), WEIGHT_SCALE, np.float32), np.zeros(_channels(shape), np.float32)
+    return WeightPlan(site, weights, grid, codes, scale, bias if shape.bias else None)
 
 
 def _channels(shape: SiteShape) -> int:

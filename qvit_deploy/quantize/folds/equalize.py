@@ -12,12 +12,13 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 from qvit_deploy.calibrate.observe import Observation
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.folds.norms import Fold, add_initializer, channel_fold, take_back
-from qvit_deploy.quantize.grid import Tensor, fake_quantize
+from qvit_deploy.quantize.folds.norms import Fold, absorb_into_consumers, add_initializer, channel_fold
 from qvit_deploy.quantize.ranges.clip import activation_scale
 
 WORTH = 2.0
@@ -57,7 +58,7 @@ def equalize(
             continue
         renamed[name] = _insert(folded, name, {s.product for s in sites}, fold)
         for site in sites:
-            take_back(folded, site, fold)
+            absorb_into_consumers(folded, site, fold)
     return folded, renamed
 
 
@@ -69,8 +70,9 @@ def _gain(observation: Observation, fold: Fold, bits: int) -> float:
 
 
 def _error(rows: Tensor, weights: Tensor, importance: Tensor, bits: int) -> float:
-    scale = activation_scale(rows, weights, importance, float(rows.abs().max()), bits)
-    return float((weights @ (fake_quantize(rows, scale, bits) - rows).square_()) @ importance)
+    format = Int(bits)
+    scale = activation_scale(rows, weights, importance, float(rows.abs().max()), format)
+    return float((weights @ (format.fake_quantize(rows, scale) - rows).square_()) @ importance)
 
 
 def _insert(graph: Graph, name: str, products: set[str], fold: Fold) -> str:

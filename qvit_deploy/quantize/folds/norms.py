@@ -76,11 +76,11 @@ def fold_norms(
         replace_constant(values[group.scale], gamma / fold.scale)
         replace_constant(values[group.bias], (beta - fold.shift) / fold.scale)
         for name in group.sites:
-            take_back(folded, by_name[name], fold)
+            absorb_into_consumers(folded, by_name[name], fold)
     return folded
 
 
-def take_back(graph: Graph, site: Site, fold: Fold) -> None:
+def absorb_into_consumers(graph: Graph, site: Site, fold: Fold) -> None:
     """Changes a linear's weight and bias in place so that it makes of (x - c) / r what it made of x.
 
     W'[k,:] = r_k W[k,:],  b' = b + c W. A site without a bias gets one.

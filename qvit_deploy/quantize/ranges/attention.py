@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from qvit_deploy.calibrate.products import ProductSample
+from qvit_deploy.formats.format import Format
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.formats.grids.probabilities import (
+    LEVEL_TOP,
+    LOG_BITS,
+    UNSIGNED_BITS,
+    LevelGrid,
+    LogGrid,
+    UnsignedGrid,
+)
+from qvit_deploy.formats.grids.scaled import HeadGrid, ProbabilityGrid, RowGrid
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.grid import Grid, Tensor, absmax_scale, code_range, fake_quantize
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
 from qvit_deploy.quantize.ranges.clip import FRACTIONS
 from qvit_deploy.quantize.ranges.levels import best_levels
-from qvit_deploy.quantize.ranges.softmax import LEVEL_TOP, LOG_BITS, UNSIGNED_BITS, LevelGrid, LogGrid, UnsignedGrid
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 
 RANGES = tuple(2 ** (-i / 4) for i in range(9))
@@ -31,73 +39,15 @@ FLOAT_HANDICAP = 1.25
 their squared error: they are close where levels fit (DINOv2 ViT-S at 4 bits: 0.058 against 0.060 of the output)."""
 
 
-@dataclass(frozen=True)
-class HeadGrid:
-    """One scale per head: head h of [n, heads, rows, columns] is quantized as x * factors[h] on one common grid.
-
-    Dividing by the factors is left to the product's output, so the integers meet in one per-tensor product, with a
-    scalar scale and zero point 0 (a scale per head on the quantizer itself is what neither ONNX Runtime fuses nor
-    TensorRT takes).
-
-    Attributes:
-        grid: the common grid, without a shift.
-        factors: float > 0 per head.
-    """
-
-    grid: ActivationGrid
-    factors: tuple[float, ...]
-    shift: ClassVar[float] = 0.0
-
-    @property
-    def bits(self) -> int:
-        return self.grid.bits
-
-    def apply(self, x: Tensor) -> Tensor:
-        """The dequantized value of x float32 [n, heads, rows, columns], divided by the factors again."""
-        factors = torch.tensor(self.factors, device=x.device)[:, None, None]
-        return self.grid.apply(x * factors) / factors
-
-
-ProbabilityGrid = ActivationGrid | UnsignedGrid | LevelGrid | LogGrid
-
-
-@dataclass(frozen=True)
-class RowGrid:
-    """Probabilities are divided by the largest of their row (last axis) before `grid`, the product multiplied by it.
-
-    p / max(p) = exp(s - max(s)): what is quantized is the softmax before its normalization, the way fused attention
-    kernels hold it. Every row then uses the whole grid, however many keys share its attention.
-    """
-
-    grid: ProbabilityGrid
-    shift: ClassVar[float] = 0.0
-
-    @property
-    def bits(self) -> int:
-        return self.grid.bits
-
-    def apply(self, p: Tensor) -> Tensor:
-        """The dequantized value of p > 0 [..., keys], multiplied by the largest of each row again."""
-        largest = p.amax(-1, keepdim=True)
-        return (self.grid.apply(p / largest) - self.grid.shift) * largest
-
-
-def inner_grid(grid: Grid) -> ProbabilityGrid:
-    """The grid that makes the codes, without what is done per head or per row around it."""
-    found = grid.grid if isinstance(grid, HeadGrid | RowGrid) else grid
-    assert isinstance(found, ProbabilityGrid)
-    return found
-
-
 def attention_grids(
     sites: Iterable[Site],
     samples: Mapping[str, ProductSample],
-    widths: Iterable[int],
+    formats: Iterable[Format],
     softmax: SoftmaxCodes,
     softmax_rows: bool,
     granularity: Granularity,
-) -> dict[tuple[str, int], Grid]:
-    """(tensor name, bits) -> grid of the operands of attention products.
+) -> dict[tuple[str, Format], Grid]:
+    """(tensor name, format) -> grid of the operands of attention products.
 
     Left out, so that `activations.activation_grids` serves them, are tensors that something else quantizes too.
 
@@ -105,9 +55,9 @@ def attention_grids(
         samples: site name -> operands, for every attention product among `sites`.
         softmax, softmax_rows, granularity: the recipe's.
     """
-    sites, widths = tuple(sites), tuple(widths)
+    sites, formats = tuple(sites), tuple(formats)
     readers = Counter(n for s in sites for n in (s.input, s.second) if n is not None)
-    grids: dict[tuple[str, int], Grid] = {}
+    grids: dict[tuple[str, Format], Grid] = {}
     for site in sites:
         if site.second is None:
             continue
@@ -117,16 +67,16 @@ def attention_grids(
                 continue
             # Talking heads mix probabilities into values of both signs: those are ordinary operands.
             probabilities = is_left and site.role == "post_softmax" and float(sample.left.min()) >= 0
-            for bits in widths:
-                if probabilities:
-                    grids[name, bits] = softmax_grid(sample, bits, softmax, softmax_rows)
+            for format in formats:
+                if probabilities and format.integer:
+                    grids[name, format] = softmax_grid(sample, format, softmax, softmax_rows)
                 else:
-                    grids[name, bits] = operand_grid(sample, is_left, bits, granularity)
+                    grids[name, format] = operand_grid(sample, is_left, format, granularity)
     return grids
 
 
 def operand_grid(
-    sample: ProductSample, is_left: bool, bits: int, granularity: Granularity
+    sample: ProductSample, is_left: bool, format: Format, granularity: Granularity
 ) -> ActivationGrid | HeadGrid:
     """The grid of a query, key or value with the least error of the product.
 
@@ -137,23 +87,24 @@ def operand_grid(
     largest = x.abs().amax((0, 2, 3)).clamp_min(1e-12)
     if granularity == "tensor":
         largest = torch.full_like(largest, float(largest.max()))
-    candidates = absmax_scale(FRACTIONS[1::2, None] * largest, bits)  # [fractions, heads]
+    candidates = format.choose_scale(FRACTIONS[1::2, None] * largest)  # [fractions, heads]
     error = sample.left_error if is_left else sample.right_error
-    by_head = torch.stack([error(fake_quantize(x, scales[:, None, None], bits)) for scales in candidates])
+    by_head = torch.stack([error(format.fake_quantize(x, scales[:, None, None])) for scales in candidates])
     if granularity == "tensor" or len(largest) == 1:
-        return ActivationGrid(bits, float(candidates[int(by_head.sum(1).argmin()), 0]), 0.0)
+        return ActivationGrid(format, float(candidates[int(by_head.sum(1).argmin()), 0]))
     scales = candidates.gather(0, by_head.argmin(0, keepdim=True))[0]
     common = scales.log().mean().exp()
-    return HeadGrid(ActivationGrid(bits, float(common), 0.0), tuple(float(f) for f in common / scales))
+    return HeadGrid(ActivationGrid(format, float(common)), tuple(float(f) for f in common / scales))
 
 
-def softmax_grid(sample: ProductSample, bits: int, kind: SoftmaxCodes, rows: bool) -> ProbabilityGrid | RowGrid:
+def softmax_grid(sample: ProductSample, format: Format, kind: SoftmaxCodes, rows: bool) -> ProbabilityGrid | RowGrid:
     """The grid of attention probabilities with the least error of the product, among those of `kind`.
 
     A kind that makes no sense at this width gives way to uniform codes: logarithms beyond `LOG_BITS`, and levels above
     6 bits, where there are no more integers than codes.
 
     Args:
+        format: one of integers; the grids have as many codes.
         rows: normalize every row by its largest value first (`RowGrid`).
     """
     p, weight = sample.left, sample.right.square().sum(-1)[:, :, None, :].expand_as(sample.left)
@@ -164,31 +115,31 @@ def softmax_grid(sample: ProductSample, bits: int, kind: SoftmaxCodes, rows: boo
 
     def error(grid: ProbabilityGrid) -> float:
         moved = RowGrid(grid).apply(sample.left) if rows else grid.apply(p) - grid.shift
-        handicap = FLOAT_HANDICAP if isinstance(grid, LogGrid) else 1.0
+        handicap = 1.0 if grid.on_integers else FLOAT_HANDICAP
         return handicap * float(sample.left_error(moved).sum())
 
     kinds = ("uniform", "log2", "log-sqrt2", "levels") if kind == "auto" else (kind,)
-    makers = [_MAKERS[k] for k in kinds if bits <= _WIDEST[k]] or [_uniform]
-    best = min((make(bits, r * highest, p, weight) for make in makers for r in RANGES), key=error)
+    makers = [_MAKERS[k] for k in kinds if format.bits <= _WIDEST[k]] or [_uniform]
+    best = min((make(format, r * highest, p, weight) for make in makers for r in RANGES), key=error)
     return RowGrid(best) if rows else best
 
 
-def _uniform(bits: int, largest: float, _: Tensor, __: Tensor) -> ProbabilityGrid:
-    scale = float(torch.tensor(largest / (2**bits - 1)))
-    if bits <= UNSIGNED_BITS:
-        return UnsignedGrid(bits, scale)
-    return ActivationGrid(bits, scale, code_range(bits)[0] * scale)
+def _uniform(format: Format, largest: float, _: Tensor, __: Tensor) -> ProbabilityGrid:
+    scale = float(torch.tensor(largest / (2**format.bits - 1)))
+    if format.bits <= UNSIGNED_BITS:
+        return UnsignedGrid(format, scale)
+    return ActivationGrid(format, scale, format.range[0] * scale)
 
 
-def _levels(bits: int, largest: float, p: Tensor, weight: Tensor) -> LevelGrid:
+def _levels(format: Format, largest: float, p: Tensor, weight: Tensor) -> LevelGrid:
     scale = float(torch.tensor(largest / LEVEL_TOP))
-    return LevelGrid(bits, scale, best_levels(p.flatten() / scale, weight.flatten(), 2**bits, LEVEL_TOP))
+    return LevelGrid(format, scale, best_levels(p.flatten() / scale, weight.flatten(), 2**format.bits, LEVEL_TOP))
 
 
-_MAKERS: dict[str, Callable[[int, float, Tensor, Tensor], ProbabilityGrid]] = {
+_MAKERS: dict[str, Callable[[Format, float, Tensor, Tensor], ProbabilityGrid]] = {
     "uniform": _uniform,
-    "log2": lambda bits, largest, _, __: LogGrid(bits, 1, float(torch.tensor(largest))),
-    "log-sqrt2": lambda bits, largest, _, __: LogGrid(bits, 2, float(torch.tensor(largest))),
+    "log2": lambda format, largest, _, __: LogGrid(format, 1, float(torch.tensor(largest))),
+    "log-sqrt2": lambda format, largest, _, __: LogGrid(format, 2, float(torch.tensor(largest))),
     "levels": _levels,
 }
 _WIDEST = {"uniform": 8, "log2": LOG_BITS[1], "log-sqrt2": LOG_BITS[2], "levels": UNSIGNED_BITS - 1}

@@ -8,8 +8,9 @@ clipping (RepQ-ViT) cuts them.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from qvit_deploy.quantize.grid import Tensor, absmax_scale, fake_quantize
+from qvit_deploy.formats.format import Format
 
 FRACTIONS = torch.cat([torch.linspace(0.08, 0.6, 14), torch.linspace(0.62, 1.02, 21)])
 """Candidate ranges, as fractions of the largest magnitude. Slightly above 1 lets the largest value round down."""
@@ -17,7 +18,7 @@ FRACTIONS = torch.cat([torch.linspace(0.08, 0.6, 14), torch.linspace(0.62, 1.02,
 CHANNEL_FRACTIONS = torch.linspace(0.16, 1.0, 22)
 
 
-def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: float, bits: int) -> Tensor:
+def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: float, format: Format) -> Tensor:
     """The per-tensor scale with the least importance-weighted squared error.
 
     Args:
@@ -26,16 +27,16 @@ def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: 
         importance: weight of each channel's error, [channels]: the squared norm of the weights that read it, so
             that the sum approximates the error of the consumer's output (diagonal of W W^T).
         absmax: largest magnitude ever seen.
-        bits: grid width.
+        format: of the codes.
 
     Returns: scalar float32.
     """
-    scales = absmax_scale(FRACTIONS * max(absmax, 1e-12), bits)
-    errors = torch.stack([(weights @ (fake_quantize(rows, s, bits) - rows).square_()) @ importance for s in scales])
+    scales = format.choose_scale(FRACTIONS * max(absmax, 1e-12))
+    errors = torch.stack([(weights @ (format.fake_quantize(rows, s) - rows).square_()) @ importance for s in scales])
     return scales[int(errors.argmin())]
 
 
-def weight_scale(weight: Tensor, bits: int, importance: Tensor | None = None) -> Tensor:
+def weight_scale(weight: Tensor, format: Format, importance: Tensor | None = None) -> Tensor:
     """Per-output-channel scales with the least squared error.
 
     Args:
@@ -46,11 +47,11 @@ def weight_scale(weight: Tensor, bits: int, importance: Tensor | None = None) ->
     """
     absmax = weight.abs().amax(0)
     best_error = torch.full_like(absmax, float("inf"))
-    best = absmax_scale(absmax, bits)
+    best = format.choose_scale(absmax)
     column = None if importance is None else importance[:, None]
     for fraction in FRACTIONS[FRACTIONS >= 0.4]:
-        scale = absmax_scale(absmax * fraction, bits)
-        error = (fake_quantize(weight, scale, bits) - weight).square_()
+        scale = format.choose_scale(absmax * fraction)
+        error = (format.fake_quantize(weight, scale) - weight).square_()
         total = (error if column is None else error.mul_(column)).sum(0)
         better = total < best_error
         best_error = torch.where(better, total, best_error)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-
-from qvit_deploy.quantize.grid import Tensor
+from torch import Tensor
 
 
 def best_levels(values: Tensor, weights: Tensor, count: int, top: int) -> tuple[int, ...]:

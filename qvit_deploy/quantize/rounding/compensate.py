@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from qvit_deploy.quantize.grid import Tensor, quantize
+from qvit_deploy.formats.format import Format
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.rounded_weight import RoundedWeight
 
@@ -112,8 +113,10 @@ def regress(weight: Tensor, moments: Moments, share: float) -> Tensor:
     return torch.cholesky_solve(moments.cross @ start + factor.damping * start, factor.lower).float()
 
 
-def round_weight(weight: Tensor, bits: int, feedback: Tensor | None, importance: Tensor | None = None) -> RoundedWeight:
-    """Rounds [in, out] to `bits` with scales of their own for every output.
+def round_weight(
+    weight: Tensor, format: Format, feedback: Tensor | None, importance: Tensor | None = None
+) -> RoundedWeight:
+    """Rounds [in, out] to `format` with scales of their own for every output.
 
     Args:
         feedback: U (`Factor.feedback`): rounds as in step 2. A row's rounding error counts there by what the rows after
@@ -121,16 +124,16 @@ def round_weight(weight: Tensor, bits: int, feedback: Tensor | None, importance:
         importance: without `feedback`, weight of each row's error in the choice of the scales, [in].
     """
     if feedback is None:
-        scale = weight_scale(weight, bits, importance)
-        codes = quantize(weight, scale, bits)
+        scale = weight_scale(weight, format, importance)
+        codes = format.quantize(weight, scale)
     else:
-        scale = weight_scale(weight, bits, feedback.diagonal().square().reciprocal())
-        codes = round_with_feedback(weight, scale, bits, feedback)
-    return RoundedWeight(codes.to(torch.int8), scale)
+        scale = weight_scale(weight, format, feedback.diagonal().square().reciprocal())
+        codes = round_with_feedback(weight, scale, format, feedback)
+    return RoundedWeight(format.compact(codes), scale)
 
 
-def round_with_feedback(weight: Tensor, scale: Tensor, bits: int, feedback: Tensor) -> Tensor:
-    """Codes [K, N] (float32 integers) of step 2 on the fixed per-column grid `scale` [N]."""
+def round_with_feedback(weight: Tensor, scale: Tensor, format: Format, feedback: Tensor) -> Tensor:
+    """Codes [K, N] (float32) of step 2 on the fixed per-column grid `scale` [N]."""
     rest = weight.clone()
     codes = torch.empty_like(rest)
     for start in range(0, len(rest), BLOCK):
@@ -138,9 +141,9 @@ def round_with_feedback(weight: Tensor, scale: Tensor, bits: int, feedback: Tens
         block, errors = rest[start:stop].clone(), torch.empty_like(rest[start:stop])
         corner = feedback[start:stop, start:stop]
         for i in range(stop - start):
-            code = quantize(block[i], scale, bits)
+            code = format.quantize(block[i], scale)
             codes[start + i] = code
-            errors[i] = (block[i] - code * scale) / corner[i, i]
+            errors[i] = (block[i] - format.dequantize(code, scale)) / corner[i, i]
             block[i + 1 :].addr_(corner[i, i + 1 :], errors[i], alpha=-1)
         rest[stop:].addmm_(feedback[start:stop, stop:].t(), errors, alpha=-1)
     return codes

@@ -16,15 +16,17 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch import Tensor
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OpFn, build
+from qvit_deploy.formats.format import SMALLEST_SCALE, Format
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import SMALLEST_SCALE, Grid, Tensor, code_range
-from qvit_deploy.quantize.plan import Plan, SitePlan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.tasks.task import Task
 
 CODE_RATE = 3e-2
@@ -58,7 +60,8 @@ def distill(
     """`plan` with other codes, scales and biases; widths and attention grids stay.
 
     Args:
-        batches: calibration images, float32 [b, C, H, W] each; all but the last of one size.
+        batches: calibration images, float32 [b, C, H, W] each; all but the last of one size. All are held, because
+            every epoch draws them in another order.
         epochs: times every image is seen.
         task: what the outputs mean.
         advance: counts epochs.
@@ -69,11 +72,12 @@ def distill(
     groups = [batch.clone() for batch in batches]
     size, images = len(groups[0]), torch.cat(groups)
     nodes = {n.outputs[0].name or "": n for n in calibration.graph.nodes()}
-    learners = {n: _Learner(p, calibration) for n, p in plan.sites.items() if p.codes is not None}
+    learners = {n: _Learner(p, calibration) for n, p in plan.weights().items()}
     overrides: dict[ir.Node, OpFn] = {}
-    for name, site in plan.sites.items():
-        functions = learners[name].functions(nodes) if name in learners else _attention(site, nodes)
-        overrides.update(functions)
+    for learner in learners.values():
+        overrides.update(learner.functions(nodes))
+    for product in plan.products().values():
+        overrides.update(_attention(product, nodes))
     student = Executor(calibration.graph, calibration.executor.device, overrides)
     loss = Loss(calibration.executor, images.split(size), task)
     optimizer = torch.optim.Adam([group for learner in learners.values() for group in learner.groups()])
@@ -107,9 +111,11 @@ class _Learner:
         bias: of the output's channels, in units of `unit`.
     """
 
-    def __init__(self, plan: SitePlan, calibration: Calibration) -> None:
-        assert plan.codes is not None and plan.weight_scale is not None and isinstance(plan.grid, ActivationGrid)
-        self.plan, self.grid = plan, plan.grid
+    def __init__(self, plan: WeightPlan, calibration: Calibration) -> None:
+        grid = plan.grid.per_tensor
+        if grid is None:
+            raise TypeError(f"site {plan.site.name!r}: only the scale of a whole tensor can be learnt")
+        self.plan, self.grid = plan, grid
         shape = [1] * plan.codes.ndim
         shape[-1 if plan.site.kind == "linear" else 0] = -1
         self.weight = torch.from_numpy(plan.codes.astype(np.float32)).requires_grad_()
@@ -138,9 +144,9 @@ class _Learner:
         product, run = nodes[site.product], build(nodes[site.product])
 
         def multiplied(x: Tensor, _: Tensor, *bias: Tensor) -> Tensor:
-            weight = _on_grid(self.weight, self.plan.w_bits) * self.scale.exp()
+            weight = _on_grid(self.weight, self.plan.format) * self.scale.exp()
             scale = self.range.exp()
-            rounded = _on_grid(x / scale, self.grid.bits) * scale
+            rounded = _on_grid(x / scale, self.grid.format) * scale
             if bias:
                 return run(rounded, weight, self.bias * self.unit)
             made: Tensor = run(rounded, weight)
@@ -158,32 +164,31 @@ class _Learner:
         shape[-1 if self.plan.site.kind == "linear" else 1] = -1
         return (self.bias * self.unit).reshape(shape)
 
-    def result(self) -> SitePlan:
+    def result(self) -> WeightPlan:
         with torch.no_grad():
-            codes = _on_grid(self.weight, self.plan.w_bits).to(torch.int8).numpy()
+            codes = _on_grid(self.weight, self.plan.format).numpy().astype(self.plan.format.container)
             scale = self.scale.exp().clamp_min(SMALLEST_SCALE).reshape(-1).numpy()
-            grid = replace(self.grid, scale=float(self.range.exp().clamp_min(SMALLEST_SCALE)))
+            range = float(self.range.exp().clamp_min(SMALLEST_SCALE))
+            grid = ActivationGrid(self.grid.format, range, self.grid.shift)
             bias = None if self.plan.bias is None else (self.bias * self.unit).numpy()
         return replace(self.plan, grid=grid, codes=codes, weight_scale=scale, bias=bias)
 
 
-def _attention(plan: SitePlan, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
+def _attention(plan: ProductPlan, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
     """An attention product on its fixed grids."""
-    second = plan.second_grid
-    assert second is not None
     node = nodes[plan.site.product]
     run = build(node)
-    return {node: lambda x, y: run(_through(plan.grid, x), _through(second, y))}
+    return {node: lambda x, y: run(_through(plan.grid, x), _through(plan.second_grid, y))}
 
 
 def _through(grid: Grid, x: Tensor) -> Tensor:
     return x + (grid.apply(x) - grid.shift - x).detach()
 
 
-def _on_grid(x: Tensor, bits: int) -> Tensor:
+def _on_grid(x: Tensor, format: Format) -> Tensor:
     """Nearest codes of x, in steps; the gradient is 1 inside the range and 0 outside."""
-    inside = x.clamp(*code_range(bits))
-    return inside + (inside.round() - inside).detach()
+    inside = x.clamp(*format.range)
+    return inside + (format.quantize(inside, torch.ones(())) - inside).detach()
 
 
 class Loss:

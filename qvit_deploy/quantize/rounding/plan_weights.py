@@ -8,21 +8,23 @@ also makes good what it can of the errors it is handed; the target is its output
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from qvit_deploy.calibrate.observe import Observer, rows_per_image
 from qvit_deploy.execute.lockstep import Lockstep
 from qvit_deploy.execute.ops import OpFn
+from qvit_deploy.formats.format import Format
+from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import Grid, Tensor, dequantize
-from qvit_deploy.quantize.plan import Plan, SitePlan, Widths
+from qvit_deploy.quantize.plan import Formats, Grids, Plan, ProductPlan, SitePlan, WeightPlan
 from qvit_deploy.quantize.ranges.activations import activation_grid, channel_importance
 from qvit_deploy.quantize.rounded_weight import RoundedWeight
 from qvit_deploy.quantize.rounding.compensate import (
@@ -40,35 +42,38 @@ from qvit_deploy.recipe import Compensation
 
 def build_plan(
     calibration: Calibration,
-    widths: Widths,
+    formats: Formats,
     compensate: Compensation,
     batches: Iterable[Tensor],
     seed: int,
     advance: Advance,
 ) -> Plan:
-    """Rounds the weights of every site in `widths`.
+    """Rounds the weights of every site in `formats`.
 
     Args:
         compensate: "none" rounds to nearest on the calibration's own grids; "bias" fits grids and biases to the
             quantized inputs; "gptq" adds regression and error feedback (`compensate`).
-        batches: calibration images, two more passes; not read when `compensate` is "none".
+        batches: calibration images; not read when `compensate` is "none". All are held until the first layers have
+            read them: both runs stand at the same tensor on all of them.
         seed: of the rows that grids are fitted to, and of the cross-validation.
         advance: called with 1 for every site done.
     """
-    chosen = [s for s in calibration.sites if s.name in widths]
-    rounder = _Rounder(calibration, widths, seed)
+    chosen = [s for s in calibration.sites if s.name in formats]
+    rounder = _Rounder(calibration, formats, seed)
     if compensate == "none":
         return Plan({s.name: rounder.to_nearest(s) for s in chosen})
     runs = _Runs(calibration, chosen, list(batches), seed)
-    plans = {}
+    plans: dict[str, SitePlan] = {}
     for site in chosen:
         if site.second is not None:
-            plans[site.name] = rounder.to_nearest(site)
-            runs.multiply(site, plans[site.name])
+            product = rounder.product(site, site.second)
+            runs.multiply(product)
+            plans[site.name] = product
         else:
-            inputs = runs.inputs(site, widths[site.name][1], calibration.grids)
-            plans[site.name] = rounder.fitted(site, inputs, compensate == "gptq")
-            runs.apply(site, plans[site.name], inputs)
+            inputs = runs.inputs(site, formats[site.name][1], calibration.grids)
+            weight = rounder.fitted(site, inputs, compensate == "gptq")
+            runs.apply(weight, inputs)
+            plans[site.name] = weight
         advance(1)
     return Plan(plans)
 
@@ -94,18 +99,18 @@ class _Runs:
         self.exact = Lockstep(calibration.executor, batches, names)
         self.quantized = Lockstep(calibration.executor, batches, names)
         self.importance = channel_importance(calibration.sites, calibration.weights)
-        self.last: tuple[tuple[str, int], _Inputs] | None = None
+        self.last: tuple[tuple[str, Format], _Inputs] | None = None
         self.last_reader = {s.input: s.name for s in sites}
 
-    def inputs(self, site: Site, bits: int, grids: Mapping[tuple[str, int], Grid]) -> _Inputs:
-        """The input of `site` at `bits`; sites that share it, one after the other in the graph, share the work."""
-        key = site.input, bits
+    def inputs(self, site: Site, format: Format, grids: Grids) -> _Inputs:
+        """The input of `site` in `format`; sites that share it, one after the other in the graph, share the work."""
+        key = site.input, format
         if self.last is None or self.last[0] != key:
             self.last = None  # at 224 pixels and 128 images an input takes 0.3 GB
             values = self.quantized.advance(site.input)
             exact = self.exact.advance(site.input)
             if site.kind == "linear":
-                grid = self._grid(site.input, values, bits)
+                grid = self._grid(site.input, values, format)
                 self.last = key, _Inputs(values, grid, self._halves(site.input, values, exact, grid))
                 if self.last_reader[site.input] == site.name:
                     del exact
@@ -114,12 +119,11 @@ class _Runs:
                 self.last = key, _Inputs(values, grids[key], None)
         return self.last[1]
 
-    def apply(self, site: Site, plan: SitePlan, inputs: _Inputs) -> None:
+    def apply(self, plan: WeightPlan, inputs: _Inputs) -> None:
         """The quantized run goes on with what the planned site makes of its inputs."""
-        assert plan.codes is not None and plan.weight_scale is not None
-        scale = torch.from_numpy(plan.weight_scale)
+        site, scale = plan.site, torch.from_numpy(plan.weight_scale)
         column = scale if site.kind == "linear" else scale[:, None, None, None]
-        weight = dequantize(torch.from_numpy(plan.codes).float(), column)
+        weight = plan.format.dequantize(torch.from_numpy(plan.codes.astype(np.float32)), column)
         bias = None if plan.bias is None else torch.from_numpy(plan.bias)
         values, grid = inputs.values, inputs.grid
 
@@ -133,10 +137,9 @@ class _Runs:
 
         self.quantized.replace(site.output, planned)
 
-    def multiply(self, site: Site, plan: SitePlan) -> None:
+    def multiply(self, plan: ProductPlan) -> None:
         """The same for an attention product."""
-        assert site.second is not None and plan.second_grid is not None
-        left, right = self.quantized.advance(site.input), self.quantized.advance(site.second)
+        left, right = (self.quantized.advance(name) for name, _ in plan.operands)
         grid, second = plan.grid, plan.second_grid
 
         def planned(run: OpFn, index: int) -> Tensor:
@@ -144,15 +147,15 @@ class _Runs:
             x, y = grid.apply(left[index]) - grid.shift, second.apply(right[index]) - second.shift
             return run(x, y)
 
-        self.quantized.replace(site.output, planned)
+        self.quantized.replace(plan.site.output, planned)
 
-    def _grid(self, name: str, values: list[Tensor], bits: int) -> Grid:
+    def _grid(self, name: str, values: list[Tensor], format: Format) -> Grid:
         generator = torch.Generator().manual_seed(self.seed)
         quota = rows_per_image(sum(self.images))
         observer = Observer(name, quota, generator, self.calibration.importance.get(name))
         for value, images in zip(values, self.images, strict=True):
             observer.add(value, images)
-        return activation_grid(observer.result(), self.importance[name], bits)
+        return activation_grid(observer.result(), self.importance[name], format)
 
     def _halves(
         self, name: str, values: list[Tensor], exact: list[Tensor], grid: Grid
@@ -174,47 +177,52 @@ class _Runs:
 class _Rounder:
     """Rounds single sites."""
 
-    def __init__(self, calibration: Calibration, widths: Widths, seed: int) -> None:
+    def __init__(self, calibration: Calibration, formats: Formats, seed: int) -> None:
         self.calibration = calibration
-        self.widths = widths
+        self.formats = formats
         self.seed = seed
 
     def to_nearest(self, site: Site) -> SitePlan:
-        w_bits, a_bits = self.widths[site.name]
-        grids = self.calibration.grids
+        """On the calibration's own grids."""
         if site.second is not None:
-            second = grids[site.second, w_bits]
-            return SitePlan(site, w_bits, a_bits, grids[site.input, a_bits], second, None, None, None)
-        weight = round_weight(self.calibration.weights[site.name], w_bits, None)
-        return self._plan(site, grids[site.input, a_bits], weight, self._initializer(site.bias))
+            return self.product(site, site.second)
+        weights, activations = self.formats[site.name]
+        rounded = round_weight(self.calibration.weights[site.name], weights, None)
+        grid = self.calibration.grids[site.input, activations]
+        return self._plan(site, grid, rounded, self._initializer(site.bias))
 
-    def fitted(self, site: Site, inputs: _Inputs, feedback: bool) -> SitePlan:
+    def product(self, site: Site, second: str) -> ProductPlan:
+        """An attention product of the site's input and `second`."""
+        weights, activations = self.formats[site.name]
+        grids = self.calibration.grids
+        return ProductPlan(site, grids[site.input, activations], second, grids[second, weights])
+
+    def fitted(self, site: Site, inputs: _Inputs, feedback: bool) -> WeightPlan:
         """Without `feedback` weights are rounded to nearest; a convolution's always are, and its bias stays."""
-        weight, w_bits = self.calibration.weights[site.name], self.widths[site.name][0]
+        weight, format = self.calibration.weights[site.name], self.formats[site.name][0]
         bias = self._initializer(site.bias)
         if inputs.halves is None:
-            return self._plan(site, inputs.grid, round_weight(weight, w_bits, None), bias)
+            return self._plan(site, inputs.grid, round_weight(weight, format, None), bias)
         share = cross_validated_share(weight, inputs.halves, self.seed) if feedback else math.inf
         moments = pooled(inputs.halves)
         if feedback:
             target = regress(weight, moments, share)
-            rounded = round_weight(target, w_bits, factorise(moments, DAMPING).feedback())
+            rounded = round_weight(target, format, factorise(moments, DAMPING).feedback())
         else:
             importance = moments.covariance.diagonal().float().clamp_min(0)
-            rounded = round_weight(weight, w_bits, None, importance)
+            rounded = round_weight(weight, format, None, importance)
         return self._plan(site, inputs.grid, rounded, corrected_bias(bias, weight, rounded.value(), moments))
 
-    def _plan(self, site: Site, grid: Grid, weight: RoundedWeight, bias: Tensor | None) -> SitePlan:
+    def _plan(self, site: Site, grid: Grid, weight: RoundedWeight, bias: Tensor | None) -> WeightPlan:
         kernel = self._initializer(site.weight)
         assert kernel is not None
+        format = self.formats[site.name][0]
         codes = weight.codes if site.kind == "linear" else weight.codes.t().reshape(kernel.shape)
-        return SitePlan(
+        return WeightPlan(
             site=site,
-            w_bits=self.widths[site.name][0],
-            a_bits=grid.bits,
+            format=format,
             grid=grid,
-            second_grid=None,
-            codes=codes.numpy(),
+            codes=codes.numpy().astype(format.container, copy=False),
             weight_scale=weight.scale.numpy(),
             bias=None if bias is None else bias.numpy(),
         )

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
+from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.lockstep import Lockstep
+from qvit_deploy.formats.format import Format
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
-from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.rounded_weight import RoundedWeight, RoundedWeights
 from qvit_deploy.quantize.rounding.compensate import (
     DAMPING,
@@ -25,16 +26,16 @@ from qvit_deploy.quantize.rounding.compensate import (
 )
 
 
-def round_ahead(
+def prequantize_weights(
     executor: Executor,
     sites: Iterable[Site],
     weights: Mapping[str, Tensor],
     importance: Mapping[str, Tensor],
-    widths: Collection[int],
+    formats: Collection[Format],
     batches: Iterable[Tensor] | None,
     advance: Advance,
 ) -> RoundedWeights:
-    """Rounds every weight to every width with error feedback against its float inputs.
+    """Rounds every weight to every format with error feedback against its float inputs.
 
     Args:
         weights: site name -> [in, out] float32.
@@ -45,7 +46,7 @@ def round_ahead(
     """
     weighted = [s for s in sites if s.name in weights]
     run = None if batches is None else Lockstep(executor, batches, {s.input for s in weighted})
-    rounded: dict[tuple[str, int], RoundedWeight] = {}
+    rounded: dict[tuple[str, Format], RoundedWeight] = {}
     last: tuple[str, Tensor] | None = None
     for site in weighted:
         feedback = None
@@ -53,8 +54,8 @@ def round_ahead(
             if last is None or last[0] != site.input:
                 last = site.input, _feedback(run.advance(site.input), importance.get(site.input))
             feedback = last[1]
-        for bits in widths:
-            rounded[site.name, bits] = round_weight(weights[site.name], bits, feedback)
+        for format in formats:
+            rounded[site.name, format] = round_weight(weights[site.name], format, feedback)
         advance(1)
     return rounded
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
-from qvit_deploy.quantize.grid import Tensor
 from qvit_deploy.quantize.rounding.compensate import GramAccumulator, pooled, regress
 
 SHARES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03)

@@ -14,31 +14,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, MutableMapping
 
 import torch
+from torch import Tensor
 
 from qvit_deploy.execute.executor import Fork, Tap
 from qvit_deploy.execute.ops import build
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
-from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import Tensor
-from qvit_deploy.quantize.scoring.losses import SiteError
+from qvit_deploy.quantize.calibration import RoundedCalibration
+from qvit_deploy.quantize.scoring.losses import MeasuredErrors, SiteError
 from qvit_deploy.tasks.task import Task
 
 
 def exact_sensitivity(
-    calibration: Calibration, batches: Iterable[Tensor], task: Task, advance: Advance
-) -> tuple[dict[str, SiteError], int]:
-    """(site name -> noise to signal ratio of `task.signal` by width and operand, images seen).
+    calibration: RoundedCalibration, batches: Iterable[Tensor], task: Task, advance: Advance
+) -> MeasuredErrors:
+    """Returns the noise to signal ratio of `task.signal`, by site, format and operand.
 
     Args:
         batches: float32 [b, C, H, W] each.
         advance: counts images.
     """
-    sites, widths = calibration.sites, calibration.widths
+    sites, formats = calibration.sites, calibration.formats
     operands: dict[str, Tensor] = {}
     taps = {name: _keep(operands, name) for s in sites for name in (s.input, s.second) if name is not None}
     forks = {site.output: _fork(site, calibration, operands) for site in sites}
-    noise = {site.output: torch.zeros(2 * len(widths), dtype=torch.float64) for site in sites}
+    noise = {site.output: torch.zeros(2 * len(formats), dtype=torch.float64) for site in sites}
     signal, images = 0.0, 0
     with torch.no_grad():
         for batch in batches:
@@ -54,19 +54,19 @@ def exact_sensitivity(
     for site in sites:
         activation, weight = (noise[site.output] / max(signal, 1e-20)).reshape(2, -1).tolist()
         errors[site.name] = SiteError(
-            dict(zip(widths, activation, strict=True)), dict(zip(widths, weight, strict=True))
+            dict(zip(formats, activation, strict=True)), dict(zip(formats, weight, strict=True))
         )
-    return errors, images
+    return MeasuredErrors(errors, images)
 
 
 def _keep(operands: MutableMapping[str, Tensor], name: str) -> Tap:
     return lambda x: operands.update({name: x})
 
 
-def _fork(site: Site, calibration: Calibration, operands: MutableMapping[str, Tensor]) -> Fork:
-    """What the site's output might be: with the input quantized at each width, then with the other operand."""
+def _fork(site: Site, calibration: RoundedCalibration, operands: MutableMapping[str, Tensor]) -> Fork:
+    """What the site's output might be: with the input quantized to each format, then with the other operand."""
     product = build(next(n for n in calibration.graph.nodes() if n.outputs[0].name == site.product))
-    widths, grids = calibration.widths, calibration.grids
+    formats, grids = calibration.formats, calibration.grids
     # The bias makes good for what rounding the weights does to the mean output.
     mean = calibration.observations[site.input].mean if site.kind == "linear" else 0.0
 
@@ -79,15 +79,15 @@ def _fork(site: Site, calibration: Calibration, operands: MutableMapping[str, Te
 
     def changed(x: Tensor, other: Tensor) -> Iterator[Tensor]:
         """Every product is linear in both operands, so only the change goes through it."""
-        for bits in widths:
-            grid = grids[site.input, bits]
+        for format in formats:
+            grid = grids[site.input, format]
             yield product(grid.apply(x) - grid.shift - x, other)
-        for bits in widths:
+        for format in formats:
             if site.second is not None:
-                grid = grids[site.second, bits]
+                grid = grids[site.second, format]
                 yield product(x, grid.apply(other) - grid.shift - other)
             else:
-                yield product(x - mean, layout(calibration.weight_error(site.name, bits)))
+                yield product(x - mean, layout(calibration.weight_error(site.name, format)))
 
     def fork(y: Tensor) -> Iterator[Tensor]:
         x = operands[site.input]

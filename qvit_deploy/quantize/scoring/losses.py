@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from qvit_deploy.calibrate.products import ProductSample
+from qvit_deploy.formats.format import Format
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.calibration import Calibration
+from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.plan import Grids
 
 ROWS = 256
@@ -16,28 +18,35 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class SiteError:
-    """Loss of one site by width of one operand at a time: relative output error, or what a score makes of it.
+    """Loss of one site by format of one operand at a time: relative output error, or what a score makes of it.
 
     Attributes:
-        activation: activation bits -> error with the input quantized only.
-        weight: weight bits -> error with the weight (or second operand) quantized only.
+        activation: format of the input -> error with the input quantized only.
+        weight: format of the weight -> error with the weight (or second operand) quantized only.
     """
 
-    activation: Mapping[int, float]
-    weight: Mapping[int, float]
+    activation: Mapping[Format, float]
+    weight: Mapping[Format, float]
 
-    def at(self, w_bits: int, a_bits: int) -> float:
+    def at(self, weights: Format, activations: Format) -> float:
         """Both together; the two are independent to first order, so they add."""
-        return self.weight[w_bits] + self.activation[a_bits]
+        return self.weight[weights] + self.activation[activations]
 
     def scaled(self, factor: float) -> SiteError:
         """Every error times `factor`."""
         return SiteError(
-            {b: e * factor for b, e in self.activation.items()}, {b: e * factor for b, e in self.weight.items()}
+            {f: e * factor for f, e in self.activation.items()}, {f: e * factor for f, e in self.weight.items()}
         )
 
 
-def site_errors(calibration: Calibration) -> dict[str, SiteError]:
+class MeasuredErrors(NamedTuple):
+    """Losses of every site, by site name, and how many images they were measured on."""
+
+    errors: dict[str, SiteError]
+    images: int
+
+
+def site_errors(calibration: RoundedCalibration) -> dict[str, SiteError]:
     """Site name -> `SiteError`, on sampled rows.
 
     Errors are relative to the output without its mean, which is no signal: folds move it between the product and the
@@ -47,39 +56,39 @@ def site_errors(calibration: Calibration) -> dict[str, SiteError]:
     An attention product's are measured on the operands `calibration` kept.
     """
     observations, weights, grids = calibration.observations, calibration.weights, calibration.grids
-    widths = calibration.widths
+    formats = calibration.formats
     errors = {}
     for site in calibration.sites:
         if site.name in calibration.products:
-            errors[site.name] = _product_error(site, calibration.products[site.name], grids, widths)
+            errors[site.name] = _product_error(site, calibration.products[site.name], grids, formats)
             continue
         rows = observations[site.input].rows[:ROWS]
-        a_grids = {b: grids[site.input, b] for b in widths}
-        moved = {b: g.apply(rows) - g.shift - rows for b, g in a_grids.items()}
+        a_grids = {f: grids[site.input, f] for f in formats}
+        moved = {f: g.apply(rows) - g.shift - rows for f, g in a_grids.items()}
         if site.kind == "linear":
             weight = weights[site.name]
             output = rows @ weight
             power = float((output - output.mean(0)).square().sum()) + 1e-20
-            activation = {b: float((d @ weight).square().sum()) / power for b, d in moved.items()}
+            activation = {f: float((d @ weight).square().sum()) / power for f, d in moved.items()}
             centred = rows - observations[site.input].mean
-            change = {b: centred @ calibration.weight_error(site.name, b) for b in widths}
-            weight_error = {b: float(c.square().sum()) / power for b, c in change.items()}
+            change = {f: centred @ calibration.weight_error(site.name, f) for f in formats}
+            weight_error = {f: float(c.square().sum()) / power for f, c in change.items()}
         else:
             power = float(rows.square().sum()) + 1e-20
-            activation = {b: float(d.square().sum()) / power for b, d in moved.items()}
+            activation = {f: float(d.square().sum()) / power for f, d in moved.items()}
             weight = weights[site.name]
             base = float(weight.square().sum()) + 1e-20
-            weight_error = {b: float(calibration.weight_error(site.name, b).square().sum()) / base for b in widths}
+            weight_error = {f: float(calibration.weight_error(site.name, f).square().sum()) / base for f in formats}
         errors[site.name] = SiteError(activation, weight_error)
     return errors
 
 
-def _product_error(site: Site, sample: ProductSample, grids: Grids, widths: Iterable[int]) -> SiteError:
+def _product_error(site: Site, sample: ProductSample, grids: Grids, formats: Iterable[Format]) -> SiteError:
     assert site.second is not None
     power = float(sample.power().sum()) + 1e-20
     left, right = {}, {}
-    for bits in widths:
-        grid, second = grids[site.input, bits], grids[site.second, bits]
-        left[bits] = float(sample.left_error(grid.apply(sample.left) - grid.shift).sum()) / power
-        right[bits] = float(sample.right_error(second.apply(sample.right) - second.shift).sum()) / power
+    for format in formats:
+        grid, second = grids[site.input, format], grids[site.second, format]
+        left[format] = float(sample.left_error(grid.apply(sample.left) - grid.shift).sum()) / power
+        right[format] = float(sample.right_error(second.apply(sample.right) - second.shift).sum()) / power
     return SiteError(left, right)

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from qvit_deploy.progress import Advance
-from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import Tensor
+from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
 from qvit_deploy.quantize.scoring.losses import SiteError, site_errors
 from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
@@ -22,7 +22,7 @@ from qvit_deploy.tasks.task import Task
 
 @dataclass(frozen=True)
 class LossTable:
-    """The loss of every site by width and operand, and one score per site that says how much it matters.
+    """The loss of every site by format and operand, and one score per site that says how much it matters.
 
     Losses of one table add up over sites; those of two scores have no common unit.
     """
@@ -32,7 +32,7 @@ class LossTable:
 
 
 def rank_sites(
-    calibration: Calibration,
+    calibration: RoundedCalibration,
     recipe: Recipe,
     free: Collection[str],
     batches: Iterable[Tensor],
@@ -81,7 +81,7 @@ def rank_sites(
     return LossTable({name: error.scaled(scores.values[name]) for name, error in errors.items()}, scores)
 
 
-def _totals(mean: Scores, calibration: Calibration) -> Scores:
+def _totals(mean: Scores, calibration: RoundedCalibration) -> Scores:
     """Shares of the sum of |relevance| over a site's elements, from the mean per element.
 
     An error of a site moves all of its elements, so a layer four times as wide counts four times.
@@ -102,7 +102,7 @@ def _dealt(scores: Scores, how: str, givers: list[str], receivers: list[str]) ->
 
 
 def _narrowest(losses: Mapping[str, SiteError], method: str, images: int) -> Scores:
-    """Each site's share of the loss with every site at the narrowest width."""
+    """Each site's share of the loss with every site in the cheapest format."""
     values = {name: loss.at(min(loss.weight), min(loss.activation)) for name, loss in losses.items()}
     total = sum(values.values()) or 1.0
     return Scores({name: value / total for name, value in values.items()}, method, images, {})

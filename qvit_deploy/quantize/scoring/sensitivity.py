@@ -10,27 +10,30 @@ first-order Taylor term (Syed et al., arXiv 2310.10348); with the coefficients o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.format import Format
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
-from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import Tensor
-from qvit_deploy.quantize.plan import Grids
-from qvit_deploy.quantize.scoring.losses import SiteError
+from qvit_deploy.quantize.calibration import RoundedCalibration
+from qvit_deploy.quantize.scoring.losses import MeasuredErrors, SiteError
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.tasks.task import Objective
 
 
 def linear_sensitivity(
-    calibration: Calibration, batches: Iterable[Tensor], rule_set: RuleSet, objective: Objective, advance: Advance
-) -> tuple[dict[str, SiteError], int]:
-    """(site name -> mean over images of the squared estimated change of the objective, by width and operand; images
-    seen).
+    calibration: RoundedCalibration,
+    batches: Iterable[Tensor],
+    rule_set: RuleSet,
+    objective: Objective,
+    advance: Advance,
+) -> MeasuredErrors:
+    """Returns the mean over images of the squared estimated change of the objective, by site, format and operand.
 
     Squared, because the changes of different sites have random signs and their variances add.
 
@@ -40,63 +43,85 @@ def linear_sensitivity(
         objective: the scalar whose change is estimated (`Task.objective`).
         advance: counts images.
     """
-    sites, widths, weights = calibration.sites, calibration.widths, calibration.weights
-    totals = {s.name: (torch.zeros(len(widths)), torch.zeros(len(widths))) for s in sites}
-    # The bias makes good for what rounding the weights does to the mean output.
-    means = {s.input: calibration.observations[s.input].mean for s in sites if s.kind == "linear"}
-    readers: dict[str, list[Site]] = {}
-    for site in sites:
-        readers.setdefault(site.input, []).append(site)
-        if site.second is not None:
-            readers.setdefault(site.second, []).append(site)
-    outputs = {s.output for s in sites if s.kind == "linear"}
-    images = 0
-    size = 0
+    changes = _Changes(calibration)
+    images = size = 0
     for batch in batches:
         if len(batch) != size:
             size = len(batch)
             executor = Executor(calibration.graph, overrides=rule_set.bind(calibration.graph, size).overrides)
-        coefficients: dict[str, Tensor] = {}
-
-        def visit(name: str, activation: Tensor, g: Tensor) -> None:
-            # Backward reaches a site's output before its input, so rho is there when x arrives.
-            if name in outputs:
-                coefficients[name] = g  # noqa: B023 - visit does not outlive the iteration
-            for site in readers.get(name, ()):
-                a_total, w_total = totals[site.name]
-                if site.kind == "linear":
-                    rho, weight = coefficients[site.output], weights[site.name]  # noqa: B023
-                    moved = _moved(activation, rho @ weight.t(), name, calibration.grids, widths, size)  # noqa: B023
-                    a_total += moved.square().sum(0)
-                    rounded = _rounded(activation - means[name], rho, calibration, site.name, size)  # noqa: B023
-                    w_total += rounded.square().sum(0)
-                else:
-                    moved = _moved(activation, g, name, calibration.grids, widths, size)  # noqa: B023
-                    (a_total if name == site.input else w_total).add_(moved.square().sum(0))
-                    if site.kind == "conv":
-                        # Rounding at one width moves a kernel by as much, relative to its size, as the input.
-                        w_total += moved.square().sum(0)
-
-        propagate(executor, batch, {*readers, *outputs}, visit, rule_set.starting_at(objective))
+        changes.begin(size)
+        propagate(executor, batch, changes.names, changes.visit, rule_set.starting_at(objective))
         images += len(batch)
         advance(len(batch))
-    losses = {
-        name: SiteError(*({b: float(v) / images for b, v in zip(widths, total, strict=True)} for total in pair))
-        for name, pair in totals.items()
-    }
-    return losses, images
+    return MeasuredErrors(changes.mean(images), images)
 
 
-def _rounded(x: Tensor, rho: Tensor, calibration: Calibration, site: str, batch: int) -> Tensor:
-    """sum (x (W' - W)) rho per image and width, [batch, widths]; windows of one image are summed."""
-    outer = x.reshape(batch, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(batch, -1, rho.shape[-1])
-    return torch.stack([outer.flatten(1) @ calibration.weight_error(site, b).flatten() for b in calibration.widths], 1)
+class _Changes:
+    """Estimated logit changes of every site and format, squared and added up over images.
 
+    Attributes:
+        names: the tensors to `visit` in a backward pass.
+    """
 
-def _moved(x: Tensor, coefficient: Tensor, name: str, grids: Grids, widths: Sequence[int], batch: int) -> Tensor:
-    """sum (x' - x) rho per image and width, [batch, widths]."""
-    effects = []
-    for bits in widths:
-        grid = grids[name, bits]
-        effects.append(((grid.apply(x) - grid.shift - x) * coefficient).reshape(batch, -1).sum(1))
-    return torch.stack(effects, 1)
+    def __init__(self, calibration: RoundedCalibration) -> None:
+        self.calibration = calibration
+        sites, count = calibration.sites, len(calibration.formats)
+        self._activation = {s.name: torch.zeros(count) for s in sites}
+        self._weight = {s.name: torch.zeros(count) for s in sites}
+        # The bias makes good for what rounding the weights does to the mean output.
+        self._means = {s.input: calibration.observations[s.input].mean for s in sites if s.kind == "linear"}
+        self._readers: dict[str, list[Site]] = {}
+        for site in sites:
+            for name in (site.input, site.second):
+                if name is not None:
+                    self._readers.setdefault(name, []).append(site)
+        self._outputs = {s.output for s in sites if s.kind == "linear"}
+        self.names = {*self._readers, *self._outputs}
+        self._size, self._coefficients = 0, dict[str, Tensor]()
+
+    def begin(self, size: int) -> None:
+        """What is visited from here on belongs to a batch of `size` images."""
+        self._size, self._coefficients = size, {}
+
+    def visit(self, name: str, activation: Tensor, g: Tensor) -> None:
+        """Takes in a tensor and its coefficients. Backward reaches a site's output before its input, so that rho is
+        there when x arrives."""
+        if name in self._outputs:
+            self._coefficients[name] = g
+        for site in self._readers.get(name, ()):
+            if site.kind == "linear":
+                rho = self._coefficients[site.output]
+                weight = self.calibration.weights[site.name]
+                self._activation[site.name] += self._moved(activation, rho @ weight.t(), name)
+                self._weight[site.name] += self._rounded(activation - self._means[name], rho, site.name)
+            else:
+                change = self._moved(activation, g, name)
+                (self._activation if name == site.input else self._weight)[site.name] += change
+                if site.kind == "conv":
+                    # Rounding in one format moves a kernel by as much, relative to its size, as the input.
+                    self._weight[site.name] += change
+
+    def mean(self, images: int) -> dict[str, SiteError]:
+        """Site name -> mean over `images`."""
+
+        def by_format(total: Tensor) -> dict[Format, float]:
+            return {f: float(v) / images for f, v in zip(self.calibration.formats, total, strict=True)}
+
+        return {
+            name: SiteError(by_format(total), by_format(self._weight[name])) for name, total in self._activation.items()
+        }
+
+    def _rounded(self, x: Tensor, rho: Tensor, site: str) -> Tensor:
+        """Squared sum (x (W' - W)) rho of each image, summed over the batch, [formats]; windows of one image are
+        summed before."""
+        outer = x.reshape(self._size, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(self._size, -1, rho.shape[-1])
+        errors = (self.calibration.weight_error(site, f) for f in self.calibration.formats)
+        return torch.stack([outer.flatten(1) @ error.flatten() for error in errors], 1).square().sum(0)
+
+    def _moved(self, x: Tensor, coefficient: Tensor, name: str) -> Tensor:
+        """Squared sum (x' - x) rho of each image, summed over the batch, [formats]."""
+        effects = []
+        for format in self.calibration.formats:
+            grid = self.calibration.grids[name, format]
+            effects.append(((grid.apply(x) - grid.shift - x) * coefficient).reshape(self._size, -1).sum(1))
+        return torch.stack(effects, 1).square().sum(0)

@@ -8,7 +8,6 @@ output. Float convolutions that it moves to another memory layout lose both and 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 import onnx
 
 from qvit_deploy.artifacts.measurement import Profile, SiteTime
+from qvit_deploy.emit.names import site_of_bias, site_of_weight, without_raw
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.op_traits import QUANTIZERS, RESHAPES
 from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -27,7 +27,6 @@ from qvit_deploy.targets.profiling import RUNS, WARM_UP, per_run
 PRODUCTS = frozenset((*INTEGER_PRODUCTS, *FLOAT_LINEARS, *FLOAT_CONVOLUTIONS, "MatMulNBits", "NhwcFusedConv"))
 QUANTIZING = QUANTIZERS | {"DynamicQuantizeLinear", "Clip"}
 MOVES = RESHAPES | {"Transpose"}
-_WEIGHT, _BIAS = re.compile(r"(.+)\.weight(\.|$)"), re.compile(r"(.+)\.bias(\.|$)")
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,10 @@ def _sites(graph: onnx.GraphProto, attention: Mapping[str, str]) -> dict[str, st
         names = [behind.get(name, name) for name in node.input]
         site = None
         if node.op_type in PRODUCTS:
-            owners = [m[1] for name in names if name in constants and (m := _WEIGHT.match(name))]
-            raw = node.output[0].removesuffix(".raw")
-            site = owners[0] if owners else attention.get(raw)
+            owners = [s for name in names if name in constants and (s := site_of_weight(name))]
+            site = owners[0] if owners else attention.get(without_raw(node.output[0]))
         elif node.op_type == "Add":
-            owners = [m[1] for name in names if name in constants and (m := _BIAS.match(name))]
+            owners = [s for name in names if name in constants and (s := site_of_bias(name))]
             before = next((found[name] for name in names if name in found), None)
             site = before if before in owners else None
         if site is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qvit_deploy.artifacts.measurement import Profile
 from qvit_deploy.artifacts.verification import ReferenceVerification
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.onnxruntime import NAME
@@ -42,7 +43,7 @@ class OnnxRuntime(Runtime):
         return profile(path, how.batch, how.threads, names.attention)
 
 
-class OnnxRuntimeTarget(Target[Graph, ReferenceVerification]):
+class OnnxRuntimeTarget(Target[EmittedGraph, ReferenceVerification]):
     """The Q/DQ graph itself, which ONNX Runtime fuses into integer products."""
 
     name = NAME
@@ -53,10 +54,10 @@ class OnnxRuntimeTarget(Target[Graph, ReferenceVerification]):
     linted_for: LintTarget = "onnxruntime"
     times_sites = True
 
-    def emit(self, job: EmissionJob) -> Graph:
+    def emit(self, job: EmissionJob) -> EmittedGraph:
         return job.reference
 
-    def verify(self, emitted: Graph, job: VerificationJob) -> ReferenceVerification:
+    def verify(self, emitted: EmittedGraph, job: VerificationJob) -> ReferenceVerification:
         from qvit_deploy.targets.onnxruntime.verification import verify
 
         return verify(job.float_graph, emitted, job.plan, job.images, job.task)

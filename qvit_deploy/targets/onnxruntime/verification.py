@@ -18,13 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.artifacts.verification import ReferenceVerification
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.grid import Grid
-from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.quantize.ranges.attention import inner_grid
-from qvit_deploy.quantize.ranges.softmax import LogGrid
+from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
 from qvit_deploy.targets.executor_outputs import executor_outputs
 from qvit_deploy.targets.forced_comparison import (
     Comparison,
@@ -42,7 +41,7 @@ from qvit_deploy.tasks.task import Task
 
 
 def verify(
-    float_graph: Graph, emitted: Graph, plan: Plan, images: np.ndarray, task: Task = CLASSIFY
+    float_graph: Graph, emitted: EmittedGraph, plan: Plan, images: np.ndarray, task: Task = CLASSIFY
 ) -> ReferenceVerification:
     """Verifies the `onnxruntime` file of a plan on `images` float32 [n, C, H, W].
 
@@ -63,7 +62,7 @@ def verify(
     forced = _forced(executor, emitted, plan, probed)
     fused = target.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
-    in_float = [name for name, p in plan.sites.items() if isinstance(inner_grid(p.grid), LogGrid)]
+    in_float = [name for name, p in plan.sites.items() if not p.grid.on_integers]
     expected = sum(p.site.kind != "conv" for p in plan.sites.values()) - len(in_float)
     result = ReferenceVerification(
         profile=NAME,
@@ -95,41 +94,39 @@ def verify(
     return result
 
 
-def _as_planned(emitted: Graph, plan: Plan) -> None:
+def _as_planned(emitted: EmittedGraph, plan: Plan) -> None:
     """The graph holds the plan's weight codes and every scale of it. Raises CheckError naming the site."""
-    readers = {v.name: n for n in emitted.nodes() if n.op_type in ("MatMul", "Conv") for v in n.outputs}
-    for site in plan.sites.values():
-        # Emitting may put a bias or a Squeeze behind the product, so that it goes by another name.
-        output = site.site.output
-        names = [site.site.product, f"{output}.raw", f"{output}.row"]
-        product = next((readers[n] for n in names if n in readers), None)
-        planned = [_grid_of(product, 0, site.grid)]
-        if site.second_grid is not None:
-            planned.append(_grid_of(product, 1, site.second_grid))
-        elif site.codes is not None and site.weight_scale is not None:
-            planned += [(site.codes, _read(product, 1, 0)), (site.weight_scale, _read(product, 1, 1))]
-        if any(found is None or not np.array_equal(wanted, found) for wanted, found in planned):
-            raise CheckError(f"verification: site {site.site.name!r} was not emitted as planned")
+    for name, site in plan.sites.items():
+        if not _is_planned(emitted, name, site):
+            raise CheckError(f"verification: site {name!r} was not emitted as planned")
 
 
-def _grid_of(product: ir.Node | None, operand: int, grid: Grid) -> tuple[np.ndarray, np.ndarray | None]:
-    """(the number that scales the operand's codes, the one found in the graph)."""
-    inner = inner_grid(grid)
-    if not isinstance(inner, LogGrid):
-        return np.asarray(inner.scale, np.float32), _read(product, operand, 1)
-    value = product.inputs[operand] if product is not None else None
-    scaled = value.producer() if value is not None else None
-    found = constant(scaled.inputs[1]) if scaled is not None and scaled.op_type == "Mul" else None
-    return np.asarray(inner.largest, np.float32), found
+def _is_planned(emitted: EmittedGraph, name: str, site: SitePlan) -> bool:
+    """Whether the product of `site` reads the values it was emitted with, made of the plan's numbers."""
+    product = emitted.product(name)
+    if product is None:
+        return False
+    made = [None if value is None else value.producer() for value in product.inputs[:2]]
+    read = [None if node is None else node.outputs[0].name for node in made]
+    good = read == [operand.value for operand in emitted.sites[name].operands]
+    good = good and all(_is_scaled(node, grid) for node, (_, grid) in zip(made, site.operands, strict=False))
+    if isinstance(site, WeightPlan):
+        wanted = site.codes, site.weight_scale
+        good = good and all(_is_equal(made[1], i, array) for i, array in enumerate(wanted))
+    return good
 
 
-def _read(product: ir.Node | None, operand: int, parameter: int) -> np.ndarray | None:
-    """Input `parameter` (0 codes, 1 scale) of the DequantizeLinear behind an operand, when it is constant."""
-    value = product.inputs[operand] if product is not None else None
-    dequantize = value.producer() if value is not None else None
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        return None
-    return constant(dequantize.inputs[parameter])
+def _is_scaled(made: ir.Node | None, grid: Grid) -> bool:
+    """Whether the node that makes an operand multiplies by the number that the grid says."""
+    op_type = "DequantizeLinear" if grid.on_integers else "Mul"
+    right = made is not None and made.op_type == op_type
+    return right and _is_equal(made, 1, np.asarray(grid.emitted_scale, np.float32))
+
+
+def _is_equal(node: ir.Node | None, index: int, wanted: np.ndarray) -> bool:
+    """Whether input `index` of the node is this constant."""
+    found = None if node is None else constant(node.inputs[index])
+    return found is not None and np.array_equal(wanted, found)
 
 
 def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> Comparison:

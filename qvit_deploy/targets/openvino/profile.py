@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qvit_deploy.artifacts.measurement import Profile, SiteTime
+from qvit_deploy.emit.names import site_of_weight
 from qvit_deploy.targets.openvino.runner import OpenVinoRunner
 from qvit_deploy.targets.openvino.runtime import PRODUCTS, Layer, openvino_precision
 from qvit_deploy.targets.profiling import RUNS, WARM_UP, per_run
 
-_WEIGHT = re.compile(r"(.+)\.weight(\.|$)")
 _QUANTIZER = re.compile(r"\.QuantizeLinear(\.|$)")
 
 
@@ -70,8 +70,7 @@ def _site(layer: Layer, known: Mapping[str, Layer]) -> str | None:
     weight: Layer | None = known.get(layer.inputs[1][0])
     while weight is not None and weight.inputs:  # a Transpose or Reshape that was folded
         weight = known.get(weight.inputs[0][0])
-    named = None if weight is None else _WEIGHT.match(weight.name)
-    return None if named is None else named[1]
+    return None if weight is None else site_of_weight(weight.name)
 
 
 def _kind(layer: Layer) -> str:

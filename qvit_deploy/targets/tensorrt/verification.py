@@ -23,11 +23,14 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, writes_codes
+from qvit_deploy.emit import names
+from qvit_deploy.emit.emitted import EmittedGraph
+from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import CheckError
+from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
 from qvit_deploy.targets.forced_comparison import probe_images
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.onnxruntime.tensors import probe
@@ -50,7 +53,7 @@ FLOAT16_DB = 50.0
 
 
 def verify_half(
-    float_graph: Graph, reference: Graph, emitted: HalfGraph, images: np.ndarray, task: Task = CLASSIFY
+    float_graph: Graph, reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray, task: Task = CLASSIFY
 ) -> HalfVerification:
     """Verifies the graph of `emitted` on `images` float32 [n, C, H, W].
 
@@ -102,7 +105,7 @@ def verify_half(
     )
 
 
-def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[int, float, str, float]:
+def _compare(reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray) -> tuple[int, float, str, float]:
     """(codes compared, share equal when running freely, worst site, its output error). Raises CheckError."""
     graph, packed = opened(emitted, reference)
     plain = [
@@ -127,8 +130,8 @@ def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[
         ]
         found = _fed(reference, feeds, wanted) if wanted else {}
         fed |= {c.name: c.of(found[c.reference]) for c in group} | {n: found[n] for n in wanted if n in made}
-    names = list(dict.fromkeys(c.reference for c in codes))
-    free = dict(zip(names, probe(reference, images, names), strict=True))
+    wanted = list(dict.fromkeys(c.reference for c in codes))
+    free = dict(zip(wanted, probe(reference, images, wanted), strict=True))
     equal = total = 0
     for code in codes:
         # In the other file a row may have an axis more.
@@ -144,7 +147,8 @@ def _compare(reference: Graph, emitted: HalfGraph, images: np.ndarray) -> tuple[
     worst_site, worst_error = "", 0.0
     for name, site in made.items():
         wide = got[name].astype(np.float32).reshape(fed[name].shape)
-        bias = emitted.plan.sites[site].bias
+        planned = emitted.plan.sites[site]
+        bias = planned.bias if isinstance(planned, WeightPlan) else None
         largest = max(float(np.abs(v).max()) for v in (fed[name], *([] if bias is None else [bias])))
         error = float(np.abs(wide - fed[name]).max()) / max(largest, 1e-12)
         if not error < worst_error:  # a NaN is the worst
@@ -193,28 +197,24 @@ def _fed(graph: Graph, feeds: dict[str, np.ndarray], fetch: list[str]) -> dict[s
     return dict(zip(fetch, (np.asarray(a) for a in got), strict=True))
 
 
-def _as_planned(half: Graph, plan: Plan, packed: Collection[str]) -> None:
+def _as_planned(half: EmittedGraph, plan: Plan, packed: Collection[str]) -> None:
     """The graph holds the plan's weight codes and scales: of activations exactly, of weights as float16 holds them, and
     exactly where they are packed."""
-    products = {v.name: n for n in half.nodes() if n.op_type in ("MatMul", "Conv") for v in n.outputs}
     calls = {n.name: n for n in half.nodes() if n.domain == DOMAIN}
     for name, site in plan.sites.items():
         if name in packed:
-            call = calls.get(f"{name}{CALL_SUFFIX}")
+            call = calls.get(names.call(name))
             good = call is not None and is_planned(call, site)
         else:
-            names = [site.site.product, f"{site.site.output}.raw"]
-            product = next((products[n] for n in names if n in products), None)
+            product = half.product(name)
             good = product is not None and _is_pair(product, site)
         if not good:
             raise CheckError(f"verification: site {name!r} was not emitted as planned in half precision")
 
 
 def _is_pair(product: ir.Node, site: SitePlan) -> bool:
-    good = _is_grid(product, 0, site.grid)
-    if site.second_grid is not None:
-        return good and _is_grid(product, 1, site.second_grid)
-    if site.codes is None or site.weight_scale is None:
+    good = all(_is_grid(product, operand, grid) for operand, (_, grid) in enumerate(site.operands))
+    if not isinstance(site, WeightPlan):
         return good
     pair = _pair(product, 1)
     codes, scale = (None, None) if pair is None else (constant(pair.inputs[0]), constant(pair.inputs[1]))
@@ -222,13 +222,13 @@ def _is_pair(product: ir.Node, site: SitePlan) -> bool:
     return good and scale is not None and _close(scale, site.weight_scale, site.codes)
 
 
-def _is_grid(product: ir.Node, operand: int, grid: object) -> bool:
+def _is_grid(product: ir.Node, operand: int, grid: Grid) -> bool:
     pair = _pair(product, operand)
     codes = pair.inputs[0] if pair is not None else None
     quantize = codes.producer() if codes is not None else None
     if pair is None or quantize is None or quantize.op_type != "QuantizeLinear":
         return False
-    wanted = np.float32(getattr(grid, "scale"))  # noqa: B009 - plain grids only, by `targets.tensorrt.half.emission`
+    wanted = np.float32(grid.emitted_scale)
     forward, back = constant(quantize.inputs[1]), constant(pair.inputs[1])
     assert forward is not None and back is not None
     return float(forward) == float(wanted) and abs(float(back) - float(wanted)) <= SCALE_ERROR * float(wanted)

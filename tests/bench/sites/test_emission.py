@@ -11,9 +11,9 @@ import pytest
 
 from qvit_deploy.bench.sites.emission import RANGE, WEIGHT_SCALE, emit_norm, overhead, site_shape, tensor_shapes
 from qvit_deploy.errors import InputError
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
-from qvit_deploy.quantize.grid import code_range
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 from qvit_deploy.targets.onnxruntime.runtime import fusion, session
@@ -83,7 +83,7 @@ def test_the_codes_are_the_planned_ones(target: str, bits: int, site: str, k: in
     model = onnx.load_from_string(emitted(wide_vit(), 1, (bits, bits), target)[site])
     in_plugin, behind = target in PACKED, site in BEHIND_NORMS
     x = np.random.default_rng(1).standard_normal((1, 16, k)).astype(np.float16)
-    low, high = code_range(bits)
+    low, high = Int(bits).range
     scale = np.float32(np.float16(RANGE / high))
     weight = np.random.default_rng(0).integers(low, high + 1, (k, n))
     (stored,) = (

@@ -5,7 +5,9 @@ from itertools import pairwise
 import torch
 
 from qvit_deploy.calibrate.observe import Observation
-from qvit_deploy.quantize.ranges.activations import ActivationGrid, activation_grid, channel_importance
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.integer import Int
+from qvit_deploy.quantize.ranges.activations import activation_grid, channel_importance
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 
@@ -23,14 +25,14 @@ GELU = torch.nn.functional.gelu(2 * torch.randn(400, 16, generator=torch.Generat
 
 
 def test_more_bits_mean_less_error() -> None:
-    errors = [error(activation_grid(observation(GELU), torch.ones(16), b), GELU) for b in range(2, 9)]
+    errors = [error(activation_grid(observation(GELU), torch.ones(16), Int(b)), GELU) for b in range(2, 9)]
     assert all(later < earlier for earlier, later in pairwise(errors))
 
 
 def test_the_range_suits_the_rows_that_count() -> None:
     rows = torch.cat([GELU, 30 * GELU])
-    small = activation_grid(observation(rows, torch.tensor([1.0] * 400 + [0.0] * 400)), torch.ones(16), 4)
-    both = activation_grid(observation(rows), torch.ones(16), 4)
+    small = activation_grid(observation(rows, torch.tensor([1.0] * 400 + [0.0] * 400)), torch.ones(16), Int(4))
+    both = activation_grid(observation(rows), torch.ones(16), Int(4))
     assert error(small, GELU) < 0.2 * error(both, GELU)
 
 

@@ -6,18 +6,13 @@ import pytest
 import torch
 
 from qvit_deploy.calibrate.products import ProductSample
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.formats.grids.probabilities import LevelGrid, LogGrid, UnsignedGrid
+from qvit_deploy.formats.grids.scaled import HeadGrid, RowGrid
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.grid import Grid, fake_quantize
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
-from qvit_deploy.quantize.ranges.attention import (
-    HeadGrid,
-    RowGrid,
-    attention_grids,
-    inner_grid,
-    operand_grid,
-    softmax_grid,
-)
-from qvit_deploy.quantize.ranges.softmax import LevelGrid, LogGrid, UnsignedGrid
+from qvit_deploy.quantize.ranges.attention import attention_grids, operand_grid, softmax_grid
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
@@ -52,10 +47,10 @@ def softmax_error(sample: ProductSample, grid: Grid) -> float:
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_auto_is_no_worse_than_any_kind_whose_product_runs_on_integers(bits: int, rows: bool) -> None:
     sample = attention()
-    chosen = softmax_grid(sample, bits, "auto", rows)
+    chosen = softmax_grid(sample, Int(bits), "auto", rows)
     for kind in KINDS:
-        other = softmax_grid(sample, bits, kind, rows)
-        handicap = 1.25 if isinstance(inner_grid(other), LogGrid) else 1.0
+        other = softmax_grid(sample, Int(bits), kind, rows)
+        handicap = 1.0 if other.on_integers else 1.25
         assert softmax_error(sample, chosen) <= handicap * softmax_error(sample, other) * (1 + 1e-6)
 
 
@@ -71,29 +66,29 @@ def test_auto_is_no_worse_than_any_kind_whose_product_runs_on_integers(bits: int
 def test_a_kind_that_makes_no_sense_at_a_width_gives_way_to_uniform(
     bits: int, kind: SoftmaxCodes, expected: type, rows: bool
 ) -> None:
-    found = softmax_grid(attention(), bits, kind, rows)
+    found = softmax_grid(attention(), Int(bits), kind, rows)
     assert isinstance(found, RowGrid) == rows
-    assert isinstance(inner_grid(found), expected) and found.bits == bits
+    assert isinstance(found.common, expected) and found.format == Int(bits)
 
 
 def test_the_steps_of_log_codes_are_those_of_their_name() -> None:
-    found = [inner_grid(softmax_grid(attention(), 4, kind, False)) for kind in ("log2", "log-sqrt2")]  # type: ignore[arg-type]
+    found = [softmax_grid(attention(), Int(4), kind, False).common for kind in ("log2", "log-sqrt2")]  # type: ignore[arg-type]
     assert [g.steps for g in found if isinstance(g, LogGrid)] == [1, 2]
 
 
 def test_every_kind_beats_a_signed_grid_by_far_at_4_bits() -> None:
     sample = attention()
     signed = min(
-        float(sample.left_error(fake_quantize(sample.left, torch.tensor(r / 7), 4)).sum())
+        float(sample.left_error(Int(4).fake_quantize(sample.left, torch.tensor(r / 7))).sum())
         for r in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
     )
-    errors = {kind: softmax_error(sample, softmax_grid(sample, 4, kind, False)) for kind in KINDS}
+    errors = {kind: softmax_error(sample, softmax_grid(sample, Int(4), kind, False)) for kind in KINDS}
     assert max(errors.values()) < 0.7 * signed
     assert errors["levels"] < 0.5 * errors["uniform"] and errors["log-sqrt2"] < 0.5 * errors["uniform"]
 
 
 def test_eight_bits_use_256_values_from_zero_on() -> None:
-    grid = softmax_grid(attention(), 8, "uniform", False)
+    grid = softmax_grid(attention(), Int(8), "uniform", False)
     assert isinstance(grid, ActivationGrid) and grid.shift == -128 * grid.scale
     values = grid.apply(torch.linspace(0, 1, 5000)) - grid.shift
     assert values.min() == 0 and len(values.unique()) == round(min(1 / grid.scale, 255)) + 1
@@ -103,11 +98,13 @@ def test_a_sink_whose_value_is_zero_does_not_set_the_range() -> None:
     """Probabilities near 1 cost nothing where the value is nothing, so the grid is spent on the others."""
     sample = attention()
     heavy = ProductSample(sample.left, normal(4, 3, 64, 6, seed=1), None)
-    light, full = (inner_grid(softmax_grid(s, 4, "uniform", False)).scale * 15 for s in (sample, heavy))
+    light, full = (softmax_grid(s, Int(4), "uniform", False).emitted_scale * 15 for s in (sample, heavy))
     assert light < 0.75 and full > 0.9
 
 
-@pytest.mark.parametrize("grid", [UnsignedGrid(4, 1 / 15), ActivationGrid(8, 1 / 255, -128 / 255), LogGrid(4, 2, 1.0)])
+@pytest.mark.parametrize(
+    "grid", [UnsignedGrid(Int(4), 1 / 15), ActivationGrid(Int(8), 1 / 255, -128 / 255), LogGrid(Int(4), 2, 1.0)]
+)
 def test_rows_are_quantized_relative_to_their_largest(grid: UnsignedGrid | ActivationGrid | LogGrid) -> None:
     p = attention().left
     largest = p.amax(-1, keepdim=True)
@@ -115,14 +112,14 @@ def test_rows_are_quantized_relative_to_their_largest(grid: UnsignedGrid | Activ
     torch.testing.assert_close(found, (grid.apply(p / largest) - grid.shift) * largest)
     torch.testing.assert_close(found.amax(-1, keepdim=True), largest)
     torch.testing.assert_close(RowGrid(grid).apply(p / 8), found / 8)
-    assert RowGrid(grid).bits == grid.bits and RowGrid(grid).shift == 0
+    assert RowGrid(grid).format == grid.format and RowGrid(grid).shift == 0
 
 
 def test_rows_that_differ_in_size_gain_from_being_normalized() -> None:
     spread = attention(1.0)
     sharp = attention(6.0)
     both = ProductSample(torch.cat([spread.left, sharp.left]), torch.cat([spread.right, sharp.right]), None)
-    errors = [softmax_error(both, softmax_grid(both, 4, "uniform", rows)) for rows in (False, True)]
+    errors = [softmax_error(both, softmax_grid(both, Int(4), "uniform", rows)) for rows in (False, True)]
     assert errors[1] < 0.5 * errors[0]
 
 
@@ -130,13 +127,13 @@ def test_rows_that_differ_in_size_gain_from_being_normalized() -> None:
 def test_a_scale_per_head_is_that_of_the_head_alone(is_left: bool) -> None:
     sample = scores((0.1, 1.0, 20.0))
     x = sample.left if is_left else sample.right
-    grid = operand_grid(sample, is_left, 4, "head")
-    assert isinstance(grid, HeadGrid) and len(grid.factors) == 3 and grid.bits == 4
+    grid = operand_grid(sample, is_left, Int(4), "head")
+    assert isinstance(grid, HeadGrid) and len(grid.factors) == 3 and grid.format == Int(4)
     for head, factor in enumerate(grid.factors):
-        alone = fake_quantize(x[:, head], torch.tensor(grid.grid.scale / factor), 4)
+        alone = Int(4).fake_quantize(x[:, head], torch.tensor(grid.grid.scale / factor))
         same = torch.isclose(grid.apply(x)[:, head], alone, rtol=1e-5, atol=1e-6)
         assert same.float().mean() > 0.999  # x * factor may round across a tie
-    common = operand_grid(sample, is_left, 4, "tensor")
+    common = operand_grid(sample, is_left, Int(4), "tensor")
     errors = []
     for found in (grid, common):
         error = sample.left_error if is_left else sample.right_error
@@ -146,35 +143,35 @@ def test_a_scale_per_head_is_that_of_the_head_alone(is_left: bool) -> None:
 
 def test_without_a_head_axis_there_is_one_scale() -> None:
     one = ProductSample(normal(4, 1, 8, 16), normal(4, 1, 16, 20), torch.full((4, 1, 8, 20), 1 / 20))
-    assert isinstance(operand_grid(one, True, 4, "head"), ActivationGrid)
+    assert isinstance(operand_grid(one, True, Int(4), "head"), ActivationGrid)
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "head"])
 def test_at_8_bits_hardly_anything_is_clipped(granularity: Granularity) -> None:
     sample = scores()
     sample.left[0, 0, 0, 0] = absmax = 30.0
-    widest = operand_grid(sample, True, 8, granularity).apply(torch.full((1, 3, 1, 1), 1e9))
+    widest = operand_grid(sample, True, Int(8), granularity).apply(torch.full((1, 3, 1, 1), 1e9))
     assert 0.9 * absmax < widest[0, 0].item() < 1.1 * absmax
 
 
 def test_grids_come_for_the_operands_that_nothing_else_reads() -> None:
     calibrated = calibrate(mixed_vit(), (4, 8), attention=True)
     products = {s.name: s for s in calibrated.sites if s.second}
-    found = attention_grids(calibrated.sites, calibrated.products, (4, 8), "levels", True, "head")
+    found = attention_grids(calibrated.sites, calibrated.products, (Int(4), Int(8)), "levels", True, "head")
     qk, av = products["attn.qk"], products["attn.av"]
-    assert set(found) == {(n, b) for n in (qk.input, qk.second, av.input, av.second) for b in (4, 8)}
-    assert isinstance(found[av.input, 4], RowGrid)
-    assert all(isinstance(found[n, 4], HeadGrid) for n in (qk.input, qk.second, av.second))
+    assert set(found) == {(n, Int(b)) for n in (qk.input, qk.second, av.input, av.second) for b in (4, 8)}
+    assert isinstance(found[av.input, Int(4)], RowGrid)
+    assert all(isinstance(found[n, Int(4)], HeadGrid) for n in (qk.input, qk.second, av.second))
 
 
 def test_a_tensor_with_two_readers_is_left_to_the_common_grids() -> None:
     site = Site("qk", "matmul_qk", "query", "same", "same", None, None, "y", "y", 0)
-    assert attention_grids([site], {"qk": scores()}, (4,), "auto", False, "tensor") == {}
+    assert attention_grids([site], {"qk": scores()}, (Int(4),), "auto", False, "tensor") == {}
 
 
 def test_mixed_probabilities_of_both_signs_are_an_ordinary_operand() -> None:
     sample = attention()
     mixed = ProductSample(sample.left - 0.3, sample.right, None)
     site = Site("av", "matmul_av", "post_softmax", "p", "v", None, None, "y", "y", 0)
-    found = attention_grids([site], {"av": mixed}, (4,), "levels", True, "tensor")
+    found = attention_grids([site], {"av": mixed}, (Int(4),), "levels", True, "tensor")
     assert all(isinstance(g, ActivationGrid) and g.shift == 0 for g in found.values()) and len(found) == 2

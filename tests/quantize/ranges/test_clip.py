@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvit_deploy.quantize.grid import absmax_scale, code_range, fake_quantize, quantize
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.quantize.ranges.clip import activation_scale, channel_ranges, weight_scale
 
 
 def weighted_error(x: torch.Tensor, scale: torch.Tensor, bits: int, importance: torch.Tensor) -> torch.Tensor:
-    return ((fake_quantize(x, scale, bits) - x).square() * importance).sum(0)
+    return ((Int(bits).fake_quantize(x, scale) - x).square() * importance).sum(0)
 
 
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 8), tail=st.floats(0, 1))
@@ -20,8 +20,8 @@ def test_a_weight_scale_is_never_worse_than_the_largest_magnitude_s(seed: int, b
     weight = torch.randn(24, 6, generator=generator)
     weight[0] *= 1 + 30 * tail
     importance = torch.rand(24, generator=generator)
-    found = weighted_error(weight, weight_scale(weight, bits, importance), bits, importance[:, None])
-    plain = weighted_error(weight, absmax_scale(weight.abs().amax(0), bits), bits, importance[:, None])
+    found = weighted_error(weight, weight_scale(weight, Int(bits), importance), bits, importance[:, None])
+    plain = weighted_error(weight, Int(bits).choose_scale(weight.abs().amax(0)), bits, importance[:, None])
     assert (found <= plain * (1 + 1e-5)).all()
 
 
@@ -33,9 +33,9 @@ def test_an_activation_scale_is_never_worse_than_the_largest_magnitude_s(seed: i
     rows[7, 3] = outlier
     absmax = float(rows.abs().max())
     found = weighted_error(
-        rows, activation_scale(rows, torch.ones(len(rows)), importance, absmax, bits), bits, importance
+        rows, activation_scale(rows, torch.ones(len(rows)), importance, absmax, Int(bits)), bits, importance
     ).sum()
-    plain = weighted_error(rows, absmax_scale(torch.tensor(absmax), bits), bits, importance).sum()
+    plain = weighted_error(rows, Int(bits).choose_scale(torch.tensor(absmax)), bits, importance).sum()
     assert found <= plain * (1 + 1e-3)
 
 
@@ -44,23 +44,23 @@ def test_a_massive_activation_survives() -> None:
     error than coarse steps do."""
     rows = torch.randn(100, 50, generator=torch.Generator().manual_seed(0))
     rows[10, 20] = 300.0
-    scale = activation_scale(rows, torch.ones(len(rows)), torch.ones(50), 300.0, 8)
-    assert fake_quantize(rows[10, 20], scale, 8) == pytest.approx(300, rel=0.03)
+    scale = activation_scale(rows, torch.ones(len(rows)), torch.ones(50), 300.0, Int(8))
+    assert Int(8).fake_quantize(rows[10, 20], scale) == pytest.approx(300, rel=0.03)
 
 
 def test_a_light_outlier_is_clipped_where_bits_are_few() -> None:
     rows = torch.randn(1000, 50, generator=torch.Generator().manual_seed(0))
     absmax = float(rows.abs().max())
-    scale = float(activation_scale(rows, torch.ones(len(rows)), torch.ones(50), absmax, 4))
-    assert scale * code_range(4)[1] < 0.8 * absmax
+    scale = float(activation_scale(rows, torch.ones(len(rows)), torch.ones(50), absmax, Int(4)))
+    assert scale * Int(4).range[1] < 0.8 * absmax
 
 
 def test_the_channel_that_matters_decides() -> None:
     """A wide channel nobody reads must not coarsen the grid of a narrow one."""
     rows = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([10.0, 1.0])
     absmax = float(rows.abs().max())
-    read = activation_scale(rows, torch.ones(len(rows)), torch.tensor([0.0, 1.0]), absmax, 4)
-    both = activation_scale(rows, torch.ones(len(rows)), torch.tensor([1.0, 1.0]), absmax, 4)
+    read = activation_scale(rows, torch.ones(len(rows)), torch.tensor([0.0, 1.0]), absmax, Int(4))
+    both = activation_scale(rows, torch.ones(len(rows)), torch.tensor([1.0, 1.0]), absmax, Int(4))
     assert read < 0.5 * both
 
 
@@ -69,11 +69,11 @@ def test_zero_and_constant_columns(bits: int) -> None:
     weight = torch.zeros(16, 3)
     weight[:, 1] = 0.25
     weight[3, 2] = -1.0
-    scale = weight_scale(weight, bits)
+    scale = weight_scale(weight, Int(bits))
     assert (scale > 0).all() and torch.isfinite(scale).all()
-    assert (quantize(weight, scale, bits)[:, 0] == 0).all()
-    torch.testing.assert_close(fake_quantize(weight, scale, bits)[:, 1], weight[:, 1], rtol=0.03, atol=0)
-    assert torch.isfinite(activation_scale(torch.zeros(5, 3), torch.ones(5), torch.ones(3), 0.0, bits))
+    assert (Int(bits).quantize(weight, scale)[:, 0] == 0).all()
+    torch.testing.assert_close(Int(bits).fake_quantize(weight, scale)[:, 1], weight[:, 1], rtol=0.03, atol=0)
+    assert torch.isfinite(activation_scale(torch.zeros(5, 3), torch.ones(5), torch.ones(3), 0.0, Int(bits)))
 
 
 @given(st.integers(0, 10_000), st.integers(2, 8))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvit_deploy.quantize.grid import absmax_scale, code_range, dequantize, fake_quantize, quantize
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.rounding.compensate import (
     DAMPING,
@@ -35,7 +35,7 @@ def moments(quantized: torch.Tensor, x: torch.Tensor) -> Moments:
 
 
 def quantized_inputs(x: torch.Tensor, bits: int = 4) -> torch.Tensor:
-    return fake_quantize(x, absmax_scale(x.abs().max(), bits), bits)
+    return Int(bits).fake_quantize(x, Int(bits).choose_scale(x.abs().max()))
 
 
 def test_streamed_moments_are_covariances_and_means() -> None:
@@ -77,9 +77,9 @@ def test_regression_lowers_the_output_error_of_quantized_inputs() -> None:
 def test_feedback_codes_lie_on_the_grid_and_are_whole(seed: int, bits: int) -> None:
     x = correlated(seed, channels=10)
     weight = torch.randn(10, 5, generator=torch.Generator().manual_seed(seed))
-    scale = weight_scale(weight, bits)
-    codes = round_with_feedback(weight, scale, bits, factorise(moments(x, x), DAMPING).feedback())
-    low, high = code_range(bits)
+    scale = weight_scale(weight, Int(bits))
+    codes = round_with_feedback(weight, scale, Int(bits), factorise(moments(x, x), DAMPING).feedback())
+    low, high = Int(bits).range
     assert torch.equal(codes, codes.round()) and codes.min() >= low and codes.max() <= high
 
 
@@ -90,10 +90,10 @@ def test_feedback_beats_rounding_to_nearest_where_it_counts() -> None:
         x = correlated(seed, channels=200, rows=600, rank=40)  # more channels than one block of rows
         known = moments(x, x)
         weight = torch.randn(200, 8, generator=torch.Generator().manual_seed(seed))
-        scale, feedback = weight_scale(weight, 4), factorise(known, DAMPING).feedback()
+        scale, feedback = weight_scale(weight, Int(4)), factorise(known, DAMPING).feedback()
         nearest, fed_back = (
-            dequantize(codes, scale).double() - weight.double()
-            for codes in (quantize(weight, scale, 4), round_with_feedback(weight, scale, 4, feedback))
+            (codes * scale).double() - weight.double()
+            for codes in (Int(4).quantize(weight, scale), round_with_feedback(weight, scale, Int(4), feedback))
         )
         ratios.append(float((fed_back * (known.covariance @ fed_back)).sum()))
         ratios[-1] /= float((nearest * (known.covariance @ nearest)).sum())
@@ -103,9 +103,9 @@ def test_feedback_beats_rounding_to_nearest_where_it_counts() -> None:
 def test_with_independent_channels_feedback_is_rounding_to_nearest() -> None:
     known = Moments(torch.eye(12).double(), torch.eye(12).double(), torch.zeros(12), torch.zeros(12))
     weight = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
-    scale = weight_scale(weight, 4)
+    scale = weight_scale(weight, Int(4))
     assert torch.equal(
-        round_with_feedback(weight, scale, 4, factorise(known, DAMPING).feedback()), quantize(weight, scale, 4)
+        round_with_feedback(weight, scale, Int(4), factorise(known, DAMPING).feedback()), Int(4).quantize(weight, scale)
     )
 
 
@@ -125,7 +125,7 @@ def test_degenerate_inputs_give_usable_numbers(case: str) -> None:
     known = moments(quantized_inputs(x), x)
     weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
     target = regress(weight, known, 0.1)
-    rounded = round_weight(target, 4, factorise(known, DAMPING).feedback()).value()
+    rounded = round_weight(target, Int(4), factorise(known, DAMPING).feedback()).value()
     bias = corrected_bias(None, weight, rounded, known)
     assert all(torch.isfinite(t).all() for t in (target, rounded, bias))
 
@@ -135,7 +135,7 @@ def test_the_corrected_bias_makes_mean_outputs_equal(bias: bool) -> None:
     x = correlated(8)
     shifted = quantized_inputs(x + 3)  # as after GELU: the bias takes the shift back as well
     weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)).double()
-    rounded = fake_quantize(weight, weight_scale(weight.float(), 3).double(), 3)
+    rounded = Int(3).fake_quantize(weight, weight_scale(weight.float(), Int(3)).double())
     old = torch.randn(6).double() if bias else None
     known = Moments(torch.eye(24), torch.eye(24), shifted.double().mean(0), x.double().mean(0))
     new = corrected_bias(old, weight, rounded, known).double()

@@ -10,8 +10,8 @@ import torch
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
-from qvit_deploy.quantize.grid import code_range
-from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.formats.integer import Int
+from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.quantize.rounding.distill import Loss, distill
 from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
@@ -38,7 +38,7 @@ def test_a_plan_with_wrong_scales_and_biases_is_put_right(attention: bool) -> No
     calibrated = calibrate(mixed_vit(), (8,), attention=attention, images=8)
     draw, sites = np.random.default_rng(0), {}
     for name, site in calibrated.plan((8, 8), "gptq").sites.items():
-        if site.weight_scale is not None and site.bias is not None:
+        if isinstance(site, WeightPlan) and site.bias is not None:
             scale = site.weight_scale * np.exp(0.04 * draw.standard_normal(site.weight_scale.shape)).astype(np.float32)
             site = replace(site, weight_scale=scale, bias=site.bias + 0.05 * float(np.abs(site.bias).max()))
         sites[name] = site
@@ -51,16 +51,15 @@ def test_widths_grids_of_attention_and_absent_biases_stay_and_codes_fit() -> Non
     start = calibrated.plan((BITS, BITS), "none")
     plan = distilled(calibrated, start, epochs=300)
     assert list(plan.sites) == list(start.sites)
-    low, high = code_range(BITS)
+    low, high = Int(BITS).range
     changed = 0
     for name, site in plan.sites.items():
         old = start.sites[name]
         assert (site.w_bits, site.a_bits, site.site) == (old.w_bits, old.a_bits, old.site)
-        assert (site.bias is None) == (old.bias is None)
-        if site.codes is None:
+        if isinstance(site, ProductPlan):
             assert site == old
             continue
-        assert old.codes is not None and site.weight_scale is not None
+        assert isinstance(old, WeightPlan) and (site.bias is None) == (old.bias is None)
         assert site.codes.dtype == np.int8 and site.codes.shape == old.codes.shape
         assert site.codes.min() >= low and site.codes.max() <= high
         assert site.weight_scale.dtype == np.float32 and (site.weight_scale > 0).all()
@@ -72,12 +71,11 @@ def test_without_epochs_the_plan_computes_what_it_did() -> None:
     calibrated = calibrate(mixed_vit(), (BITS,))
     start = calibrated.plan((BITS, BITS), "gptq")
     plan = distilled(calibrated, start, epochs=0)
-    for name, site in plan.sites.items():
-        old = start.sites[name]
-        assert site.codes is not None and old.codes is not None
+    for name, site in plan.weights().items():
+        old = start.weights()[name]
         np.testing.assert_array_equal(site.codes, old.codes)
         np.testing.assert_allclose(site.weight_scale, old.weight_scale, rtol=1e-5)
-        assert site.grid.scale == pytest.approx(old.grid.scale, rel=1e-5)
+        assert site.grid.emitted_scale == pytest.approx(old.grid.emitted_scale, rel=1e-5)
 
 
 def test_a_graph_of_fixed_batch_size_is_fed_whole_batches() -> None:

@@ -8,8 +8,8 @@ import torch
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.grid import code_range, quantize
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
@@ -25,10 +25,10 @@ def mean_output(graph: Graph, tensor: str, images: torch.Tensor) -> torch.Tensor
 def test_codes_and_scales_are_usable_at_every_width(bits: int, compensate: str) -> None:
     calibrated = calibrate(mixed_vit(), (bits,))
     plan = calibrated.plan((bits, bits), compensate)
-    assert list(plan.sites) == [s.name for s in calibrated.sites]
-    low, high = code_range(bits)
-    for site in plan.sites.values():
-        assert site.codes is not None and site.weight_scale is not None and site.site.weight is not None
+    assert list(plan.sites) == list(plan.weights()) == [s.name for s in calibrated.sites]
+    low, high = Int(bits).range
+    for site in plan.weights().values():
+        assert site.site.weight is not None
         source = constant(calibrated.graph.initializers[site.site.weight])
         assert source is not None and site.codes.shape == source.shape and site.codes.dtype == np.int8
         assert site.codes.min() >= low and site.codes.max() <= high
@@ -53,12 +53,11 @@ def test_on_the_calibration_images_the_mean_output_stays(name: str, compensate: 
 def test_without_compensation_weights_are_rounded_to_nearest_and_biases_stay() -> None:
     graph = mixed_vit()
     calibrated = calibrate(graph, (4,))
-    site = calibrated.plan({"fc2": (4, 4)}, "none").sites["fc2"]
+    site = calibrated.plan({"fc2": (4, 4)}, "none").weights()["fc2"]
     weight = calibrated.weights["fc2"]
-    assert site.codes is not None and site.weight_scale is not None and site.bias is not None
-    np.testing.assert_array_equal(site.codes, quantize(weight, weight_scale(weight, 4), 4).numpy())
+    np.testing.assert_array_equal(site.codes, Int(4).quantize(weight, weight_scale(weight, Int(4))).numpy())
     np.testing.assert_array_equal(site.bias, constant(graph.initializers["fc2.bias"]))
-    assert site.grid == calibrated.grids[site.site.input, 4]
+    assert site.grid == calibrated.grids[site.site.input, Int(4)]
 
 
 def test_later_layers_make_good_what_earlier_ones_did() -> None:
@@ -92,15 +91,15 @@ def test_rows_that_matter_more_are_met_better() -> None:
 def test_a_linear_without_bias_gets_none_it_does_not_need() -> None:
     calibrated = calibrate(mixed_vit(head_bias=False, qkv_bias=False), (8,))
     plan = calibrated.plan((8, 8), "none")
-    assert {name for name, s in plan.sites.items() if s.bias is None} == {"attn.k", "head"}
+    assert {name for name, s in plan.weights().items() if s.bias is None} == {"attn.k", "head"}
 
 
-def test_attention_products_have_two_grids_and_no_codes() -> None:
+def test_attention_products_have_two_grids() -> None:
     calibrated = calibrate(mixed_vit(), (4, 8), attention=True)
     plan = calibrated.plan({"attn.qk": (4, 8), "attn.av": (8, 4)}, "bias")
-    for site in plan.sites.values():
-        assert site.codes is None and site.weight_scale is None and site.bias is None and site.second_grid is not None
-        assert (site.second_grid.bits, site.grid.bits) == (site.w_bits, site.a_bits)
+    assert list(plan.products()) == list(plan.sites) == ["attn.qk", "attn.av"]
+    for site in plan.products().values():
+        assert (site.second_grid.format, site.grid.format) == (Int(site.w_bits), Int(site.a_bits))
         assert site.grid.shift == site.second_grid.shift == 0
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import constant
-from qvit_deploy.quantize.grid import Tensor, fake_quantize
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
 from qvit_deploy.quantize.scoring.losses import SiteError
@@ -48,15 +49,15 @@ def test_it_is_the_change_of_the_logits(
     x = executor.run(images, fetch=[site.input])[site.input]
     if site.second is not None:
         other = executor.run(images, fetch=[site.second])[site.second]
-        rounded = calibrated.grids[site.second, bits].apply(other)
+        rounded = calibrated.grids[site.second, Int(bits)].apply(other)
     else:
         array = constant(calibrated.graph.initializers[site.weight or ""])
         assert array is not None
         other = torch.from_numpy(array.copy())
         columns = other.flatten(1).t() if name == "stem" else other
-        matrix = fake_quantize(columns, weight_scale(columns, bits), bits)
+        matrix = Int(bits).fake_quantize(columns, weight_scale(columns, Int(bits)))
         rounded = matrix.t().reshape(other.shape) if name == "stem" else matrix
-    grid = calibrated.grids[site.input, bits]
+    grid = calibrated.grids[site.input, Int(bits)]
     # The bias makes good for what rounded weights do to the mean output of a linear.
     if operand == "weight" and site.kind == "linear":
         x = x - calibrated.observations[site.input].mean
@@ -64,10 +65,13 @@ def test_it_is_the_change_of_the_logits(
     before = product(name, x, other)
     changed = executor.run(images, {site.output: lambda y: y - before + product(name, *pair)})["logits"]
     expected = float((changed - clean).double().square().sum() / clean.double().square().sum())
-    assert getattr(found[name], operand)[bits] == pytest.approx(expected, rel=1e-3)
+    assert getattr(found[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
 
 
 def test_more_bits_lose_less_everywhere(found: dict[str, SiteError]) -> None:
     for error in found.values():
-        assert 0 <= error.activation[8] < error.activation[3] and 0 <= error.weight[8] < error.weight[3]
-        assert np.isfinite(error.at(3, 3))
+        assert (
+            0 <= error.activation[Int(8)] < error.activation[Int(3)]
+            and 0 <= error.weight[Int(8)] < error.weight[Int(3)]
+        )
+        assert np.isfinite(error.at(Int(3), Int(3)))

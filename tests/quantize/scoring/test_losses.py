@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from qvit_deploy.quantize.grid import fake_quantize
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.scoring.losses import SiteError, site_errors
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 
 def test_losses_of_two_operands_add_and_scale() -> None:
-    error = SiteError({4: 1.0, 8: 0.25}, {4: 2.0, 8: 0.5})
-    assert error.at(8, 4) == 1.5 and error.scaled(2).at(4, 8) == 4.5
+    error = SiteError({Int(4): 1.0, Int(8): 0.25}, {Int(4): 2.0, Int(8): 0.5})
+    assert error.at(Int(8), Int(4)) == 1.5 and error.scaled(2).at(Int(4), Int(8)) == 4.5
 
 
 def test_a_linears_error_is_relative_to_its_output() -> None:
@@ -19,15 +19,15 @@ def test_a_linears_error_is_relative_to_its_output() -> None:
     site = next(s for s in calibrated.sites if s.name == "fc2")
     weight = calibrated.weights["fc2"]
     x = calibrated.observations[site.input].rows
-    rounded = fake_quantize(weight, weight_scale(weight, 4), 4)
+    rounded = Int(4).fake_quantize(weight, weight_scale(weight, Int(4)))
     output = x @ weight
     power = (output - output.mean(0)).square().sum()
     centred = x - calibrated.observations[site.input].mean
     expected = float((centred @ (rounded - weight)).square().sum() / power)
-    assert found["fc2"].weight[4] == pytest.approx(expected, rel=1e-4)
-    grid = calibrated.grids[site.input, 4]
+    assert found["fc2"].weight[Int(4)] == pytest.approx(expected, rel=1e-4)
+    grid = calibrated.grids[site.input, Int(4)]
     expected = float(((grid.apply(x) - grid.shift - x) @ weight).square().sum() / power)
-    assert found["fc2"].activation[4] == pytest.approx(expected, rel=1e-4)
+    assert found["fc2"].activation[Int(4)] == pytest.approx(expected, rel=1e-4)
 
 
 def test_every_kind_of_site_has_an_error_that_falls_with_bits() -> None:
@@ -35,5 +35,5 @@ def test_every_kind_of_site_has_an_error_that_falls_with_bits() -> None:
     found = site_errors(calibrated.calibration())
     assert list(found) == [s.name for s in calibrated.sites]
     for error in found.values():
-        for by_width in (error.activation, error.weight):
-            assert by_width[2] > by_width[4] > by_width[8] > 0
+        for by_format in (error.activation, error.weight):
+            assert by_format[Int(2)] > by_format[Int(4)] > by_format[Int(8)] > 0

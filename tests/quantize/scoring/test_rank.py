@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from qvit_deploy.quantize.calibration import Calibration
+from qvit_deploy.formats.integer import Int
+from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.losses import site_errors
 from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
 from qvit_deploy.recipe import Recipe
@@ -20,18 +21,18 @@ def calibrated() -> Calibrated:
 
 
 @pytest.fixture(scope="module")
-def calibration(calibrated: Calibrated) -> Calibration:
+def calibration(calibrated: Calibrated) -> RoundedCalibration:
     return calibrated.calibration()
 
 
-def ranked(calibrated: Calibrated, calibration: Calibration, **choices: object) -> LossTable:
+def ranked(calibrated: Calibrated, calibration: RoundedCalibration, **choices: object) -> LossTable:
     recipe = Recipe.model_validate(choices)
     return rank_sites(calibration, recipe, FREE, calibrated.images.split(2), CLASSIFY, lambda _: None)
 
 
 @pytest.mark.parametrize("score", ["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"])
 def test_every_score_gives_every_site_a_loss_and_a_share(
-    calibrated: Calibrated, calibration: Calibration, score: str
+    calibrated: Calibrated, calibration: RoundedCalibration, score: str
 ) -> None:
     table = ranked(calibrated, calibration, score=score)
     names = [s.name for s in calibrated.sites]
@@ -39,10 +40,10 @@ def test_every_score_gives_every_site_a_loss_and_a_share(
     assert sum(table.scores.values.values()) == pytest.approx(1)
     assert min(table.scores.values.values()) >= 0 and score in table.scores.method
     for error in table.errors.values():
-        assert error.at(4, 4) > error.at(8, 8) > 0
+        assert error.at(Int(4), Int(4)) > error.at(Int(8), Int(8)) > 0
 
 
-def test_lrp_weighs_errors_by_the_total_relevance(calibrated: Calibrated, calibration: Calibration) -> None:
+def test_lrp_weighs_errors_by_the_total_relevance(calibrated: Calibrated, calibration: RoundedCalibration) -> None:
     table = ranked(calibrated, calibration, score="lrp")
     mean = site_relevance(
         calibrated.graph,
@@ -59,11 +60,13 @@ def test_lrp_weighs_errors_by_the_total_relevance(calibrated: Calibrated, calibr
     errors = site_errors(calibration)
     for name, value in total.items():
         assert table.scores.values[name] == pytest.approx(value / sum(total.values()), rel=1e-6)
-        assert table.errors[name].at(4, 8) == pytest.approx(table.scores.values[name] * errors[name].at(4, 8))
+        assert table.errors[name].at(Int(4), Int(8)) == pytest.approx(
+            table.scores.values[name] * errors[name].at(Int(4), Int(8))
+        )
 
 
 def test_inverted_hands_the_shares_of_the_free_sites_on_in_reverse(
-    calibrated: Calibrated, calibration: Calibration
+    calibrated: Calibrated, calibration: RoundedCalibration
 ) -> None:
     lrp, inverted = (ranked(calibrated, calibration, score=s).scores.values for s in ("lrp", "inverted"))
     order = sorted(FREE, key=lambda name: lrp[name])
@@ -72,7 +75,7 @@ def test_inverted_hands_the_shares_of_the_free_sites_on_in_reverse(
 
 
 def test_random_deals_the_shares_of_the_free_sites_by_its_seed(
-    calibrated: Calibrated, calibration: Calibration
+    calibrated: Calibrated, calibration: RoundedCalibration
 ) -> None:
     lrp = ranked(calibrated, calibration, score="lrp").scores.values
     dealt = [ranked(calibrated, calibration, score="random", seed=seed).scores.values for seed in (0, 0, 1)]

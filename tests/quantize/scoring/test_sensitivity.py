@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.quantize.grid import fake_quantize
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
 from qvit_deploy.relevance.rule_sets import RULE_SETS
@@ -37,14 +37,14 @@ def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
     centred = x - calibrated.observations[site.input].mean
     for bits in (3, 5):
         moves = {
-            "activation": (calibrated.grids[site.input, bits].apply(x) - x) @ weight,
-            "weight": centred @ (fake_quantize(weight, weight_scale(weight, bits), bits) - weight),
+            "activation": (calibrated.grids[site.input, Int(bits)].apply(x) - x) @ weight,
+            "weight": centred @ (Int(bits).fake_quantize(weight, weight_scale(weight, Int(bits))) - weight),
         }
         for operand, move in moves.items():
             changed = executor.run(calibrated.images, {site.output: lambda y, move=move: y + move})["logits"]
             change = (changed - clean).gather(1, clean.argmax(1, keepdim=True))
             expected = float(change.square().mean())
-            assert getattr(found[name], operand)[bits] == pytest.approx(expected, rel=1e-3)
+            assert getattr(found[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("rules", ["gradient", "relp"])
@@ -55,7 +55,7 @@ def test_every_kind_of_site_has_a_finite_estimate_that_falls_with_bits(rules: st
         calibrated.calibration(), batches, RULE_SETS[rules], CLASSIFY.objective, lambda _: None
     )
     for error in found.values():
-        assert np.isfinite(error.at(2, 2)) and error.at(2, 2) > error.at(8, 8) > 0
+        assert np.isfinite(error.at(Int(2), Int(2))) and error.at(Int(2), Int(2)) > error.at(Int(8), Int(8)) > 0
 
 
 def test_batches_of_different_sizes_give_the_same_estimate() -> None:
@@ -68,4 +68,4 @@ def test_batches_of_different_sizes_give_the_same_estimate() -> None:
     )
     for name in one:
         # Not closer: a last bit upstream moves a value across a rounding boundary.
-        assert one[name].at(4, 4) == pytest.approx(other[name].at(4, 4), rel=0.03)
+        assert one[name].at(Int(4), Int(4)) == pytest.approx(other[name].at(Int(4), Int(4)), rel=0.03)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import onnx
 import onnx.helper
 
+from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.formats.grids.scaled import ProbabilityGrid, RowGrid
 from qvit_deploy.graph.sites import Site
-from qvit_deploy.quantize.grid import Grid
-from qvit_deploy.quantize.plan import SitePlan
-from qvit_deploy.quantize.ranges.attention import ProbabilityGrid, RowGrid
+from qvit_deploy.quantize.plan import ProductPlan
 from qvit_deploy.targets.tensorrt.packed.attention import OPERATOR, attention_attributes, attention_function
 from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN
 
 SITE = Site("attn.av", "matmul_av", "post_softmax", "p", "v", None, None, "out", "out", 0)
 
 
-def planned(grid: ProbabilityGrid | RowGrid, values: Grid) -> SitePlan:
-    return SitePlan(SITE, values.bits, grid.bits, grid, values, None, None, None)
+def planned(grid: ProbabilityGrid | RowGrid, values: Grid) -> ProductPlan:
+    return ProductPlan(SITE, grid, "v", values)
 
 
-def one_attention(site: SitePlan, dtype: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
+def one_attention(site: ProductPlan, dtype: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
     node = onnx.helper.make_node(
         OPERATOR, ["scores", "values"], ["out"], domain="qvit", **attention_attributes(site), **PLUGIN
     )

@@ -12,16 +12,16 @@ import torch
 from qvit_deploy.calibrate.observe import Observation, observe, site_tensors
 from qvit_deploy.calibrate.products import ProductSample, observe_products
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-from qvit_deploy.quantize.calibration import Calibration
-from qvit_deploy.quantize.grid import Grid
-from qvit_deploy.quantize.plan import Plan, site_weights
+from qvit_deploy.quantize.calibration import Calibration, RoundedCalibration
+from qvit_deploy.quantize.plan import Grids, Plan, site_weights
 from qvit_deploy.quantize.ranges.activations import activation_grids
 from qvit_deploy.quantize.ranges.attention import attention_grids
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
-from qvit_deploy.quantize.rounding.prequantized import round_ahead
+from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from qvit_deploy.recipe import Compensation, Granularity, SoftmaxCodes
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -93,24 +93,26 @@ class Calibrated:
     sites: tuple[Site, ...]
     observations: Mapping[str, Observation]
     weights: Mapping[str, torch.Tensor]
-    grids: Mapping[tuple[str, int], Grid]
+    grids: Grids
     products: Mapping[str, ProductSample]
     images: torch.Tensor
     importance: Mapping[str, torch.Tensor]
 
-    def calibration(self) -> Calibration:
-        widths = tuple(sorted({bits for _, bits in self.grids}))
+    def calibration(self) -> RoundedCalibration:
+        formats = tuple(sorted({format for _, format in self.grids}))
         executor = Executor(self.graph)
-        rounded = round_ahead(executor, self.sites, self.weights, self.importance, widths, None, lambda _: None)
+        rounded = prequantize_weights(
+            executor, self.sites, self.weights, self.importance, formats, None, lambda _: None
+        )
         return Calibration(
-            executor, self.sites, self.observations, self.weights, rounded, self.grids, widths, self.products,
-            self.importance,
-        )  # fmt: skip
+            executor, self.sites, self.observations, self.weights, self.grids, formats, self.products, self.importance
+        ).with_weights(rounded)
 
     def plan(self, widths: tuple[int, int] | Mapping[str, tuple[int, int]], compensate: Compensation = "bias") -> Plan:
         if isinstance(widths, tuple):
             widths = {site.name: widths for site in self.sites}
-        return build_plan(self.calibration(), widths, compensate, self.images.split(4), 0, lambda _: None)
+        formats = {name: (Int(w_bits), Int(a_bits)) for name, (w_bits, a_bits) in widths.items()}
+        return build_plan(self.calibration(), formats, compensate, self.images.split(4), 0, lambda _: None)
 
 
 def calibrate(
@@ -127,9 +129,10 @@ def calibrate(
     seen = observe(Executor(graph), pixels.split(4), site_tensors(sites), images, 0, {}, lambda _: None)
     weights = site_weights(graph, sites)
     products = observe_products(Executor(graph), pixels.split(4), sites, images, 0)
+    formats = tuple(map(Int, bits))
     grids = {
-        **activation_grids(sites, seen, weights, bits),
-        **attention_grids(sites, products, bits, softmax, rows, granularity),
+        **activation_grids(sites, seen, weights, formats),
+        **attention_grids(sites, products, formats, softmax, rows, granularity),
     }
     return Calibrated(graph, sites, seen, weights, grids, products, pixels, {})
 

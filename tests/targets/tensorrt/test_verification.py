@@ -9,10 +9,11 @@ import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
 from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.targets.tensorrt import verification as half_verification
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
@@ -85,7 +86,7 @@ def test_codes_are_equal_at_every_site_given_equal_inputs(wide: Calibrated, bits
 def test_packed_operators_have_the_same_codes(wide: Calibrated, widths: tuple[int, int]) -> None:
     plan = half_scales(wide.plan(widths))
     found, plain = verified(wide, plan, packed=True), verified(wide, plan)
-    assert found.packed == sum(s.codes is not None for s in plan.sites.values()) == 8 and plain.packed == 0
+    assert found.packed == len(plan.weights()) == 8 and plain.packed == 0
     assert found.code_mismatches == 0 and found.worst_site_error < half_verification.OUTPUT_TOLERANCE
     # q, k and v read one quantizer there, and have one each here.
     assert found.codes == plain.codes + 2 * 4 * 16 * 32 and found.reference_sqnr_db > plain.reference_sqnr_db - 3
@@ -93,7 +94,7 @@ def test_packed_operators_have_the_same_codes(wide: Calibrated, widths: tuple[in
 
 def test_a_shift_is_part_of_the_packed_operator(wide: Calibrated) -> None:
     sites = dict(wide.plan((6, 6)).sites)
-    sites["fc2"] = replace(sites["fc2"], grid=ActivationGrid(6, 0.0371, 0.613))
+    sites["fc2"] = replace(sites["fc2"], grid=ActivationGrid(Int(6), 0.0371, 0.613))
     plan = half_scales(Plan(sites))
     assert verified(wide, plan, packed=True).code_mismatches == 0
     graph = pack_linears(half(wide, plan)).graph
@@ -258,7 +259,7 @@ def test_an_output_that_its_bias_cancels_is_as_exact_as_the_bias(wide: Calibrate
     site, shift = plan.sites["fc2"], 60.0
     assert site.codes is not None and site.weight_scale is not None and site.bias is not None
     bias = site.bias - shift * (site.codes * site.weight_scale).sum(axis=0)
-    moved = Plan({**plan.sites, "fc2": replace(site, grid=ActivationGrid(8, 0.5, shift), bias=bias)})
+    moved = Plan({**plan.sites, "fc2": replace(site, grid=ActivationGrid(Int(8), 0.5, shift), bias=bias)})
     emitted = half(wide, moved)
     (made,) = probe(emitted.graph, wide.images.numpy(), [site.site.output])
     assert np.abs(bias).max() > 20 * np.abs(made).max()

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from qvit_deploy.emit.local_functions import CALL_SUFFIX
+from qvit_deploy.emit.names import site_of_call, site_of_weight_codes
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.op_traits import PRODUCTS
 from qvit_deploy.targets.batches import in_batches
@@ -122,12 +122,12 @@ def products(path: Path) -> Products:
     quantized, attention, plugins = {}, [], []
     for node in graph.node:
         if node.domain not in _STANDARD:
-            site = node.name.removesuffix(CALL_SUFFIX)
+            site = site_of_call(node.name)
             quantized[site] = node.name
             plugins.append(site)
         elif node.op_type in PRODUCTS and all(name in pairs for name in node.input[:2]):
             codes = pairs[node.input[1]]
-            site = codes.rpartition(".weight.q")[0] if codes in constants else node.name
+            site = site_of_weight_codes(codes) if codes in constants else node.name
             quantized[site] = node.name
             if codes not in constants:
                 attention.append(site)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.query import nodes_by_output, producer, sole_reader
 from qvit_deploy.graph.sites import SMALLEST_REDUCTION
-from qvit_deploy.quantize.half import is_plain
-from qvit_deploy.quantize.plan import Plan, SitePlan
+from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 
 SMALLEST_COLUMNS = 16
 """GEMMs with N < 16 have no integer kernel (as those with K < 16, `graph.sites.SMALLEST_REDUCTION`)."""
@@ -36,7 +36,7 @@ class TensorrtGraph:
         in_float: site name -> why it is not.
     """
 
-    graph: Graph
+    graph: EmittedGraph
     plan: Plan
     in_float: dict[str, str]
 
@@ -45,11 +45,11 @@ def emit_tensorrt(graph: Graph, plan: Plan) -> TensorrtGraph:
     """Writes what TensorRT runs on integers of `plan` into a copy of `graph`."""
     by_output = nodes_by_output(graph)
     in_float: dict[str, str] = {}
-    for name, site in plan.sites.items():
-        reason = _too_narrow(site) if site.codes is not None else None
+    for name, weighted in plan.weights().items():
+        reason = _too_narrow(weighted)
         if reason is not None:
             in_float[name] = reason
-    for name, site in plan.sites.items():
+    for name, site in plan.products().items():
         if site.site.kind == "matmul_qk":
             in_float |= _attention(name, by_output[site.site.product], plan)
         elif site.site.kind == "matmul_av" and name not in in_float:
@@ -60,8 +60,7 @@ def emit_tensorrt(graph: Graph, plan: Plan) -> TensorrtGraph:
     return TensorrtGraph(emit_qdq(graph, kept, for_onnxruntime=False), kept, in_float)
 
 
-def _too_narrow(plan: SitePlan) -> str | None:
-    assert plan.codes is not None
+def _too_narrow(plan: WeightPlan) -> str | None:
     columns = plan.codes.shape[1 if plan.site.kind == "linear" else 0]
     if columns < SMALLEST_COLUMNS:
         return f"{columns} output channels, and no integer kernel takes fewer than {SMALLEST_COLUMNS}"
@@ -79,7 +78,7 @@ def _attention(name: str, product: ir.Node, plan: Plan) -> dict[str, str]:
         return {name: reason}
     if site is None:
         return {name: "the product with the values is not quantized, and TensorRT fuses both or none"}
-    first = plan.sites[name]
+    first = plan.products()[name]
     reason_found = _sizes(product, second) or _grids(first, site)
     return {} if reason_found is None else {name: reason_found, site.site.name: reason_found}
 
@@ -98,13 +97,13 @@ def _sizes(first: ir.Node, second: ir.Node) -> str | None:
     return None
 
 
-def _grids(first: SitePlan, second: SitePlan) -> str | None:
+def _grids(first: ProductPlan, second: ProductPlan) -> str | None:
     operands = {
         "query": first.grid, "key": first.second_grid, "probabilities": second.grid, "value": second.second_grid,
     }  # fmt: skip
     for operand, grid in operands.items():
-        if grid is None or not is_plain(grid):
-            kind = type(grid).__name__ if grid is None or not getattr(grid, "shift", 0.0) else "shifted grid"
+        if not grid.is_plain:
+            kind = "shifted grid" if grid.shift else type(grid).__name__
             return f"the codes of its {operand} ({kind}) need more than one QuantizeLinear, which breaks the fusion"
     return None
 
@@ -123,5 +122,5 @@ def _scores_of(product: ir.Node) -> ir.Node | None:
     return node
 
 
-def _site_of(node: ir.Node, plan: Plan) -> SitePlan | None:
-    return next((s for s in plan.sites.values() if s.site.product == node.outputs[0].name), None)
+def _site_of(node: ir.Node, plan: Plan) -> ProductPlan | None:
+    return next((s for s in plan.products().values() if s.site.product == node.outputs[0].name), None)

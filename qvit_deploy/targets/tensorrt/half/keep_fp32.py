@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from qvit_deploy.formats.grids.half import SMALLEST_NORMAL
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SUMS, SUMS_OF_SQUARES
-from qvit_deploy.quantize.half import SMALLEST_NORMAL
 
 LARGEST = 3e4
 """Half of what float16 holds: other images may have larger values than those of the calibration."""

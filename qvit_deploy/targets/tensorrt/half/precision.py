@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.graph import Graph
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.tensorrt.half.casts import Caster
 from qvit_deploy.targets.tensorrt.half.emission import TensorrtGraph
@@ -32,7 +32,7 @@ class HalfGraph:
         packed: the sites that are operators of our own (`packed.linear`, `packed.attention`).
     """
 
-    graph: Graph
+    graph: EmittedGraph
     plan: Plan
     in_float: dict[str, str]
     float32: dict[str, str]

@@ -9,7 +9,7 @@ product with the quantized values. A runtime that has the plugin runs its kernel
 scores [.., t, s] and values [.., s, d] are both float16 or both float32, as is out [.., t, d]. `unit` is
 largest / 65535; `by_row` (0 or 1) divides every row of probabilities by its largest before they are rounded; v_low and
 v_high are the ends of the v_bits grid times v_scale. `bounds` and `powers` are for the body, in place of the table over
-65,536 values (`softmax.log_table`): the smallest u of every code, and what each code stands for.
+65,536 values (`probabilities.log_table`): the smallest u of every code, and what each code stands for.
 
 **The same codes.** u comes from one division and one rounding. A logarithm of u guesses its code, and two comparisons
 with the integer bounds around the guess make it exact, whatever the last bits of the logarithm are.
@@ -25,15 +25,13 @@ import onnx
 import onnx_ir as ir
 
 from qvit_deploy.emit.editor import Editor
-from qvit_deploy.emit.quantizers import codes_name
+from qvit_deploy.emit.names import codes_name
+from qvit_deploy.formats.grids.grid import LogCodes, OneScale
+from qvit_deploy.formats.grids.probabilities import FINE_TOP, log_powers, log_table
 from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.query import nodes_by_output
-from qvit_deploy.quantize.grid import code_range
-from qvit_deploy.quantize.plan import Plan, SitePlan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
-from qvit_deploy.quantize.ranges.attention import HeadGrid, RowGrid, inner_grid
-from qvit_deploy.quantize.ranges.softmax import FINE_TOP, LogGrid, log_powers, log_table
+from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
 from qvit_deploy.targets.tensorrt.packed.calls import before_widening, call, declare, widened
@@ -84,65 +82,74 @@ def attention_function() -> onnx.FunctionProto:
     return body.function(OPERATOR, ["scores", "values"], "out", ATTRIBUTES)
 
 
-def bounds_of(grid: LogGrid) -> np.ndarray:
+def bounds_of(grid: LogCodes) -> np.ndarray:
     """Smallest u of every code but the last, which stands for 0, behind one that no u reaches: float32 [2^bits]."""
-    table = log_table(grid.bits, grid.steps).numpy()
-    smallest = [(table > code).sum() for code in range(2**grid.bits - 1)]
+    table = log_table(grid.format.bits, grid.steps).numpy()
+    smallest = [(table > code).sum() for code in range(2**grid.format.bits - 1)]
     return np.array([FINE_TOP + 1, *smallest], np.float32)
 
 
-def powers_of(grid: LogGrid) -> np.ndarray:
+def powers_of(grid: LogCodes) -> np.ndarray:
     """What every code stands for with a largest of 1: float32 [2^bits]."""
-    return log_powers(grid.bits, grid.steps).numpy()
+    return log_powers(grid.format.bits, grid.steps).numpy()
 
 
-def attention_attributes(site: SitePlan) -> dict[str, int | float | list[float]]:
-    """The attributes of a `carriable` site's operator, those of its plugin left out; numbers as float32 holds them."""
-    grid, values = inner_grid(site.grid), _value_grid(site)
-    assert isinstance(grid, LogGrid) and values is not None
+def attention_attributes(site: ProductPlan) -> dict[str, int | float | list[float]]:
+    """The attributes of the site's operator, those of its plugin left out; numbers as float32 holds them.
+
+    Raises:
+        ValueError: the site is not `packable`.
+    """
+    grids = _packable_grids(site)
+    if grids is None:
+        raise ValueError(f"site {site.site.name!r} cannot be packed")
+    grid, values = grids
     scale = np.float32(values.scale)
-    low, high = code_range(values.bits)
+    low, high = values.format.range
     return {
         "steps": grid.steps,
-        "bits": grid.bits,
+        "bits": grid.format.bits,
         "largest": float(np.float32(grid.largest)),
         "unit": float(np.float32(grid.scale)),
-        "by_row": int(isinstance(site.grid, RowGrid)),
+        "by_row": int(site.grid.residue.by_row),
         "v_scale": float(scale),
         "v_low": float(np.float32(low) * scale),
         "v_high": float(np.float32(high) * scale),
-        "v_bits": values.bits,
+        "v_bits": values.format.bits,
         "bounds": bounds_of(grid).tolist(),
         "powers": powers_of(grid).tolist(),
     }
 
 
-def carriable(site: SitePlan) -> bool:
+def packable(site: SitePlan) -> bool:
     """Whether the kernel can run this site: logarithmic codes times values of 4, 6 or 8 bits without a shift."""
-    values = _value_grid(site)
-    if site.site.kind != "matmul_av" or values is None:
-        return False
-    return isinstance(inner_grid(site.grid), LogGrid) and values.bits in PACKED_BITS and not values.shift
+    return isinstance(site, ProductPlan) and _packable_grids(site) is not None
 
 
-def _value_grid(site: SitePlan) -> ActivationGrid | None:
-    grid = site.second_grid.grid if isinstance(site.second_grid, HeadGrid) else site.second_grid
-    return grid if isinstance(grid, ActivationGrid) else None
+def _packable_grids(site: ProductPlan) -> tuple[LogCodes, OneScale] | None:
+    """The common grids of probabilities and values, if the kernel can run them."""
+    grid, values = site.grid.logarithm, site.second_grid.common.per_tensor
+    if site.site.kind != "matmul_av" or grid is None or values is None:
+        return None
+    known = values.format.integer and values.format.bits in PACKED_BITS and not values.shift
+    return (grid, values) if known else None
 
 
 def pack_attention(half: HalfGraph, plan: Plan) -> HalfGraph:
-    """`half` with the `carriable` products with the values among the sites it has in float, as operators.
+    """`half` with the `packable` products with the values among the sites it has in float, as operators.
 
     Args:
         plan: with all sites, those in float too.
     """
     graph, in_float = half.graph.clone(), dict(half.in_float)
     by_output = nodes_by_output(graph)
-    packed = []
+    packed, products = [], plan.products()
     for name in half.in_float:
-        site, product = plan.sites[name], by_output.get(plan.sites[name].site.product)
-        softmax = None if product is None or not carriable(site) else _softmax(product)
-        if product is None or softmax is None:
+        site, product = products.get(name), by_output.get(plan.sites[name].site.product)
+        if site is None or product is None or not packable(site):
+            continue
+        softmax = _softmax(product)
+        if softmax is None:
             continue
         _replace(graph, softmax, product, site)
         packed.append(name)
@@ -172,16 +179,16 @@ def _softmax(product: ir.Node) -> ir.Node | None:
     return node if list(scores)[:-2] == list(second.shape)[:-2] else None
 
 
-def _replace(graph: Graph, softmax: ir.Node, product: ir.Node, site: SitePlan) -> None:
+def _replace(graph: Graph, softmax: ir.Node, product: ir.Node, site: ProductPlan) -> None:
     """Puts the operator in place of the softmax and its product, between the factors of heads with a scale each."""
     onnx_graph, scores, values = graph.model.graph, softmax.inputs[0], product.inputs[1]
     assert scores is not None and values is not None
     operands = [before_widening(scores), before_widening(values)]
     if any(v.dtype != HALF for v in (*operands, product.outputs[0])):
         operands = [widened(onnx_graph, v) for v in operands]
-    if isinstance(site.second_grid, HeadGrid):
-        editor, base = Editor(graph, for_onnxruntime=False), codes_name(site.site.second or "", site.second_grid.bits)
-        factors = np.array(site.second_grid.factors, np.float32).reshape(-1, 1, 1)
+    if site.second_grid.residue.factors:
+        editor, base = Editor(graph, for_onnxruntime=False), codes_name(site.second, site.second_grid.format)
+        factors = np.array(site.second_grid.residue.factors, np.float32).reshape(-1, 1, 1)
         there = editor.constant(f"{base}.factors", _as(operands[1].dtype, factors))
         operands[1] = editor.add(product, "Mul", [operands[1], there], f"{base}.heads", operands[1].dtype or FULL)
         operands[1].shape = values.shape

@@ -8,7 +8,8 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN
+from qvit_deploy.emit import names
+from qvit_deploy.emit.local_functions import DOMAIN
 from qvit_deploy.targets.tensorrt.half.casts import WIDE, cast
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF
 from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN
@@ -30,7 +31,7 @@ def call(
 
     The operator's own result has the type of its first input; where the graph has another, a Cast follows."""
     wanted = last.outputs[0].dtype or FULL
-    node = ir.node(operator, inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=f"{site}{CALL_SUFFIX}")
+    node = ir.node(operator, inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=names.call(site))
     old, new = last.outputs[0], node.outputs[0]
     new.shape, new.type = old.shape, ir.TensorType(inputs[0].dtype or FULL)
     graph.insert_before(last, node)

@@ -25,12 +25,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from qvit_deploy.emit.emitted import EmittedGraph
+from qvit_deploy.emit.names import weight_value
+from qvit_deploy.formats.grids.grid import OneScale
 from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.query import sole_reader
-from qvit_deploy.quantize.grid import code_range
-from qvit_deploy.quantize.plan import Plan, SitePlan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
 from qvit_deploy.targets.tensorrt.half.casts import WIDE
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import HALF
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
@@ -136,52 +137,59 @@ def linear_function(bits: int, gelu: bool = False, codes: int | None = None) -> 
     return body.function(operator(bits, gelu, codes), [first, "packed", "w_scale", "bias"], "y", attributes)
 
 
-def carriable(plan: SitePlan) -> bool:
+def packable(plan: SitePlan) -> bool:
     """Whether the kernels can run this site: a linear of 4, 6 or 8 bits on one grid, whose rows can be aligned."""
-    if plan.site.kind != "linear" or plan.codes is None or not isinstance(plan.grid, ActivationGrid):
-        return False
+    return _packable(plan) is not None
+
+
+def _packable(plan: SitePlan) -> tuple[WeightPlan, OneScale] | None:
+    """The plan and the grid of its input, if the kernels can run it."""
+    grid = plan.grid.per_tensor
+    if not isinstance(plan, WeightPlan) or plan.site.kind != "linear" or grid is None:
+        return None
     aligned = plan.codes.shape[0] * 4 % ROW_BYTES == 0
-    return aligned and plan.w_bits in PACKED_BITS and plan.a_bits in PACKED_BITS
+    known = all(f.integer and f.bits in PACKED_BITS for f in (plan.format, grid.format))
+    return (plan, grid) if aligned and known else None
 
 
-def emit_packed(emitted: Graph, plan: Plan, sites: Iterable[str] | None = None) -> Graph:
+def emit_packed(emitted: EmittedGraph, plan: Plan, sites: Iterable[str] | None = None) -> EmittedGraph:
     """`emitted` (of `emit_qdq` or `to_half`, which stays as it is) with linears, and the GELUs that alone read them, as
     packed operators.
 
     Args:
-        sites: names of the sites to pack, by default every `carriable` one.
+        sites: names of the sites to pack, by default every `packable` one.
 
     Raises:
-        ValueError: a site that is not in the plan or not `carriable`.
+        ValueError: a site that is not in the plan or not `packable`.
     """
-    chosen = [name for name, site in plan.sites.items() if carriable(site)] if sites is None else list(sites)
+    chosen = [name for name, site in plan.sites.items() if packable(site)] if sites is None else list(sites)
     packed = emitted.clone()
     weights = {v.name: v for node in packed.nodes() if node.op_type == "DequantizeLinear" for v in node.outputs}
     functions = set()
     for name in chosen:
-        site = plan.sites.get(name)
-        if site is None or not carriable(site):
+        site = _packable(plan.sites[name]) if name in plan.sites else None
+        if site is None:
             raise ValueError(f"site {name!r} cannot be packed")
-        weight = weights.get(f"{name}.weight.value") or weights[f"{name}.weight.value.{WIDE}"]
-        functions.add(_replace(packed, weight, site))
+        value = weight_value(name)
+        weight = weights.get(value) or weights[f"{value}.{WIDE}"]
+        functions.add(_replace(packed, weight, *site))
     remove_unused(packed.model)
     declare(packed.model, (linear_function(bits, gelu) for bits, gelu in sorted(functions)))
     return packed
 
 
 def pack_linears(half: HalfGraph) -> HalfGraph:
-    """`half` with every `carriable` site of its plan packed."""
-    packed = tuple(name for name, site in half.plan.sites.items() if carriable(site))
+    """`half` with every `packable` site of its plan packed."""
+    packed = tuple(name for name, site in half.plan.sites.items() if packable(site))
     return replace(half, graph=emit_packed(half.graph, half.plan, packed), packed=packed)
 
 
-def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]:
+def _replace(graph: Graph, weight: ir.Value, plan: WeightPlan, grid: OneScale) -> tuple[int, bool]:
     """Puts the operator in place of the product that reads `weight`, of its bias and of a GELU that alone reads that.
 
     Returns (weight bits, whether there was a GELU)."""
     (product,) = weight.consumers()
-    assert product.op_type == "MatMul" and plan.codes is not None and plan.weight_scale is not None
-    assert isinstance(plan.grid, ActivationGrid)
+    assert product.op_type == "MatMul"
     onnx_graph, name = graph.model.graph, plan.site.name
     k, n = plan.codes.shape
     last, bias = _with_bias(product, n)
@@ -193,17 +201,17 @@ def _replace(graph: Graph, weight: ir.Value, plan: SitePlan) -> tuple[int, bool]
         last = gelu
     layout = packed_shape((n, k), plan.w_bits)
     codes = pack(np.ascontiguousarray(plan.codes.T), plan.w_bits).view(np.int8).reshape(layout)
-    scale = np.float32(plan.grid.scale)
-    low, high = code_range(plan.a_bits)
+    scale = np.float32(grid.scale)
+    low, high = grid.format.range
     inputs = [
-        _operand(onnx_graph, product, plan.grid, k, last.outputs[0].dtype),
+        _operand(onnx_graph, product, grid, k, last.outputs[0].dtype),
         add_constant(onnx_graph, f"{name}.weight.packed{plan.w_bits}", codes),
         add_constant(onnx_graph, f"{name}.weight.scales", plan.weight_scale.astype(np.float32)),
         add_constant(onnx_graph, f"{name}.bias.packed", bias),
     ]
     attributes = {
         "x_scale": float(scale),
-        "x_shift": float(np.float32(plan.grid.shift)),
+        "x_shift": float(np.float32(grid.shift)),
         "x_low": float(np.float32(low) * scale),
         "x_high": float(np.float32(high) * scale),
         "x_bits": plan.a_bits,
@@ -225,7 +233,7 @@ def _with_bias(product: ir.Node, n: int) -> tuple[ir.Node, np.ndarray]:
     return added, found.reshape(n).astype(np.float32)
 
 
-def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wanted: ir.DataType | None) -> ir.Value:
+def _operand(graph: ir.Graph, product: ir.Node, grid: OneScale, k: int, wanted: ir.DataType | None) -> ir.Value:
     """The tensor that is quantized for the product's first operand, as the operator takes it: float32 where the result
     has to be (float16 might overflow) or where float16 rows would not be aligned."""
     value = product.inputs[0]
@@ -233,7 +241,7 @@ def _operand(graph: ir.Graph, product: ir.Node, grid: ActivationGrid, k: int, wa
         value = before_widening(value)
         node = value.producer()
         if op_type == "Clip" and (node is None or node.op_type != "Clip"):
-            assert grid.bits == 8, f"{product.name}: no Clip in front of {grid.bits}-bit codes"
+            assert grid.format.fills_container, f"{product.name}: no Clip in front of {grid.format.bits}-bit codes"
             continue
         if op_type == "Add" and not grid.shift:
             break

@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, LAYER_NORM, writes_codes
+from qvit_deploy.emit import names
+from qvit_deploy.emit.local_functions import DOMAIN, LAYER_NORM, writes_codes
+from qvit_deploy.formats.grids.grid import OneScale
 from qvit_deploy.graph.edit import add_constant, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.grid import code_range
-from qvit_deploy.quantize.plan import SitePlan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
+from qvit_deploy.quantize.plan import WeightPlan
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
 from qvit_deploy.targets.tensorrt.packed.calls import before_widening, declare
@@ -78,14 +78,15 @@ def pack_norms(half: HalfGraph, emitted: Graph) -> HalfGraph:
     graph = half.graph.clone()
     exact = {node.outputs[0].name: node for node in emitted.nodes() if node.op_type == "LayerNormalization"}
     functions: dict[str, onnx.FunctionProto] = {}
+    weights = half.plan.weights()
     for norm in [node for node in graph.nodes() if node.op_type == "LayerNormalization"]:
         source = exact.get((norm.outputs[0].name or "").removesuffix(".float32"))
         readers = _readers(norm.outputs[0])
-        sites = [half.plan.sites.get((r.name or "").removesuffix(CALL_SUFFIX)) for r in readers]
-        site = _shared(sites)
-        if source is None or site is None or not _fits(source, site):
+        sites = [weights.get(names.site_of_call(r.name or "")) for r in readers]
+        grid = _shared(sites)
+        if source is None or grid is None or not _fits(source, sites[0], grid):
             continue
-        _replace(graph, norm, source, readers, site, functions)
+        _replace(graph, norm, source, readers, grid, functions)
     if not functions:
         return half
     remove_unused(graph.model)
@@ -119,25 +120,21 @@ def _readers(value: ir.Value) -> list[ir.Node]:
     return found
 
 
-def _shared(sites: list[SitePlan | None]) -> SitePlan | None:
-    """One of the sites if all have one grid."""
-    grids = {
-        (site.a_bits, np.float32(site.grid.scale), np.float32(site.grid.shift))
-        if site is not None and isinstance(site.grid, ActivationGrid)
-        else None
-        for site in sites
-    }
-    return sites[0] if len(grids) == 1 and None not in grids else None
+def _shared(sites: list[WeightPlan | None]) -> OneScale | None:
+    """The grid of all the sites if they have one."""
+    grids = [None if site is None else site.grid.per_tensor for site in sites]
+    different = {None if g is None else (g.format, np.float32(g.scale), np.float32(g.shift)) for g in grids}
+    return grids[0] if len(different) == 1 else None
 
 
-def _fits(norm: ir.Node, site: SitePlan) -> bool:
+def _fits(norm: ir.Node, site: WeightPlan | None, grid: OneScale) -> bool:
     """Whether the kernel can: constants over the last axis, rows of whole chunks."""
     gamma = constant(norm.inputs[1])
     shape = norm.outputs[0].shape
-    if gamma is None or gamma.ndim != 1 or shape is None or site.codes is None:
+    if gamma is None or gamma.ndim != 1 or shape is None or site is None:
         return False
     last = norm.attributes.get_int("axis", -1) in (-1, len(shape) - 1)
-    return last and gamma.size == site.codes.shape[0] and gamma.size % (CHUNK * 8 // container(site.a_bits)) == 0
+    return last and gamma.size == site.codes.shape[0] and gamma.size % (CHUNK * 8 // container(grid.format.bits)) == 0
 
 
 def _replace(
@@ -145,18 +142,17 @@ def _replace(
     norm: ir.Node,
     exact: ir.Node,
     readers: list[ir.Node],
-    site: SitePlan,
+    grid: OneScale,
     functions: dict[str, onnx.FunctionProto],
 ) -> None:
     """Puts the operator in the norm's place and the readers of codes in that of its readers."""
-    assert isinstance(site.grid, ActivationGrid)
-    onnx_graph, bits = graph.model.graph, container(site.a_bits)
+    onnx_graph, bits = graph.model.graph, container(grid.format.bits)
     gamma = constant(exact.inputs[1])
     assert gamma is not None
     beta = constant(exact.inputs[2]) if len(exact.inputs) > 2 else np.zeros_like(gamma)
     assert beta is not None
     name = exact.outputs[0].name or ""
-    scale, (low, high) = np.float32(site.grid.scale), code_range(site.a_bits)
+    scale, (low, high) = np.float32(grid.scale), grid.format.range
     inputs = [
         before_widening(norm.inputs[0]),
         add_constant(onnx_graph, f"{name}.gamma", gamma.astype(np.float32)),
@@ -165,13 +161,13 @@ def _replace(
     attributes = {
         "epsilon": float(exact.attributes.get_float("epsilon", 1e-5)),
         "y_scale": float(scale),
-        "y_shift": float(np.float32(site.grid.shift)),
+        "y_shift": float(np.float32(grid.shift)),
         "y_low": float(np.float32(low) * scale),
         "y_high": float(np.float32(high) * scale),
-        "y_bits": site.a_bits,
+        "y_bits": grid.format.bits,
         "c": int(gamma.size),
     }
-    node = ir.node(norm_operator(bits), inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=f"{name}{CALL_SUFFIX}")
+    node = ir.node(norm_operator(bits), inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=names.call(name))
     made = node.outputs[0]
     made.name, made.type = f"{name}.codes", ir.TensorType(ir.DataType.INT8)
     shape = norm.outputs[0].shape

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.emit.local_functions import CALL_SUFFIX, DOMAIN, inline
-from qvit_deploy.emit.quantizers import codes_name
+from qvit_deploy.emit.emitted import EmittedGraph, EmittedSite
+from qvit_deploy.emit.local_functions import DOMAIN, inline
+from qvit_deploy.emit.names import call
+from qvit_deploy.formats.grids.probabilities import log_table
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.quantize.plan import SitePlan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
-from qvit_deploy.quantize.ranges.attention import HeadGrid, inner_grid
-from qvit_deploy.quantize.ranges.softmax import LogGrid, log_table
+from qvit_deploy.quantize.plan import ProductPlan, SitePlan, WeightPlan
 from qvit_deploy.targets.tensorrt.half.casts import NARROW
 from qvit_deploy.targets.tensorrt.half.precision import HalfGraph
 from qvit_deploy.targets.tensorrt.packed.attention import (
@@ -58,7 +57,7 @@ class Codes:
         return reference if self.table is None else self.table[reference]
 
 
-def opened(emitted: HalfGraph, reference: Graph) -> tuple[Graph, list[Codes]]:
+def opened(emitted: HalfGraph, reference: EmittedGraph) -> tuple[Graph, list[Codes]]:
     """(the graph with the operators' bodies in their place, the codes inside of them).
 
     Args:
@@ -78,12 +77,12 @@ def opened(emitted: HalfGraph, reference: Graph) -> tuple[Graph, list[Codes]]:
             inside.setdefault(node.metadata_props[_CALL], []).append(node.outputs[0].name or "")
     found: dict[str, Codes] = {}
     for name in emitted.packed:
-        site, call = emitted.plan.sites[name], calls[f"{name}{CALL_SUFFIX}"]
-        norm = norm_behind(call)
+        site, operator_node, theirs = emitted.plan.sites[name], calls[call(name)], reference.sites[name]
+        norm = norm_behind(operator_node)
         if norm is None:
-            made = _codes(site, inside[call.name or ""])
+            made = _codes(site, theirs, inside[operator_node.name or ""])
         else:
-            made = [_norm_codes(site, norm, inside[norm.name or ""], reference)]
+            made = [_norm_codes(site, theirs, norm, inside[norm.name or ""], reference)]
         found |= {codes.name: codes for codes in made}
     return graph, list(found.values())
 
@@ -100,7 +99,7 @@ def _made(inside: list[str], name: str) -> str | None:
     return found[0] if found else None
 
 
-def _codes(site: SitePlan, inside: list[str]) -> list[Codes]:
+def _codes(site: SitePlan, reference: EmittedSite, inside: list[str]) -> list[Codes]:
     """The codes of one operator that quantizes, whose body has made the tensors `inside`."""
 
     def made(name: str) -> str:
@@ -108,29 +107,28 @@ def _codes(site: SitePlan, inside: list[str]) -> list[Codes]:
         assert found is not None
         return found
 
-    reference = codes_name(site.site.input, site.grid.bits)
-    if site.second_grid is None:
-        return [Codes(made(FUNCTION_CODES), made(FUNCTION_INPUT), reference, site.site.input)]
-    second = site.site.second or ""
-    values = codes_name(second, site.second_grid.bits)
-    read = f"{values}.heads" if isinstance(site.second_grid, HeadGrid) else second
-    grid = inner_grid(site.grid)
-    assert isinstance(grid, LogGrid)
-    table = log_table(grid.bits, grid.steps).numpy()
+    first, second = reference.operands
+    if isinstance(site, WeightPlan):
+        return [Codes(made(FUNCTION_CODES), made(FUNCTION_INPUT), first.codes, site.site.input)]
+    grid, read = site.grid.logarithm, second.source
+    assert grid is not None and read is not None
+    table = log_table(grid.format.bits, grid.steps).numpy()
     return [
-        Codes(made(FUNCTION_LOG_CODES), made(FUNCTION_PROBABILITIES), reference, site.site.input, table),
-        Codes(made(FUNCTION_VALUE_CODES), made(FUNCTION_VALUES), values, read),
+        Codes(made(FUNCTION_LOG_CODES), made(FUNCTION_PROBABILITIES), first.codes, site.site.input, table),
+        Codes(made(FUNCTION_VALUE_CODES), made(FUNCTION_VALUES), second.codes, read),
     ]
 
 
-def _norm_codes(site: SitePlan, norm: ir.Node, inside: list[str], reference: Graph) -> Codes:
+def _norm_codes(
+    site: SitePlan, emitted: EmittedSite, norm: ir.Node, inside: list[str], reference: EmittedGraph
+) -> Codes:
     """The codes that a LayerNorm writes for `site`; fed is what it normalizes, so that its own numbers count too."""
     (theirs,) = [n for n in reference.nodes() if any(v.name == site.site.input for v in n.outputs)]
     source, outer = _made(inside, FUNCTION_NORM_INPUT), norm.outputs[0].name or ""
     assert theirs.op_type == "LayerNormalization" and theirs.inputs[0] is not None and source is not None
     # The body's result takes the name of the operator's; codes of 4 bits are not the result yet.
     name = _made(inside, FUNCTION_NORM_CODES) or outer
-    return Codes(name, source, codes_name(site.site.input, site.grid.bits), theirs.inputs[0].name or "")
+    return Codes(name, source, emitted.operands[0].codes, theirs.inputs[0].name or "")
 
 
 def outputs(emitted: HalfGraph) -> dict[str, str]:
@@ -138,30 +136,31 @@ def outputs(emitted: HalfGraph) -> dict[str, str]:
     calls = {node.name: node.outputs[0] for node in emitted.graph.nodes() if node.domain == DOMAIN}
     found = {}
     for name, site in emitted.plan.sites.items():
-        made = calls.get(f"{name}{CALL_SUFFIX}") if site.second_grid is None else None
+        made = calls.get(call(name)) if isinstance(site, WeightPlan) else None
         # The tensor of the plain name is always there, and may be a Cast of what the operator makes.
         tensor = site.site.output if made is None else (made.name or "")
         found[tensor.removesuffix(f".{RESULT}").removesuffix(f".{NARROW}")] = name
     return found
 
 
-def is_planned(call: ir.Node, site: SitePlan) -> bool:
+def is_planned(node: ir.Node, site: SitePlan) -> bool:
     """Whether the operator is the site's, number for number."""
-    return _is_linear(call, site) if site.second_grid is None else _is_attention(call, site)
+    return _is_linear(node, site) if isinstance(site, WeightPlan) else _is_attention(node, site)
 
 
-def _is_linear(call: ir.Node, site: SitePlan) -> bool:
+def _is_linear(node: ir.Node, site: WeightPlan) -> bool:
     """Its range is not looked at: codes outside would differ."""
-    assert site.codes is not None and site.weight_scale is not None and isinstance(site.grid, ActivationGrid)
-    (k, n), (packed, scale, bias) = site.codes.shape, (constant(v) for v in call.inputs[1:])
-    norm = norm_behind(call)
+    (k, n), (packed, scale, bias) = site.codes.shape, (constant(v) for v in node.inputs[1:])
+    norm, grid = norm_behind(node), site.grid.per_tensor
+    if grid is None:
+        return False
     codes = None if norm is None else container(site.a_bits)
-    good = call.op_type in (operator(site.w_bits, gelu, codes) for gelu in (False, True))
-    good = good and _has(call, {"x_scale": site.grid.scale}, {"x_bits": site.a_bits, "n": n, "k": k})
+    good = node.op_type in (operator(site.w_bits, gelu, codes) for gelu in (False, True))
+    good = good and _has(node, {"x_scale": grid.scale}, {"x_bits": site.a_bits, "n": n, "k": k})
     if norm is None:
-        good = good and _has(call, {"x_shift": site.grid.shift}, {})
+        good = good and _has(node, {"x_shift": grid.shift}, {})
     else:
-        numbers = {"y_scale": site.grid.scale, "y_shift": site.grid.shift}
+        numbers = {"y_scale": grid.scale, "y_shift": grid.shift}
         good = good and _has(norm, numbers, {"y_bits": site.a_bits, "c": k})
         good = good and norm.op_type == norm_operator(container(site.a_bits))
     good = good and packed is not None and packed.size == np.prod(packed_shape((n, k), site.w_bits))
@@ -174,14 +173,14 @@ def _is_linear(call: ir.Node, site: SitePlan) -> bool:
     return good and bias is not None and (site.bias is None or np.array_equal(bias, site.bias.astype(np.float32)))
 
 
-def _has(call: ir.Node, numbers: dict[str, float], sizes: dict[str, int]) -> bool:
+def _has(node: ir.Node, numbers: dict[str, float], sizes: dict[str, int]) -> bool:
     """Whether the attributes are these, numbers as float32 holds them."""
-    same = all(np.float32(call.attributes.get_float(name, 0.0)) == np.float32(x) for name, x in numbers.items())
-    return same and all(call.attributes.get_int(name, 0) == size for name, size in sizes.items())
+    same = all(np.float32(node.attributes.get_float(name, 0.0)) == np.float32(x) for name, x in numbers.items())
+    return same and all(node.attributes.get_int(name, 0) == size for name, size in sizes.items())
 
 
-def _is_attention(call: ir.Node, site: SitePlan) -> bool:
+def _is_attention(node: ir.Node, site: ProductPlan) -> bool:
     wanted = attention_attributes(site)
-    found = {name: call.attributes[name].value for name in wanted if name in call.attributes}
+    found = {name: node.attributes[name].value for name in wanted if name in node.attributes}
     same = (np.array_equal(np.array(found.get(n), np.float32), np.array(v, np.float32)) for n, v in wanted.items())
-    return call.op_type == OPERATOR and len(found) == len(wanted) and all(same)
+    return node.op_type == OPERATOR and len(found) == len(wanted) and all(same)

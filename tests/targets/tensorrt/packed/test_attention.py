@@ -14,12 +14,9 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from qvit_deploy.emit.local_functions import plugin_operators
-from qvit_deploy.quantize.grid import Grid
-from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.quantize.plan import Plan
-from qvit_deploy.quantize.ranges.activations import ActivationGrid
-from qvit_deploy.quantize.ranges.attention import HeadGrid, ProbabilityGrid, RowGrid, inner_grid
-from qvit_deploy.quantize.ranges.softmax import (
+from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.formats.grids.probabilities import (
     FINE_TOP,
     LOG_BITS,
     LevelGrid,
@@ -28,6 +25,10 @@ from qvit_deploy.quantize.ranges.softmax import (
     log_codes,
     log_table,
 )
+from qvit_deploy.formats.grids.scaled import HeadGrid, ProbabilityGrid, RowGrid
+from qvit_deploy.formats.integer import Int
+from qvit_deploy.quantize.half import half_scales
+from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.tensorrt.packed.attention import (
@@ -36,8 +37,8 @@ from qvit_deploy.targets.tensorrt.packed.attention import (
     FUNCTION_PROBABILITIES,
     OPERATOR,
     PARTNER,
-    carriable,
     pack_attention,
+    packable,
 )
 from qvit_deploy.targets.tensorrt.packed.linear import pack_linears
 from qvit_deploy.tasks.metrics import sqnr_db
@@ -63,12 +64,12 @@ def open_body(model: onnx.ModelProto, fetch: list[str], cut: str = "") -> ort.In
 
 @pytest.mark.parametrize(("bits", "steps"), WIDTHS)
 def test_every_value_of_the_fine_grid_has_its_code(bits: int, steps: int) -> None:
-    site = planned(LogGrid(bits, steps, 0.7), ActivationGrid(8, 0.1, 0.0))
+    site = planned(LogGrid(Int(bits), steps, 0.7), ActivationGrid(Int(8), 0.1, 0.0))
     runner = open_body(one_attention(site), [FUNCTION_FINE, FUNCTION_LOG_CODES], FUNCTION_PROBABILITIES)
     u = np.arange(FINE_TOP + 1, dtype=np.float32).reshape(1, 1, 256, 256)
     name = next(i.name for i in runner.get_inputs() if i.name.startswith(FUNCTION_PROBABILITIES))
     feed = {i.name: np.ones((1, 1, 256, 1), np.float32) for i in runner.get_inputs()}
-    fine, codes = runner.run(None, {**feed, name: u * np.float32(inner_grid(site.grid).scale)})
+    fine, codes = runner.run(None, {**feed, name: u * np.float32(site.grid.common.scale)})
     np.testing.assert_array_equal(fine, u)
     np.testing.assert_array_equal(codes.ravel(), log_table(bits, steps).numpy())
 
@@ -76,8 +77,8 @@ def test_every_value_of_the_fine_grid_has_its_code(bits: int, steps: int) -> Non
 @pytest.mark.parametrize(("bits", "steps"), WIDTHS)
 @pytest.mark.parametrize("by_row", [False, True])
 def test_codes_and_products_of_random_scores(bits: int, steps: int, by_row: bool) -> None:
-    grid = LogGrid(bits, steps, 1.0 if by_row else float(np.float32(0.3)))
-    site = planned(RowGrid(grid) if by_row else grid, ActivationGrid(8, 1.0, 0.0))
+    grid = LogGrid(Int(bits), steps, 1.0 if by_row else float(np.float32(0.3)))
+    site = planned(RowGrid(grid) if by_row else grid, ActivationGrid(Int(8), 1.0, 0.0))
     rng = np.random.default_rng(bits * steps)
     feed = {"scores": (3 * rng.standard_normal((2, 3, 9, 40))).astype(np.float32)}
     feed["values"] = np.tile(np.eye(40, dtype=np.float32), (2, 3, 1, 1))  # out: the probabilities
@@ -96,7 +97,7 @@ def test_codes_and_products_of_random_scores(bits: int, steps: int, by_row: bool
 
 @pytest.mark.parametrize("v_bits", [4, 6, 8])
 def test_values_are_clipped_to_their_codes(v_bits: int) -> None:
-    site = planned(LogGrid(4, 1, 1.0), ActivationGrid(v_bits, 0.25, 0.0))
+    site = planned(LogGrid(Int(4), 1, 1.0), ActivationGrid(Int(v_bits), 0.25, 0.0))
     high = 2 ** (v_bits - 1)
     values = np.linspace(-2 * high, 2 * high, 201, dtype=np.float16).reshape(1, 1, 1, 201) * np.float16(0.25)
     model = one_attention(site, onnx.TensorProto.FLOAT16)
@@ -109,16 +110,16 @@ def test_values_are_clipped_to_their_codes(v_bits: int) -> None:
 @pytest.mark.parametrize(
     ("grid", "values", "runs"),
     [
-        (LogGrid(4, 1, 1.0), ActivationGrid(6, 0.1, 0.0), True),
-        (RowGrid(LogGrid(5, 2, 1.0)), HeadGrid(ActivationGrid(4, 0.1, 0.0), (1.0, 2.0)), True),
-        (LogGrid(4, 1, 1.0), ActivationGrid(5, 0.1, 0.0), False),
-        (LogGrid(4, 1, 1.0), ActivationGrid(8, 0.1, 0.3), False),
-        (UnsignedGrid(4, 0.1), ActivationGrid(8, 0.1, 0.0), False),
-        (RowGrid(LevelGrid(2, 0.1, (0, 3, 9, 127))), ActivationGrid(8, 0.1, 0.0), False),
+        (LogGrid(Int(4), 1, 1.0), ActivationGrid(Int(6), 0.1, 0.0), True),
+        (RowGrid(LogGrid(Int(5), 2, 1.0)), HeadGrid(ActivationGrid(Int(4), 0.1, 0.0), (1.0, 2.0)), True),
+        (LogGrid(Int(4), 1, 1.0), ActivationGrid(Int(5), 0.1, 0.0), False),
+        (LogGrid(Int(4), 1, 1.0), ActivationGrid(Int(8), 0.1, 0.3), False),
+        (UnsignedGrid(Int(4), 0.1), ActivationGrid(Int(8), 0.1, 0.0), False),
+        (RowGrid(LevelGrid(Int(2), 0.1, (0, 3, 9, 127))), ActivationGrid(Int(8), 0.1, 0.0), False),
     ],
 )
 def test_what_the_kernel_can_run(grid: ProbabilityGrid | RowGrid, values: Grid, runs: bool) -> None:
-    assert carriable(planned(grid, values)) is runs
+    assert packable(planned(grid, values)) is runs
 
 
 @lru_cache

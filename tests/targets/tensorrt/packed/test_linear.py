@@ -16,7 +16,7 @@ from qvit_deploy.emit.local_functions import without_plugin_bodies
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.quantize.plan import SitePlan
 from qvit_deploy.targets.onnxruntime.runtime import run, session
-from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES, carriable, emit_packed, linear_function, operator
+from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES, emit_packed, linear_function, operator, packable
 from qvit_deploy.targets.tensorrt.packed.packing import PACKED_BITS, pack, packed_shape, unpack
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
@@ -94,7 +94,7 @@ def test_the_whole_graph_runs_in_onnx_runtime(calibrated: Calibrated, widths: tu
     emitted = emit_qdq(calibrated.graph, plan)
     proto = emit_packed(emitted, plan).to_proto()
     onnx.checker.check_model(proto, full_check=True)
-    carried = [site for site in plan.sites.values() if carriable(site)]
+    carried = [site for site in plan.sites.values() if packable(site)]
     names = [node.op_type for node in proto.graph.node if node.domain == "qvit"]
     gelus = [site.site.name == "fc1" for site in carried]
     assert names == [operator(widths[0], gelu) for gelu in gelus] and len(carried) > 4 and sum(gelus) == 1
@@ -111,7 +111,7 @@ def test_packed_and_qdq_have_the_same_codes(calibrated: Calibrated, widths: tupl
     emitted = emit_qdq(calibrated.graph, plan)
     images = calibrated.images.numpy()
     by_output = {node.outputs[0].name: node for node in emitted.nodes()}
-    for name in (name for name, site in plan.sites.items() if carriable(site)):
+    for name in (name for name, site in plan.sites.items() if packable(site)):
         (product,) = by_output[f"{name}.weight.value"].outputs[0].consumers()
         value = product.inputs[0]
         dequantize = value.producer() if value is not None else None
@@ -154,7 +154,7 @@ def test_only_chosen_sites_and_no_bodies(calibrated: Calibrated) -> None:
     plan = calibrated.plan((4, 4))
     emitted = emit_qdq(calibrated.graph, plan)
     before = emitted.serialize()
-    name = next(name for name, site in plan.sites.items() if carriable(site))
+    name = next(name for name, site in plan.sites.items() if packable(site))
     proto = onnx.load_from_string(without_plugin_bodies(emit_packed(emitted, plan, [name]).serialize()))
     assert [n.name for n in proto.graph.node if n.domain == "qvit"] == [f"{name}.qvit"] and not proto.functions
     assert emitted.serialize() == before

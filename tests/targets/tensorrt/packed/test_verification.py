@@ -14,10 +14,11 @@ import torch
 from qvit_deploy.artifacts.engine_record import Batch, BuildOptions
 from qvit_deploy.commands.build import build
 from qvit_deploy.commands.inspect import describe
+from qvit_deploy.emit.names import codes_name
 from qvit_deploy.emit.qdq import emit_qdq
-from qvit_deploy.emit.quantizers import codes_name
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.edit import add_constant
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
@@ -101,7 +102,7 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
     graph, inside = opened(packed(calibrated, plan), emit_qdq(calibrated.graph, plan))
     site = plan.sites["attn.av"].site
     ours = [c for c in inside if c.reference.startswith((site.input, f"{site.second}."))]
-    assert [c.reference for c in ours] == [codes_name(site.input, 4), codes_name(site.second or "", 4)]
+    assert [c.reference for c in ours] == [codes_name(site.input, Int(4)), codes_name(site.second or "", Int(4))]
     images = calibrated.images.numpy()
     got = dict(zip(names := [n for c in ours for n in (c.name, c.source)], probe(graph, images, names), strict=True))
     seen: dict[str, np.ndarray] = {}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvit_deploy.quantize.grid import absmax_scale, code_range, dequantize, fake_quantize, quantize
+from qvit_deploy.formats.integer import Int
 
 WIDTHS = st.integers(2, 8)
 
@@ -22,8 +22,8 @@ VALUES = st.lists(float32(-1e5, 1e5), min_size=1, max_size=40).map(torch.tensor)
 @given(x=VALUES, scale=SCALES, bits=WIDTHS)
 @settings(max_examples=150, deadline=None)
 def test_codes_are_those_of_numpy_and_of_onnx_quantize_linear(x: torch.Tensor, scale: float, bits: int) -> None:
-    low, high = code_range(bits)
-    codes = quantize(x, torch.tensor(scale), bits)
+    low, high = Int(bits).range
+    codes = Int(bits).quantize(x, torch.tensor(scale))
     expected = np.clip(np.rint(x.numpy() / np.float32(scale)), low, high)
     assert np.array_equal(codes.numpy(), expected)
 
@@ -31,43 +31,45 @@ def test_codes_are_those_of_numpy_and_of_onnx_quantize_linear(x: torch.Tensor, s
 @given(x=VALUES, scale=SCALES, bits=WIDTHS)
 @settings(max_examples=150, deadline=None)
 def test_a_grid_point_stays_where_it_is(x: torch.Tensor, scale: float, bits: int) -> None:
-    once = fake_quantize(x, torch.tensor(scale), bits)
-    assert torch.equal(fake_quantize(once, torch.tensor(scale), bits), once)
+    once = Int(bits).fake_quantize(x, torch.tensor(scale))
+    assert torch.equal(Int(bits).fake_quantize(once, torch.tensor(scale)), once)
 
 
 @given(x=VALUES, scale=SCALES, bits=WIDTHS)
 @settings(max_examples=100, deadline=None)
 def test_larger_values_never_get_smaller_codes(x: torch.Tensor, scale: float, bits: int) -> None:
-    codes = quantize(x.sort().values, torch.tensor(scale), bits)
+    codes = Int(bits).quantize(x.sort().values, torch.tensor(scale))
     assert (codes.diff() >= 0).all()
 
 
 @given(codes=st.lists(float32(-128, 127), min_size=1, max_size=40), scale=SCALES, bits=WIDTHS)
 @settings(max_examples=100, deadline=None)
 def test_inside_the_range_the_error_is_half_a_step_at_most(codes: list[float], scale: float, bits: int) -> None:
-    low, high = code_range(bits)
+    low, high = Int(bits).range
     x = torch.tensor(codes).clamp(low, high) * scale
-    error = (fake_quantize(x, torch.tensor(scale), bits).double() - x.double()).abs().max()
+    error = (Int(bits).fake_quantize(x, torch.tensor(scale)).double() - x.double()).abs().max()
     assert error <= 0.5 * scale * (1 + 1e-5)
 
 
 def test_halves_round_to_even() -> None:
     x = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
-    assert quantize(x, torch.tensor(1.0), 8).tolist() == [-2, -2, 0, 0, 2, 2]
+    assert Int(8).quantize(x, torch.tensor(1.0)).tolist() == [-2, -2, 0, 0, 2, 2]
 
 
 def test_code_ranges() -> None:
-    assert [code_range(b) for b in (2, 4, 6, 8)] == [(-2, 1), (-8, 7), (-32, 31), (-128, 127)]
+    assert [Int(b).range for b in (2, 4, 6, 8)] == [(-2, 1), (-8, 7), (-32, 31), (-128, 127)]
     for bits in (1, 9):
         with pytest.raises(ValueError, match="2 to 8"):
-            code_range(bits)
+            Int(bits)
 
 
 @given(bits=WIDTHS, absmax=float32(0, 1e30))
 @settings(deadline=None)
 def test_the_scale_of_any_magnitude_is_positive_and_puts_it_on_the_highest_code(bits: int, absmax: float) -> None:
-    scale = absmax_scale(torch.tensor(absmax), bits)
+    scale = Int(bits).choose_scale(torch.tensor(absmax))
     assert scale > 0 and torch.isfinite(scale)
     if absmax > 1e-6:
-        assert quantize(torch.tensor(absmax), scale, bits) == code_range(bits)[1]
-        torch.testing.assert_close(dequantize(quantize(torch.tensor(absmax), scale, bits), scale), torch.tensor(absmax))
+        assert Int(bits).quantize(torch.tensor(absmax), scale) == Int(bits).range[1]
+        torch.testing.assert_close(
+            Int(bits).dequantize(Int(bits).quantize(torch.tensor(absmax), scale), scale), torch.tensor(absmax)
+        )

@@ -23,13 +23,17 @@ yields int8 operands; `LogGrid` as largest * 2^-q for 1 step an octave, largest 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar
 
+import numpy as np
+import onnx_ir as ir
 import torch
 
-from qvit_deploy.quantize.grid import Tensor
+from qvit_deploy.formats.emitter import Emitter, write_clip, write_look_up, write_pair
+from qvit_deploy.formats.format import Format
+from qvit_deploy.formats.grids.grid import OrdinaryGrid, Prepared, Tensor
+from qvit_deploy.formats.grids.half import half_scale
 
 FINE_TOP = 65535
 """Highest code of the uniform 16-bit grid under `LogGrid`."""
@@ -46,16 +50,23 @@ below 2^-15 of the largest: a row of 197 of them adds up to 0.6 % of one."""
 
 
 @dataclass(frozen=True)
-class UnsignedGrid:
+class UnsignedGrid(OrdinaryGrid):
     """Uniform, 2 to 7 bits, codes 0..2^bits - 1, value code * scale."""
 
-    bits: int
+    format: Format
     scale: float
-    shift: ClassVar[float] = 0.0
 
     @property
     def highest(self) -> int:
-        return 2**self.bits - 1
+        return 2**self.format.bits - 1
+
+    @property
+    def emitted_scale(self) -> float:
+        return self.scale
+
+    @property
+    def is_plain(self) -> bool:
+        return True
 
     def codes(self, p: Tensor) -> Tensor:
         """Float32 integers, the shape of p."""
@@ -65,15 +76,28 @@ class UnsignedGrid:
         """The dequantized value of p >= 0, float32."""
         return self.codes(p) * torch.tensor(self.scale, device=p.device)
 
+    def with_half_scale(self) -> UnsignedGrid:
+        return replace(self, scale=half_scale(self.scale))
+
+    def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
+        """x clipped to the codes, which fill half of the container."""
+        return Prepared(x, write_clip(emitter, x, np.float32(self.scale), (0, self.highest), name))
+
+    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
+        return write_pair(emitter, source, np.float32(self.scale), np.float32(self.scale), np.int8(0), name)
+
 
 @dataclass(frozen=True)
-class LevelGrid:
+class LevelGrid(OrdinaryGrid):
     """2^bits integer levels, ascending from 0 to at most `LEVEL_TOP`; value levels[code] * scale."""
 
-    bits: int
+    format: Format
     scale: float
     levels: tuple[int, ...]
-    shift: ClassVar[float] = 0.0
+
+    @property
+    def emitted_scale(self) -> float:
+        return self.scale
 
     def table(self) -> Tensor:
         """Level nearest to every integer 0..LEVEL_TOP (the lower one of two as near), float32 [LEVEL_TOP + 1]."""
@@ -89,15 +113,37 @@ class LevelGrid:
         levels = torch.tensor(self.levels, dtype=torch.float32, device=p.device)
         return levels[self.codes(p)] * torch.tensor(self.scale, device=p.device)
 
+    def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
+        """x rounded to the values of the levels."""
+        scale = np.float32(self.scale)
+        moved = self.table().numpy() - np.arange(LEVEL_TOP + 1, dtype=np.float32)
+        table = emitter.constant(f"{name}.levels", moved * scale)
+        return Prepared(x, write_look_up(emitter, x, scale, scale, np.int8(0), table, f"{name}.fine"))
+
+    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
+        """The codes written are the levels themselves."""
+        return write_pair(emitter, source, np.float32(self.scale), np.float32(self.scale), np.int8(0), name)
+
 
 @dataclass(frozen=True)
-class LogGrid:
+class LogGrid(OrdinaryGrid):
     """Powers of 2^(-1/steps) below `largest`, and 0 as the last code; see `log_codes`."""
 
-    bits: int
+    format: Format
     steps: int
     largest: float
-    shift: ClassVar[float] = 0.0
+
+    @property
+    def emitted_scale(self) -> float:
+        return self.largest
+
+    @property
+    def on_integers(self) -> bool:
+        return False
+
+    @property
+    def logarithm(self) -> LogGrid:
+        return self
 
     @property
     def scale(self) -> float:
@@ -106,7 +152,22 @@ class LogGrid:
 
     def apply(self, p: Tensor) -> Tensor:
         """The dequantized value of p >= 0, float32."""
-        return log_values(log_codes(p, self.largest, self.bits, self.steps), self.largest, self.bits, self.steps)
+        bits = self.format.bits
+        return log_values(log_codes(p, self.largest, bits, self.steps), self.largest, bits, self.steps)
+
+    def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
+        """The dequantized value of x, in units of the largest until the last step: one table, a quarter of a megabyte,
+        serves all sites."""
+        bits, unit = self.format.bits, np.float32(1) / np.float32(FINE_TOP)
+        powers = _log_powers(bits, self.steps)[_log_table(bits, self.steps)].numpy()
+        moved = powers - np.arange(FINE_TOP + 1, dtype=np.float32) * unit
+        table = emitter.shared(f"log2.{self.steps}.q{bits}", moved)
+        rounded = write_look_up(emitter, x, np.float32(self.scale), unit, np.uint16(0), table, name)
+        largest = emitter.constant(f"{name}.range", np.float32(self.largest))
+        return Prepared(x, emitter.add("Mul", [rounded, largest], f"{name}.power"))
+
+    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
+        raise NotImplementedError("a product on logarithmic codes reads what `prepare` writes")
 
 
 def log_codes(p: Tensor, largest: float, bits: int, steps: int) -> Tensor:
@@ -119,17 +180,26 @@ def log_codes(p: Tensor, largest: float, bits: int, steps: int) -> Tensor:
         ValueError: `bits` is more than `LOG_BITS` of these steps.
     """
     fine = _uniform_codes(p, float(torch.tensor(largest) / FINE_TOP), FINE_TOP)
-    return log_table(bits, steps).to(p.device)[fine.long()]
+    return _log_table(bits, steps).to(p.device)[fine.long()]
 
 
 def log_values(codes: Tensor, largest: float, bits: int, steps: int) -> Tensor:
     """largest * 2^(-q / steps), and 0 for the last code: float32."""
-    return log_powers(bits, steps).to(codes.device)[codes] * torch.tensor(largest, device=codes.device)
+    return _log_powers(bits, steps).to(codes.device)[codes] * torch.tensor(largest, device=codes.device)
+
+
+def log_table(bits: int, steps: int) -> Tensor:
+    """Code of every value of the uniform 16-bit grid, int64 [65536]. Raises ValueError as `log_codes`."""
+    return _log_table(bits, steps).clone()
+
+
+def log_powers(bits: int, steps: int) -> Tensor:
+    """Value of every code with a largest of 1, float32 [2^bits]."""
+    return _log_powers(bits, steps).clone()
 
 
 @lru_cache
-def log_table(bits: int, steps: int) -> Tensor:
-    """Code of every value of the uniform 16-bit grid, int64 [65536]. Raises ValueError as `log_codes`."""
+def _log_table(bits: int, steps: int) -> Tensor:
     if steps not in LOG_BITS or not 2 <= bits <= LOG_BITS[steps]:
         raise ValueError(f"{bits}-bit log codes with {steps} steps an octave: steps and widths are {LOG_BITS}")
     zero = 2**bits - 1
@@ -139,8 +209,7 @@ def log_table(bits: int, steps: int) -> Tensor:
 
 
 @lru_cache
-def log_powers(bits: int, steps: int) -> Tensor:
-    """Value of every code with a largest of 1, float32 [2^bits]."""
+def _log_powers(bits: int, steps: int) -> Tensor:
     powers = torch.exp2(-torch.arange(2**bits, dtype=torch.float64) / steps).float()
     powers[-1] = 0
     return powers

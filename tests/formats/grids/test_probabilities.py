@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvit_deploy.quantize.ranges.softmax import (
+from qvit_deploy.formats.grids.probabilities import (
     FINE_TOP,
     LEVEL_TOP,
     LevelGrid,
@@ -19,6 +19,7 @@ from qvit_deploy.quantize.ranges.softmax import (
     log_table,
     log_values,
 )
+from qvit_deploy.formats.integer import Int
 
 SHAPES = [(2, 1), (3, 1), (4, 1), (2, 2), (3, 2), (4, 2), (5, 2)]
 """(bits, steps an octave) of every log code there is."""
@@ -57,7 +58,7 @@ def test_the_error_is_half_a_step_of_the_logarithm_and_of_the_fine_grid(
 ) -> None:
     bits, steps = shape
     p = p.clamp_max(largest)
-    error = (LogGrid(bits, steps, largest).apply(p).double() - p.double()).abs()
+    error = (LogGrid(Int(bits), steps, largest).apply(p).double() - p.double()).abs()
     relative, fine = 2 ** (0.5 / steps) - 1, 0.5 * largest / FINE_TOP
     smallest = largest * 2 ** (-(2**bits - 2) / steps)
     inside = torch.maximum(relative * p.double(), torch.tensor(smallest / 2))
@@ -79,10 +80,10 @@ def test_log_codes_are_the_rounded_logarithm_away_from_ties(bits: int, steps: in
 def test_ends_denormals_and_powers_of_two(bits: int, steps: int) -> None:
     zero = 2**bits - 1
     assert log_codes(torch.tensor([0.0, 1e-45, 1e-39, 1e-12]), 1.0, bits, steps).tolist() == [zero] * 4
-    assert LogGrid(bits, steps, 0.7).apply(torch.tensor([0.0, 1e-45])).tolist() == [0, 0]
+    assert LogGrid(Int(bits), steps, 0.7).apply(torch.tensor([0.0, 1e-45])).tolist() == [0, 0]
     assert log_codes(torch.tensor([0.7, 0.9, 1.0]), 0.7, bits, steps).tolist() == [0, 0, 0]
     powers = 2.0 ** -torch.arange((zero - 1) // steps + 1)
-    assert torch.equal(LogGrid(bits, steps, 1.0).apply(powers), powers)
+    assert torch.equal(LogGrid(Int(bits), steps, 1.0).apply(powers), powers)
     assert log_codes(powers, 1.0, bits, steps).tolist() == list(range(0, zero, steps))
 
 
@@ -110,7 +111,7 @@ def test_log_codes_that_make_no_sense_are_refused(bits: int, steps: int) -> None
 @given(bits=st.integers(2, 7), scale=float32(1e-4, 0.5), p=PROBABILITIES)
 @settings(deadline=None)
 def test_unsigned_codes_use_the_whole_width(bits: int, scale: float, p: torch.Tensor) -> None:
-    grid = UnsignedGrid(bits, scale)
+    grid = UnsignedGrid(Int(bits), scale)
     codes = grid.codes(p)
     assert grid.highest == 2**bits - 1 <= 127
     assert codes.min() >= 0 and codes.max() <= grid.highest
@@ -122,7 +123,7 @@ def test_unsigned_codes_use_the_whole_width(bits: int, scale: float, p: torch.Te
 @given(levels=st.sets(st.integers(1, LEVEL_TOP), min_size=3, max_size=3), scale=float32(1e-4, 0.01), p=PROBABILITIES)
 @settings(deadline=None)
 def test_levels_are_the_nearest_to_the_rounded_value(levels: set[int], scale: float, p: torch.Tensor) -> None:
-    grid = LevelGrid(2, scale, (0, *sorted(levels)))
+    grid = LevelGrid(Int(2), scale, (0, *sorted(levels)))
     fine = np.clip(np.rint(p.numpy() / np.float32(scale)), 0, LEVEL_TOP)
     distance = np.abs(fine[:, None] - np.array(grid.levels))
     nearest = distance.argmin(1)  # the first, so the lower one of two
