@@ -175,7 +175,7 @@ def test_wrong_codes_of_a_packed_operator_are_found(
                 if node.outputs[0].name == FUNCTION_CODES:
                     node.replace_input_with(0, next(v for n in function for v in n.outputs if v.name == FUNCTION_INPUT))
 
-    monkeypatch.setattr(half_verification, "_as_planned", lambda *_: None)
+    monkeypatch.setattr(half_verification, "_require_plan", lambda *_: None)
     with pytest.raises(CheckError, match=r"codes of '.*' differ"):
         verified(wide, plan, change, packed=True)
 
@@ -210,7 +210,7 @@ def test_a_scale_rounded_in_the_file_alone_is_found(wide: Calibrated, plan: Plan
 
 def test_codes_that_differ_are_counted_and_named(wide: Calibrated, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """The structure check, which comes first and finds it too, switched off: the numbers alone find a wrong scale."""
-    monkeypatch.setattr(half_verification, "_as_planned", lambda *_: None)
+    monkeypatch.setattr(half_verification, "_require_plan", lambda *_: None)
     name = plan.sites["fc1"].site.input
     with pytest.raises(CheckError, match=rf"codes of '{name}.q6' differ"):
         verified(wide, plan, scaled(f"{name}.q6.scale.float16", 1.01))

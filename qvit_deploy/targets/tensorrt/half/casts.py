@@ -13,40 +13,50 @@ from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF, used_scales
 
 WIDE, NARROW = "float32", "float16"
-"""What ends the name of a tensor that was cast for a reader of that type, or to which another of the plain name is
-cast."""
+"""Suffixes of tensor names: of a tensor that was cast for a reader of that type, or of one whose cast took its plain
+name."""
 _SUFFIX = {FULL: WIDE, HALF: NARROW}
 
 
-def cast(graph: ir.Graph, value: ir.Value, wanted: ir.DataType, name: str) -> ir.Value:
-    """`value` cast to `wanted` under `name`, right behind the node that makes it (first of all for inputs)."""
-    node = ir.node("Cast", [value], {"to": int(wanted)}, name=f"{name}.Cast")
-    made = node.outputs[0]
-    made.name, made.shape, made.type = name, value.shape, ir.TensorType(wanted)
+def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    """Returns `value` cast to `dtype` under `name`.
+
+    The Cast follows the node that produces `value`, or comes first in the graph where `value` is an input.
+    """
+    node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{name}.Cast")
+    result = node.outputs[0]
+    result.name, result.shape, result.type = name, value.shape, ir.TensorType(dtype)
     producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], node)
     else:
         graph.insert_after(producer, node)
-    return made
+    return result
 
 
 class Caster:
-    """Gives every value of a graph its type and puts a Cast wherever two types meet."""
+    """Gives every value of a graph its type and puts a Cast wherever two types meet.
 
-    def __init__(self, graph: Graph, islands: set[ir.Node], ends: Collection[str]) -> None:
+    Args:
+        graph: float32; `run` changes it in place.
+        fp32_nodes: nodes that compute in float32; all others compute in float16.
+        ends: names of inputs and outputs that become float16; the others stay float32.
+    """
+
+    def __init__(self, graph: Graph, fp32_nodes: Collection[ir.Node], ends: Collection[str]) -> None:
         self.model, self.graph = graph.model, graph.model.graph
-        self.islands = islands
+        self.fp32_nodes = frozenset(fp32_nodes)
         self.ends = ends
-        self.casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        self.converted: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self.floats = {v for v in self._values() if v.dtype == FULL}
 
     def _values(self) -> list[ir.Value]:
-        made = [v for node in self.graph for v in node.outputs]
-        return [*self.graph.inputs, *self.graph.initializers.values(), *made]
+        activations = [v for node in self.graph for v in node.outputs]
+        return [*self.graph.inputs, *self.graph.initializers.values(), *activations]
 
     def run(self) -> None:
-        """Types every value and inserts the casts; nodes come out unsorted."""
+        """Types every value and inserts the casts. Leaves the nodes unsorted."""
+        # A DequantizeLinear is copied for its readers, in the type of each.
         others = [n for n in self.graph if n.op_type != "DequantizeLinear"]
         for value in self.graph.inputs:
             if value.name in self.ends:
@@ -60,62 +70,63 @@ class Caster:
                 node.attributes["to"] = ir.AttrInt64("to", int(self.precision(node)))
             for index, operand in enumerate(list(node.inputs)):
                 if operand is not None and operand in self.floats:
-                    wanted = self.precision(node) if _is_generic(node, index) else FULL
-                    node.replace_input_with(index, self.typed(node, operand, wanted))
+                    dtype = self.precision(node) if _is_generic(node, index) else FULL
+                    node.replace_input_with(index, self.typed(node, operand, dtype))
         for value in list(self.graph.outputs):
             if value.name not in self.ends:
                 self.widen(value)
         remove_unused(self.model)
 
     def precision(self, node: ir.Node) -> ir.DataType:
-        return FULL if node in self.islands else HALF
+        """Returns the type that a node computes in."""
+        return FULL if node in self.fp32_nodes else HALF
 
-    def typed(self, reader: ir.Node, value: ir.Value, wanted: ir.DataType) -> ir.Value:
-        """`value` as `wanted`: itself, another constant, another DequantizeLinear or a Cast, made once."""
-        known = self.casts.get((value, wanted))
+    def typed(self, reader: ir.Node, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """Returns `value` as `dtype`: itself, another constant, another DequantizeLinear or a Cast, inserted once."""
+        known = self.converted.get((value, dtype))
         if known is not None:
             return known
-        pair = value.producer()
+        producer = value.producer()
         if value.is_initializer():
-            made = self.constant(value, wanted)
-        elif pair is not None and pair.op_type == "DequantizeLinear":
-            made = self.pair(reader, pair, wanted)
-        elif value.dtype == wanted:
-            made = value
+            result = self._constant(value, dtype)
+        elif producer is not None and producer.op_type == "DequantizeLinear":
+            result = self._dequantized(reader, producer, dtype)
+        elif value.dtype == dtype:
+            result = value
         else:
-            made = cast(self.graph, value, wanted, f"{value.name}.{_SUFFIX[wanted]}")
-        self.casts[value, wanted] = made
-        return made
+            result = cast(self.graph, value, dtype, f"{value.name}.{_SUFFIX[dtype]}")
+        self.converted[value, dtype] = result
+        return result
 
-    def constant(self, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+    def _constant(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         array = constant(value)
         assert array is not None
-        if wanted == FULL:
+        if dtype == FULL:
             return value
         return add_constant(self.graph, f"{value.name}.{_SUFFIX[HALF]}", array.astype(np.float16))
 
-    def pair(self, reader: ir.Node, pair: ir.Node, wanted: ir.DataType) -> ir.Value:
-        """The result, as `wanted`, of a copy of the DequantizeLinear `pair` in front of `reader`.
+    def _dequantized(self, reader: ir.Node, dequantize: ir.Node, dtype: ir.DataType) -> ir.Value:
+        """Copies a DequantizeLinear in front of `reader` and returns the copy's result, as `dtype`.
 
         Scales of channels that hold no code but 0 become 1, so that float16 holds all of them.
         """
-        codes, scale, zero = pair.inputs
+        codes, scale, zero = dequantize.inputs
         array = constant(scale)
         assert codes is not None and scale is not None and array is not None
-        used, name = used_scales(pair, array), f"{scale.name}.used"
+        used, name = used_scales(dequantize, array), f"{scale.name}.used"
         if used.size < array.size:
             known = self.graph.initializers.get(name)
             array = np.where(np.isin(array, used), array, np.float32(1))
             scale = known if known is not None else add_constant(self.graph, name, array)
             self.floats.add(scale)
-        node = ir.node("DequantizeLinear", [codes, self.typed(reader, scale, wanted), zero], pair.attributes)
-        made, old = node.outputs[0], pair.outputs[0]
-        made.name = old.name if wanted == HALF else f"{old.name}.{_SUFFIX[FULL]}"
-        node.name, made.shape, made.type = f"{made.name}.DequantizeLinear", old.shape, ir.TensorType(wanted)
-        if wanted == HALF:
-            old.name, pair.name = f"{old.name}.replaced", f"{pair.name}.replaced"
+        node = ir.node("DequantizeLinear", [codes, self.typed(reader, scale, dtype), zero], dequantize.attributes)
+        new, old = node.outputs[0], dequantize.outputs[0]
+        new.name = old.name if dtype == HALF else f"{old.name}.{_SUFFIX[FULL]}"
+        node.name, new.shape, new.type = f"{new.name}.DequantizeLinear", old.shape, ir.TensorType(dtype)
+        if dtype == HALF:
+            old.name, dequantize.name = f"{old.name}.replaced", f"{dequantize.name}.replaced"
         self.graph.insert_before(reader, node)
-        return made
+        return new
 
     def widen(self, value: ir.Value) -> None:
         """Makes a graph output float32, under its own name."""
@@ -130,7 +141,7 @@ class Caster:
 
 
 def _is_generic(node: ir.Node, index: int) -> bool:
-    """Whether ONNX lets input `index` be float16 (a Resize, for instance, takes its scales in float32 only)."""
+    """Returns whether ONNX lets input `index` be float16 (a Resize, for instance, takes its scales in float32 only)."""
     schema = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET, node.domain)
     formal = schema.inputs[min(index, len(schema.inputs) - 1)]
     return "tensor(float16)" in formal.types

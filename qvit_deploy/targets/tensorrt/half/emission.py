@@ -28,12 +28,12 @@ LONGEST_SEQUENCE = 512
 
 @dataclass(frozen=True, eq=False)
 class TensorrtGraph:
-    """What the files for TensorRT are written from.
+    """The float32 graph that the files for TensorRT are written from.
 
     Attributes:
-        graph: float32 between its quantizers; `targets.tensorrt.half.precision` makes most of it float16.
+        graph: float32 between its quantizers; `targets.tensorrt.half.precision` converts most of it to float16.
         plan: the sites that are quantized in it.
-        in_float: site name -> why it is not.
+        in_float: names of the other sites -> why they are not quantized.
     """
 
     graph: EmittedGraph
@@ -42,48 +42,50 @@ class TensorrtGraph:
 
 
 def emit_tensorrt(graph: Graph, plan: Plan) -> TensorrtGraph:
-    """Writes what TensorRT runs on integers of `plan` into a copy of `graph`."""
+    """Emits into a copy of `graph` those sites of `plan` that TensorRT runs on integers."""
     by_output = nodes_by_output(graph)
     in_float: dict[str, str] = {}
-    for name, weighted in plan.weights().items():
-        reason = _too_narrow(weighted)
+    for name, weight_plan in plan.weights().items():
+        reason = _narrow_output(weight_plan)
         if reason is not None:
             in_float[name] = reason
     for name, site in plan.products().items():
         if site.site.kind == "matmul_qk":
-            in_float |= _attention(name, by_output[site.site.product], plan)
+            in_float |= _attention_in_float(name, by_output[site.site.product], plan)
         elif site.site.kind == "matmul_av" and name not in in_float:
-            first = _scores_of(by_output[site.site.product])
+            first = _scores_product(by_output[site.site.product])
             if first is None or not any(s.site.product == first.outputs[0].name for s in plan.sites.values()):
                 in_float[name] = "its attention is not the one that TensorRT fuses: no product right before the softmax"
-    kept = Plan({name: site for name, site in plan.sites.items() if name not in in_float})
-    return TensorrtGraph(emit_qdq(graph, kept, for_onnxruntime=False), kept, in_float)
+    quantized = Plan({name: site for name, site in plan.sites.items() if name not in in_float})
+    return TensorrtGraph(emit_qdq(graph, quantized, for_onnxruntime=False), quantized, in_float)
 
 
-def _too_narrow(plan: WeightPlan) -> str | None:
+def _narrow_output(plan: WeightPlan) -> str | None:
+    """Returns why the output is too narrow for an integer kernel, or None if it is not."""
     columns = plan.codes.shape[1 if plan.site.kind == "linear" else 0]
     if columns < SMALLEST_COLUMNS:
         return f"{columns} output channels, and no integer kernel takes fewer than {SMALLEST_COLUMNS}"
     return None
 
 
-def _attention(name: str, product: ir.Node, plan: Plan) -> dict[str, str]:
-    """{} if TensorRT fuses the attention that `product`, q k^T, begins; else both its sites with the reason."""
+def _attention_in_float(name: str, product: ir.Node, plan: Plan) -> dict[str, str]:
+    """Returns {} if TensorRT fuses the attention that `product`, q k^T, begins; else both its sites with the reason."""
     second = _values_product(product)
     site = None if second is None else _site_of(second, plan)
-    reason = (
-        "its attention is not the one that TensorRT fuses: something stands between the first product and the softmax"
-    )
     if second is None:
-        return {name: reason}
+        return {
+            name: "its attention is not the one that TensorRT fuses: something stands between the first product and "
+            "the softmax"
+        }
     if site is None:
         return {name: "the product with the values is not quantized, and TensorRT fuses both or none"}
     first = plan.products()[name]
-    reason_found = _sizes(product, second) or _grids(first, site)
-    return {} if reason_found is None else {name: reason_found, site.site.name: reason_found}
+    reason = _unfused_sizes(product, second) or _unfused_grids(first, site)
+    return {} if reason is None else {name: reason, site.site.name: reason}
 
 
-def _sizes(first: ir.Node, second: ir.Node) -> str | None:
+def _unfused_sizes(first: ir.Node, second: ir.Node) -> str | None:
+    """Returns why TensorRT does not fuse an attention of these sizes, or None if it does."""
     scores, query, values = first.outputs[0].shape, first.inputs[0], second.outputs[0].shape
     if scores is None or query is None or query.shape is None or values is None:
         return "its sizes are not known"
@@ -97,7 +99,8 @@ def _sizes(first: ir.Node, second: ir.Node) -> str | None:
     return None
 
 
-def _grids(first: ProductPlan, second: ProductPlan) -> str | None:
+def _unfused_grids(first: ProductPlan, second: ProductPlan) -> str | None:
+    """Returns why TensorRT does not fuse an attention whose operands have these grids, or None if it does."""
     operands = {
         "query": first.grid, "key": first.second_grid, "probabilities": second.grid, "value": second.second_grid,
     }  # fmt: skip
@@ -109,13 +112,13 @@ def _grids(first: ProductPlan, second: ProductPlan) -> str | None:
 
 
 def _values_product(product: ir.Node) -> ir.Node | None:
-    """The product that reads softmax(product)."""
+    """Returns the product that reads softmax(product), or None."""
     softmax = sole_reader(product.outputs[0], "Softmax")
     return None if softmax is None else sole_reader(softmax.outputs[0], "MatMul")
 
 
-def _scores_of(product: ir.Node) -> ir.Node | None:
-    """The MatMul right before the softmax that `product` reads."""
+def _scores_product(product: ir.Node) -> ir.Node | None:
+    """Returns the MatMul right before the softmax that `product` reads, or None."""
     node: ir.Node | None = product
     for op_type in ("Softmax", "MatMul"):
         node = None if node is None else producer(node.inputs[0], op_type)

@@ -7,8 +7,8 @@ in float32 if
 2. one of its constants does not fit float16: too large, or a single number that would become 0;
 3. it quantizes with a scale that float16 does not hold exactly, or multiplies weights or activations whose scales
    float16 would distort;
-4. it moves, clips or quantizes values that are float32 already (casting them first could change a code), or makes
-   values that ONNX, or an attribute of the node, says are float32.
+4. it moves, clips or quantizes values that are float32 already (casting them first could change a code), or its
+   result is float32 by the ONNX schema or by an attribute of the node.
 """
 
 from __future__ import annotations
@@ -37,57 +37,66 @@ _KEEP_TYPE = MOVES | {"QuantizeLinear", "Clip"}
 
 
 def fits_scale(scale: np.ndarray) -> bool:
-    """Whether float16 holds every scale to a relative error of `SCALE_ERROR`."""
+    """Returns whether float16 holds every scale (float32, any shape) to a relative error of `SCALE_ERROR`."""
     with np.errstate(over="ignore"):
         rounded = scale.astype(np.float16).astype(np.float32)
     return bool((rounded > 0).all() and (np.abs(rounded - scale) <= SCALE_ERROR * scale).all())
 
 
 def float32_nodes(graph: Graph, largest: Mapping[str, float], ends: Collection[str]) -> dict[ir.Node, str]:
-    """Node -> why it stays in float32, "" by rule 4. DequantizeLinear is left out: those follow their readers."""
-    islands: dict[ir.Node, str] = {}
+    """Returns the nodes that stay in float32, each with the reason ("" by rule 4).
+
+    DequantizeLinear nodes are left out: each takes the type of its readers.
+
+    Args:
+        graph: float32 between its quantizers.
+        largest: tensor name -> largest magnitude on the calibration images; tensors without one are not judged.
+        ends: names of inputs that are float16.
+    """
+    nodes: dict[ir.Node, str] = {}
     full: set[ir.Value] = {v for v in graph.model.graph.inputs if v.name not in ends}
     for node in graph.nodes():
         if node.op_type == "DequantizeLinear" or not _is_float(node):
             continue
         reason = _range(node, largest) or _constants(node) or _scales(node)
         first = node.inputs[0] if node.inputs else None
-        if reason is None and (_stays(node) or (node.op_type in _KEEP_TYPE and first in full)):
+        if reason is None and (_always_float32(node) or (node.op_type in _KEEP_TYPE and first in full)):
             reason = ""
         if reason is not None:
-            islands[node] = reason
+            nodes[node] = reason
             full.update(node.outputs)
-    return islands
+    return nodes
 
 
 def _is_float(node: ir.Node) -> bool:
-    """Whether the node reads or makes floating-point values (a Shape of an image does not compute with them)."""
+    """Returns whether the node computes with floating-point values (the Shape of an image does not)."""
     if node.op_type in DESCRIBES:
         return False
     return any(v is not None and v.dtype == FULL for v in (*node.inputs, *node.outputs))
 
 
-def _stays(node: ir.Node) -> bool:
-    """Whether the node's floating-point result is float32 whatever it reads."""
+def _always_float32(node: ir.Node) -> bool:
+    """Returns whether the node's floating-point result is float32 whatever the types of its inputs."""
     if node.op_type == "Cast" or node.outputs[0].dtype != FULL:
         return False
     schema = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET, node.domain)
-    can = all("tensor(float16)" in formal.types for formal in schema.outputs[:1])
-    return not can or not any(v is not None and v.dtype == FULL for v in node.inputs)
+    allowed = all("tensor(float16)" in formal.types for formal in schema.outputs[:1])
+    return not allowed or not any(v is not None and v.dtype == FULL for v in node.inputs)
 
 
 def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
+    """Returns which tensor or sum of the node leaves the range of float16 (rule 1), or None."""
     for value in (*node.inputs, *node.outputs):
         if value is None or value.dtype != FULL or value.is_initializer():
             continue
-        found = largest.get(value.name or "")
-        if found is not None and found > LARGEST:
-            return f"{value.name} reaches {found:.3g}"
-        if found is not None and 0 < found < SMALLEST:
-            return f"{value.name} stays below {found:.3g}"
+        magnitude = largest.get(value.name or "")
+        if magnitude is not None and magnitude > LARGEST:
+            return f"{value.name} reaches {magnitude:.3g}"
+        if magnitude is not None and 0 < magnitude < SMALLEST:
+            return f"{value.name} stays below {magnitude:.3g}"
     if node.op_type in SUMS and node.inputs[0] is not None:
-        found = largest.get(node.inputs[0].name or "", 0.0)
-        term = found**2 if node.op_type in SUMS_OF_SQUARES else found
+        magnitude = largest.get(node.inputs[0].name or "", 0.0)
+        term = magnitude**2 if node.op_type in SUMS_OF_SQUARES else magnitude
         total = _terms(node) * term
         if total > LARGEST:
             return f"adds up to {total:.3g} at most"
@@ -95,7 +104,7 @@ def _range(node: ir.Node, largest: Mapping[str, float]) -> str | None:
 
 
 def _terms(node: ir.Node) -> int:
-    """How many numbers one output of a reduction adds up; sizes that are not known, such as the batch, count as 1."""
+    """Returns how many numbers one output of a reduction adds up; an unknown size, such as the batch, counts as 1."""
     x, axes = node.inputs[0], constant(node.inputs[1]) if len(node.inputs) > 1 else None
     assert x is not None
     if x.shape is None:
@@ -107,8 +116,9 @@ def _terms(node: ir.Node) -> int:
 
 
 def _constants(node: ir.Node) -> str | None:
+    """Returns which constant of the node float16 does not hold (rule 2), or None."""
     if node.op_type == "QuantizeLinear":
-        return None  # `_scales` looks at them
+        return None  # `_scales` checks its constants
     for value in node.inputs:
         array = constant(value)
         if value is None or array is None or array.dtype != np.float32 or not array.size:
@@ -122,6 +132,7 @@ def _constants(node: ir.Node) -> str | None:
 
 
 def _scales(node: ir.Node) -> str | None:
+    """Returns which scale, of the node or of its operands, float16 would distort (rule 3), or None."""
     if node.op_type == "Clip":
         readers = [use.node for use in node.outputs[0].uses()]
         return _scales(readers[0]) if len(readers) == 1 and readers[0].op_type == "QuantizeLinear" else None
@@ -130,18 +141,22 @@ def _scales(node: ir.Node) -> str | None:
         exact = scale is not None and np.array_equal(scale, scale.astype(np.float16).astype(np.float32))
         return None if exact else "its scale is not exact in float16"
     for value in node.inputs:
-        pair = value.producer() if value is not None else None
-        scale = constant(pair.inputs[1]) if pair is not None and pair.op_type == "DequantizeLinear" else None
-        if scale is not None and not fits_scale(used_scales(pair, scale)):
+        producer = value.producer() if value is not None else None
+        if producer is None or producer.op_type != "DequantizeLinear":
+            continue
+        scale = constant(producer.inputs[1])
+        if scale is not None and not fits_scale(used_scales(producer, scale)):
             return f"scales of {value.name if value is not None else ''} are too small for float16"
     return None
 
 
-def used_scales(pair: ir.Node | None, scale: np.ndarray) -> np.ndarray:
-    """The scales of channels that have any code but 0; the others may be any number."""
-    codes = constant(pair.inputs[0]) if pair is not None else None
+def used_scales(dequantize: ir.Node, scale: np.ndarray) -> np.ndarray:
+    """Returns the scales, of those of a DequantizeLinear, of channels that have any code but 0.
+
+    What multiplies only zeros may be any number.
+    """
+    codes = constant(dequantize.inputs[0])
     if codes is None or scale.ndim == 0:
         return scale
-    assert pair is not None
-    axis = pair.attributes.get_int("axis", 1)
+    axis = dequantize.attributes.get_int("axis", 1)
     return scale[codes.any(axis=tuple(i for i in range(codes.ndim) if i != axis))]

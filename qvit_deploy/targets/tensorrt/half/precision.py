@@ -1,9 +1,9 @@
-"""Makes a quantized float32 graph a strongly typed float16 graph, with float32 where range or exact codes demand it
-(`targets.tensorrt.half.keep_fp32`).
+"""Converts a quantized float32 graph to a strongly typed float16 graph, with float32 where range or exact codes demand
+it (`targets.tensorrt.half.keep_fp32`).
 
 Everything else is float16. The input and the outputs stay float32, so all files are fed alike; those of a part of a
-network (`ends`) are what they are in the whole. A tensor that float16 cannot hold is never cast to it: whoever reads it
-computes in float32 as well.
+network (`ends`) have the types they have inside of it. A tensor that float16 cannot hold is never cast to it: its
+readers compute in float32 as well.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from qvit_deploy.targets.tensorrt.half.keep_fp32 import float32_nodes
 
 @dataclass(frozen=True, eq=False)
 class HalfGraph:
-    """What the half-precision targets write.
+    """The graph that a half-precision target writes.
 
     Attributes:
-        graph: float16 between its quantizers, but for the islands.
+        graph: float16 between its quantizers, but for the nodes that stay in float32.
         plan: the sites that are quantized in it.
-        in_float: other sites of the plan -> why they are not.
-        float32: what stayed in float32 by rules 1 to 3, name of a node's output -> the reason.
+        in_float: names of the other sites of the plan -> why they are not quantized.
+        float32: name of a node's output -> why the node stays in float32 by rules 1 to 3 of `keep_fp32`.
         packed: the sites that are operators of our own (`packed.linear`, `packed.attention`).
     """
 
@@ -40,24 +40,24 @@ class HalfGraph:
 
     @property
     def model(self) -> ir.Model:
-        """The model of the graph."""
+        """Returns the model of the graph."""
         return self.graph.model
 
     def serialize(self) -> bytes:
-        """The file of the graph."""
+        """Returns the contents of the graph's file."""
         return self.graph.serialize()
 
 
 def to_half(emitted: TensorrtGraph, largest: Mapping[str, float], ends: Collection[str] = ()) -> HalfGraph:
-    """A float16 copy of `emitted`.
+    """Returns a float16 copy of `emitted`.
 
     Args:
         largest: tensor name -> largest magnitude on the calibration images, for every tensor of its graph.
         ends: inputs and outputs that are float16 too (an output unless it is computed in float32).
     """
     converted = emitted.graph.clone()
-    islands = float32_nodes(converted, largest, ends)
-    named = {node.outputs[0].name or "": reason for node, reason in islands.items() if reason}
-    Caster(converted, set(islands), ends).run()
+    fp32_nodes = float32_nodes(converted, largest, ends)
+    reasons = {node.outputs[0].name or "": reason for node, reason in fp32_nodes.items() if reason}
+    Caster(converted, fp32_nodes, ends).run()
     converted.model.graph.sort()
-    return HalfGraph(converted, emitted.plan, emitted.in_float, named)
+    return HalfGraph(converted, emitted.plan, emitted.in_float, reasons)

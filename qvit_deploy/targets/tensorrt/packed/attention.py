@@ -1,4 +1,4 @@
-"""The target `tensorrt-plugin`: the second half of an attention with logarithmic codes as one `qvit` operator.
+"""Packs the second half of an attention with logarithmic codes for the target `tensorrt-plugin`, as one operator.
 
 `qvit::SoftmaxLog2AV` is an ONNX function like those of `packed.linear`: softmax, the codes of a `LogGrid`, and the
 product with the quantized values. A runtime that has the plugin runs its kernel; the body computes the same codes.
@@ -41,10 +41,10 @@ from qvit_deploy.targets.tensorrt.packed.packing import PACKED_BITS
 OPERATOR = "SoftmaxLog2AV"
 
 FUNCTION_PROBABILITIES, FUNCTION_FINE, FUNCTION_LOG_CODES = "p_wide", "p_fine", "p_codes"
-"""Inside the body: the softmax, its values on the uniform 16-bit grid, and the logarithmic codes of those."""
+"""Names inside the body: the softmax, its values on the uniform 16-bit grid, and the logarithmic codes of those."""
 
 FUNCTION_VALUES, FUNCTION_VALUE_CODES = "v_wide", "v_codes"
-"""Inside the body: the values in float32 and their codes."""
+"""Names inside the body: the values in float32, and their codes."""
 
 ATTRIBUTES = (
     "steps", "bits", "largest", "unit", "by_row", "v_scale", "v_low", "v_high", "v_bits", "bounds", "powers",
@@ -55,7 +55,7 @@ PARTNER = "TensorRT fuses both products of an attention or none, and the second 
 
 
 def attention_function() -> onnx.FunctionProto:
-    """`qvit::SoftmaxLog2AV`."""
+    """Returns the function `qvit::SoftmaxLog2AV`."""
     body = Body()
     op, number = body.op, body.number
     largest, unit, scale, low, high = body.floats("largest", "unit", "v_scale", "v_low", "v_high")
@@ -83,19 +83,22 @@ def attention_function() -> onnx.FunctionProto:
 
 
 def bounds_of(grid: LogCodes) -> np.ndarray:
-    """Smallest u of every code but the last, which stands for 0, behind one that no u reaches: float32 [2^bits]."""
+    """Returns the smallest u of every code but the last, which stands for 0: float32 [2^bits].
+
+    The first entry is a bound that no u reaches; that of code c follows at c + 1.
+    """
     table = log_table(grid.format.bits, grid.steps).numpy()
     smallest = [(table > code).sum() for code in range(2**grid.format.bits - 1)]
     return np.array([FINE_TOP + 1, *smallest], np.float32)
 
 
 def powers_of(grid: LogCodes) -> np.ndarray:
-    """What every code stands for with a largest of 1: float32 [2^bits]."""
+    """Returns the value of every code of a grid whose `largest` is 1: float32 [2^bits]."""
     return log_powers(grid.format.bits, grid.steps).numpy()
 
 
 def attention_attributes(site: ProductPlan) -> dict[str, int | float | list[float]]:
-    """The attributes of the site's operator, those of its plugin left out; numbers as float32 holds them.
+    """Returns the attributes of the site's operator without those of its plugin; numbers are rounded to float32.
 
     Raises:
         ValueError: the site is not `packable`.
@@ -122,24 +125,24 @@ def attention_attributes(site: ProductPlan) -> dict[str, int | float | list[floa
 
 
 def packable(site: SitePlan) -> bool:
-    """Whether the kernel can run this site: logarithmic codes times values of 4, 6 or 8 bits without a shift."""
+    """Returns whether the kernel can run this site: logarithmic codes times unshifted values of 4, 6 or 8 bits."""
     return isinstance(site, ProductPlan) and _packable_grids(site) is not None
 
 
 def _packable_grids(site: ProductPlan) -> tuple[LogCodes, OneScale] | None:
-    """The common grids of probabilities and values, if the kernel can run them."""
+    """Returns the common grids of probabilities and values if the kernel can run them, else None."""
     grid, values = site.grid.logarithm, site.second_grid.common.per_tensor
     if site.site.kind != "matmul_av" or grid is None or values is None:
         return None
-    known = values.format.integer and values.format.bits in PACKED_BITS and not values.shift
-    return (grid, values) if known else None
+    supported = values.format.integer and values.format.bits in PACKED_BITS and not values.shift
+    return (grid, values) if supported else None
 
 
 def pack_attention(half: HalfGraph, plan: Plan) -> HalfGraph:
-    """`half` with the `packable` products with the values among the sites it has in float, as operators.
+    """Returns `half` with operators for those of its sites in float that are `packable` products with the values.
 
     Args:
-        plan: with all sites, those in float too.
+        plan: that of all sites, those in float too.
     """
     graph, in_float = half.graph.clone(), dict(half.in_float)
     by_output = nodes_by_output(graph)
@@ -166,7 +169,7 @@ def pack_attention(half: HalfGraph, plan: Plan) -> HalfGraph:
 
 
 def _softmax(product: ir.Node) -> ir.Node | None:
-    """The softmax over the keys that is the product's first operand, if both operands have the same sizes in front."""
+    """Returns the softmax over the keys that the product reads first; None unless the operands' leading sizes agree."""
     value, second = product.inputs[0], product.inputs[1]
     node = None if value is None else value.producer()
     if node is not None and node.op_type == "Cast":
@@ -180,7 +183,10 @@ def _softmax(product: ir.Node) -> ir.Node | None:
 
 
 def _replace(graph: Graph, softmax: ir.Node, product: ir.Node, site: ProductPlan) -> None:
-    """Puts the operator in place of the softmax and its product, between the factors of heads with a scale each."""
+    """Replaces the softmax and its product by the operator.
+
+    Where every head has a scale of its own, factors before and behind the operator give its values a common one.
+    """
     onnx_graph, scores, values = graph.model.graph, softmax.inputs[0], product.inputs[1]
     assert scores is not None and values is not None
     operands = [before_widening(scores), before_widening(values)]
@@ -189,8 +195,8 @@ def _replace(graph: Graph, softmax: ir.Node, product: ir.Node, site: ProductPlan
     if site.second_grid.residue.factors:
         editor, base = Editor(graph, for_onnxruntime=False), codes_name(site.second, site.second_grid.format)
         factors = np.array(site.second_grid.residue.factors, np.float32).reshape(-1, 1, 1)
-        there = editor.constant(f"{base}.factors", _as(operands[1].dtype, factors))
-        operands[1] = editor.add(product, "Mul", [operands[1], there], f"{base}.heads", operands[1].dtype or FULL)
+        forward = editor.constant(f"{base}.factors", _as(operands[1].dtype, factors))
+        operands[1] = editor.add(product, "Mul", [operands[1], forward], f"{base}.heads", operands[1].dtype or FULL)
         operands[1].shape = values.shape
         back = editor.constant(f"{site.site.output}.heads", _as(product.outputs[0].dtype, 1 / factors))
         editor.behind(product, [("Mul", back)])

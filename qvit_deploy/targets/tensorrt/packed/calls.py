@@ -1,4 +1,4 @@
-"""Nodes of our operators in a graph: what they read, how they take the place of the nodes they stand for."""
+"""Puts nodes of our operators into a graph in place of the nodes whose work they do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF
 from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN
 
 RESULT = "packed"
-"""What ends the name of an operator's float32 result that is cast to float16 under the plain name."""
+"""Suffix of the name of an operator's float32 result that is cast to float16 under the plain name."""
 
 
 def call(
@@ -26,18 +26,19 @@ def call(
     inputs: list[ir.Value],
     attributes: Mapping[str, Any],
 ) -> ir.Value:
-    """Puts `operator` in the place of `last`, whose result's name, readers and type it takes over; what `last` alone
-    read is left for `remove_unused`.
+    """Replaces `last` by `operator` and returns the new result, which has the name, readers and type of the old one.
 
-    The operator's own result has the type of its first input; where the graph has another, a Cast follows."""
-    wanted = last.outputs[0].dtype or FULL
+    The operator's own result has the type of its first input; where the graph has another, a Cast follows. Nodes that
+    only `last` reads are left for `remove_unused`.
+    """
+    dtype = last.outputs[0].dtype or FULL
     node = ir.node(operator, inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=names.call(site))
     old, new = last.outputs[0], node.outputs[0]
     new.shape, new.type = old.shape, ir.TensorType(inputs[0].dtype or FULL)
     graph.insert_before(last, node)
-    if new.dtype != wanted:
+    if new.dtype != dtype:
         new.name = f"{old.name}.{RESULT}"
-        new = cast(graph, new, wanted, f"{old.name}.narrowed")
+        new = cast(graph, new, dtype, f"{old.name}.narrowed")
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     new.name, old.name = old.name, f"{old.name}.qdq"
     return new
@@ -52,7 +53,7 @@ def declare(model: ir.Model, functions: Iterable[onnx.FunctionProto]) -> None:
 
 
 def before_widening(value: ir.Value | None) -> ir.Value:
-    """What was cast from float16 to float32 into `value`, which changes no number; or `value`."""
+    """Returns the float16 tensor of which `value` is a cast to float32, which changes no number; else `value`."""
     assert value is not None
     node = value.producer()
     if node is None or not _widens(node):
@@ -62,7 +63,7 @@ def before_widening(value: ir.Value | None) -> ir.Value:
 
 
 def widened(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """`value` as float32."""
+    """Returns `value` as float32, through a Cast that is there already or a new one."""
     if value.dtype != HALF:
         return value
     wide = next((n.outputs[0] for n in value.consumers() if _widens(n)), None)

@@ -1,4 +1,4 @@
-"""The target `tensorrt-plugin`: a half-precision graph with all that our plugins can run as operators of theirs."""
+"""Emits the target `tensorrt-plugin`: a half-precision graph in which our plugins run all that they can."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from qvit_deploy.targets.tensorrt.packed.norm import pack_norms
 
 
 def pack_half(half: HalfGraph, emitted: Graph, plan: Plan) -> HalfGraph:
-    """`half` with packed linears, the LayerNorms that write their codes, and attention with logarithmic codes.
+    """Returns `half` with packed linears, LayerNorms that write their codes, and attention with logarithmic codes.
 
     Args:
-        emitted: the float32 graph that `half` was made from (`emit_tensorrt`).
-        plan: with all sites, those too that are in float in `half`.
+        emitted: the float32 graph that `half` was converted from (`emit_tensorrt`).
+        plan: that of all sites, those too that are in float in `half`.
     """
     return pack_attention(pack_norms(pack_linears(half), emitted), plan)

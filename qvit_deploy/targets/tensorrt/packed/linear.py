@@ -1,5 +1,5 @@
-"""The target `tensorrt-plugin`: linears of a Q/DQ graph as `qvit` operators whose weights take as many bytes as
-their bits.
+"""Packs linears of a Q/DQ graph for the target `tensorrt-plugin`, as `qvit` operators whose weights take w_bits / 8
+bytes each.
 
 `qvit::QLinearW4`, `W6` and `W8`, and `QLinearW4Gelu` and so on with the GELU behind the layer, are ONNX functions:
 packed codes (`packed.packing`) as an int8 initializer, and a body of standard operators that unpacks them and computes
@@ -40,26 +40,26 @@ from qvit_deploy.targets.tensorrt.packed.function_body import Body
 from qvit_deploy.targets.tensorrt.packed.packing import CHUNK, PACKED_BITS, pack, packed_shape
 
 FUNCTION_INPUT, FUNCTION_CODES = "x_wide", "x_codes"
-"""The activation in float32 and its codes inside the functions' bodies."""
+"""Names inside the functions' bodies: the activation in float32, and its codes."""
 
 ATTRIBUTES = ("x_scale", "x_shift", "x_low", "x_high", "x_bits", "n", "k")
 CODE_ATTRIBUTES = ("x_scale", "x_bits", "n", "k", "to")
-"""Of the operators that read codes: `to` is the ONNX type of their result, float (1) or float16 (10)."""
+"""Attributes of the operators that read codes: `to` is the ONNX type of their result, float (1) or float16 (10)."""
 
 ROW_BYTES = 16
-"""What the kernels need the rows of x to be a multiple of: 8 columns of float16 or 4 of float32."""
+"""Rows of x have to be a multiple of this for the kernels: 8 columns of float16 or 4 of float32."""
 
 
 class _Unpacking(Body):
     """A body that reads packed weights."""
 
     def divide(self, value: str, divisor: int) -> tuple[str, str]:
-        """(quotient rounded down, remainder) of float integers by a power of two: exact."""
+        """Returns (quotient rounded down, remainder) of float integers by a power of two, both exact."""
         quotient = self.op("Floor", self.op("Mul", value, self.number(1 / divisor)))
         return quotient, self.op("Sub", value, self.op("Mul", quotient, self.number(divisor)))
 
     def signed_halves(self, chunks: str) -> str:
-        """Codes [.., 2, 16] of 4 bits of bytes [.., 16], those of the low halves before those of the high ones."""
+        """Returns 4-bit codes [.., 2, 16] of bytes [.., 16], those of the low halves before those of the high ones."""
         high, unsigned = self.divide(chunks, 16)
         above, _ = self.divide(unsigned, 8)
         low = self.op("Sub", unsigned, self.op("Mul", above, self.number(16)))
@@ -67,10 +67,11 @@ class _Unpacking(Body):
         return self.op("Concat", self.op("Unsqueeze", low, axis), self.op("Unsqueeze", high, axis), axis=-2)
 
     def nibbles(self, chunks: str) -> str:
+        """Returns 4-bit codes [.., 4, 16] of bytes [.., 2, 16]."""
         return self.op("Reshape", self.signed_halves(chunks), self.ints(0, 0, 0, 4, 16))
 
     def activation(self, codes: int) -> str:
-        """Int8 codes of x, one a byte, of the operator's `codes` in containers of 8 or 4 bits."""
+        """Returns int8 codes of x, one a byte, of the operator's input `codes` in containers of 8 or 4 bits."""
         if codes == 8:
             return "codes"
         single = self.op("DequantizeLinear", "codes", self.number(1))
@@ -80,8 +81,10 @@ class _Unpacking(Body):
         return self.op("Cast", flat, to=onnx.TensorProto.INT8)
 
     def unpack(self, chunks: str, bits: int) -> str:
-        """Float codes [panels, 8, blocks, 4, 16] of the bytes [panels, 8, blocks, chunks, 16], float and signed:
-        packing.h read backwards."""
+        """Returns codes [panels, 8, blocks, 4, 16] of the bytes [panels, 8, blocks, chunks, 16], all in float, signed.
+
+        Inverts the layout that kernels/include/qvit/packing.h defines.
+        """
         if bits == 8:
             return chunks
         if bits == 4:
@@ -99,21 +102,25 @@ class _Unpacking(Body):
 
 
 def container(a_bits: int) -> int:
-    """Bits in which a code of an activation is kept in memory."""
+    """Returns how many bits a code of an activation takes in memory: 4 or 8."""
     return 4 if a_bits == 4 else 8
 
 
 def operator(bits: int, gelu: bool, codes: int | None = None) -> str:
-    """Name of the operator: `QLinearW4`, `QLinearW4Gelu`, ...; `QLinearW4Codes8` where x is codes already, in
-    containers of 8 or 4 bits."""
+    """Returns the name of the operator: `QLinearW4`, `QLinearW4Gelu`, ...; `QLinearW4Codes8` where x is codes already.
+
+    Args:
+        bits: of the weights, 4, 6 or 8.
+        codes: bits of the containers of x's codes, 8 or 4; None where the operator quantizes x.
+    """
     return f"QLinearW{bits}{'' if codes is None else f'Codes{codes}'}{'Gelu' if gelu else ''}"
 
 
 def linear_function(bits: int, gelu: bool = False, codes: int | None = None) -> onnx.FunctionProto:
-    """The function called `operator(bits, gelu, codes)`; bits 4, 6 or 8."""
+    """Returns the function called `operator(bits, gelu, codes)`; bits 4, 6 or 8."""
     body = _Unpacking()
     op, zero = body.op, body.ints(0)
-    # TensorRT lets an int8 constant go into a DequantizeLinear or a plugin and nowhere else.
+    # TensorRT takes an int8 constant only as the input of a DequantizeLinear or a plugin.
     chunks = op("Transpose", op("DequantizeLinear", "packed", body.number(1)), perm=[0, 3, 1, 2, 4])
     matrix = op("Flatten", body.unpack(chunks, bits), axis=2)
     for axis, name in enumerate(("n", "k")):
@@ -138,25 +145,25 @@ def linear_function(bits: int, gelu: bool = False, codes: int | None = None) -> 
 
 
 def packable(plan: SitePlan) -> bool:
-    """Whether the kernels can run this site: a linear of 4, 6 or 8 bits on one grid, whose rows can be aligned."""
+    """Returns whether the kernels can run this site: a linear of 4, 6 or 8 bits on one grid, with rows to align."""
     return _packable(plan) is not None
 
 
 def _packable(plan: SitePlan) -> tuple[WeightPlan, OneScale] | None:
-    """The plan and the grid of its input, if the kernels can run it."""
+    """Returns the plan and the grid of its input if the kernels can run it, else None."""
     grid = plan.grid.per_tensor
     if not isinstance(plan, WeightPlan) or plan.site.kind != "linear" or grid is None:
         return None
     aligned = plan.codes.shape[0] * 4 % ROW_BYTES == 0
-    known = all(f.integer and f.bits in PACKED_BITS for f in (plan.format, grid.format))
-    return (plan, grid) if aligned and known else None
+    supported = all(f.integer and f.bits in PACKED_BITS for f in (plan.format, grid.format))
+    return (plan, grid) if aligned and supported else None
 
 
 def emit_packed(emitted: EmittedGraph, plan: Plan, sites: Iterable[str] | None = None) -> EmittedGraph:
-    """`emitted` (of `emit_qdq` or `to_half`, which stays as it is) with linears, and the GELUs that alone read them, as
-    packed operators.
+    """Returns a copy of `emitted` with linears, and the GELUs that alone read them, as packed operators.
 
     Args:
+        emitted: a graph of `emit_qdq` or `to_half`.
         sites: names of the sites to pack, by default every `packable` one.
 
     Raises:
@@ -179,15 +186,16 @@ def emit_packed(emitted: EmittedGraph, plan: Plan, sites: Iterable[str] | None =
 
 
 def pack_linears(half: HalfGraph) -> HalfGraph:
-    """`half` with every `packable` site of its plan packed."""
+    """Returns `half` with every `packable` site of its plan packed."""
     packed = tuple(name for name, site in half.plan.sites.items() if packable(site))
     return replace(half, graph=emit_packed(half.graph, half.plan, packed), packed=packed)
 
 
 def _replace(graph: Graph, weight: ir.Value, plan: WeightPlan, grid: OneScale) -> tuple[int, bool]:
-    """Puts the operator in place of the product that reads `weight`, of its bias and of a GELU that alone reads that.
+    """Replaces the product that reads `weight`, its bias and a GELU that alone reads that by the operator.
 
-    Returns (weight bits, whether there was a GELU)."""
+    Returns (weight bits, whether there was a GELU).
+    """
     (product,) = weight.consumers()
     assert product.op_type == "MatMul"
     onnx_graph, name = graph.model.graph, plan.site.name
@@ -223,19 +231,22 @@ def _replace(graph: Graph, weight: ir.Value, plan: WeightPlan, grid: OneScale) -
 
 
 def _with_bias(product: ir.Node, n: int) -> tuple[ir.Node, np.ndarray]:
-    """(the addition of a bias [n] behind the product, or the product; the bias, or zeros)."""
+    """Returns (the Add of a bias [n] behind the product, that bias) or, where there is none, (the product, zeros)."""
     # A product that weight scales keep in float32 is cast to float16 before its bias is added.
-    before = sole_reader(product.outputs[0], "Cast") or product
-    added = sole_reader(before.outputs[0], "Add")
-    found = None if added is None else next(constant(v) for v in added.inputs if v is not before.outputs[0])
-    if added is None or found is None or found.size != n:
+    sum_input = sole_reader(product.outputs[0], "Cast") or product
+    add = sole_reader(sum_input.outputs[0], "Add")
+    bias = None if add is None else next(constant(v) for v in add.inputs if v is not sum_input.outputs[0])
+    if add is None or bias is None or bias.size != n:
         return product, np.zeros(n, np.float32)
-    return added, found.reshape(n).astype(np.float32)
+    return add, bias.reshape(n).astype(np.float32)
 
 
-def _operand(graph: ir.Graph, product: ir.Node, grid: OneScale, k: int, wanted: ir.DataType | None) -> ir.Value:
-    """The tensor that is quantized for the product's first operand, as the operator takes it: float32 where the result
-    has to be (float16 might overflow) or where float16 rows would not be aligned."""
+def _operand(graph: ir.Graph, product: ir.Node, grid: OneScale, k: int, dtype: ir.DataType | None) -> ir.Value:
+    """Returns the tensor whose codes the product reads, as the operator takes it.
+
+    It is float32 where `dtype`, that of the result, is (float16 might overflow), or where float16 rows would not be
+    aligned.
+    """
     value = product.inputs[0]
     for op_type in ("DequantizeLinear", "QuantizeLinear", "Clip", "Add"):
         value = before_widening(value)
@@ -248,4 +259,4 @@ def _operand(graph: ir.Graph, product: ir.Node, grid: OneScale, k: int, wanted: 
         assert node is not None and node.op_type == op_type, f"{product.name}: expected {op_type} in front of it"
         value = node.inputs[0]
     value = before_widening(value)
-    return value if wanted == HALF and k * 2 % ROW_BYTES == 0 else widened(graph, value)
+    return value if dtype == HALF and k * 2 % ROW_BYTES == 0 else widened(graph, value)

@@ -1,5 +1,5 @@
-"""The target `tensorrt-plugin`: a LayerNorm whose readers are packed linears writes their codes, as one `qvit`
-operator.
+"""Packs LayerNorms for the target `tensorrt-plugin`: one whose readers are packed linears writes their codes, as one
+`qvit` operator.
 
     codes = LayerNormQuantize8 <epsilon, y_scale, y_shift, y_low, y_high, y_bits, c, plugin_namespace, plugin_version>
                                (x, gamma, beta)
@@ -32,31 +32,31 @@ from qvit_deploy.targets.tensorrt.packed.linear import ATTRIBUTES, container, li
 from qvit_deploy.targets.tensorrt.packed.packing import CHUNK
 
 FUNCTION_NORM_INPUT, FUNCTION_NORM_CODES = "norm_wide", "norm_codes"
-"""Inside the body: what is normalized, in float32, and the codes, one a byte."""
+"""Names inside the body: its input in float32, and its codes, one a byte."""
 
 NORM_ATTRIBUTES = ("epsilon", "y_scale", "y_shift", "y_low", "y_high", "y_bits", "c")
 
 
 def norm_operator(codes: int) -> str:
-    """Name of the operator that writes codes in containers of 8 or 4 bits."""
+    """Returns the name of the operator that writes codes in containers of 8 or 4 bits."""
     return f"{LAYER_NORM}{codes}"
 
 
 def norm_function(codes: int) -> onnx.FunctionProto:
-    """`qvit::LayerNormQuantize8` or `qvit::LayerNormQuantize4`."""
+    """Returns the function `qvit::LayerNormQuantize8` or, for `codes` 4, `qvit::LayerNormQuantize4`."""
     body = Body()
     op = body.op
     scale, shift, low, high = body.floats("y_scale", "y_shift", "y_low", "y_high")
     normal = op("LayerNormalization", body.wide("x", FUNCTION_NORM_INPUT), "gamma", "beta", axis=-1)
     body.nodes[-1].attribute.append(onnx.AttributeProto(name="epsilon", type="FLOAT", ref_attr_name="epsilon"))
-    made = body.codes(op("Add", normal, shift), scale, low, high, FUNCTION_NORM_CODES)
+    result = body.codes(op("Add", normal, shift), scale, low, high, FUNCTION_NORM_CODES)
     if codes == 4:
-        made = _halved(body, made)
-    return body.function(norm_operator(codes), ["x", "gamma", "beta"], made, NORM_ATTRIBUTES)
+        result = _paired(body, result)
+    return body.function(norm_operator(codes), ["x", "gamma", "beta"], result, NORM_ATTRIBUTES)
 
 
-def _halved(body: Body, codes: str) -> str:
-    """Two codes of 4 bits in a byte; exact in float32."""
+def _paired(body: Body, codes: str) -> str:
+    """Adds the nodes that put two codes of 4 bits into a byte, which is exact in float32; returns their result."""
     op, number = body.op, body.number
     single = op("DequantizeLinear", codes, number(1))
     pairs = op("Reshape", single, body.ints(-1, 2, CHUNK))
@@ -70,10 +70,11 @@ def _halved(body: Body, codes: str) -> str:
 
 
 def pack_norms(half: HalfGraph, emitted: Graph) -> HalfGraph:
-    """`half` (of `pack_linears`) with every LayerNorm as an operator whose readers are all packed linears on one grid.
+    """Returns `half` with an operator for every LayerNorm that only packed linears on one grid read.
 
     Args:
-        emitted: the float32 graph that `half` was made from, for gamma and beta before they became float16.
+        half: with the linears packed (`pack_linears`).
+        emitted: the float32 graph that `half` was converted from, for gamma and beta before they became float16.
     """
     graph = half.graph.clone()
     exact = {node.outputs[0].name: node for node in emitted.nodes() if node.op_type == "LayerNormalization"}
@@ -81,10 +82,10 @@ def pack_norms(half: HalfGraph, emitted: Graph) -> HalfGraph:
     weights = half.plan.weights()
     for norm in [node for node in graph.nodes() if node.op_type == "LayerNormalization"]:
         source = exact.get((norm.outputs[0].name or "").removesuffix(".float32"))
-        readers = _readers(norm.outputs[0])
+        readers = _packed_readers(norm.outputs[0])
         sites = [weights.get(names.site_of_call(r.name or "")) for r in readers]
-        grid = _shared(sites)
-        if source is None or grid is None or not _fits(source, sites[0], grid):
+        grid = _shared_grid(sites)
+        if source is None or grid is None or not _packable(source, sites[0], grid):
             continue
         _replace(graph, norm, source, readers, grid, functions)
     if not functions:
@@ -97,38 +98,38 @@ def pack_norms(half: HalfGraph, emitted: Graph) -> HalfGraph:
     return replace(half, graph=graph)
 
 
-def norm_behind(linear: ir.Node) -> ir.Node | None:
-    """The operator that writes the codes which a packed linear reads; None if that quantizes for itself."""
+def producing_norm(linear: ir.Node) -> ir.Node | None:
+    """Returns the operator that writes the codes which a packed linear reads; None if the linear quantizes itself."""
     value = linear.inputs[0]
     node = None if value is None else value.producer()
     return node if node is not None and writes_codes(node) else None
 
 
-def _readers(value: ir.Value) -> list[ir.Node]:
-    """Who reads `value`, also through Casts; [] when something else than the activation of a packed linear does."""
+def _packed_readers(value: ir.Value) -> list[ir.Node]:
+    """Returns the packed linears whose activation is `value`, also through Casts; [] if anything else reads it."""
     if value.is_graph_output():
         return []
-    found = []
+    readers = []
     for node, index in value.uses():
         if node.op_type == "Cast":
-            behind = _readers(node.outputs[0])
+            linears = _packed_readers(node.outputs[0])
         else:
-            behind = [node] if node.domain == DOMAIN and node.op_type.startswith("QLinearW") and index == 0 else []
-        if not behind:
+            linears = [node] if node.domain == DOMAIN and node.op_type.startswith("QLinearW") and index == 0 else []
+        if not linears:
             return []
-        found += behind
-    return found
+        readers += linears
+    return readers
 
 
-def _shared(sites: list[WeightPlan | None]) -> OneScale | None:
-    """The grid of all the sites if they have one."""
+def _shared_grid(sites: list[WeightPlan | None]) -> OneScale | None:
+    """Returns the grid of the sites' inputs if it is the same for all, else None."""
     grids = [None if site is None else site.grid.per_tensor for site in sites]
     different = {None if g is None else (g.format, np.float32(g.scale), np.float32(g.shift)) for g in grids}
     return grids[0] if len(different) == 1 else None
 
 
-def _fits(norm: ir.Node, site: WeightPlan | None, grid: OneScale) -> bool:
-    """Whether the kernel can: constants over the last axis, rows of whole chunks."""
+def _packable(norm: ir.Node, site: WeightPlan | None, grid: OneScale) -> bool:
+    """Returns whether the kernel can run this norm: constants over the last axis, rows of full chunks."""
     gamma = constant(norm.inputs[1])
     shape = norm.outputs[0].shape
     if gamma is None or gamma.ndim != 1 or shape is None or site is None:
@@ -145,7 +146,12 @@ def _replace(
     grid: OneScale,
     functions: dict[str, onnx.FunctionProto],
 ) -> None:
-    """Puts the operator in the norm's place and the readers of codes in that of its readers."""
+    """Replaces the norm by the operator, and its readers by operators that read codes.
+
+    Args:
+        exact: the norm in float32.
+        functions: receives the bodies of the operators, by name.
+    """
     onnx_graph, bits = graph.model.graph, container(grid.format.bits)
     gamma = constant(exact.inputs[1])
     assert gamma is not None
@@ -168,16 +174,16 @@ def _replace(
         "c": int(gamma.size),
     }
     node = ir.node(norm_operator(bits), inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=names.call(name))
-    made = node.outputs[0]
-    made.name, made.type = f"{name}.codes", ir.TensorType(ir.DataType.INT8)
+    codes = node.outputs[0]
+    codes.name, codes.type = f"{name}.codes", ir.TensorType(ir.DataType.INT8)
     shape = norm.outputs[0].shape
-    made.shape = None if shape is None else ir.Shape([*list(shape)[:-1], gamma.size * bits // 8])
+    codes.shape = None if shape is None else ir.Shape([*list(shape)[:-1], gamma.size * bits // 8])
     onnx_graph.insert_before(norm, node)
     functions[node.op_type] = norm_function(bits)
     for reader in readers:
         width, gelu = int(reader.op_type.removeprefix("QLinearW")[0]), reader.op_type.endswith("Gelu")
         reader.op_type = operator(width, gelu, bits)
-        reader.replace_input_with(0, made)
+        reader.replace_input_with(0, codes)
         for attribute in set(ATTRIBUTES) & {"x_shift", "x_low", "x_high"}:
             del reader.attributes[attribute]
         reader.attributes["to"] = ir.AttrInt64("to", int(reader.outputs[0].dtype or FULL))

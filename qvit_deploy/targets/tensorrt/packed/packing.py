@@ -1,4 +1,4 @@
-"""Packed weights: codes of 4, 6 or 8 bits in the byte layout the CUDA kernels load.
+"""Packs weight codes of 4, 6 or 8 bits into the byte layout that the CUDA kernels load, and unpacks them.
 
 The layout is defined in `kernels/include/qvit/packing.h`: panels of 8 output channels, blocks of 64 codes, chunks of 16
 bytes, each chunk of a panel 128 contiguous bytes. K is padded with zero codes to a multiple of 64 and N with zero rows
@@ -25,7 +25,7 @@ CHUNK = 16
 
 
 def packed_shape(shape: tuple[int, int], bits: int) -> tuple[int, int, int, int, int]:
-    """(panels, blocks, chunks, 8, 16) of the packed bytes of codes of `shape` [N, K].
+    """Returns the shape (panels, blocks, chunks, 8, 16) of the packed bytes of codes of `shape` [N, K].
 
     Raises:
         InputError: a width other than 4, 6, 8, or a size that is not positive.
@@ -39,7 +39,7 @@ def packed_shape(shape: tuple[int, int], bits: int) -> tuple[int, int, int, int,
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Packed bytes, uint8 [panels * blocks * chunks * 128], of integer codes [N, K], output channels first.
+    """Packs integer codes [N, K], output channels first, into bytes, uint8 [panels * blocks * chunks * 128].
 
     Raises:
         InputError: codes that are not an integer matrix, or outside [-2^(bits-1), 2^(bits-1)-1]; or as `packed_shape`.
@@ -67,7 +67,7 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:
-    """The codes, int8 [N, K], that `pack` made `packed` (uint8, any shape) from.
+    """Returns the codes, int8 [N, K], that `pack` packed into `packed` (uint8, any shape).
 
     Raises:
         InputError: not the bytes of codes of that shape and width; or as `packed_shape`.
@@ -93,10 +93,10 @@ def unpack(packed: np.ndarray, bits: int, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _halves(fields: np.ndarray) -> np.ndarray:
-    """[.., 4, 16] of 4 bits -> [.., 2, 16]: codes 16 apart share a byte, the first in the low half."""
+    """Packs 4-bit codes [.., 4, 16] into bytes [.., 2, 16]: codes 16 apart share a byte, the first in the low half."""
     return fields[..., 0::2, :] | fields[..., 1::2, :] << 4
 
 
 def _unpaired(chunks: np.ndarray) -> np.ndarray:
-    """The inverse of `_halves`."""
+    """Inverts `_halves`."""
     return np.stack([chunks & 15, chunks >> 4], axis=4).reshape(*chunks.shape[:3], 4, CHUNK)

@@ -1,7 +1,6 @@
-"""Sites that are operators of our own (`packed.linear`, `packed.norm`, `packed.attention`): what there is to
-verify of them.
+"""Verifies sites that are operators of our own (`packed.linear`, `packed.norm`, `packed.attention`).
 
-They are looked into through the function bodies that ONNX Runtime runs for them.
+Their inner tensors are read through the function bodies that ONNX Runtime runs for them.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import onnx_ir as ir
 from qvit_deploy.emit.emitted import EmittedGraph, EmittedSite
 from qvit_deploy.emit.local_functions import DOMAIN, inline
 from qvit_deploy.emit.names import call
+from qvit_deploy.formats.grids.grid import OneScale
 from qvit_deploy.formats.grids.probabilities import log_table
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import ProductPlan, SitePlan, WeightPlan
@@ -32,19 +32,24 @@ from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES, FUNCTION_
 from qvit_deploy.targets.tensorrt.packed.norm import (
     FUNCTION_NORM_CODES,
     FUNCTION_NORM_INPUT,
-    norm_behind,
     norm_operator,
+    producing_norm,
 )
 from qvit_deploy.targets.tensorrt.packed.packing import packed_shape, unpack
 
 _CALL = "qvit.call"
-"""Metadata of the nodes of a body that was inlined: the name of the operator in whose place they stand."""
+"""Metadata key of the nodes of an inlined body: the name of the operator that they replace."""
 
 
 @dataclass(frozen=True)
-class Codes:
-    """A quantizer: the name of its codes in the half-precision file, and what it reads there; both names in the
-    `onnxruntime` file, and where that has u of a `LogGrid` instead of its codes, the code of every u."""
+class ComparedCodes:
+    """A quantizer whose codes are compared between the half-precision file and the `onnxruntime` file.
+
+    Attributes:
+        name, source: in the half-precision file, the names of its codes and of the tensor that it quantizes.
+        reference, reference_source: the same in the `onnxruntime` file.
+        table: where that file has u of a `LogGrid` in place of its codes, the code of every u (1-D); else None.
+    """
 
     name: str
     source: str
@@ -52,13 +57,13 @@ class Codes:
     reference_source: str
     table: np.ndarray | None = None
 
-    def of(self, reference: np.ndarray) -> np.ndarray:
-        """The codes that belong to those of the `onnxruntime` file."""
+    def expected(self, reference: np.ndarray) -> np.ndarray:
+        """Returns the codes that the half-precision file has to have, given the values of `reference`."""
         return reference if self.table is None else self.table[reference]
 
 
-def opened(emitted: HalfGraph, reference: EmittedGraph) -> tuple[Graph, list[Codes]]:
-    """(the graph with the operators' bodies in their place, the codes inside of them).
+def inlined(emitted: HalfGraph, reference: EmittedGraph) -> tuple[Graph, list[ComparedCodes]]:
+    """Returns (the graph with the operators replaced by their bodies, the codes inside of the bodies).
 
     Args:
         reference: the `onnxruntime` graph of the same plan.
@@ -71,116 +76,130 @@ def opened(emitted: HalfGraph, reference: EmittedGraph) -> tuple[Graph, list[Cod
         if node.domain == DOMAIN:
             node.metadata_props[_CALL] = node.name or ""
     inline(graph.model)
-    inside: dict[str, list[str]] = {}
+    body_tensors: dict[str, list[str]] = {}
     for node in graph.nodes():
-        if is_inside(node):
-            inside.setdefault(node.metadata_props[_CALL], []).append(node.outputs[0].name or "")
-    found: dict[str, Codes] = {}
+        if is_in_body(node):
+            body_tensors.setdefault(node.metadata_props[_CALL], []).append(node.outputs[0].name or "")
+    by_name: dict[str, ComparedCodes] = {}  # several sites share the codes of one LayerNorm
     for name in emitted.packed:
-        site, operator_node, theirs = emitted.plan.sites[name], calls[call(name)], reference.sites[name]
-        norm = norm_behind(operator_node)
+        site, operator_node, reference_site = emitted.plan.sites[name], calls[call(name)], reference.sites[name]
+        norm = producing_norm(operator_node)
         if norm is None:
-            made = _codes(site, theirs, inside[operator_node.name or ""])
+            compared = _operator_codes(site, reference_site, body_tensors[operator_node.name or ""])
         else:
-            made = [_norm_codes(site, theirs, norm, inside[norm.name or ""], reference)]
-        found |= {codes.name: codes for codes in made}
-    return graph, list(found.values())
+            compared = [_norm_codes(site, reference_site, norm, body_tensors[norm.name or ""], reference)]
+        by_name |= {codes.name: codes for codes in compared}
+    return graph, list(by_name.values())
 
 
-def is_inside(node: ir.Node) -> bool:
-    """Whether a node of an `opened` graph is of an operator's body."""
+def is_in_body(node: ir.Node) -> bool:
+    """Returns whether a node of an `inlined` graph belongs to an operator's body."""
     return _CALL in node.metadata_props
 
 
-def _made(inside: list[str], name: str) -> str | None:
-    """Which of the tensors that a body has made is the one called `name` there: inlining lengthens it."""
-    found = [i for i in inside if i == name or i.startswith(f"{name}_")]
-    assert len(found) <= 1
-    return found[0] if found else None
+def _body_tensor(tensors: list[str], name: str) -> str | None:
+    """Returns which of a body's tensors was called `name` before inlining, which appends to names; None if none was."""
+    matching = [t for t in tensors if t == name or t.startswith(f"{name}_")]
+    assert len(matching) <= 1
+    return matching[0] if matching else None
 
 
-def _codes(site: SitePlan, reference: EmittedSite, inside: list[str]) -> list[Codes]:
-    """The codes of one operator that quantizes, whose body has made the tensors `inside`."""
+def _operator_codes(site: SitePlan, reference: EmittedSite, tensors: list[str]) -> list[ComparedCodes]:
+    """Returns the codes of an operator that quantizes its own input, whose body has these tensors."""
 
-    def made(name: str) -> str:
-        found = _made(inside, name)
-        assert found is not None
-        return found
+    def inner(name: str) -> str:
+        tensor = _body_tensor(tensors, name)
+        assert tensor is not None
+        return tensor
 
     first, second = reference.operands
     if isinstance(site, WeightPlan):
-        return [Codes(made(FUNCTION_CODES), made(FUNCTION_INPUT), first.codes, site.site.input)]
-    grid, read = site.grid.logarithm, second.source
-    assert grid is not None and read is not None
+        return [ComparedCodes(inner(FUNCTION_CODES), inner(FUNCTION_INPUT), first.codes, site.site.input)]
+    grid, values = site.grid.logarithm, second.source
+    assert grid is not None and values is not None
     table = log_table(grid.format.bits, grid.steps).numpy()
     return [
-        Codes(made(FUNCTION_LOG_CODES), made(FUNCTION_PROBABILITIES), first.codes, site.site.input, table),
-        Codes(made(FUNCTION_VALUE_CODES), made(FUNCTION_VALUES), second.codes, read),
+        ComparedCodes(inner(FUNCTION_LOG_CODES), inner(FUNCTION_PROBABILITIES), first.codes, site.site.input, table),
+        ComparedCodes(inner(FUNCTION_VALUE_CODES), inner(FUNCTION_VALUES), second.codes, values),
     ]
 
 
 def _norm_codes(
-    site: SitePlan, emitted: EmittedSite, norm: ir.Node, inside: list[str], reference: EmittedGraph
-) -> Codes:
-    """The codes that a LayerNorm writes for `site`; fed is what it normalizes, so that its own numbers count too."""
-    (theirs,) = [n for n in reference.nodes() if any(v.name == site.site.input for v in n.outputs)]
-    source, outer = _made(inside, FUNCTION_NORM_INPUT), norm.outputs[0].name or ""
-    assert theirs.op_type == "LayerNormalization" and theirs.inputs[0] is not None and source is not None
-    # The body's result takes the name of the operator's; codes of 4 bits are not the result yet.
-    name = _made(inside, FUNCTION_NORM_CODES) or outer
-    return Codes(name, source, emitted.operands[0].codes, theirs.inputs[0].name or "")
+    site: SitePlan, emitted: EmittedSite, norm: ir.Node, tensors: list[str], reference: EmittedGraph
+) -> ComparedCodes:
+    """Returns the codes that a LayerNorm operator writes for `site`.
+
+    Their source is the input of the LayerNorm, so that the normalization is compared too.
+    """
+    (exact,) = [n for n in reference.nodes() if any(v.name == site.site.input for v in n.outputs)]
+    source, result = _body_tensor(tensors, FUNCTION_NORM_INPUT), norm.outputs[0].name or ""
+    assert exact.op_type == "LayerNormalization" and exact.inputs[0] is not None and source is not None
+    # The result of the body is renamed to that of the operator; codes of 4 bits are not the result yet.
+    name = _body_tensor(tensors, FUNCTION_NORM_CODES) or result
+    return ComparedCodes(name, source, emitted.operands[0].codes, exact.inputs[0].name or "")
 
 
 def outputs(emitted: HalfGraph) -> dict[str, str]:
-    """Tensor -> the site that makes it; behind the GELU where that is part of an operator."""
+    """Returns output tensor -> its site; the tensor behind the GELU where that is part of the operator."""
     calls = {node.name: node.outputs[0] for node in emitted.graph.nodes() if node.domain == DOMAIN}
-    found = {}
+    site_of_tensor = {}
     for name, site in emitted.plan.sites.items():
-        made = calls.get(call(name)) if isinstance(site, WeightPlan) else None
-        # The tensor of the plain name is always there, and may be a Cast of what the operator makes.
-        tensor = site.site.output if made is None else (made.name or "")
-        found[tensor.removesuffix(f".{RESULT}").removesuffix(f".{NARROW}")] = name
-    return found
+        result = calls.get(call(name)) if isinstance(site, WeightPlan) else None
+        # The tensor of the plain name is always there, and may be a Cast of the operator's result.
+        tensor = site.site.output if result is None else (result.name or "")
+        site_of_tensor[tensor.removesuffix(f".{RESULT}").removesuffix(f".{NARROW}")] = name
+    return site_of_tensor
 
 
 def is_planned(node: ir.Node, site: SitePlan) -> bool:
-    """Whether the operator is the site's, number for number."""
+    """Returns whether the operator's attributes and constants are those of the site's plan, number for number."""
     return _is_linear(node, site) if isinstance(site, WeightPlan) else _is_attention(node, site)
 
 
 def _is_linear(node: ir.Node, site: WeightPlan) -> bool:
-    """Its range is not looked at: codes outside would differ."""
-    (k, n), (packed, scale, bias) = site.codes.shape, (constant(v) for v in node.inputs[1:])
-    norm, grid = norm_behind(node), site.grid.per_tensor
-    if grid is None:
+    grid = site.grid.per_tensor
+    return grid is not None and _has_grid(node, site, grid) and _has_weights(node, site)
+
+
+def _has_grid(node: ir.Node, site: WeightPlan, grid: OneScale) -> bool:
+    """Returns whether the operator, or the LayerNorm that writes its codes, quantizes on `grid`.
+
+    The attributes of the range are not compared: a wrong range would give other codes.
+    """
+    k, n = site.codes.shape
+    norm = producing_norm(node)
+    container_bits = None if norm is None else container(site.a_bits)
+    if node.op_type not in (operator(site.w_bits, gelu, container_bits) for gelu in (False, True)):
         return False
-    codes = None if norm is None else container(site.a_bits)
-    good = node.op_type in (operator(site.w_bits, gelu, codes) for gelu in (False, True))
-    good = good and _has(node, {"x_scale": grid.scale}, {"x_bits": site.a_bits, "n": n, "k": k})
+    if not _has(node, {"x_scale": grid.scale}, {"x_bits": site.a_bits, "n": n, "k": k}):
+        return False
     if norm is None:
-        good = good and _has(node, {"x_shift": grid.shift}, {})
-    else:
-        numbers = {"y_scale": grid.scale, "y_shift": grid.shift}
-        good = good and _has(norm, numbers, {"y_bits": site.a_bits, "c": k})
-        good = good and norm.op_type == norm_operator(container(site.a_bits))
-    good = good and packed is not None and packed.size == np.prod(packed_shape((n, k), site.w_bits))
-    good = (
-        good
-        and packed is not None
-        and np.array_equal(unpack(packed.reshape(-1).view(np.uint8), site.w_bits, (n, k)), site.codes.T)
-    )
-    good = good and scale is not None and np.array_equal(scale, site.weight_scale.astype(np.float32))
-    return good and bias is not None and (site.bias is None or np.array_equal(bias, site.bias.astype(np.float32)))
+        return _has(node, {"x_shift": grid.shift}, {})
+    numbers = {"y_scale": grid.scale, "y_shift": grid.shift}
+    same = _has(norm, numbers, {"y_bits": site.a_bits, "c": k})
+    return same and norm.op_type == norm_operator(container(site.a_bits))
+
+
+def _has_weights(node: ir.Node, site: WeightPlan) -> bool:
+    """Returns whether the operator has the packed codes, the scales and, if there is one, the bias of the site."""
+    (k, n), (packed, scale, bias) = site.codes.shape, (constant(v) for v in node.inputs[1:])
+    if packed is None or scale is None or bias is None:
+        return False
+    if packed.size != np.prod(packed_shape((n, k), site.w_bits)):
+        return False
+    codes = unpack(packed.reshape(-1).view(np.uint8), site.w_bits, (n, k))
+    same = np.array_equal(codes, site.codes.T) and np.array_equal(scale, site.weight_scale.astype(np.float32))
+    return same and (site.bias is None or np.array_equal(bias, site.bias.astype(np.float32)))
 
 
 def _has(node: ir.Node, numbers: dict[str, float], sizes: dict[str, int]) -> bool:
-    """Whether the attributes are these, numbers as float32 holds them."""
+    """Returns whether the node has these attributes, numbers as float32 holds them."""
     same = all(np.float32(node.attributes.get_float(name, 0.0)) == np.float32(x) for name, x in numbers.items())
     return same and all(node.attributes.get_int(name, 0) == size for name, size in sizes.items())
 
 
 def _is_attention(node: ir.Node, site: ProductPlan) -> bool:
-    wanted = attention_attributes(site)
-    found = {name: node.attributes[name].value for name in wanted if name in node.attributes}
-    same = (np.array_equal(np.array(found.get(n), np.float32), np.array(v, np.float32)) for n, v in wanted.items())
-    return node.op_type == OPERATOR and len(found) == len(wanted) and all(same)
+    planned = attention_attributes(site)
+    actual = {name: node.attributes[name].value for name in planned if name in node.attributes}
+    same = (np.array_equal(np.array(actual.get(n), np.float32), np.array(v, np.float32)) for n, v in planned.items())
+    return node.op_type == OPERATOR and len(actual) == len(planned) and all(same)

@@ -30,8 +30,8 @@ from qvit_deploy.targets.tensorrt.engine.check import products
 from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
 from qvit_deploy.targets.tensorrt.packed.attention import ATTRIBUTES, OPERATOR, pack_attention
 from qvit_deploy.targets.tensorrt.packed.linear import pack_linears
-from qvit_deploy.targets.tensorrt.packed.norm import NORM_ATTRIBUTES, norm_behind, pack_norms
-from qvit_deploy.targets.tensorrt.packed.verification import opened
+from qvit_deploy.targets.tensorrt.packed.norm import NORM_ATTRIBUTES, pack_norms, producing_norm
+from qvit_deploy.targets.tensorrt.packed.verification import inlined
 from qvit_deploy.targets.tensorrt.verification import HalfVerification, verify_half
 from tests.support.graphs.half_graphs import half, packed, wide_vit
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
@@ -99,7 +99,7 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
     """The executor runs the planned graph on the file's own probabilities and values."""
     calibrated = calibrated_for(softmax, rows, granularity)
     plan = half_scales(calibrated.plan((4, 4)))
-    graph, inside = opened(packed(calibrated, plan), emit_qdq(calibrated.graph, plan))
+    graph, inside = inlined(packed(calibrated, plan), emit_qdq(calibrated.graph, plan))
     site = plan.sites["attn.av"].site
     ours = [c for c in inside if c.reference.startswith((site.input, f"{site.second}."))]
     assert [c.reference for c in ours] == [codes_name(site.input, Int(4)), codes_name(site.second or "", Int(4))]
@@ -117,7 +117,7 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
     with torch.no_grad():
         Executor(emit_qdq(calibrated.graph, plan)).run(calibrated.images, taps=taps)
     for code in ours:
-        wanted = code.of(seen[code.reference].astype(np.int64))
+        wanted = code.expected(seen[code.reference].astype(np.int64))
         np.testing.assert_array_equal(got[code.name], wanted)
         assert len(np.unique(wanted)) > 7
 
@@ -150,7 +150,7 @@ def test_a_wrong_number_is_found(logarithmic: Calibrated, plan: Plan, attribute:
 def norm_of(graph: Graph) -> ir.Node:
     """The operator whose codes attn.q reads."""
     (call,) = [n for n in graph.nodes() if n.name == "attn.q.qvit"]
-    norm = norm_behind(call)
+    norm = producing_norm(call)
     assert norm is not None and norm.op_type == "LayerNormQuantize4"
     return norm
 
@@ -224,7 +224,7 @@ def test_codes_that_differ_are_named(logarithmic: Calibrated, plan: Plan, monkey
         (call,) = [n for n in graph.nodes() if n.name == "attn.av.qvit"]
         call.attributes["unit"] = ir.AttrFloat32("unit", call.attributes.get_float("unit") * 1.01)
 
-    monkeypatch.setattr(half_verification, "_as_planned", lambda *_: None)
+    monkeypatch.setattr(half_verification, "_require_plan", lambda *_: None)
     with pytest.raises(CheckError, match=rf"codes of '{plan.sites['attn.av'].site.input}.q4' differ"):
         verified(logarithmic, plan, change)
 
