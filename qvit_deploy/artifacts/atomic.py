@@ -1,8 +1,8 @@
-"""Writes so that a reader finds the whole or what was there before, never half of it.
+"""Writes files and folders atomically: a reader sees all of the new content or what was there before.
 
-What is written lies under a hidden name in the same folder, hence on the same file system, where a rename is atomic. It
-reaches the disk before it gets its name, so that a power cut leaves no empty file there either. Whatever goes wrong,
-Ctrl-C included, the hidden name is removed. Writers that come at once do not meet: the last one to finish stays.
+The content is written under a hidden name in the same folder, hence on the same file system, where a rename is atomic.
+It is synchronized to the disk before the rename, so that a power cut leaves no empty file either. Whatever goes wrong,
+Ctrl-C included, the hidden file is removed. Writers that run at once do not disturb each other: the last rename wins.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def write_file(path: Path, content: bytes, hint: str = "") -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Adds to the end of the file `path`, in one go and in place: others may hold it open. Raises InputError."""
+    """Appends to the file `path` with one write and in place, since others may hold it open. Raises InputError."""
     with refusing(path), path.open("ab") as file:
         file.write(content)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes all files into `folder`, which is made if need be; other files there stay.
+    """Writes all files into `folder`, which is created if need be; other files there stay.
 
-    They get their names, in the order of `contents`, when all of them are whole: a reader that finds the last one finds
-    the others.
+    They are renamed, in the order of `contents`, after all of them are written: a reader that sees the last one sees
+    the others too.
 
     Raises:
-        InputError: one cannot be written; none has changed then, if it was not the renaming that failed.
+        InputError: one cannot be written; none has changed then, unless it was a rename that failed.
     """
     make_folder(folder)
     with refusing(folder), ExitStack() as stack:
@@ -58,9 +58,9 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 @contextmanager
 def whole_file(path: Path, hint: str = "") -> Iterator[Path]:
-    """A path to write to, which becomes the file `path` when the block ends, and is removed when it raises.
+    """Gives a path to write to, which becomes the file `path` when the block ends and is removed when it raises.
 
-    A link is followed, as `open` does: the file it points to is replaced.
+    A symbolic link is followed, as `open` does: the file it points to is replaced.
 
     Args:
         path: its folder must exist.
@@ -73,7 +73,7 @@ def whole_file(path: Path, hint: str = "") -> Iterator[Path]:
     with refusing(path, hint):
         if place.exists() and not place.is_file():
             raise OSError(errno.EISDIR if place.is_dir() else errno.EINVAL, "it is not a file")
-        with beside(place) as temporary:
+        with temporary_path(place) as temporary:
             yield temporary
             sync(temporary)
             temporary.replace(place)
@@ -81,21 +81,21 @@ def whole_file(path: Path, hint: str = "") -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path, require_replaceable: Callable[[], None]) -> Iterator[Path]:
-    """A new folder to fill, which becomes `folder` when the block ends, and is removed when it raises.
+    """Gives a new folder to fill, which becomes `folder` when the block ends and is removed when it raises.
 
-    A folder of that name is replaced as a whole, and is back if anything fails. The folders are synchronised here; who
-    writes the files synchronises those.
+    An existing folder of that name is replaced, and restored if anything fails. Folders are synchronized to the disk
+    here; the block has to `sync` the files that it writes.
 
     Args:
-        require_replaceable: called right before the rename; raises if what lies at `folder` must not be removed. It may
-            have appeared or changed meanwhile.
+        require_replaceable: called right before the rename; raises if an existing `folder`, which may have appeared or
+            changed meanwhile, must not be removed.
 
     Raises:
         InputError: it cannot be written, or the block raised an OSError.
     """
     with refusing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with beside(folder) as temporary:
+        with temporary_path(folder) as temporary:
             temporary.mkdir()
             yield temporary
             for each in [temporary, *(p for p in temporary.rglob("*") if p.is_dir())]:
@@ -115,8 +115,8 @@ def whole_folder(folder: Path, require_replaceable: Callable[[], None]) -> Itera
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A free, hidden name in the folder of `path`; what lies there in the end, file or folder, is removed."""
+def temporary_path(path: Path) -> Iterator[Path]:
+    """Gives a free, hidden name in the folder of `path`; the file or folder of that name is removed in the end."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -129,26 +129,26 @@ def beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def refusing(path: Path, hint: str = "") -> Iterator[None]:
-    """Turns an OSError of the block into an InputError: `path` cannot be written, why, and `hint`."""
+    """Converts an OSError of the block to an InputError that says that `path` cannot be written, why, and `hint`."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         named = "" if error.filename is None else str(error.filename)
-        # A file that was to be copied is worth a name; the hidden one is not.
+        # The file that failed is named where it is another, such as a source of a copy, but not the hidden one.
         if named and Path(named).name != path.name and f".{path.resolve().name}." not in named:
             reason += f": {named}"
         raise InputError(f"{path} cannot be written: {reason}{hint}") from error
 
 
 def make_folder(folder: Path, hint: str = "") -> None:
-    """Makes the folder and those above it, if need be. Raises InputError."""
+    """Creates the folder and its parents if need be. Raises InputError."""
     with refusing(folder, hint):
         folder.mkdir(parents=True, exist_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Makes a file, or the entries of a folder, survive a power cut; fsync of the files alone does not keep entries."""
+    """Synchronizes a file, or the entries of a folder, to the disk; fsync of a file does not cover its folder entry."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""The bundle: the folder a compile writes. Renamed into place whole, its digests checked whenever it is read."""
+"""Reads and writes bundles, the folders that compiles write: atomically, and with digests checked on reading."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ __all__ = ["Bundle", "FileRecord", "Manifest", "SiteRecord", "Summary", "check_o
 
 
 _ANY_VERSION = SCHEMA.rpartition("/")[0] + "/"
-# Commands after the compile add files here; the manifest, written by the compile, does not list them.
+# Later commands add files in these folders; the manifest, which the compile wrote, does not list them.
 _LATER_FOLDERS = ("engines", "measurements")
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk."""
+    """A bundle on disk: its folder and its manifest."""
 
     root: Path
     manifest: Manifest
 
     def path_of(self, name: str) -> Path:
-        """The path of a file the manifest lists. Raises BundleError, naming what there is."""
+        """Returns the path of a file that the manifest lists. Raises BundleError naming the files there are."""
         if name not in self.manifest.files:
-            has = ", ".join(sorted(self.manifest.files)) or "no files"
-            raise BundleError(f"bundle {self.root} has no file {name!r} (it has {has})")
+            listed = ", ".join(sorted(self.manifest.files)) or "no files"
+            raise BundleError(f"bundle {self.root} has no file {name!r} (it has {listed})")
         return self.root / name
 
 
 def check_output(out: Path, force: bool) -> None:
-    """Raise InputError if `write_bundle` would refuse `out`; for failing before a long compile. Changes nothing."""
+    """Raises InputError if `write_bundle` would refuse `out`, so that a long compile fails early. Changes nothing."""
     out = Path(out).resolve()
     if os.path.lexists(out):
         if not force:
@@ -66,10 +66,16 @@ def write_bundle(
     files: Mapping[str, bytes | Path],
     force: bool,
 ) -> Bundle:
-    """Write the bundle `out`: all of it, or nothing.
+    """Writes the bundle `out`: all of it, or nothing.
 
-    `files` maps names inside the bundle to contents, or to files to copy; their digests become the manifest's
-    `files`. With `force` an existing bundle is replaced, and survives if anything fails. Raises InputError.
+    Args:
+        manifest: without its `files`, which this function fills in with the digests.
+        files: name inside the bundle -> content, or a file to copy.
+        force: whether to replace an existing bundle, which stays if anything fails.
+
+    Raises:
+        InputError: `out` is refused or cannot be written.
+        BundleError: a name or the manifest is not valid.
     """
     out = Path(out).resolve()
     for name in files:
@@ -78,21 +84,21 @@ def write_bundle(
     with whole_folder(out, lambda: check_output(out, force)) as folder:
         records = {name: _write(folder, name, files[name]) for name in sorted(files)}
         base = manifest.model_dump(by_alias=True) if isinstance(manifest, Manifest) else dict(manifest)
-        whole = validate({**base, "files": records}, "the manifest to write")
-        _write(folder, MANIFEST, whole.to_json())
-    return Bundle(out, whole)
+        complete = validate({**base, "files": records}, "the manifest to write")
+        _write(folder, MANIFEST, complete.to_json())
+    return Bundle(out, complete)
 
 
 def read_bundle(path: Path, verify: bool = True) -> Bundle:
-    """Read the bundle at `path`, with `verify` also every file's size and SHA-256. Raises BundleError."""
+    """Reads the bundle at `path`, and with `verify` checks every file's size and SHA-256. Raises BundleError."""
     root = Path(path)
     if not root.is_dir():
         raise BundleError(f"no bundle at {root}: " + ("it is a file" if root.exists() else "no such folder"))
     tree = _load_manifest(root)
     schema = tree.get("schema")
     if schema != SCHEMA:
-        newer = isinstance(schema, str) and schema.startswith(_ANY_VERSION)
-        hint = "compile it again with this version" if newer else "it was not written by qvit-deploy"
+        other_version = isinstance(schema, str) and schema.startswith(_ANY_VERSION)
+        hint = "compile it again with this version" if other_version else "it was not written by qvit-deploy"
         raise BundleError(f"bundle {root} has schema {schema!r}, this version reads {SCHEMA!r}; {hint}")
     manifest = validate(tree, str(root / MANIFEST))
     if verify:
@@ -124,10 +130,10 @@ def _verify(root: Path, name: str, record: FileRecord) -> None:
     if not path.resolve().is_relative_to(root.resolve()):
         raise BundleError(f"bundle {root}: {name} is a symbolic link that leaves the bundle")
     try:
-        found = FileRecord.of_file(path)
+        actual = FileRecord.of_file(path)
     except OSError as error:
         raise BundleError(f"bundle {root}: {name} cannot be read: {error.strerror}") from None
-    if found != record:
+    if actual != record:
         raise BundleError(f"bundle {root}: {name} was modified or damaged (its SHA-256 differs); compile it again")
 
 
@@ -145,7 +151,7 @@ def _write(root: Path, name: str, content: bytes | Path) -> FileRecord:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Replacing removes the folder, so everything in it must be ours: it is empty, or a bundle and nothing else."""
+    """Raises InputError unless `out` is empty, or a bundle without other files: replacing it removes all of it."""
     if not out.is_dir():
         raise InputError(f"{out} exists and is not a folder; remove it or choose another output")
     if Path.cwd().is_relative_to(out):

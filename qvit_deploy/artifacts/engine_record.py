@@ -1,8 +1,8 @@
-"""Engines on disk: what is asked for, the record beside a built one, and whether it may be run here.
+"""Engines on disk: the options of a build, the record of a built engine, and reading it.
 
-An engine is `NAME.engine` with `NAME.json` beside it. The record names the file it was built from, the library and the
-GPU it is for, and the digest of the engine: an engine without its record, or changed since, is refused before any
-library sees it.
+An engine is `NAME.engine` next to its record `NAME.json`. The record names the file it was built from, the library and
+the GPU it is for, and the digest of the engine: an engine without its record, or changed since, is refused before any
+library reads it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.validation import Record, first_problem, parse_json
 
 TargetName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
-"""Name of the target that an engine is for; whoever builds or runs it knows which there are."""
+"""Name of the target that an engine is for, one of `targets.registry`."""
 
 Hardware = Literal["none", "ampere-plus", "same-capability"]
 SCHEMA: Literal["qvit-deploy/engine/1"] = "qvit-deploy/engine/1"
@@ -27,7 +27,7 @@ ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
 class Batch(Record):
-    """Images per run: fewest, the number that kernels are chosen for, most."""
+    """Images per run: the fewest, the number that kernels are optimized for, the most."""
 
     least: int = Field(default=1, ge=1)
     best: int = Field(default=1, ge=1)
@@ -35,7 +35,7 @@ class Batch(Record):
 
     @classmethod
     def parse(cls, text: str) -> Batch:
-        """'1:4:8', or '4' for exactly four. Raises InputError."""
+        """Parses '1:4:8', or '4' for exactly four. Raises InputError."""
         match = re.fullmatch(r"(\d+)(?::(\d+):(\d+))?", text)
         numbers = [int(n) for n in match.groups() if n is not None] if match else []
         least, best, most = numbers * 3 if len(numbers) == 1 else numbers or (0, 0, 0)
@@ -65,13 +65,13 @@ class Tensor(Record):
 
 
 class BuildOptions(Record):
-    """How an engine is built, whoever builds it.
+    """The options of a build that do not depend on who runs it: this package or trtexec.
 
     Attributes:
         plugins: libraries of the plugins that the file calls, loaded before it is parsed.
         hardware: other GPUs the engine is to run on.
-        timing_cache: kept between builds; made when it is missing.
-        workspace_mb: most device memory a kernel may use beside its operands; None: all of it.
+        timing_cache: file of kernel timings that builds share; created when it is missing.
+        workspace_mb: most device memory a kernel may use besides its operands, MiB; None for all of it.
     """
 
     batch: Batch = Batch()
@@ -82,13 +82,13 @@ class BuildOptions(Record):
 
 
 class BuildRequest(BuildOptions):
-    """What the building process is told.
+    """The input of the building process.
 
     Attributes:
         onnx: the file to build from.
         engine: where the engine is written.
         sm: compute capability, 86 for 8.6; None builds for the GPU at hand.
-        layer_info: where the layers of the built engine are described; needs a GPU.
+        layer_info: where the description of the engine's layers is written; needs a GPU. None for none.
     """
 
     target: TargetName
@@ -99,13 +99,13 @@ class BuildRequest(BuildOptions):
 
 
 class BuildResult(Record):
-    """What the building process says when it is done.
+    """The output of the building process.
 
     Attributes:
         version: of the library, such as 10.3.0.
-        sm, gpu: what the engine is for; the GPU's name where it was built on one.
+        sm, gpu: compute capability that the engine is for, and the GPU's name where it was built on one.
         messages: warnings and errors of the library, each once.
-        layers: how many the parsed network has.
+        layers: number of layers of the parsed network.
     """
 
     version: str
@@ -122,7 +122,12 @@ class BuildResult(Record):
 
 
 class EngineRecord(Record):
-    """`NAME.json` beside `NAME.engine`."""
+    """The record of an engine, `NAME.json` next to `NAME.engine`.
+
+    Attributes:
+        onnx, onnx_name: the file that it was built from.
+        seconds: duration of the build, its process included.
+    """
 
     schema_id: Literal["qvit-deploy/engine/1"] = Field(default=SCHEMA, alias="schema")
     target: TargetName
@@ -137,37 +142,38 @@ class EngineRecord(Record):
 
 
 def engines_in(folder: Path, target: str) -> list[tuple[Path, EngineRecord]]:
-    """The engines of `target` in a folder by name, each whole and with its record. Raises InputError."""
-    found = [(path, read_engine(path)) for path in sorted(folder.glob("*.engine"))]
-    return [(path, record) for path, record in found if record.target == target]
+    """Returns the engines of `target` in a folder, sorted by name, with their records. Raises as `read_engine`."""
+    engines = [(path, read_engine(path)) for path in sorted(folder.glob("*.engine"))]
+    return [(path, record) for path, record in engines if record.target == target]
 
 
 def record_path(engine: Path) -> Path:
+    """Returns the path of an engine's record."""
     return engine.with_suffix(".json")
 
 
 def read_engine(path: Path) -> EngineRecord:
-    """The record of the engine at `path`, whose bytes are checked.
+    """Reads the record of the engine at `path` and checks the engine against it.
 
     Raises:
         InputError: there is no engine or no record, or the engine was cut short or changed.
     """
     if not path.is_file():
         raise InputError(f"no engine at {path}")
-    record = record_path(path)
-    if not record.is_file():
+    place = record_path(path)
+    if not place.is_file():
         raise InputError(
-            f"{path} has no record {record.name} beside it, so nothing says what GPU and library it is for; "
+            f"{path} has no record {place.name} beside it, so nothing says what GPU and library it is for; "
             "build it with qvit-deploy build"
         )
     try:
-        found = EngineRecord.model_validate(parse_json(record.read_bytes()))
+        record = EngineRecord.model_validate(parse_json(place.read_bytes()))
     except ValueError as error:
         reason = first_problem(error) if isinstance(error, ValidationError) else error
-        raise InputError(f"{record} is not the record of an engine ({reason}); build the engine again") from None
+        raise InputError(f"{place} is not the record of an engine ({reason}); build the engine again") from None
     size = path.stat().st_size
-    if size < found.engine.bytes:
-        raise InputError(f"{path} is truncated: {size:,} of {found.engine.bytes:,} bytes; copy or build it again")
-    if FileRecord.of_file(path) != found.engine:
+    if size < record.engine.bytes:
+        raise InputError(f"{path} is truncated: {size:,} of {record.engine.bytes:,} bytes; copy or build it again")
+    if FileRecord.of_file(path) != record.engine:
         raise InputError(f"{path} was modified since it was built (its SHA-256 differs); copy or build it again")
-    return found
+    return record

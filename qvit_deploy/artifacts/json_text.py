@@ -7,10 +7,10 @@ from typing import Any
 
 
 def json_text(value: dict[str, Any] | list[dict[str, Any]]) -> str:
-    """Sorted keys, two spaces. Raises ValueError for NaN and infinities, which JSON does not have."""
+    """Returns JSON with sorted keys, indented by two spaces. Raises ValueError for NaN and infinities."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
 
 
 def json_file(value: dict[str, Any] | list[dict[str, Any]]) -> bytes:
-    """The contents of a file: the text with a newline at its end."""
+    """Returns the content of a JSON file: `json_text` with a newline at its end."""
     return json_text(value).encode() + b"\n"

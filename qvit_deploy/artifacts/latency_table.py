@@ -32,7 +32,7 @@ Milliseconds = Annotated[FiniteFloat, Field(gt=0, strict=True)]
 
 
 class LatencyTable(Record):
-    """The JSON above. `model_dump_json(by_alias=True)` writes it."""
+    """A latency table; `model_dump_json(by_alias=True)` writes the JSON above."""
 
     # `schema` itself is taken by a method of BaseModel.
     schema_id: Literal["qvit-deploy/latency/1"] = Field(alias="schema")
@@ -43,36 +43,38 @@ class LatencyTable(Record):
 
 
 def read_latency(path: Path) -> LatencyTable:
-    """The table in `path`. Raises InputError naming the file and the first thing wrong in it, with its site."""
-    called = f"latency table {path}"
-    return validated(LatencyTable, read_json(path, called), called)
+    """Reads the table at `path`. Raises InputError naming the file and its first invalid field, with its site."""
+    description = f"latency table {path}"
+    return validated(LatencyTable, read_json(path, description), description)
 
 
 def site_latencies(
     table: LatencyTable, path: str, options: Mapping[str, Iterable[Option]]
 ) -> dict[str, dict[Option, int]]:
-    """Site name -> nanoseconds of each of its options.
+    """Returns site name -> nanoseconds of each of its options, integers so that sums over sites are exact.
 
-    Whole nanoseconds, so that a budget is kept exactly. `path` is where the table came from.
+    Args:
+        path: where the table was read from, for messages.
+        options: site name -> the widths it may take.
 
     Raises:
         InputError: the table lacks a site or a width of it; names both and the file.
     """
-    found: dict[str, dict[Option, int]] = {}
+    latencies: dict[str, dict[Option, int]] = {}
     for site, choices in options.items():
         if site not in table.sites:
             raise InputError(
                 f"latency table {path} has no site {site!r}; measure it on the device, or use the table of this model"
             )
         measured = table.sites[site]
-        found[site] = {}
+        latencies[site] = {}
         for option in choices:
             width = option.text
             if width not in measured:
-                has = ", ".join(sorted(measured)) or "nothing"
+                listed = ", ".join(sorted(measured)) or "nothing"
                 raise InputError(
-                    f"latency table {path}: site {site!r} lacks {width} (it has {has}); measure it, or choose other "
+                    f"latency table {path}: site {site!r} lacks {width} (it has {listed}); measure it, or choose other "
                     "widths"
                 )
-            found[site][option] = round(measured[width] * 1e6)
-    return found
+            latencies[site][option] = round(measured[width] * 1e6)
+    return latencies

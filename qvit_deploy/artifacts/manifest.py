@@ -1,4 +1,4 @@
-"""What `manifest.json` says: typed, checked, and the same bytes for the same content."""
+"""The manifest of a bundle, `manifest.json`: its fields, their validation, and writing it deterministically."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from qvit_deploy.validation import Record, non_finite, validated
 SCHEMA: Literal["qvit-deploy/bundle/1"] = "qvit-deploy/bundle/1"
 MANIFEST = "manifest.json"
 bytes_ = bytes
-"""The type, under a name that the field `bytes` of `FileRecord` does not hide."""
+"""Alias of the type, which the field `bytes` of `FileRecord` shadows."""
 
 
 class SiteRecord(Record):
-    """One site and what was decided about it. Bits are None for an operand that stays in floating point."""
+    """One site, its cost and its widths. Bits are None for an operand that stays in floating point."""
 
     name: str
     kind: str
@@ -62,23 +62,24 @@ class FileRecord(Record):
 
     @classmethod
     def of(cls, content: bytes_) -> FileRecord:
+        """Returns the record of a file with this content."""
         return cls(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
 
     @classmethod
     def of_file(cls, path: Path, copy: BinaryIO | None = None) -> FileRecord:
-        """Of the file at `path`, read in pieces because a model can be gigabytes; `copy` receives the contents."""
+        """Returns the record of the file at `path`, and writes its content to `copy` if that is given."""
         sha, size = hashlib.sha256(), 0
         with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                sha.update(piece)
-                size += len(piece)
+            while chunk := file.read(1 << 20):  # a model can be gigabytes
+                sha.update(chunk)
+                size += len(chunk)
                 if copy is not None:
-                    copy.write(piece)
+                    copy.write(chunk)
         return cls(sha256=sha.hexdigest(), bytes=size)
 
 
 class Manifest(BaseModel):
-    """`manifest.json`. Fields beyond these are kept as they are, as long as they are JSON."""
+    """The content of `manifest.json`. Further fields are allowed if they are JSON, and are preserved."""
 
     # NaN stays NaN for `to_json` to refuse it; by default it would become null.
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
@@ -102,9 +103,9 @@ class Manifest(BaseModel):
         return files
 
     def to_json(self) -> bytes:
-        """Deterministic ASCII text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
+        """Returns deterministic ASCII text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
         tree = self.model_dump(mode="json", by_alias=True)
-        if self.task == CLASSIFY.name:  # what a manifest without a task is about, as all once were
+        if self.task == CLASSIFY.name:  # the default of manifests that name no task
             del tree["task"]
         where = non_finite(tree)
         if where:
@@ -114,12 +115,12 @@ class Manifest(BaseModel):
 
 
 def validate(tree: Mapping[str, Any], where: str) -> Manifest:
-    """`tree` as a Manifest. Raises BundleError naming the first bad field; `where` says what is not valid."""
+    """Returns `tree` as a Manifest. Raises BundleError naming `where` and the first invalid field."""
     return validated(Manifest, tree, f"{where} is not valid", BundleError)
 
 
 def check_name(name: str) -> None:
-    """Only plain relative paths with forward slashes: a manifest from elsewhere must not reach outside its bundle."""
+    """Raises BundleError unless `name` is a plain relative path with forward slashes, which stays in its bundle."""
     path = PurePosixPath(name)
     plain = name == str(path) and path.parts and not path.is_absolute() and ".." not in path.parts
     if not plain or name == MANIFEST or "\\" in name or "\0" in name:

@@ -1,4 +1,4 @@
-"""The JSON of one measurement: what was measured, where, how, and how long it took. `docs/bench.md` describes it."""
+"""The JSON of one measurement: the file, the machine, the settings and the times. `docs/bench.md` describes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 Milliseconds = Annotated[FiniteFloat, Field(gt=0, strict=True)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
 Interval = tuple[FiniteFloat, FiniteFloat]
-"""95 %: (low, high)."""
+"""(low, high) of a 95 % confidence interval."""
 
 
 class ModelFile(FileRecord):
@@ -32,8 +32,8 @@ class Latency(Record):
     """Milliseconds per run of the whole batch, over all samples of all processes; quantiles to 0.05 %.
 
     Attributes:
-        samples: how many runs were timed.
-        interval95: of mean, p50, p90 and p99, by bootstrap over processes. Of one process it is the value itself.
+        samples: number of timed runs.
+        interval95: of mean, p50, p90 and p99, by bootstrap over processes; of one process the value itself, twice.
     """
 
     p50: Milliseconds
@@ -48,12 +48,12 @@ class Process(Record):
     """One fresh process, or one recording of another program.
 
     Attributes:
-        blocks_ms: median of each block of consecutive runs, in the order of time: what `check` resamples.
-        runs: timed runs, all blocks together.
-        load_ms: from the file on disk to a model ready to run; None where another program did not say.
-        stable: the warm-up ended because times had settled, not because its time was over; None if not known.
-        yardstick_ms: the same of the reference workload (`bench.reference_workload`), block by block in turn with the
-            file, per run; medians are of as many runs together as take the file's time.
+        blocks_ms: median of each block of consecutive runs, in order of time; `check` resamples them.
+        runs: number of timed runs in all blocks.
+        load_ms: from the file on disk to a model ready to run; None if not known.
+        stable: whether the warm-up ended because times had settled, not because it took too long; None if not known.
+        yardstick_ms: median of each block of the reference workload (`bench.reference_workload`), per run. Its blocks
+            alternate with the file's, and one of its samples is as many runs as take the time of one of the file.
     """
 
     blocks_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1)]
@@ -72,12 +72,12 @@ class SiteTime(Record):
 
 
 class Profile(Record):
-    """Where a run's time goes, by the runtime's own profiler, which slows the run down.
+    """The time of a run by site and operator, of the runtime's own profiler, which slows the run down.
 
     Attributes:
         sites: in the order of the graph.
-        outside_ms: operator -> milliseconds of everything that belongs to no site.
-        total_ms: all of it together, per run.
+        outside_ms: operator -> milliseconds per run of its nodes that belong to no site.
+        total_ms: sum of all, per run.
     """
 
     sites: tuple[SiteTime, ...]
@@ -86,7 +86,7 @@ class Profile(Record):
 
 
 class Energy(Record):
-    """What `meter` counted while runs were timed; everything the meter covers, not this process alone."""
+    """Energy by `meter` while runs were timed; of everything that the meter covers, not of this process alone."""
 
     meter: str
     joules_per_run: Annotated[FiniteFloat, Field(ge=0)]
@@ -94,7 +94,7 @@ class Energy(Record):
 
 
 class Quality(Record):
-    """Accuracy on `n` images: share classified right, share with the float model's class."""
+    """Accuracy on `n` images: share classified correctly, share with the class of the float model."""
 
     top1: Share | None = None
     agreement: Share | None = None
@@ -102,15 +102,15 @@ class Quality(Record):
 
 
 class Subject(Record):
-    """All that was measured of one file.
+    """The measurements of one file.
 
     Attributes:
         throughput: images per second, batch / mean latency.
         load_ms: median over processes.
         peak_memory_bytes: largest resident memory of a process that loads and runs this file alone, interpreter
             included; None where the system does not tell.
-        device_memory_bytes: of the GPU's memory taken by loading and running this file alone; None on a CPU.
-        runtime: what ran it, where that is not the settings' runtime: an engine measured against an ONNX file.
+        device_memory_bytes: GPU memory that loading and running this file alone takes; None on a CPU.
+        runtime: its runtime where that is not the settings', as of an engine measured against an ONNX file.
     """
 
     file: ModelFile
@@ -127,12 +127,12 @@ class Subject(Record):
 
 
 class Settings(Record):
-    """How it was run. Equal settings, or times cannot be compared.
+    """How the files were run. Times are comparable only under equal settings.
 
     Attributes:
         threads: of the runtime on the CPU; None when everything ran on a GPU.
-        cpus: what processes were pinned to, None when the system does not allow it.
-        flags: whatever else changes times, such as trtexec's transfers and CUDA graphs.
+        cpus: the CPUs that processes were pinned to; None when the system does not allow it.
+        flags: other settings that change times, such as trtexec's transfers and CUDA graphs.
     """
 
     runtime: str
@@ -143,7 +143,7 @@ class Settings(Record):
 
 
 class Environment(Record):
-    """The machine and what runs on it. `bench.device.environment` says what of it must agree for a comparison."""
+    """The machine and its software. `bench.device.environment` says which fields must agree for a comparison."""
 
     machine: str
     cpu: str
@@ -161,14 +161,14 @@ class Environment(Record):
 
 
 class RatioRecord(Record):
-    """Latency of the file over that of `against`: above 1 is slower. Median ratio of neighbouring blocks."""
+    """Latency of the file over that of `against`, the median ratio of neighbouring blocks; above 1 is slower."""
 
     p50: Annotated[FiniteFloat, Field(gt=0)]
     interval95: Interval
 
 
 class Measurement(Subject):
-    """One JSON file. With `against`, both sides ran in the same processes, block by block in turn."""
+    """One measurement file. With `against`, both sides ran in the same processes, their blocks alternating."""
 
     # `schema` itself is taken by a method of BaseModel.
     schema_id: Literal["qvit-deploy/measurement/1"] = Field(default=SCHEMA, alias="schema")
@@ -180,33 +180,33 @@ class Measurement(Subject):
     ratio: RatioRecord | None = None
 
     def tree(self) -> dict[str, Any]:
-        """As JSON, fields without a value left out."""
+        """Returns the JSON, without the fields that have no value."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def read_measurement(path: Path) -> Measurement:
-    """The measurement in `path`. Raises InputError naming the file and what is wrong with it."""
+    """Reads the measurement at `path`. Raises InputError naming the file and its first fault."""
     return measurement_of(read_json(path), str(path))
 
 
-def measurement_of(tree: object, called: str) -> Measurement:
-    """A JSON tree as a measurement. Raises InputError, which begins with `called` and says what is wrong."""
+def measurement_of(tree: object, source: str) -> Measurement:
+    """Returns a JSON tree as a measurement. Raises InputError, which begins with `source` and names the first fault."""
     schema = tree.get("schema") if isinstance(tree, dict) else None
     if schema != SCHEMA:
         if isinstance(schema, str) and schema.startswith(_ANY_VERSION):
-            raise InputError(f"{called}: has schema {schema!r}, this version reads {SCHEMA!r}; measure again")
-        raise InputError(f"{called}: is not a measurement of qvit-deploy bench (no schema {SCHEMA!r})")
-    measured = validated(Measurement, tree, called)
-    _require_pairs(called, measured)
+            raise InputError(f"{source}: has schema {schema!r}, this version reads {SCHEMA!r}; measure again")
+        raise InputError(f"{source}: is not a measurement of qvit-deploy bench (no schema {SCHEMA!r})")
+    measured = validated(Measurement, tree, source)
+    _require_equal_blocks(source, measured)
     return measured
 
 
-def _require_pairs(called: str, found: Measurement) -> None:
-    for process in found.processes:
+def _require_equal_blocks(source: str, measurement: Measurement) -> None:
+    for process in measurement.processes:
         if process.yardstick_ms is not None and len(process.yardstick_ms) != len(process.blocks_ms):
-            raise InputError(f"{called}: its yardstick has other blocks than the file it was measured with")
-    if found.against is None:
+            raise InputError(f"{source}: its yardstick has other blocks than the file it was measured with")
+    if measurement.against is None:
         return
-    sides = [[len(p.blocks_ms) for p in side.processes] for side in (found, found.against)]
+    sides = [[len(p.blocks_ms) for p in side.processes] for side in (measurement, measurement.against)]
     if sides[0] != sides[1]:
-        raise InputError(f"{called}: its two sides have different blocks, so they were not measured in turn")
+        raise InputError(f"{source}: its two sides have different blocks, so they were not measured in turn")

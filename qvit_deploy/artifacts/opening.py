@@ -1,4 +1,4 @@
-"""What lies at a path that a command is given: a bundle, an engine, or another file, which is taken for ONNX."""
+"""Tells what lies at a path of the command line: a bundle, an engine, or another file, which is taken for ONNX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qvit_deploy.validation import validated
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A lone file, which nobody has looked into yet."""
+    """A file outside of a bundle, not read yet."""
 
     path: Path
 
@@ -27,7 +27,7 @@ class EngineFile:
 
 
 def artifact_at(path: Path) -> Bundle | OnnxFile | EngineFile:
-    """The bundle at `path`, whose digests are checked, or the kind of the file there.
+    """Returns the bundle at `path`, with its digests checked, or the kind of the file there.
 
     Raises:
         InputError: nothing is there.
@@ -41,7 +41,12 @@ def artifact_at(path: Path) -> Bundle | OnnxFile | EngineFile:
 
 
 def model_at(path: Path) -> Bundle | OnnxFile:
-    """As `artifact_at`, of what a command runs or reads itself: an engine is refused too."""
+    """Returns the bundle or the ONNX file at `path`.
+
+    Raises:
+        InputError: nothing is there, or it is an engine.
+        BundleError: the folder is no bundle, or a damaged one.
+    """
     if not path.exists():
         raise InputError(f"no bundle or .onnx file at {path}")
     artifact = artifact_at(path)
@@ -50,15 +55,16 @@ def model_at(path: Path) -> Bundle | OnnxFile:
     return artifact
 
 
-def preprocess_of(model: Bundle | OnnxFile, given: Preprocess | None) -> Preprocess:
-    """How the images of a model are prepared: as `given`, else as the bundle says.
+def preprocess_of(model: Bundle | OnnxFile, override: Preprocess | None) -> Preprocess:
+    """Returns how the images of a model are prepared: `override`, or else what the bundle records.
 
     Raises:
-        InputError: nothing says it.
+        InputError: there is no override, and the model is a lone file.
+        BundleError: the bundle's record is not valid.
     """
-    if given is not None:
-        return given
+    if override is not None:
+        return override
     if isinstance(model, OnnxFile):
         raise InputError(f"{model.path} does not say how its images are prepared; pass --preprocess F.json")
-    said = model.manifest.source.get("preprocess")
-    return validated(Preprocess, said, f"bundle {model.root}: its preprocessing", BundleError)
+    recorded = model.manifest.source.get("preprocess")
+    return validated(Preprocess, recorded, f"bundle {model.root}: its preprocessing", BundleError)

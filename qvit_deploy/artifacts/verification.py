@@ -1,7 +1,7 @@
-"""What a manifest says of a verification: how every file of the bundle compared with what was planned.
+"""The verification in a manifest: how every file of the bundle compares with the plan.
 
-Every number may be missing: an earlier version did not measure it. What is missing is None here and is not written.
-A target's own numbers are kept beside those that all have (`FileVerification`); the target gives them their types.
+Any number may be missing, since earlier versions did not measure it; it is None then and is not written. A target's
+own numbers are extra fields of `FileVerification`, which has those that all targets share; the target types them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import (
 
 
 class FileVerification(BaseModel):
-    """What the verification of every file begins with.
+    """The numbers that the verification of every file has.
 
     Attributes:
         images: images of the comparison of logits; codes are compared on the first `probe_images`.
@@ -48,7 +48,7 @@ class FileVerification(BaseModel):
 
 
 class ReferenceVerification(FileVerification):
-    """How the file that all others are verified against compared with the executor.
+    """How the reference, the file that all others are verified against, compares with the executor.
 
     Attributes:
         profile: the target's name.
@@ -74,12 +74,12 @@ class ReferenceVerification(FileVerification):
 
 
 class Verification(ReferenceVerification):
-    """All that was verified of a bundle.
+    """The verification of all files of a bundle.
 
     Attributes:
         fold_error: largest difference of the folded float model's logits from the source's, relative to the largest.
-        lint: target -> rule -> how often its file breaks it.
-        targets: target -> how its file compared, for all but the one that they were verified against.
+        lint: target -> rule -> number of its findings in the target's file.
+        targets: target -> the verification of its file, for all but the reference.
     """
 
     fold_error: float | None = None
@@ -95,6 +95,6 @@ class Verification(ReferenceVerification):
         fold_error: float,
         lint: Mapping[str, Mapping[str, int]],
     ) -> Verification:
-        """What was found of the reference's file and of the `others`, by their targets."""
-        beside = {"profiles": {name: found.model_dump() for name, found in others.items()}} if others else {}
-        return cls.model_validate({**reference.model_dump(), "fold_error": fold_error, "lint": lint, **beside})
+        """Returns the verification of a bundle of the reference's file and those of the `others`, by target."""
+        targets = {"profiles": {name: file.model_dump() for name, file in others.items()}} if others else {}
+        return cls.model_validate({**reference.model_dump(), "fold_error": fold_error, "lint": lint, **targets})

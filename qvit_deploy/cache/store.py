@@ -1,4 +1,4 @@
-"""Values of frozen dataclasses, tensors and graphs as one safetensors file: nothing in it can run, unlike a pickle."""
+"""Stores values of frozen dataclasses, tensors and graphs as a safetensors file, which unlike a pickle runs no code."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 class DamagedError(Exception):
-    """A file that does not hold what was stored in it."""
+    """A file does not hold what was stored in it."""
 
 
 def store(value: object, path: Path) -> None:
     """Writes a value made of graphs, frozen dataclasses, mappings, tuples, tensors, arrays, strings, numbers and None.
 
-    The file is there whole or not at all, also when several processes write it at once.
+    The file is written atomically, also when several processes write it at once.
 
     Raises:
-        TypeError: something else is in it, a class inside of a function for instance.
+        TypeError: it holds something else, for instance an instance of a class inside of a function.
         InputError: the file cannot be written.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = json.dumps(_encoded(value, arrays))
-    # One entry: safetensors writes several in any order, and equal values are to give equal files.
+    # One entry: safetensors writes several in any order, and equal values have to give equal files.
     metadata = {"tree": f"{_digest(tree, arrays)} {tree}"}
     with whole_file(path) as temporary:
         try:
@@ -46,13 +46,13 @@ def store(value: object, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """The value stored at `path`; mappings come back as dicts.
+    """Returns the value stored at `path`; mappings come back as dicts.
 
-    Of the classes that the file names only frozen dataclasses of modules that are imported already are made: reading
-    a file imports nothing and calls nothing else.
+    Of the classes that the file names, only frozen dataclasses of modules that are already imported are instantiated:
+    reading a file imports nothing and calls nothing else.
 
     Raises:
-        DamagedError: the file was cut short, changed, or is not one of `store`.
+        DamagedError: the file was cut short or changed, or was not written by `store`.
         OSError: it cannot be read.
     """
     try:
@@ -111,18 +111,18 @@ def _decoded(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             raise ValueError(f"a graph cannot be read: {error}") from error
     if "items" in tree:
         return {_decoded(k, arrays): _decoded(v, arrays) for k, v in tree["items"]}
-    made = _class(tree["class"])
-    if made is None:
+    cls = _class(tree["class"])
+    if cls is None:
         raise ValueError(f"{tree['class']} is no frozen dataclass that is imported")
-    return made(**{n: _decoded(v, arrays) for n, v in tree["fields"].items()})
+    return cls(**{n: _decoded(v, arrays) for n, v in tree["fields"].items()})
 
 
 def _class(name: str) -> type | None:
-    """The frozen dataclass `module:name`, if its module is imported and has it."""
+    """Returns the frozen dataclass `module:name`, or None if no imported module has it."""
     module, _, attribute = name.partition(":")
-    found = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
-    parameters = getattr(found, "__dataclass_params__", None)
-    return found if isinstance(found, type) and parameters is not None and parameters.frozen else None
+    value = vars(sys.modules[module]).get(attribute) if module in sys.modules else None
+    parameters = getattr(value, "__dataclass_params__", None)
+    return value if isinstance(value, type) and parameters is not None and parameters.frozen else None
 
 
 def _digest(tree: str, arrays: Mapping[str, np.ndarray]) -> str:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from qvit_deploy.artifacts.atomic import beside, make_folder, whole_file
+from qvit_deploy.artifacts.atomic import make_folder, temporary_path, whole_file
 from qvit_deploy.artifacts.engine_record import BuildRequest, BuildResult, EngineRecord, Plugin, record_path
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import CheckError, InputError
@@ -51,7 +51,7 @@ def build_engine(
     start = time.monotonic()
     make_folder(engine.parent)
     try:
-        with beside(engine) as folder:
+        with temporary_path(engine) as folder:
             make_folder(folder)
             inner = _inside(request, folder)
             with Stopwatch(progress).stage(label, UNITS) as advance:
