@@ -1,4 +1,4 @@
-"""Accuracy of a bundle or an ONNX file on images, run by its runtime; needs no torch."""
+"""One run of `qvit-deploy eval`: accuracy of a bundle or an ONNX file on images, in its runtime; needs no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.registry import REFERENCE
-from qvit_deploy.targets.runtime import OpenedModel
+from qvit_deploy.targets.runtime import Session
 from qvit_deploy.targets.session import open_model, outputs
 from qvit_deploy.targets.target import FLOAT, file_of
 from qvit_deploy.tasks.classify import CLASSIFY
@@ -25,9 +25,9 @@ class Evaluation:
     """Results on `n` images.
 
     Attributes:
-        top1: the task's score by the labels, for classifiers the share classified right; None without labels.
-        float_top1, agreement, sqnr_db: of the float model, and against it; None for a lone ONNX file.
-        skipped_images: name and reason of what `skip_bad_images` left out.
+        top1: the task's score by the labels, for classifiers the share classified correctly; None without labels.
+        float_top1, agreement, sqnr_db: score of the float model, and comparison with it; None for a lone ONNX file.
+        skipped_images: name and reason of every image that `skip_bad_images` left out.
     """
 
     task: Task
@@ -39,7 +39,7 @@ class Evaluation:
     skipped_images: tuple[tuple[str, str], ...]
 
     def as_dict(self) -> dict[str, object]:
-        """The numbers by their names in JSON."""
+        """Returns the numbers by their names in JSON."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "task"}
 
 
@@ -58,11 +58,12 @@ def evaluate(
     """Runs the bundle or .onnx file at `path` on DATA.
 
     Args:
-        task: what its outputs mean; None for what the bundle says, or classification for a lone file.
-        target: whose file of a bundle.
+        data: images: a folder, an .npz or a demo set.
+        task: what the outputs mean; None for the bundle's own, or classification for a lone file.
+        target: the target whose file of a bundle is run.
 
     Raises:
-        InputError: no such model or images, or nothing says how images are prepared, or they do not fit the model.
+        InputError: there is no such model or data, preprocessing is not known, or images do not fit the model.
         BundleError: the bundle is damaged.
     """
     watch = Stopwatch(progress)
@@ -76,12 +77,12 @@ def evaluate(
     results: list[Arrays] = []
     for model in models:
         with watch.stage("eval" if not results else "eval float", len(images)) as advance:
-            opened = open_model(model, threads)
-            _check_size(opened, preprocess, model)
-            results.append(outputs(opened, images, advance))
+            session = open_model(model, threads)
+            _require_size(session, preprocess, model)
+            results.append(outputs(session, images, advance))
     labels = images.labels
     task = task or CLASSIFY
-    scores = [None if labels is None else task.score(found, labels) for found in results]
+    scores = [None if labels is None else task.score(result, labels) for result in results]
     if len(results) == 1:
         return Evaluation(task, len(images), scores[0], None, None, None, images.skipped)
     quantized, exact = results
@@ -89,10 +90,14 @@ def evaluate(
     return Evaluation(task, len(images), scores[0], scores[1], agreement, sqnr_db, images.skipped)
 
 
-def _check_size(opened: OpenedModel, preprocess: Preprocess, model: Path) -> None:
-    takes, made = opened.shape, [None, *preprocess.input_size]
-    if len(takes) != 4 or any(isinstance(t, int) and m not in (t, None) for t, m in zip(takes, made, strict=True)):
+def _require_size(session: Session, preprocess: Preprocess, model: Path) -> None:
+    """Raises InputError if the model takes images of another size than preprocessing gives."""
+    declared, given = session.shape, [None, *preprocess.input_size]
+    if len(declared) != 4 or any(
+        isinstance(size, int) and image_size not in (size, None)
+        for size, image_size in zip(declared, given, strict=True)
+    ):
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, {model} takes "
-            f"{'x'.join(map(str, takes[1:]))}"
+            f"{'x'.join(map(str, declared[1:]))}"
         )

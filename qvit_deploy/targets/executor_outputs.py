@@ -1,4 +1,4 @@
-"""Outputs of the executor, which every runtime is held against, and of the float model before and after the folds."""
+"""Runs the executor for the verification of runtimes, and compares the float model before and after the folds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLD_TOLERANCE = 1e-3
 
 
 def executor_outputs(executor: Executor, images: np.ndarray, static_batch: int | None) -> dict[str, np.ndarray]:
-    """The outputs of the executor's graph for `images` float32 [n, C, H, W] by name, each [n, ...]."""
+    """Returns the outputs of the executor's graph for `images` float32 [n, C, H, W] by name, each [n, ...]."""
 
     def run(chunk: np.ndarray) -> list[np.ndarray]:
         return list(arrays(executor.run(torch.from_numpy(chunk))).values())
@@ -28,7 +28,7 @@ def executor_outputs(executor: Executor, images: np.ndarray, static_batch: int |
 
 
 def fold_error(source: Graph, folded: Graph, images: np.ndarray, task: Task = CLASSIFY) -> float:
-    """Largest difference of the two float models' signals (logits) on `images`, relative to the largest value.
+    """Returns the largest difference of two float models' signals (logits) on `images`, relative to the largest value.
 
     Raises:
         CheckError: it passes `FOLD_TOLERANCE`, so a fold is not the identity it is meant to be.

@@ -1,4 +1,4 @@
-"""How much memory this process has taken."""
+"""Measures the memory of this process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def peak_memory(status: Path = Path("/proc/self/status")) -> int | None:
-    """Largest resident memory of this process so far, bytes; None on systems that do not tell.
+    """Returns the largest resident memory of this process so far, bytes; None on systems that do not report it.
 
     Args:
-        status: where Linux tells it.
+        status: the file in which Linux reports it.
     """
     try:
         # Not getrusage where it can be avoided: on Linux its maximum outlives the exec that started this process.

@@ -24,14 +24,14 @@ TARGETS: dict[str, AnyTarget] = {
 
 
 def target_called(name: str) -> AnyTarget:
-    """The target of this name. Raises InputError naming those there are."""
+    """Returns the target of this name. Raises InputError naming those there are."""
     if name not in TARGETS:
         raise InputError(f"there is no target {name!r}; choose from {', '.join(TARGETS)}")
     return TARGETS[name]
 
 
 def targets_of(names: Collection[str]) -> tuple[AnyTarget, ...]:
-    """The targets of these names in the order of `TARGETS`, the reference's always among them.
+    """Returns the targets of these names and the reference's, in the order of `TARGETS`.
 
     Raises:
         InputError: there is no target of one of the names.
@@ -42,18 +42,21 @@ def targets_of(names: Collection[str]) -> tuple[AnyTarget, ...]:
 
 
 def with_known_targets(recipe: Recipe) -> Recipe:
-    """`recipe` with its targets as manifests list them. Raises InputError if it names one that there is not."""
+    """Returns `recipe` with its targets as manifests list them. Raises InputError if one of them does not exist."""
     return recipe.model_copy(update={"targets": tuple(t.name for t in targets_of(recipe.targets))})
 
 
 def target_of_file(name: str) -> AnyTarget | None:
-    """The target whose file in a bundle has this name."""
+    """Returns the target whose file in a bundle has this name, or None."""
     return next((t for t in TARGETS.values() if t.file == name), None)
 
 
 def runtime_of(path: Path) -> Runtime:
-    """The runtime that the file at `path` is for: its target's by its name in a bundle, else the one that claims it,
-    else ONNX Runtime, which takes any .onnx file."""
+    """Returns the runtime of the file at `path`.
+
+    By its name in a bundle it is its target's, else the one that claims the name, else ONNX Runtime, which takes any
+    .onnx file.
+    """
     target = target_of_file(path.name)
     if target is not None:
         return target.runtime
@@ -62,10 +65,11 @@ def runtime_of(path: Path) -> Runtime:
 
 
 def facts_of(path: Path, batch: int | None = None) -> RuntimeFacts:
-    """What the file at `path` runs in with `batch` images, as far as can be known before it is loaded.
+    """Returns what is known of the runtime of the file at `path`, with `batch` images, before it is loaded.
 
     Raises:
-        InputError: there is no file; an engine is damaged, for other batches, for another GPU, or there is none.
+        InputError: there is no file, or it is an engine that is damaged, for other batches or for another GPU, or there
+            is no GPU.
     """
     if not path.is_file():
         raise InputError(f"no bundle, .onnx file or engine at {path}")
@@ -73,5 +77,5 @@ def facts_of(path: Path, batch: int | None = None) -> RuntimeFacts:
 
 
 def libraries() -> tuple[str, ...]:
-    """Distributions whose versions decide how fast files run, each once."""
+    """Returns the distributions whose versions decide how fast files run, each once."""
     return tuple(dict.fromkeys(t.library for t in TARGETS.values()))

@@ -1,4 +1,4 @@
-"""What a runtime is: it opens files for evaluation, runs them for measurements, and says where their time goes."""
+"""What a runtime is: it loads files for evaluation, runs them for measurements, and profiles them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from qvit_deploy.tasks.task import Arrays
 
 
 @dataclass(frozen=True, eq=False)
-class OpenedModel:
-    """A loaded model.
+class Session:
+    """A model loaded for evaluation.
 
     Attributes:
-        shape: declared, of the images: sizes, or names of open dimensions.
-        run: images float32 [n, C, H, W] -> the outputs by name, each [n, ...].
+        shape: declared shape of the images: sizes, or names of open dimensions.
+        run: maps images float32 [n, C, H, W] to the outputs by name, each [n, ...].
     """
 
     shape: Sequence[int | str | None]
@@ -27,16 +27,16 @@ class OpenedModel:
 
     @property
     def static_batch(self) -> int | None:
-        """The number of images it takes at a time, where that is fixed."""
+        """Returns the number of images per run where that is fixed, else None."""
         return self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
 
 
 class Runner(ABC):
-    """A loaded file with inputs prepared. Loading happens when it is made.
+    """A file loaded for measurements, with its inputs prepared. The constructor loads it.
 
     Attributes:
         batch: images per run.
-        device_memory_bytes: of a GPU's memory that loading it took; None on a CPU.
+        device_memory_bytes: GPU memory that loading and one run took; None on a CPU.
     """
 
     batch: int
@@ -44,20 +44,20 @@ class Runner(ABC):
 
     @abstractmethod
     def run_ns(self) -> int:
-        """Runs once and returns nanoseconds by the clock of the device: a monotonic one on a CPU, events on a GPU."""
+        """Runs once and returns its nanoseconds: by a monotonic clock on a CPU, by events on a GPU."""
 
-    def close(self) -> None:  # noqa: B027 (most have nothing to give back)
-        """Gives back what the end of the process does not."""
+    def close(self) -> None:  # noqa: B027 (most have nothing to release)
+        """Releases what the end of the process does not."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a file is to be run by a measurement.
+    """The settings that a measurement runs a file with.
 
     Attributes:
         batch: images per run; None for the file's own, or 1 where it takes any number.
         threads: of the runtime on a CPU.
-        plugins: libraries that an engine calls.
+        plugins: plugin libraries that an engine calls.
     """
 
     batch: int | None = None
@@ -67,11 +67,11 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class SiteNames:
-    """How the time of a file is given back to sites.
+    """The names by which a profile attributes time to sites.
 
     Attributes:
         attention: output tensor -> site, of the attention products of an .onnx file.
-        sites: names that the layers of an engine are given back to.
+        sites: sites that the layers of an engine are attributed to.
     """
 
     attention: Mapping[str, str] = field(default_factory=dict)
@@ -80,13 +80,13 @@ class SiteNames:
 
 @dataclass(frozen=True)
 class RuntimeFacts:
-    """What a measurement says of the runtime that a file runs in.
+    """What a measurement records of the runtime of a file.
 
     Attributes:
         name: of the runtime, in settings and among the versions of the environment.
         flags: settings of the runtime that decide how fast it is.
-        on_gpu: whether it runs on a GPU, where neither threads nor the yardstick of a CPU say anything.
-        version: of the library, where the file runs in no other.
+        on_gpu: whether it runs on a GPU, where neither threads nor the reference workload of the CPU mean anything.
+        version: of the library, where the file runs in no other version.
     """
 
     name: str
@@ -96,22 +96,22 @@ class RuntimeFacts:
 
 
 class Runtime(ABC):
-    """A library that runs files. Values of it import nothing of the library before they are asked to load a file.
+    """A library that runs files. The library is not imported before a file is loaded.
 
     Attributes:
-        name: as measurements call it.
-        evaluates: whether it opens files for `eval`; engines are compared with their file when they are built.
+        name: in measurements.
+        evaluates: whether it loads files for `eval`; engines are compared with their file when they are built.
     """
 
     name: str
     evaluates: bool = True
 
     def claims(self, path: Path) -> bool:
-        """Whether a file that is in no bundle is for this runtime, by its name."""
+        """Returns whether a file outside of a bundle is for this runtime, by its name."""
         return False
 
     @abstractmethod
-    def open(self, model: Path | bytes, threads: int) -> OpenedModel:
+    def open(self, model: Path | bytes, threads: int) -> Session:
         """Loads a file, or the bytes of one, for `eval`.
 
         Raises:
@@ -119,24 +119,24 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
-        """What loads the file at `path` for a measurement, so that loading can be timed.
+    def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
+        """Returns a function that loads the file at `path` for a measurement, so that loading can be timed.
 
         Raises:
-            InputError: the file cannot be run here; what is returned raises it when it cannot be loaded, or takes
-                another batch.
+            InputError: the file cannot be run here. The returned function raises it if the file cannot be loaded or
+                takes another batch.
         """
 
     @abstractmethod
-    def profile(self, path: Path, how: RunSettings, names: SiteNames) -> Profile:
-        """Where a run's time goes, by the library's own profiler.
+    def profile(self, path: Path, settings: RunSettings, names: SiteNames) -> Profile:
+        """Profiles a file with the library's own profiler: the time of a run by site and operator.
 
         Raises:
             InputError: the file cannot be run here, or takes another batch.
         """
 
     def facts(self, path: Path, batch: int | None = None) -> RuntimeFacts:
-        """What is known of the file at `path` before it is loaded.
+        """Returns what is known of the runtime of the file at `path` before it is loaded.
 
         Raises:
             InputError: the file is damaged, for other batches, or for another device.

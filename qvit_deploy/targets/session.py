@@ -1,4 +1,4 @@
-"""A file opened in the runtime it is for, and the logits of images."""
+"""Loads files into sessions of their runtimes, and runs images through them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import numpy as np
 from qvit_deploy.data.images import ImageSet
 from qvit_deploy.progress import Advance
 from qvit_deploy.targets.registry import REFERENCE, runtime_of
-from qvit_deploy.targets.runtime import OpenedModel
+from qvit_deploy.targets.runtime import Session
 from qvit_deploy.tasks.task import Arrays
 
 BATCH = 16
-"""Images per run of a graph that takes any number, where nothing but outputs is kept."""
+"""Images per run of a graph that takes any number, where only outputs are stored."""
 
 
-def open_model(model: Path | bytes, threads: int = 0) -> OpenedModel:
-    """Loads a file, or the bytes of one for ONNX Runtime.
+def open_model(model: Path | bytes, threads: int = 0) -> Session:
+    """Loads a file into its runtime, or the bytes of one into ONNX Runtime.
+
+    Args:
+        threads: of the runtime; 0 for `OMP_NUM_THREADS`, or one per core.
 
     Raises:
         InputError: its runtime is not installed or does not take it.
@@ -26,10 +29,10 @@ def open_model(model: Path | bytes, threads: int = 0) -> OpenedModel:
     return runtime.open(model, threads)
 
 
-def outputs(opened: OpenedModel, images: ImageSet, advance: Advance) -> Arrays:
-    """The outputs for all images by name, each [n, ...]; `advance` counts images."""
+def outputs(session: Session, images: ImageSet, advance: Advance) -> Arrays:
+    """Returns the outputs for all images by name, each [n, ...]; `advance` counts images."""
     chunks = []
-    for pixels, _ in images.batches(opened.static_batch or BATCH):
-        chunks.append(opened.run(pixels))
+    for pixels, _ in images.batches(session.static_batch or BATCH):
+        chunks.append(session.run(pixels))
         advance(len(pixels))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -1,10 +1,10 @@
 """What a target is: where a model will run, as a value that the compiler asks and never compares.
 
-A target writes its file from a plan, verifies it, says what the lint holds it to, which runtime opens it, and how a
-person reads what was proved. A new one is a folder with a `Target` in it and a line in `targets.registry`.
+A target writes its file from a plan, verifies it, names the lint rules and the runtime of its file, and explains its
+verification to a person. A new one is a folder with a `Target` in it and a line in `targets.registry`.
 
-Values of targets are imported where neither torch nor a runtime is installed: what emits, verifies and runs is imported
-inside of the methods.
+Values of targets are imported where neither torch nor a runtime is installed: methods import the code that emits,
+verifies and runs.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ Result = TypeVar("Result")
 
 
 class EmittedModel(Protocol):
-    """What a target writes."""
+    """A model that a target has emitted."""
 
     @property
     def model(self) -> ir.Model:
-        """The model, as the lint reads it."""
+        """Returns the model, as the lint reads it."""
 
     def serialize(self) -> bytes:
-        """The file. Equal models give equal bytes."""
+        """Returns the content of the file. Equal models give equal bytes."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Work for several targets of one compile."""
+    """The input of a step of a compile that runs for several targets, and the results that they share."""
 
     _results: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def once(self, work: Callable[..., Result], *of: Hashable) -> Result:
-        """`work(self, *of)`, done for the first target that asks and shared with all others that do."""
+        """Returns `work(self, *of)`, which is computed for the first target that asks and shared with all others."""
         key = (work, *of)
         if key not in self._results:
             self._results[key] = work(self, *of)
@@ -64,14 +64,15 @@ class Job:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EmissionJob(Job):
-    """What targets write their files from.
+    """The input of `Target.emit`.
 
     Attributes:
         graph: the calibrated model, float32.
-        plan: what `Target.prepare` of all targets made of it.
-        reference: the plan as a Q/DQ graph, the one that every other file is verified against.
+        plan: the plan after `Target.prepare` of every target.
+        reference: the plan as a Q/DQ graph, which every other file is verified against.
         batches: the calibration images, float32 [b, C, H, W].
-        images: how many they are.
+        images: number of calibration images.
+        watch: times stages and reports their progress.
     """
 
     graph: Graph
@@ -84,7 +85,7 @@ class EmissionJob(Job):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VerificationJob(Job):
-    """What files are verified with.
+    """The input of `Target.verify`.
 
     Attributes:
         float_graph: the model before quantization.
@@ -102,11 +103,11 @@ class VerificationJob(Job):
 
 @dataclass(frozen=True)
 class Reading:
-    """How a person reads the verification of a file in the report, behind the number of codes that were compared.
+    """The verification of a file as the report words it, after the number of compared codes.
 
     Attributes:
-        meaning: what the comparison says, a sentence.
-        result: further results, each begun with what parts it from the one before.
+        meaning: what the comparison proves, a sentence.
+        result: further results, each beginning with its own separator, such as "; ".
         free_codes_equal: share of codes that are equal when both files run freely.
         in_float: names of sites that stay in floating point.
     """
@@ -128,12 +129,12 @@ class Target(ABC, Generic[Emitted, Verified]):
         name: on the command line, in file names and in manifests.
         summary: one line of help.
         library: distribution whose version decides how fast its file runs; recorded with measurements.
-        verified: the type of what `verify` returns.
-        runtime: what opens its file.
-        linted_for: the rules that its file is held to where nobody says which.
+        verified: the type that `verify` returns.
+        runtime: the runtime of its file.
+        linted_for: the lint rules for its file where the user names none.
         half_precision: whether its file is float16 between the quantizers, and so are the ends of its site models.
         calls_plugins: whether its file calls operators of our own, for which TensorRT loads a library.
-        on_gpu: whether what `bench` measures is an engine on a GPU, in place of the file on a CPU.
+        on_gpu: whether `bench` measures an engine on a GPU in place of the file on a CPU.
         times_sites: whether sites are timed alone on it (`emit_part`).
         takes_plugins: whether the library that runs it loads plugins.
     """
@@ -152,24 +153,24 @@ class Target(ABC, Generic[Emitted, Verified]):
 
     @property
     def file(self) -> str:
-        """Name of its file in a bundle."""
+        """Returns the name of its file in a bundle."""
         return file_of(self.name)
 
     @property
     def runtimes(self) -> tuple[Runtime, ...]:
-        """What opens its file, and what is built from it."""
+        """Returns the runtimes of its file and of what is built from the file."""
         return (self.runtime,)
 
     def require(self, why: str) -> None:
-        """Raises InputError, which begins with `why`, when something that emits or verifies is not installed."""
+        """Raises InputError, which begins with `why`, if a library that emits or verifies is not installed."""
 
     def prepare(self, plan: Plan) -> Plan:
-        """`plan` with what this target needs of it; the plan of all files of a bundle is the same."""
+        """Returns `plan` changed as this target needs it; all files of a bundle share the result."""
         return plan
 
     @abstractmethod
     def emit(self, job: EmissionJob) -> Emitted:
-        """Writes its model."""
+        """Emits its model."""
 
     @abstractmethod
     def verify(self, emitted: Emitted, job: VerificationJob) -> Verified:
@@ -180,27 +181,27 @@ class Target(ABC, Generic[Emitted, Verified]):
         """
 
     def lint(self, model: ir.Model) -> list[Finding]:
-        """What the lint says of a model that was just emitted, errors first."""
+        """Returns the lint's findings in a model that was just emitted, errors first."""
         return lint(model, self.linted_for, version=OLDEST_TENSORRT)
 
     def as_run(self, model: ir.Model) -> ir.Model:
-        """`model`, its file as it was read, with what its runtime runs; for a description."""
+        """Returns `model`, read from its file, as its runtime runs it; for a description."""
         return model
 
     @abstractmethod
-    def line(self, found: Verified) -> str:
-        """What was proved, in one line for the command line."""
+    def line(self, verification: Verified) -> str:
+        """Returns the verification in one line, for the command line."""
 
     @abstractmethod
-    def reading(self, found: Verified) -> Reading:
-        """What was proved, for the report. A manifest of an earlier version may lack any number of `found`."""
+    def reading(self, verification: Verified) -> Reading:
+        """Returns the verification for the report. In a manifest of an earlier version any number may be missing."""
 
-    def read(self, found: FileVerification) -> Verified:
-        """What a manifest says of its file, typed. Raises pydantic's ValidationError."""
-        return self.verified.model_validate(found.model_dump())
+    def read(self, verification: FileVerification) -> Verified:
+        """Returns the verification in a manifest as the type of this target. Raises pydantic's ValidationError."""
+        return self.verified.model_validate(verification.model_dump())
 
     def measured_file(self, bundle: Bundle, batch: int | None) -> Path:
-        """What `bench` measures of a bundle: the file, or an engine that was built from it.
+        """Returns the file of a bundle that `bench` measures: the target's, or an engine that was built from it.
 
         Raises:
             BundleError: the bundle has no such file.
@@ -209,10 +210,10 @@ class Target(ABC, Generic[Emitted, Verified]):
         return bundle.path_of(self.file)
 
     def emit_part(self, graph: Graph, plan: Plan, ends: Collection[str]) -> bytes:
-        """The file of a part of a network, such as one site, whose weights are random: nothing was measured.
+        """Returns the file of a part of a network, such as one site, whose weights are random and not calibrated.
 
         Args:
-            ends: inputs and outputs that stand in the middle of the network.
+            ends: inputs and outputs that are intermediate tensors of the network.
 
         Raises:
             InputError: this target has no such files.
@@ -220,10 +221,12 @@ class Target(ABC, Generic[Emitted, Verified]):
         raise InputError(f"sites cannot be timed alone on {self.name}")
 
     def part_targets(self, plugins: Collection[Path]) -> tuple[str, ...]:
-        """The targets whose files sites are timed in on this one, by default the first that a bundle has a file for.
+        """Returns the targets whose files may be followed when sites are timed, in order of preference.
+
+        The first that a bundle has a file for is taken.
 
         Args:
-            plugins: libraries that are to run them.
+            plugins: plugin libraries that will run the sites.
 
         Raises:
             InputError: this target takes no plugins.
@@ -240,9 +243,9 @@ AnyTarget = Target[Any, Any]
 
 
 FLOAT = "float"
-"""What stands in place of a target's name in that of the float model's file."""
+"""Stands in place of a target's name in the name of the float model's file."""
 
 
 def file_of(name: str) -> str:
-    """Name in a bundle of the file for the target of this name, and of the float model for `FLOAT`."""
+    """Returns the name in a bundle of the file of the target of this name, or of the float model for `FLOAT`."""
     return f"model.{name}.onnx"

@@ -1,3 +1,3 @@
-"""ONNX Runtime on a CPU: the Q/DQ graph as it is, the file that all others are verified against."""
+"""The target ONNX Runtime on a CPU: its file is the Q/DQ graph, which all other files are verified against."""
 
 NAME = "onnxruntime"

@@ -10,11 +10,11 @@ import onnx
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.targets.onnxruntime import runtime as target
+from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 
 
 def with_tensor_as_input(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto:
-    """A copy of `model` whose readers of `tensor` read a graph input of that name and `/patch` instead.
+    """Returns a copy of `model` in which readers of `tensor` read the new graph input `TENSOR/patch` instead.
 
     Raises:
         InputError: no node computes the tensor, or nothing reads it.
@@ -36,9 +36,13 @@ def with_tensor_as_input(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto
 
 
 def patched_outputs(graph: Graph, images: np.ndarray, tensor: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of `graph` on `images` float32 [n, C, H, W] in ONNX Runtime, `value` in place of `tensor`."""
-    runner = target.session(with_tensor_as_input(graph.to_proto(), tensor).SerializeToString())
+    """Returns the outputs of `graph` on `images` float32 [n, C, H, W] with `value` in place of `tensor`.
+
+    Raises:
+        InputError: as `with_tensor_as_input`.
+    """
+    session = onnxruntime.session(with_tensor_as_input(graph.to_proto(), tensor).SerializeToString())
     feeds = {graph.interface.image.name: images, f"{tensor}/patch": value}
-    known = {i.name for i in runner.get_inputs()}
-    values = runner.run(None, {name: v for name, v in feeds.items() if name in known})
-    return dict(zip([o.name for o in runner.get_outputs()], values, strict=True))
+    known = {i.name for i in session.get_inputs()}
+    values = session.run(None, {name: v for name, v in feeds.items() if name in known})
+    return dict(zip([o.name for o in session.get_outputs()], values, strict=True))

@@ -1,8 +1,8 @@
-"""Where a run's time goes: ONNX Runtime's profiler, its nodes given back to the sites they came from.
+"""Profiles .onnx files with ONNX Runtime's profiler, and attributes the times of nodes to the sites they came from.
 
-ONNX Runtime profiles the graph it optimized, in which names have changed. What survives are the names of weights
-(`<site>.weight...`) and of biases (`<site>.bias...`); attention products, which have neither, are known by their
-output. Float convolutions that it moves to another memory layout lose both and count as outside.
+ONNX Runtime profiles the graph it optimized, in which nodes have new names. Those of weights (`<site>.weight...`) and
+of biases (`<site>.bias...`) survive; attention products, which have neither, are recognized by their output. Float
+convolutions that it converts to another memory layout lose both and count as outside.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ MOVES = RESHAPES | {"Transpose"}
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """Mean milliseconds per run of every node, by its name, and the graph they belong to."""
+class NodeTimes:
+    """The mean time of every node.
+
+    Attributes:
+        milliseconds: name of a node -> milliseconds per run.
+        graph: the optimized graph of the nodes.
+    """
 
     milliseconds: Mapping[str, float]
     graph: onnx.GraphProto
@@ -46,12 +51,11 @@ def profile(path: Path, batch: int | None, threads: int, attention: Mapping[str,
     Raises:
         InputError: the file cannot be loaded, or takes another batch.
     """
-    recorded = record(path, batch, threads)
-    return attribute(recorded, attention)
+    return attribute(node_times(path, batch, threads), attention)
 
 
-def record(path: Path, batch: int | None, threads: int) -> Recorded:
-    """Runs the file under ONNX Runtime's profiler."""
+def node_times(path: Path, batch: int | None, threads: int) -> NodeTimes:
+    """Runs the file under ONNX Runtime's profiler. Raises InputError."""
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
         runner = OnnxRuntimeRunner(path, batch, threads, optimized_to=optimized, profile_to=Path(folder) / "profile")
@@ -59,36 +63,40 @@ def record(path: Path, batch: int | None, threads: int) -> Recorded:
             runner.run_ns()
         events = json.loads(runner.end_profiling().read_bytes())
         graph = onnx.load(str(optimized)).graph
-    return Recorded(_milliseconds(path, events), graph)
+    return NodeTimes(_milliseconds(path, events), graph)
 
 
-def attribute(recorded: Recorded, attention: Mapping[str, str]) -> Profile:
-    """Times of nodes added up by site, or by operator where there is none."""
-    sites = _sites(recorded.graph, attention)
+def attribute(times: NodeTimes, attention: Mapping[str, str]) -> Profile:
+    """Sums the times of nodes by site, or by operator where they belong to none.
+
+    Args:
+        attention: output tensor -> site, of attention products.
+    """
+    sites = _sites(times.graph, attention)
     product: dict[str, float] = {}
     quantize: dict[str, float] = defaultdict(float)
     outside: dict[str, float] = defaultdict(float)
-    for node in recorded.graph.node:
-        taken = recorded.milliseconds.get(node.name, 0.0)
+    for node in times.graph.node:
+        milliseconds = times.milliseconds.get(node.name, 0.0)
         site = sites.get(node.output[0])
         if site is None:
-            outside[node.op_type] += taken
+            outside[node.op_type] += milliseconds
         elif node.op_type in QUANTIZING:
-            quantize[site] += taken
+            quantize[site] += milliseconds
         else:
-            product[site] = product.get(site, 0.0) + taken
-    known = {node.name for node in recorded.graph.node}
-    # Nodes that ONNX Runtime did not write into the graph it saved still took their time.
-    outside["(unnamed)"] += sum(t for name, t in recorded.milliseconds.items() if name not in known)
+            product[site] = product.get(site, 0.0) + milliseconds
+    known = {node.name for node in times.graph.node}
+    # Some nodes that ran are missing from the graph that ONNX Runtime saved.
+    outside["(unnamed)"] += sum(t for name, t in times.milliseconds.items() if name not in known)
     return Profile(
         sites=tuple(SiteTime(name=n, product_ms=t, quantize_ms=quantize[n]) for n, t in product.items()),
         outside_ms={op: t for op, t in sorted(outside.items(), key=lambda item: -item[1]) if t > 0},
-        total_ms=sum(recorded.milliseconds.values()),
+        total_ms=sum(times.milliseconds.values()),
     )
 
 
 def _milliseconds(path: Path, events: Iterable[Mapping[str, object]]) -> dict[str, float]:
-    """Node name -> milliseconds per run."""
+    """Returns node name -> milliseconds per run."""
     times: dict[str, list[float]] = defaultdict(list)
     for event in events:
         name = str(event.get("name", ""))
@@ -97,38 +105,38 @@ def _milliseconds(path: Path, events: Iterable[Mapping[str, object]]) -> dict[st
     if not times:
         raise InputError(f"{path}: ONNX Runtime's profiler recorded no operators")
     # A node that a subgraph runs several times has several events in each run.
-    return {name: per_run(found) for name, found in times.items()}
+    return {name: per_run(durations) for name, durations in times.items()}
 
 
 def _sites(graph: onnx.GraphProto, attention: Mapping[str, str]) -> dict[str, str]:
-    """First output of a node -> its site: of products, of additions of their biases, of quantizers before them."""
+    """Returns first output of a node -> its site, for products, additions of their biases and their quantizers."""
     constants = {tensor.name for tensor in graph.initializer}
-    makers = {output: node for node in graph.node for output in node.output}
-    # A constant weight may be behind a DequantizeLinear that was not fused.
-    behind = {o: n.input[0] for o, n in makers.items() if n.op_type == "DequantizeLinear" and n.input[0] in constants}
-    found: dict[str, str] = {}
+    producers = {output: node for node in graph.node for output in node.output}
+    # A constant weight may be dequantized by a DequantizeLinear that was not fused.
+    codes = {o: n.input[0] for o, n in producers.items() if n.op_type == "DequantizeLinear" and n.input[0] in constants}
+    sites: dict[str, str] = {}
     for node in graph.node:
-        names = [behind.get(name, name) for name in node.input]
+        names = [codes.get(name, name) for name in node.input]
         site = None
         if node.op_type in PRODUCTS:
             owners = [s for name in names if name in constants and (s := site_of_weight(name))]
             site = owners[0] if owners else attention.get(without_raw(node.output[0]))
         elif node.op_type == "Add":
             owners = [s for name in names if name in constants and (s := site_of_bias(name))]
-            before = next((found[name] for name in names if name in found), None)
-            site = before if before in owners else None
+            product_site = next((sites[name] for name in names if name in sites), None)
+            site = product_site if product_site in owners else None
         if site is not None:
-            found[node.output[0]] = site
+            sites[node.output[0]] = site
     for node in graph.node:
-        if node.op_type in PRODUCTS and node.output[0] in found:
+        if node.op_type in PRODUCTS and node.output[0] in sites:
             for operand in node.input:
-                _claim(operand, found[node.output[0]], makers, found)
-    return found
+                _claim_quantizers(operand, sites[node.output[0]], producers, sites)
+    return sites
 
 
-def _claim(tensor: str, site: str, makers: Mapping[str, onnx.NodeProto], found: dict[str, str]) -> None:
-    """Gives quantizers before a product to its site; of those with several readers to the first."""
-    while (node := makers.get(tensor)) is not None and node.op_type in QUANTIZING | MOVES:
+def _claim_quantizers(tensor: str, site: str, producers: Mapping[str, onnx.NodeProto], sites: dict[str, str]) -> None:
+    """Assigns the quantizers in front of an operand to its site, unless another site has them already."""
+    while (node := producers.get(tensor)) is not None and node.op_type in QUANTIZING | MOVES:
         if node.op_type in QUANTIZING:
-            found.setdefault(node.output[0], site)
+            sites.setdefault(node.output[0], site)
         tensor = node.input[0]

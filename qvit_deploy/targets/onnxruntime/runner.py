@@ -1,4 +1,4 @@
-"""An .onnx file as a measurement runs it in ONNX Runtime."""
+"""Runs .onnx files in ONNX Runtime for measurements."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(do
 
 
 class OnnxRuntimeRunner(Runner):
-    """An .onnx file in ONNX Runtime on the CPU, on normally distributed inputs."""
+    """Runs an .onnx file in ONNX Runtime on the CPU, on normally distributed inputs.
+
+    Args:
+        optimized_to, profile_to: see `runtime.session`.
+
+    Raises:
+        InputError: ONNX Runtime does not load the file, or it takes another batch or inputs that are no floats.
+    """
 
     def __init__(
         self,
@@ -42,5 +49,5 @@ class OnnxRuntimeRunner(Runner):
         return time.perf_counter_ns() - start
 
     def end_profiling(self) -> Path:
-        """The file with the profile, of a runner made with `profile_to`."""
+        """Ends profiling and returns the file with the profile; needs `profile_to`."""
         return Path(self._session.end_profiling())

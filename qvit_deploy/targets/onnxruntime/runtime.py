@@ -1,4 +1,4 @@
-"""The `onnxruntime` target: sessions, and proof that ONNX Runtime really fused the integer products."""
+"""Sessions of ONNX Runtime, and the operators into which it fuses quantized products."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
 def session(
     model: Path | bytes, threads: int = 0, optimized_to: Path | None = None, profile_to: Path | None = None
 ) -> ort.InferenceSession:
-    """A CPU session with all graph optimizations.
+    """Opens a CPU session with all graph optimizations.
 
     Args:
-        threads: intra-op threads, 0 for what `OMP_NUM_THREADS` says, or one per core.
-        optimized_to: where ONNX Runtime writes the graph it really runs.
-        profile_to: turns its profiler on; the beginning of the path of the file that `end_profiling` names.
+        threads: intra-op threads; 0 for `OMP_NUM_THREADS`, or one per core.
+        optimized_to: file to which ONNX Runtime writes the optimized graph that it runs.
+        profile_to: turns its profiler on; prefix of the path that `end_profiling` returns.
 
     Raises:
-        InputError: ONNX Runtime does not take the model; carries its reason.
+        InputError: ONNX Runtime does not load the model; gives its reason.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = thread_count(threads)
@@ -51,11 +51,11 @@ def session(
 
 @dataclass(frozen=True)
 class Fusion:
-    """What ONNX Runtime made of an emitted graph.
+    """The operators of an emitted graph after ONNX Runtime's optimizations.
 
     Attributes:
-        ops: operator -> count in the graph that runs.
-        integer_products: how many matrix products run on integers.
+        ops: operator -> count in the optimized graph.
+        integer_products: number of matrix products that run on integers.
         float_linears, float_convolutions: names of nodes that still use a dequantized constant weight in float.
             Convolutions always do, because only a quantized output would let them be fused.
     """
@@ -67,7 +67,7 @@ class Fusion:
 
 
 def fusion(model: bytes) -> Fusion:
-    """Optimizes `model` as a session would and looks at the operators that are left."""
+    """Optimizes `model` as a session does, and counts the operators of the result."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         session(model, threads=1, optimized_to=path)
@@ -77,25 +77,32 @@ def fusion(model: bytes) -> Fusion:
     dequantized = {
         n.output[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants
     }
-    left = [node for node in optimized.graph.node if dequantized & set(node.input)]
+    unfused = [node for node in optimized.graph.node if dequantized & set(node.input)]
     linears, convolutions = (
-        tuple(node.name for node in left if node.op_type in kinds) for kinds in (FLOAT_LINEARS, FLOAT_CONVOLUTIONS)
+        tuple(node.name for node in unfused if node.op_type in kinds) for kinds in (FLOAT_LINEARS, FLOAT_CONVOLUTIONS)
     )
     return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), linears, convolutions)
 
 
-def outputs(runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None) -> dict[str, np.ndarray]:
-    """The outputs for `images` float32 [n, C, H, W] by name, each [n, ...]; see `run`."""
-    names = [o.name for o in runner.get_outputs()]
-    return dict(zip(names, run(runner, images, static_batch), strict=True))
+def outputs(
+    ort_session: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None
+) -> dict[str, np.ndarray]:
+    """Returns the outputs for `images` float32 [n, C, H, W] by name, each [n, ...]; see `run`."""
+    names = [o.name for o in ort_session.get_outputs()]
+    return dict(zip(names, run(ort_session, images, static_batch), strict=True))
 
 
 def run(
-    runner: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None, fetch: list[str] | None = None
+    ort_session: ort.InferenceSession,
+    images: np.ndarray,
+    static_batch: int | None = None,
+    fetch: list[str] | None = None,
 ) -> list[np.ndarray]:
     """Runs `images` float32 [n, C, H, W] and returns the outputs, each [n, ...].
 
-    A graph with a fixed batch gets chunks of that size, the last one padded.
+    Args:
+        static_batch: batch of a graph that takes one size only; images are run in chunks of it, the last one padded.
+        fetch: names of the outputs; None for all.
     """
-    name = runner.get_inputs()[0].name
-    return in_batches(images, static_batch, lambda chunk: runner.run(fetch, {name: chunk}))
+    name = ort_session.get_inputs()[0].name
+    return in_batches(images, static_batch, lambda chunk: ort_session.run(fetch, {name: chunk}))

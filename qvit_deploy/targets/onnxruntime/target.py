@@ -12,7 +12,7 @@ from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.onnxruntime import NAME
-from qvit_deploy.targets.runtime import OpenedModel, Runner, RunSettings, Runtime, SiteNames
+from qvit_deploy.targets.runtime import Runner, RunSettings, Runtime, Session, SiteNames
 from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
 
 if TYPE_CHECKING:
@@ -24,23 +24,23 @@ class OnnxRuntime(Runtime):
 
     name = NAME
 
-    def open(self, model: Path | bytes, threads: int) -> OpenedModel:
+    def open(self, model: Path | bytes, threads: int) -> Session:
         from qvit_deploy.targets.onnxruntime.runtime import outputs, session
 
-        runner = session(model, threads)
-        shape = runner.get_inputs()[0].shape
-        static = shape[0] if isinstance(shape[0], int) else None
-        return OpenedModel(shape, lambda images: outputs(runner, images, static))
+        ort_session = session(model, threads)
+        shape = ort_session.get_inputs()[0].shape
+        static_batch = shape[0] if isinstance(shape[0], int) else None
+        return Session(shape, lambda images: outputs(ort_session, images, static_batch))
 
-    def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
+    def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 
-        return lambda: OnnxRuntimeRunner(path, how.batch, how.threads)
+        return lambda: OnnxRuntimeRunner(path, settings.batch, settings.threads)
 
-    def profile(self, path: Path, how: RunSettings, names: SiteNames) -> Profile:
+    def profile(self, path: Path, settings: RunSettings, names: SiteNames) -> Profile:
         from qvit_deploy.targets.onnxruntime.profile import profile
 
-        return profile(path, how.batch, how.threads, names.attention)
+        return profile(path, settings.batch, settings.threads, names.attention)
 
 
 class OnnxRuntimeTarget(Target[EmittedGraph, ReferenceVerification]):
@@ -62,13 +62,13 @@ class OnnxRuntimeTarget(Target[EmittedGraph, ReferenceVerification]):
 
         return verify(job.float_graph, emitted, job.plan, job.images, job.task)
 
-    def line(self, found: ReferenceVerification) -> str:
+    def line(self, verification: ReferenceVerification) -> str:
         return (
-            f"{found.codes:,} codes equal in ONNX Runtime and the executor; "
-            f"{found.integer_products} of {found.expected_integer_products} products run on integers"
+            f"{verification.codes:,} codes equal in ONNX Runtime and the executor; "
+            f"{verification.integer_products} of {verification.expected_integer_products} products run on integers"
         )
 
-    def reading(self, found: ReferenceVerification) -> Reading:
+    def reading(self, verification: ReferenceVerification) -> Reading:
         return Reading("The file as ONNX Runtime runs it, and the executor, fed alike.")
 
     def emit_part(self, graph: Graph, plan: Plan, ends: Collection[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Intermediate tensors of a model as ONNX Runtime computes them: each is made a graph output."""
+"""Fetches intermediate tensors of a model from ONNX Runtime by making them graph outputs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from qvit_deploy.targets.onnxruntime.runtime import run, session
 
 
 def probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:
-    """The tensors `fetch` of `emitted` on `images` float32 [n, C, H, W]."""
+    """Returns the tensors `fetch` of `emitted` on `images` float32 [n, C, H, W]."""
     return fetched(emitted.to_proto(), images, emitted.static_batch, fetch)
 
 
 def fetched(proto: onnx.ModelProto, images: np.ndarray, static_batch: int | None, fetch: list[str]) -> list[np.ndarray]:
-    """The tensors `fetch` of `proto`, which gets them as outputs."""
+    """Returns the tensors `fetch` of `proto`, to which it adds them as outputs."""
     known = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetch if name not in known)
     return run(session(proto.SerializeToString()), images, static_batch, fetch)

@@ -1,13 +1,13 @@
-"""Verification: the emitted file, run by the target's runtime, against the executor and against the float model.
+"""Verifies the emitted file, run by ONNX Runtime, against the executor and against the float model.
 
-Three questions, each answered with numbers:
+Three questions are answered with numbers:
 
-1. Does the runtime compute the codes we planned? The executor is run on the emitted graph with every quantizer's
+1. Does the runtime compute the planned codes? The executor is run on the emitted graph with every quantizer's
    input *forced* to the runtime's own tensor; then codes must be equal, integer for integer, and every site's output
    must agree to float tolerance. (Free-running graphs cannot be compared code by code: a difference of one float
    ulp upstream moves a value across a rounding boundary.)
-2. Is it free-running close? Logits of the two, same images, nothing forced.
-3. What did quantization cost? Logits against the float model: SQNR and top-1 agreement.
+2. Are the two close when they run freely? Logits on the same images are compared with nothing forced.
+3. What does quantization cost? Logits are compared with the float model's: SQNR and top-1 agreement.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from qvit_deploy.targets.forced_comparison import (
     require_close,
 )
 from qvit_deploy.targets.onnxruntime import NAME
-from qvit_deploy.targets.onnxruntime import runtime as target
+from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.metrics import relative_error
@@ -49,18 +49,18 @@ def verify(
         CheckError: the graph is not what was planned, codes differ, a site's output is off, or a quantized linear was
             not fused; names the site.
     """
-    _as_planned(emitted, plan)
+    _require_plan(emitted, plan)
     model = emitted.to_proto().SerializeToString()
-    runtime = target.session(model)
+    session = onnxruntime.session(model)
     batch = emitted.static_batch
-    outputs = target.outputs(runtime, images, batch)
+    outputs = onnxruntime.outputs(session, images, batch)
     exact = executor_outputs(Executor(float_graph), images, batch)
     executor = Executor(emitted)
     simulated = executor_outputs(executor, images, batch)
 
     probed = probe_images(images, batch)
     forced = _forced(executor, emitted, plan, probed)
-    fused = target.fusion(model)
+    fused = onnxruntime.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     in_float = [name for name, p in plan.sites.items() if not p.grid.on_integers]
     expected = sum(p.site.kind != "conv" for p in plan.sites.values()) - len(in_float)
@@ -78,10 +78,10 @@ def verify(
     )
     require_close(forced, NAME)
     if fused.float_linears or fused.integer_products < linears:
-        left = ", ".join(fused.float_linears[:3])
+        unfused = ", ".join(fused.float_linears[:3])
         raise CheckError(
             f"verification: ONNX Runtime fused {fused.integer_products} of {linears} quantized linears"
-            + (f"; still in float: {left}" if left else "")
+            + (f"; still in float: {unfused}" if unfused else "")
         )
     if fused.integer_products < expected:
         logging.getLogger(__name__).warning(
@@ -94,39 +94,39 @@ def verify(
     return result
 
 
-def _as_planned(emitted: EmittedGraph, plan: Plan) -> None:
-    """The graph holds the plan's weight codes and every scale of it. Raises CheckError naming the site."""
+def _require_plan(emitted: EmittedGraph, plan: Plan) -> None:
+    """Raises CheckError naming a site whose weight codes or scales in the graph are not the plan's."""
     for name, site in plan.sites.items():
         if not _is_planned(emitted, name, site):
             raise CheckError(f"verification: site {name!r} was not emitted as planned")
 
 
 def _is_planned(emitted: EmittedGraph, name: str, site: SitePlan) -> bool:
-    """Whether the product of `site` reads the values it was emitted with, made of the plan's numbers."""
+    """Returns whether the product of `site` reads the values emitted for it, with the plan's codes and scales."""
     product = emitted.product(name)
     if product is None:
         return False
-    made = [None if value is None else value.producer() for value in product.inputs[:2]]
-    read = [None if node is None else node.outputs[0].name for node in made]
-    good = read == [operand.value for operand in emitted.sites[name].operands]
-    good = good and all(_is_scaled(node, grid) for node, (_, grid) in zip(made, site.operands, strict=False))
-    if isinstance(site, WeightPlan):
-        wanted = site.codes, site.weight_scale
-        good = good and all(_is_equal(made[1], i, array) for i, array in enumerate(wanted))
-    return good
+    producers = [None if value is None else value.producer() for value in product.inputs[:2]]
+    operands = [None if node is None else node.outputs[0].name for node in producers]
+    if operands != [operand.value for operand in emitted.sites[name].operands]:
+        return False
+    if not all(_is_scaled(node, grid) for node, (_, grid) in zip(producers, site.operands, strict=False)):
+        return False
+    planned = (site.codes, site.weight_scale) if isinstance(site, WeightPlan) else ()
+    return all(_is_equal(producers[1], i, array) for i, array in enumerate(planned))
 
 
-def _is_scaled(made: ir.Node | None, grid: Grid) -> bool:
-    """Whether the node that makes an operand multiplies by the number that the grid says."""
+def _is_scaled(producer: ir.Node | None, grid: Grid) -> bool:
+    """Returns whether the node that produces an operand multiplies by the grid's scale."""
     op_type = "DequantizeLinear" if grid.on_integers else "Mul"
-    right = made is not None and made.op_type == op_type
-    return right and _is_equal(made, 1, np.asarray(grid.emitted_scale, np.float32))
+    scales = producer is not None and producer.op_type == op_type
+    return scales and _is_equal(producer, 1, np.asarray(grid.emitted_scale, np.float32))
 
 
-def _is_equal(node: ir.Node | None, index: int, wanted: np.ndarray) -> bool:
-    """Whether input `index` of the node is this constant."""
-    found = None if node is None else constant(node.inputs[index])
-    return found is not None and np.array_equal(wanted, found)
+def _is_equal(node: ir.Node | None, index: int, planned: np.ndarray) -> bool:
+    """Returns whether input `index` of the node is this constant."""
+    array = None if node is None else constant(node.inputs[index])
+    return array is not None and np.array_equal(planned, array)
 
 
 def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> Comparison:

@@ -30,8 +30,8 @@ class FusedTarget(Target[RuntimeModel, FusedVerification]):
 
         return verify_fused(job.reference, emitted, job.plan, job.images, job.task)
 
-    def line(self, found: FusedVerification) -> str:
-        return f"{found.codes:,} codes equal given equal inputs"
+    def line(self, verification: FusedVerification) -> str:
+        return f"{verification.codes:,} codes equal given equal inputs"
 
-    def reading(self, found: FusedVerification) -> Reading:
+    def reading(self, verification: FusedVerification) -> Reading:
         return Reading("The file in ONNX Runtime's own operators, with the same tensors in front of every quantizer.")

@@ -11,7 +11,7 @@ from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, require_openvino, runs_in_openvino
 from qvit_deploy.targets.openvino.verified import OpenVinoVerification
-from qvit_deploy.targets.runtime import OpenedModel, Runner, RunSettings, Runtime, RuntimeFacts, SiteNames
+from qvit_deploy.targets.runtime import Runner, RunSettings, Runtime, RuntimeFacts, Session, SiteNames
 from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
 
 
@@ -23,20 +23,20 @@ class OpenVino(Runtime):
     def claims(self, path: Path) -> bool:
         return runs_in_openvino(path)
 
-    def open(self, model: Path | bytes, threads: int) -> OpenedModel:
+    def open(self, model: Path | bytes, threads: int) -> Session:
         precision = openvino_precision(model) if isinstance(model, Path) else None
         compiled = OpenVinoModel(model, threads=threads, precision=precision)
-        return OpenedModel(compiled.declared, compiled.outputs)
+        return Session(compiled.declared, compiled.outputs)
 
-    def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
+    def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.openvino.runner import OpenVinoRunner
 
-        return lambda: OpenVinoRunner(path, how.batch, how.threads, openvino_precision(path))
+        return lambda: OpenVinoRunner(path, settings.batch, settings.threads, openvino_precision(path))
 
-    def profile(self, path: Path, how: RunSettings, names: SiteNames) -> Profile:
+    def profile(self, path: Path, settings: RunSettings, names: SiteNames) -> Profile:
         from qvit_deploy.targets.openvino.profile import profile_openvino
 
-        return profile_openvino(path, how.batch, how.threads)
+        return profile_openvino(path, settings.batch, settings.threads)
 
     def facts(self, path: Path, batch: int | None = None) -> RuntimeFacts:
         return RuntimeFacts(NAME, {"precision": openvino_precision(path) or "its own"})
@@ -65,16 +65,21 @@ class OpenVinoTarget(Target[RuntimeModel, OpenVinoVerification]):
 
         return verify_openvino(job.float_graph, job.reference, emitted, job.plan, job.images, job.task)
 
-    def line(self, found: OpenVinoVerification) -> str:
-        ties = f" ({found.ties:,} in the middle of two)" if found.ties else ""
+    def line(self, verification: OpenVinoVerification) -> str:
+        ties = f" ({verification.ties:,} in the middle of two)" if verification.ties else ""
         return (
-            f"{found.codes:,} codes equal given equal inputs{ties}; {found.integer_products} products run on integers; "
-            f"SQNR {found.float_sqnr_db:.1f} dB against float"
+            f"{verification.codes:,} codes equal given equal inputs{ties}; "
+            f"{verification.integer_products} products run on integers; "
+            f"SQNR {verification.float_sqnr_db:.1f} dB against float"
         )
 
-    def reading(self, found: OpenVinoVerification) -> Reading:
-        result = f" but {found.ties:,} whose value lies in the middle between two codes" if found.ties else ""
-        result += "" if found.integer_products is None else f"; {found.integer_products:,} products on integers"
+    def reading(self, verification: OpenVinoVerification) -> Reading:
+        result = (
+            f" but {verification.ties:,} whose value lies in the middle between two codes" if verification.ties else ""
+        )
+        result += (
+            "" if verification.integer_products is None else f"; {verification.integer_products:,} products on integers"
+        )
         return Reading(
             "The file as OpenVINO runs it, and the executor, with the same tensors in front of every quantizer.", result
         )

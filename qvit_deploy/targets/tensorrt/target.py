@@ -1,4 +1,4 @@
-"""The three targets in half precision. Their files share a plan, and all but the packing."""
+"""The three targets in half precision, which share a plan and the float16 graph that only the plugin target packs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class HalfTarget(Target["HalfGraph", HalfVerification]):
         return (self.runtime, ENGINE_RUNTIME)
 
     def prepare(self, plan: Plan) -> Plan:
-        """`plan` with activation scales that float16 holds."""
+        """Returns `plan` with activation scales that float16 holds exactly."""
         from qvit_deploy.quantize.half import half_scales
 
         return half_scales(plan)
@@ -54,23 +54,24 @@ class HalfTarget(Target["HalfGraph", HalfVerification]):
         return job.once(_half)
 
     def verify(self, emitted: HalfGraph, job: VerificationJob) -> HalfVerification:
-        """As of every target; a graph that several targets write is verified once."""
+        """Verifies as every target does, but once for targets that share a graph."""
         return job.once(_verified, emitted)
 
-    def line(self, found: HalfVerification) -> str:
-        count = len(found.in_float)
-        kept = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""
+    def line(self, verification: HalfVerification) -> str:
+        count = len(verification.in_float)
+        in_float = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""
         return (
-            f"{found.codes:,} codes equal given equal inputs, {found.free_codes_equal:.1%} running freely; "
-            f"{found.reference_sqnr_db:.1f} dB against the onnxruntime file{kept}"
+            f"{verification.codes:,} codes equal given equal inputs, "
+            f"{verification.free_codes_equal:.1%} running freely; "
+            f"{verification.reference_sqnr_db:.1f} dB against the onnxruntime file{in_float}"
         )
 
-    def reading(self, found: HalfVerification) -> Reading:
+    def reading(self, verification: HalfVerification) -> Reading:
         meaning = (
             "The file in half precision and the one for ONNX Runtime, both run by ONNX Runtime with the same tensors "
             "in front of every quantizer. What an engine computes is checked when it is built on its device."
         )
-        return Reading(meaning, free_codes_equal=found.free_codes_equal, in_float=tuple(found.in_float))
+        return Reading(meaning, free_codes_equal=verification.free_codes_equal, in_float=tuple(verification.in_float))
 
     def emit_part(self, graph: Graph, plan: Plan, ends: Collection[str]) -> bytes:
         half, _ = _half_part(graph, self.prepare(plan), ends)
@@ -88,7 +89,7 @@ class EngineTarget(HalfTarget):
         self.library, self.takes_plugins = kind.name, kind.takes_plugins
 
     def measured_file(self, bundle: Bundle, batch: int | None) -> Path:
-        """The engine of the bundle that fits the GPU at hand."""
+        """Returns the engine of the bundle that fits the GPU at hand."""
         from qvit_deploy.targets.tensorrt.engine.choose import choose_engine
 
         return choose_engine(bundle, self.name, [file_of(name) for name in HALF_TARGETS], batch)
@@ -123,12 +124,14 @@ class PluginTarget(HalfTarget):
         return pack_half(job.once(_half), job.once(_float32).graph, job.plan)
 
     def lint(self, model: ir.Model) -> list[Finding]:
-        """As each library gets it: for TensorRT with plugins in place of the bodies (`build` takes them out before
-        10.7), for TensorRT-RTX inlined."""
+        """Lints the model as each library runs it: for TensorRT with plugins, for TensorRT-RTX with inlined bodies.
+
+        TensorRT runs plugins in place of the bodies from 10.7 on; for older versions `build` removes the bodies.
+        """
         return lint(model, "tensorrt", version=PLUGIN_WINS) + lint(inline(model.clone()), "tensorrt-rtx")
 
     def as_run(self, model: ir.Model) -> ir.Model:
-        """`model` without the function bodies, in whose place TensorRT runs plugins."""
+        """Removes the function bodies, in whose place TensorRT runs plugins."""
         model.functions.clear()
         return model
 
@@ -147,7 +150,7 @@ def _float32(job: EmissionJob) -> TensorrtGraph:
 
 
 def _half(job: EmissionJob) -> HalfGraph:
-    """In float16, but for what that cannot hold, which is measured on the calibration images."""
+    """Converts the graph to float16 but for what that cannot hold, by magnitudes on the calibration images."""
     from qvit_deploy.calibrate.extremes import tensor_extremes
     from qvit_deploy.execute.executor import Executor
     from qvit_deploy.targets.tensorrt.half.precision import to_half
@@ -165,7 +168,7 @@ def _verified(job: VerificationJob, half: HalfGraph) -> HalfVerification:
 
 
 def _half_part(graph: Graph, plan: Plan, ends: Collection[str]) -> tuple[HalfGraph, TensorrtGraph]:
-    """A part in float16 throughout, since nothing was measured, and the float32 graph that it was made from."""
+    """Returns a part in float16 throughout, since no magnitudes are known, and the float32 graph of it."""
     from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
     from qvit_deploy.targets.tensorrt.half.precision import to_half
 

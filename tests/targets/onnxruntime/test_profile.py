@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.sites import find_sites
-from qvit_deploy.targets.onnxruntime.profile import Recorded, attribute, profile
+from qvit_deploy.targets.onnxruntime.profile import NodeTimes, attribute, profile
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 
@@ -30,7 +30,7 @@ def test_nodes_go_to_the_sites_they_came_from() -> None:
         nodes, "g", [], [], [constant(n) for n in ("a.b.weight.q4", "a.b.bias.corrected", "other.bias")]
     )
     times = {"clip": 1.0, "quantize": 2.0, "reshape": 4.0, "product": 8.0, "bias": 16.0, "residual": 32.0, "qk": 64.0}
-    found = attribute(Recorded({**times, "gone": 128.0}, graph), {"qk_out": "a.qk"})
+    found = attribute(NodeTimes({**times, "gone": 128.0}, graph), {"qk_out": "a.qk"})
     assert {s.name: (s.product_ms, s.quantize_ms) for s in found.sites} == {"a.b": (24.0, 3.0), "a.qk": (64.0, 0.0)}
     assert found.outside_ms == {"(unnamed)": 128.0, "Add": 32.0, "Reshape": 4.0}
     assert found.total_ms == 255.0

@@ -1,4 +1,4 @@
-"""Engines of either TensorRT as a runtime."""
+"""The runtime of engines of either TensorRT."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, read_engine
 from qvit_deploy.artifacts.measurement import Profile
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.runtime import OpenedModel, Runner, RunSettings, Runtime, RuntimeFacts, SiteNames
+from qvit_deploy.targets.runtime import Runner, RunSettings, Runtime, RuntimeFacts, Session, SiteNames
 
 
 class EngineRuntime(Runtime):
@@ -20,21 +20,21 @@ class EngineRuntime(Runtime):
     def claims(self, path: Path) -> bool:
         return path.suffix in ENGINE_SUFFIXES
 
-    def open(self, model: Path | bytes, threads: int) -> OpenedModel:
+    def open(self, model: Path | bytes, threads: int) -> Session:
         raise InputError(f"{model!s} is an engine: build --data compares it with its ONNX file")
 
-    def opener(self, path: Path, how: RunSettings) -> Callable[[], Runner]:
-        """As of every runtime; what an engine needs is checked and imported before it is loaded."""
+    def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
+        """Returns a function that loads the engine; what that needs is checked and imported before."""
         from qvit_deploy.targets.tensorrt.engine import runtime
         from qvit_deploy.targets.tensorrt.engine.runner import EngineFileRunner
 
-        load = runtime.opener(path, how.plugins)
-        return lambda: EngineFileRunner(path, how.batch, load)
+        load = runtime.opener(path, settings.plugins)
+        return lambda: EngineFileRunner(path, settings.batch, load)
 
-    def profile(self, path: Path, how: RunSettings, names: SiteNames) -> Profile:
+    def profile(self, path: Path, settings: RunSettings, names: SiteNames) -> Profile:
         from qvit_deploy.targets.tensorrt.engine.profile import profile_engine
 
-        return profile_engine(path, how.batch, how.plugins, names.sites)
+        return profile_engine(path, settings.batch, settings.plugins, names.sites)
 
     def facts(self, path: Path, batch: int | None = None) -> RuntimeFacts:
         from qvit_deploy.targets.tensorrt.engine.runner import engine_shapes
