@@ -7,16 +7,14 @@ from typing import Annotated, Any, Optional, get_args
 
 import typer
 
-from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, Hardware
+from qvit_deploy.artifacts.engine_record import BuildOptions, Hardware
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
-from qvit_deploy.commands.build import Built, build
-from qvit_deploy.commands.build import trtexec as trtexec_lines
+from qvit_deploy.commands.build import BuiltEngine, build, build_options, require_flags
+from qvit_deploy.commands.build import trtexec as trtexec_commands
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine.files import HALF_TARGETS
-from qvit_deploy.targets.tensorrt.engine.kind import ENGINE_KINDS, engine_kind
-from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
+from qvit_deploy.targets.tensorrt.engine.kind import ENGINE_KINDS
 from qvit_deploy.tasks.classify import CLASSIFY
 
 # ruff: noqa: UP045
@@ -59,90 +57,82 @@ def command(
     json: options.Json = False,
 ) -> None:
     """Build TensorRT or TensorRT-RTX engines, each in a process of its own."""
-    kind = engine_kind(target)
-    if hardware not in get_args(Hardware):
-        raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
-    how = BuildOptions(
-        batch=Batch() if batch is None else Batch.parse(batch),
-        plugins=tuple(plugin or ()),
-        hardware=hardware,  # type: ignore[arg-type]
-        timing_cache=timing_cache,
-        workspace_mb=workspace,
+    sms = tuple(dict.fromkeys(sm or ()))
+    require_flags(target, sms=sms, trtexec=trtexec, trt_version=trt_version, compile_plugin=compile_plugin)
+    build_flags = build_options(
+        batch=batch, plugins=plugin or (), hardware=hardware, timing_cache=timing_cache, workspace_mb=workspace
     )
-    if compile_plugin and (not kind.takes_plugins or trtexec):
-        raise InputError(
-            "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
-        )
     if trtexec:
-        if not kind.on_device or sm:
-            raise InputError("--trtexec goes with --target tensorrt, without --sm")
-        commands = trtexec_lines(path, trt_version, how, file_for=file_for, out=out)
-        if json:
-            print_json({"build": commands[0], "time": commands[1]})
-        else:
-            print("\n".join(commands))
+        _print_commands(path, trt_version, build_flags, file_for, out, json)
         return
-    if trt_version is not None:
-        raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
     with Bars() as bars:
-        if compile_plugin:
-            made = build_plugin(progress=bars).path
-            how = how.model_copy(update={"plugins": (*how.plugins, made)})
         built = build(
             path,
-            kind.name,
-            how,
+            target,
+            build_flags,
             file_for=file_for,
-            sms=tuple(dict.fromkeys(sm or ())),
+            sms=sms,
             out=out,
             timeout=timeout,
             force=force,
+            compile_plugin=compile_plugin,
             keep_slow=keep_slow,
             data=data,
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
             progress=bars,
         )
     if json:
-        print_json({"engines": [_tree(one) for one in built]})
+        print_json({"engines": [_tree(engine) for engine in built]})
         return
-    for one in built:
-        _report(one)
+    for engine in built:
+        _report(engine)
 
 
-def _tree(built: Built) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "check": None if built.check is None else built.check.as_dict(),
-        "layers": None if built.layers is None else built.layers.as_dict(),
+def _print_commands(
+    path: Path, version: str | None, flags: BuildOptions, file_for: str | None, out: Path | None, json: bool
+) -> None:
+    build_command, time_command = trtexec_commands(path, version, flags, file_for=file_for, out=out)
+    if json:
+        print_json({"build": build_command, "time": time_command})
+    else:
+        print(build_command, time_command, sep="\n")
+
+
+def _tree(engine: BuiltEngine) -> dict[str, Any]:
+    return {
+        "path": str(engine.path),
+        **engine.record.model_dump(mode="json", by_alias=True),
+        "check": None if engine.check is None else engine.check.as_dict(),
+        "layers": None if engine.layers is None else engine.layers.as_dict(),
+        "slow": list(engine.slow),
     }
-    found["slow"] = list(built.slow)
-    return {"path": str(built.path), **built.record.model_dump(mode="json", by_alias=True), **found}
 
 
-def _report(built: Built) -> None:
-    record, made = built.record, built.record.build
-    for message in made.messages:
+def _report(engine: BuiltEngine) -> None:
+    record, result = engine.record, engine.record.build
+    for message in result.messages:
         stderr.print(f"{record.target}: {message}", markup=False, soft_wrap=True)
-    on = f" on {made.gpu}" if made.gpu else ""
+    on = f" on {result.gpu}" if result.gpu else ""
     stdout.print(
-        f"[bold]{built.path}[/]: SM{made.sm}{on}, batch {record.batch}, {mega(record.engine.bytes)}, "
-        f"{made.layers} layers, {record.target} {made.version}",
+        f"[bold]{engine.path}[/]: SM{result.sm}{on}, batch {record.batch}, {mega(record.engine.bytes)}, "
+        f"{result.layers} layers, {record.target} {result.version}",
         soft_wrap=True,
     )
     stdout.print(
-        f"parsed in {made.parse_seconds:.2f} s, built in {made.build_seconds:.2f} s, "
-        f"{record.seconds:.1f} s in all, peak memory {mega(made.peak_memory_bytes)}"
+        f"parsed in {result.parse_seconds:.2f} s, built in {result.build_seconds:.2f} s, "
+        f"{record.seconds:.1f} s in all, peak memory {mega(result.peak_memory_bytes)}"
     )
-    if built.layers is not None:
-        for site in built.layers.sites:
+    if engine.layers is not None:
+        for site in engine.layers.sites:
             kernel = "fused attention" if site.attention else site.kernel
             stdout.print(f"  {site.site:<28} {kernel:<16} {site.tactic}", markup=False, soft_wrap=True)
-    for sentence in built.slow:
+    for sentence in engine.slow:
         stderr.print(f"not as emitted: {sentence}", markup=False, soft_wrap=True)
-    if built.check is None:
+    if engine.check is None:
         stdout.print("not run: its GPU, or pycuda, is not here")
     else:
         words = CLASSIFY.words
         stdout.print(
-            f"run: {words.signal} {built.check.sqnr_db:.1f} dB from ONNX Runtime's, "
-            f"{words.same} agreement {built.check.agreement:.1%} (n={built.check.images})"
+            f"run: {words.signal} {engine.check.sqnr_db:.1f} dB from ONNX Runtime's, "
+            f"{words.same} agreement {engine.check.agreement:.1%} (n={engine.check.images})"
         )

@@ -1,21 +1,23 @@
-"""Engines of a bundle's models, or of a lone ONNX file; needs no torch."""
+"""One run of `qvit-deploy build`: engines of a bundle's models or of a lone ONNX file; needs no torch."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import onnx as onnx_file
 
 from qvit_deploy.artifacts.engine_record import (
+    Batch,
     BuildOptions,
     BuildRequest,
     EngineRecord,
+    Hardware,
     read_engine,
     record_path,
 )
@@ -38,6 +40,7 @@ from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE, engine_kind
 from qvit_deploy.targets.tensorrt.engine.layer_info import EngineLayers, engine_layers, read_layers
+from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
 from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner, load
 from qvit_deploy.targets.tensorrt.engine.trtexec import check_version, trtexec_commands
 
@@ -47,12 +50,12 @@ CHECKED_IMAGES = 32
 
 
 @dataclass(frozen=True)
-class Built:
-    """One engine that was built.
+class BuiltEngine:
+    """An engine that was built.
 
     Attributes:
-        check, layers: what was found where the engine could run: its logits against ONNX Runtime's, and the kernel of
-            every site. None where no GPU it is for is at hand.
+        check: comparison of its logits with ONNX Runtime's; None where its GPU is not at hand.
+        layers: the kernel of every site; None where they were not described.
         slow: a sentence for every site that does not run as it was emitted.
     """
 
@@ -61,6 +64,50 @@ class Built:
     check: EngineCheck | None = None
     layers: EngineLayers | None = None
     slow: tuple[str, ...] = ()
+
+
+def build_options(
+    *,
+    batch: str | None = None,
+    plugins: Sequence[Path] = (),
+    hardware: str = "none",
+    timing_cache: Path | None = None,
+    workspace_mb: int | None = None,
+) -> BuildOptions:
+    """Returns the options of a build that the flags name.
+
+    Args:
+        batch: MIN:OPT:MAX or one number; None for 1.
+        hardware: a value of `Hardware`.
+
+    Raises:
+        InputError: a flag has no such value.
+    """
+    level = next((known for known in get_args(Hardware) if known == hardware), None)
+    if level is None:
+        raise InputError(f"--hardware {hardware!r} is not one of {', '.join(get_args(Hardware))}")
+    return BuildOptions(
+        batch=Batch() if batch is None else Batch.parse(batch),
+        plugins=tuple(plugins),
+        hardware=level,
+        timing_cache=timing_cache,
+        workspace_mb=workspace_mb,
+    )
+
+
+def require_flags(
+    target: str, *, sms: Sequence[int], trtexec: bool, trt_version: str | None, compile_plugin: bool
+) -> None:
+    """Raises InputError if flags of `build` do not go together, or if no library builds engines for `target`."""
+    kind = engine_kind(target)
+    if compile_plugin and (not kind.takes_plugins or trtexec):
+        raise InputError(
+            "--compile-plugin goes with --target tensorrt, without --trtexec: it is for the machine it runs on"
+        )
+    if trtexec and (not kind.on_device or sms):
+        raise InputError("--trtexec goes with --target tensorrt, without --sm")
+    if trt_version is not None and not trtexec:
+        raise InputError("--trt-version goes with --trtexec; a build uses the installed TensorRT")
 
 
 def build(
@@ -73,27 +120,33 @@ def build(
     out: Path | None = None,
     timeout: float = 600.0,
     force: bool = False,
+    compile_plugin: bool = False,
     keep_slow: bool = False,
     data: str | None = None,
     preprocess: Preprocess | None = None,
     progress: Progress | None = None,
-) -> tuple[Built, ...]:
+) -> tuple[BuiltEngine, ...]:
     """Builds an engine of the bundle or .onnx file at `path` for every one of `sms`.
 
     Args:
         target, file_for, out: see `engine_files`.
+        sms: compute capabilities; () for that of the GPU at hand.
         timeout: seconds each engine may take.
+        compile_plugin: compile the plugin library first, and use it.
         keep_slow: keep an engine some of whose sites do not run as emitted: on int8, fused, or in a plugin.
-        data: images the engine is compared with ONNX Runtime on, where it can run; noise when None.
+        data: images on which the engine, where it can run, is compared with ONNX Runtime; noise when None.
         preprocess: how they are prepared, for a lone ONNX file.
 
     Raises:
         InputError: the model, the library, the GPU or a flag cannot be used; engines built before it stay.
         BundleError: the bundle is damaged, or was not compiled for this target.
-        CheckError: a build died or took too long, or the engine does not do what the model does.
+        CheckError: a build died or took too long, or the engine does not compute what the model computes.
     """
     kind = engine_kind(target)
     kind.require_options(sms, options)
+    if compile_plugin:
+        library = build_plugin(progress=progress).path
+        options = options.model_copy(update={"plugins": (*options.plugins, library)})
     onnx, engines = engine_files(path, target, options, file_for, sms, out)
     built = []
     for sm, engine in zip(sms or (None,), engines, strict=True):
@@ -107,32 +160,33 @@ def build(
         )
         record = build_engine(request, timeout=timeout, force=force, progress=progress)
         if not _runs_here(record):
-            built.append(Built(engine, record))
+            built.append(BuiltEngine(engine, record))
             continue
         try:
             images = _images(path, record, data, preprocess)
             built.append(_checked(request, record, images, timeout, keep_slow))
         except BaseException:
-            for written in (engine, record_path(engine)):
-                written.unlink(missing_ok=True)  # an engine that failed, or was not checked, must not be deployed
+            for file in (engine, record_path(engine)):
+                file.unlink(missing_ok=True)  # an engine that failed, or was not checked, must not be deployed
             raise
     return tuple(built)
 
 
 def _runs_here(record: EngineRecord) -> bool:
-    """Whether the engine is to be checked: one that was built on the device always, others where GPU and pycuda are."""
+    """Returns whether to check the engine: always if it was built on this device, else if its GPU and pycuda are here."""
     gpu = find_gpu()
     fits = gpu is not None and gpu.sm == record.build.sm
     return engine_kind(record.target).on_device or (fits and find_spec("pycuda") is not None)
 
 
-def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float, keep_slow: bool) -> Built:
-    """Runs the engine against its ONNX file and reads off its layers. Raises CheckError."""
+def _checked(
+    request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float, keep_slow: bool
+) -> BuiltEngine:
+    """Compares the engine with its ONNX file, and finds the kernels of its sites. Raises CheckError."""
     layers, slow = None, list[str]()
     if request.layer_info is not None and request.layer_info.is_file():
         planned = products(request.onnx)
-        found = read_layers(request.layer_info.read_text(encoding="utf-8"))
-        layers = engine_layers(found, planned.quantized)
+        layers = engine_layers(read_layers(request.layer_info.read_text(encoding="utf-8")), planned.quantized)
         slow = layers.failures(planned.attention, planned.plugins)
         if slow and not keep_slow:
             more = f" (and {len(slow) - 1} more)" if len(slow) > 1 else ""
@@ -144,23 +198,26 @@ def _checked(request: BuildRequest, record: EngineRecord, images: np.ndarray, ti
     try:
         check = _run(request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best))
     except CheckError as error:
-        raise CheckError(f"{error}; {_where(request, model, images, timeout)}") from None
-    return Built(request.engine, record, check, layers, tuple(slow))
+        raise CheckError(f"{error}; {_first_difference(request, model, images, timeout)}") from None
+    return BuiltEngine(request.engine, record, check, layers, tuple(slow))
 
 
-def _where(request: BuildRequest, model: bytes, images: np.ndarray, timeout: float) -> str:
-    """Which tensor is the first that differs, from an engine with every quantizer's codes as outputs."""
+def _first_difference(request: BuildRequest, model: bytes, images: np.ndarray, timeout: float) -> str:
+    """Returns a clause that names the first tensor that differs.
+
+    It builds another engine, whose outputs are the codes of every quantizer.
+    """
     with tempfile.TemporaryDirectory() as folder:
         onnx, engine = Path(folder) / "probed.onnx", Path(folder) / "probed.engine"
         content, names = expose_codes(model)
         onnx.write_bytes(content)
         build_engine(request.model_copy(update={"onnx": onnx, "engine": engine, "layer_info": None}), timeout=timeout)
-        some = images[: request.batch.best]
+        batch = images[: request.batch.best]
         record = read_engine(engine)
-        got = _run(engine, request.plugins, lambda r: r.run(some))
-        outputs = dict(zip((t.name for t in record.build.outputs), got, strict=True))
+        arrays = _run(engine, request.plugins, lambda r: r.run(batch))
+        outputs = dict(zip((t.name for t in record.build.outputs), arrays, strict=True))
         session = onnxruntime.session(content)
-        expected = dict(zip(names, onnxruntime.run(session, some, len(some), names), strict=True))
+        expected = dict(zip(names, onnxruntime.run(session, batch, len(batch), names), strict=True))
     first = first_difference(names, expected, outputs)
     return f"what differs first is {first}" if first else "with their codes as outputs no quantizers differ"
 
@@ -174,7 +231,7 @@ def _run(engine: Path, plugins: tuple[Path, ...], work: Callable[[EngineRunner],
 
 
 def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Preprocess | None) -> np.ndarray:
-    """Images to compare on, float32 [n, C, H, W]: of `data`, or seeded noise, which exercises every kernel too."""
+    """Returns images to compare on, float32 [n, C, H, W]: of `data`, or seeded noise, which runs every kernel too."""
     count = max(CHECKED_IMAGES, record.batch.best)
     if data is None:
         shape = record.build.inputs[0].shape[1:]
@@ -191,10 +248,10 @@ def trtexec(
     file_for: str | None = None,
     out: Path | None = None,
 ) -> tuple[str, str]:
-    """The commands of NVIDIA's tool that build and time what `build` would make; needs no TensorRT.
+    """Returns the trtexec commands (that builds, that times) the engine that `build` would build; needs no TensorRT.
 
-    For a TensorRT that would run the bodies of plugin operators instead of the plugins, the file without them is
-    written beside where the engine goes, and the commands read that.
+    For a TensorRT that would run the bodies of plugin operators instead of the plugins, a file without bodies is
+    written next to the engine's path, and the commands read that.
 
     Args:
         version: of the TensorRT that will run them, 10.3 to 11.x.

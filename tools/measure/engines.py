@@ -18,7 +18,7 @@ from rich.table import Table
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.engine_record import Batch, BuildOptions
 from qvit_deploy.artifacts.manifest import MANIFEST
-from qvit_deploy.commands.build import Built, build
+from qvit_deploy.commands.build import BuiltEngine, build
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.registry import TARGETS
 from qvit_deploy.targets.tensorrt import TENSORRT_RTX
@@ -79,7 +79,7 @@ def _verification_cells(checked: HalfVerification) -> tuple[str, ...]:
     )
 
 
-def _build_cells(built: Built) -> tuple[str, ...]:
+def _build_cells(built: BuiltEngine) -> tuple[str, ...]:
     record, result = built.record, built.record.build
     return (
         str(result.sm),

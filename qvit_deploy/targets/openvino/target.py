@@ -74,12 +74,9 @@ class OpenVinoTarget(Target[RuntimeModel, OpenVinoVerification]):
         )
 
     def reading(self, verification: OpenVinoVerification) -> Reading:
-        result = (
-            f" but {verification.ties:,} whose value lies in the middle between two codes" if verification.ties else ""
-        )
-        result += (
-            "" if verification.integer_products is None else f"; {verification.integer_products:,} products on integers"
-        )
+        ties, products = verification.ties, verification.integer_products
+        result = f" but {ties:,} whose value lies in the middle between two codes" if ties else ""
+        result += "" if products is None else f"; {products:,} products on integers"
         return Reading(
             "The file as OpenVINO runs it, and the executor, with the same tensors in front of every quantizer.", result
         )

@@ -1,4 +1,4 @@
-"""Builds engines in a process of their own and writes them whole, with their record beside them."""
+"""Builds engines, each in a process of its own, and writes them atomically with their records."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.progress import Advance, Progress, Stopwatch
 
 TAIL_LINES = 12
-"""Of the process's standard error that are shown when it dies."""
+"""Lines of the process's standard error that are shown when it dies."""
 UNITS = 1000
-"""The progress bar's length: a build announces its phases as they come, so what is done is only known as a share."""
+"""Length of the progress bar: a build announces its phases one by one, so its progress is only known as a share."""
 
 
 def build_engine(
     request: BuildRequest, *, timeout: float, force: bool = False, progress: Progress | None = None
 ) -> EngineRecord:
-    """Builds the engine of `request`; it and its record appear under their names when both are whole.
+    """Builds the engine of `request`; it and its record get their names when both are written.
 
     Args:
-        timeout: seconds after which the process is ended.
+        timeout: seconds after which the process is killed.
         force: replace an engine of that name.
 
     Raises:
@@ -44,33 +44,34 @@ def build_engine(
         raise InputError(f"{engine}: that is where the engine's record goes; call the engine NAME.engine")
     if not request.onnx.is_file():
         raise InputError(f"no ONNX file at {request.onnx}")
-    if not force and (taken := next((p for p in (engine, record_path(engine)) if os.path.lexists(p)), None)):
-        raise InputError(f"{taken} exists; pass --force to build it again")
+    if not force and (existing := next((p for p in (engine, record_path(engine)) if os.path.lexists(p)), None)):
+        raise InputError(f"{existing} exists; pass --force to build it again")
     label = f"build sm{request.sm}" if request.sm is not None else "build"
-    new = not engine.parent.exists()
+    new_folder = not engine.parent.exists()
     start = time.monotonic()
     make_folder(engine.parent)
     try:
         with temporary_path(engine) as folder:
             make_folder(folder)
-            inner = _inside(request, folder)
+            child_request = _redirected(request, folder)
             with Stopwatch(progress).stage(label, UNITS) as advance:
-                result = _in_child(inner, timeout, advance)
-            record = _record(request, inner.engine, result, time.monotonic() - start)
-            with whole_file(record_path(engine)) as described:
-                described.write_text(record.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
-                if inner.layer_info is not None and inner.layer_info.is_file() and request.layer_info is not None:
-                    inner.layer_info.replace(request.layer_info)
+                result = _build_in_child(child_request, timeout, advance)
+            record = _record(request, child_request.engine, result, time.monotonic() - start)
+            with whole_file(record_path(engine)) as temporary:
+                temporary.write_text(record.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+                layer_info = child_request.layer_info
+                if layer_info is not None and layer_info.is_file() and request.layer_info is not None:
+                    layer_info.replace(request.layer_info)
                 # Before its record: stopped in between, the old record's digest refuses the new engine.
-                inner.engine.replace(engine)
+                child_request.engine.replace(engine)
     finally:
-        if new and not any(engine.parent.iterdir()):
+        if new_folder and not any(engine.parent.iterdir()):
             engine.parent.rmdir()
     return record
 
 
-def _inside(request: BuildRequest, folder: Path) -> BuildRequest:
-    """The request that the building process gets: it writes into `folder`, and may run in any folder."""
+def _redirected(request: BuildRequest, folder: Path) -> BuildRequest:
+    """Returns the request for the building process, which writes into `folder` and may run in any folder."""
     return request.model_copy(
         update={
             "onnx": request.onnx.resolve(),
@@ -83,7 +84,7 @@ def _inside(request: BuildRequest, folder: Path) -> BuildRequest:
 
 
 def _record(request: BuildRequest, engine: Path, result: BuildResult, seconds: float) -> EngineRecord:
-    """The record of what was built: `engine` is where it lies now."""
+    """Returns the record of a built engine, which is still at the path `engine`."""
     return EngineRecord(
         target=request.target,
         batch=request.batch,
@@ -98,9 +99,9 @@ def _record(request: BuildRequest, engine: Path, result: BuildResult, seconds: f
 
 
 class Phases:
-    """What share of a build is done, from the phases its monitor announces.
+    """Computes the share of a build that is done from the phases that its monitor announces.
 
-    A phase has steps; a phase within a phase fills one step of it. Phases of unknown parents count as roots, and only
+    A phase has steps; a child phase fills one step of its parent. Phases of unknown parents count as roots, and only
     the first root moves the bar.
     """
 
@@ -112,12 +113,12 @@ class Phases:
         self._best = 0.0
 
     def event(self, event: dict[str, Any]) -> float:
-        """Takes in an event of the building process; returns the share done, 0..1, which never goes back."""
+        """Processes an event of the building process; returns the share done, 0..1, which never decreases."""
         if "phase" in event:
             name, parent = str(event["phase"]), event.get("parent")
             self._steps[name], self._done[name] = max(1, int(event["steps"])), 0
             self._children[name] = []
-            for siblings in self._children.values():  # begun again: it has one parent, and no descendant as one
+            for siblings in self._children.values():  # a phase that begins again leaves its former parent
                 if name in siblings:
                     siblings.remove(name)
             if parent in self._children and parent != name:
@@ -140,7 +141,7 @@ class Phases:
         return min(1.0, (self._done[name] + inside) / self._steps[name])
 
 
-def _in_child(request: BuildRequest, timeout: float, advance: Advance) -> BuildResult:
+def _build_in_child(request: BuildRequest, timeout: float, advance: Advance) -> BuildResult:
     """Runs `builder_process` on `request`. Raises InputError with its reason, CheckError when it dies."""
     readable, writable = os.pipe()
     with tempfile.TemporaryFile() as errors, os.fdopen(readable, "rb", buffering=0) as pipe:
@@ -154,7 +155,7 @@ def _in_child(request: BuildRequest, timeout: float, advance: Advance) -> BuildR
             os.close(writable)
         try:
             assert child.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it died already, and says why below
+            with contextlib.suppress(BrokenPipeError):  # it died already, which is reported below
                 child.stdin.write(request.model_dump_json().encode())
                 child.stdin.close()
             answer = _listen(pipe, time.monotonic() + timeout, advance)
@@ -176,13 +177,13 @@ def _in_child(request: BuildRequest, timeout: float, advance: Advance) -> BuildR
 
 
 def _environment() -> dict[str, str]:
-    """The user's, in which the child finds this very package and nothing of the folder the user happens to be in."""
+    """Returns the user's environment with this package first on PYTHONPATH, and its other entries absolute."""
     paths = [str(Path(__file__).parents[4]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in paths)}
 
 
 def _listen(pipe: IO[bytes], deadline: float, advance: Advance) -> dict[str, Any] | None:
-    """The last event before the pipe closes ({} if there is no result or error), None when the deadline passes."""
+    """Returns the result or error event that the child sends, {} if there is none, None when the deadline passes."""
     phases, shown, buffer = Phases(), 0, b""
     answer: dict[str, Any] = {}
     with selectors.DefaultSelector() as selector:
@@ -190,10 +191,10 @@ def _listen(pipe: IO[bytes], deadline: float, advance: Advance) -> dict[str, Any
         while True:
             if not selector.select(max(0.0, deadline - time.monotonic())):
                 return None
-            piece = pipe.read(1 << 16)
-            if not piece:
+            chunk = pipe.read(1 << 16)
+            if not chunk:
                 return answer
-            *lines, buffer = (buffer + piece).split(b"\n")
+            *lines, buffer = (buffer + chunk).split(b"\n")
             for line in lines:
                 event = json.loads(line)
                 if "result" in event or "error" in event:
@@ -205,6 +206,7 @@ def _listen(pipe: IO[bytes], deadline: float, advance: Advance) -> dict[str, Any
 
 
 def _ended(code: int) -> str:
+    """Returns how a process ended, in words, by its exit code."""
     if code >= 0:
         return f"ended with exit code {code} and no answer"
     try:
@@ -214,7 +216,7 @@ def _ended(code: int) -> str:
 
 
 def _tail(file: IO[bytes]) -> str:
-    """The last lines of what the process said, as one line."""
+    """Returns the last lines of the process's output, joined to one line."""
     file.seek(0)
     lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
     return " | ".join([line for line in lines if line][-TAIL_LINES:]) or "nothing"

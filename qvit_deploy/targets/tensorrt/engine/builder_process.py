@@ -1,7 +1,7 @@
-"""The process that builds one engine: `python -m` this module, `FD` as its argument, the request on its input.
+"""The process that builds one engine: `python -m` this module with `FD` as its argument and the request on its input.
 
-TensorRT can end its process without an exception (a missing plugin makes RTX terminate), so it is imported here and
-nowhere in the process of the user. Events go out as JSON lines through the file descriptor FD:
+TensorRT can terminate its process without an exception (RTX does if a plugin is missing), so builds never import it
+into the user's process. Events are written as JSON lines to the file descriptor FD:
 
     {"phase": NAME, "parent": NAME or null, "steps": N}   a phase of the build begins
     {"step": NAME, "done": N}                              N of its steps are done
@@ -32,8 +32,11 @@ Send = Callable[[Mapping[str, Any]], None]
 def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     """Builds and writes the engine of `request`.
 
+    Args:
+        send: receives the events of the build's phases.
+
     Raises:
-        InputError: the library does not take the file or the request, or gives no engine; carries its reason.
+        InputError: the library rejects the file or the request, or builds no engine; gives its reason.
     """
     trt = library.module
     gpu = require_gpu("--target tensorrt") if library.kind.on_device else find_gpu()
@@ -46,13 +49,8 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     model = _model(library, request)
     builder = trt.Builder(logger)
     network = library.network(builder)
-    parser = trt.OnnxParser(network, logger)
     start = time.perf_counter()
-    if not parser.parse(model):
-        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise InputError(
-            f"{request.onnx}: {library.target} cannot parse it: {'; '.join(errors[:3]) or 'no reason given'}"
-        )
+    _parse(library, network, logger, model, request)
     parsed = time.perf_counter()
     config = library.configure(builder, request)
     config.progress_monitor = _monitor(trt, send)
@@ -64,10 +62,7 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     if engine is None:
         reason = "; ".join(logger.errors[-3:]) or "no reason given"
         raise InputError(f"{request.onnx}: {library.target} {library.version_text} builds no engine of it: {reason}")
-    with request.engine.open("xb") as file:
-        file.write(memoryview(engine))
-        file.flush()
-        os.fsync(file.fileno())
+    _write(request, engine)
     library.save_timing_cache(config, request)
     if request.layer_info is not None and gpu is not None:
         request.layer_info.write_text(_layer_info(library, logger, engine), encoding="utf-8")
@@ -88,8 +83,26 @@ def build(library: Library, request: BuildRequest, send: Send) -> BuildResult:
     )
 
 
+def _parse(library: Library, network: Any, logger: Any, model: bytes, request: BuildRequest) -> None:
+    """Parses the ONNX file `model` into `network`. Raises InputError with the parser's errors."""
+    parser = library.module.OnnxParser(network, logger)
+    if not parser.parse(model):
+        errors = [_parser_error(parser.get_error(i)) for i in range(parser.num_errors)]
+        raise InputError(
+            f"{request.onnx}: {library.target} cannot parse it: {'; '.join(errors[:3]) or 'no reason given'}"
+        )
+
+
+def _write(request: BuildRequest, engine: Any) -> None:
+    """Writes the engine and synchronizes it to the disk."""
+    with request.engine.open("xb") as file:
+        file.write(memoryview(engine))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _model(library: Library, request: BuildRequest) -> bytes:
-    """The file as this library takes it. Raises InputError if it calls plugins that are not loaded."""
+    """Returns the file in the form for this library. Raises InputError if it calls plugins that are not loaded."""
     model = request.onnx.read_bytes()
     if not library.kind.on_device:
         return inlined(model)
@@ -119,7 +132,7 @@ def _monitor(trt: Any, send: Send) -> Any:
 
 
 def _profile(builder: Any, network: Any, request: BuildRequest) -> Any:
-    """The shapes to build for, or None when every size is fixed."""
+    """Returns the optimization profile with the batches to build for, or None if every size is fixed."""
     profile, varies = builder.create_optimization_profile(), False
     batch = request.batch
     for index in range(network.num_inputs):
@@ -139,7 +152,7 @@ def _profile(builder: Any, network: Any, request: BuildRequest) -> Any:
 
 
 def _layer_info(library: Library, logger: Any, engine: Any) -> str:
-    """The inspector's description of every layer of a built engine, JSON. Needs a GPU."""
+    """Returns the inspector's description of every layer of a built engine, JSON. Needs a GPU."""
     runtime = library.module.Runtime(logger)
     loaded = runtime.deserialize_cuda_engine(memoryview(engine))
     if loaded is None:

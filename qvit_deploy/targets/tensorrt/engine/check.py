@@ -18,7 +18,7 @@ from qvit_deploy.emit.names import site_of_call, site_of_weight_codes
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.op_traits import PRODUCTS
 from qvit_deploy.targets.batches import in_batches
-from qvit_deploy.targets.onnxruntime import runtime as target
+from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.metrics import sqnr_db
 from qvit_deploy.tasks.task import Task
@@ -75,9 +75,9 @@ def check_outputs(runner: Runner, model: bytes, images: np.ndarray, batch: int, 
     Raises:
         CheckError: the logits differ by more than rounding explains.
     """
-    session = target.session(model)
+    session = onnxruntime.session(model)
     compared = images[: len(images) // batch * batch]
-    expected = target.outputs(session, compared, batch)
+    expected = onnxruntime.outputs(session, compared, batch)
     values = in_batches(compared, batch, lambda chunk: [v.astype(np.float32) for v in runner.run(chunk)])
     outputs = dict(zip(expected, values, strict=True))
     check = EngineCheck(len(compared), task.sqnr_db(expected, outputs), task.agreement(expected, outputs))

@@ -1,4 +1,4 @@
-"""The engine of a bundle that is measured."""
+"""Chooses the engine of a bundle that is measured."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
 
 
 def choose_engine(bundle: Bundle, target: str, files: Collection[str], batch: int | None) -> Path:
-    """The one engine of the bundle for this target and batch, and for the GPU at hand.
+    """Returns the one engine of the bundle for this target and batch and for the GPU at hand.
 
     Args:
-        target: of the library that builds it.
+        target: the target that the engine was built for.
         files: names of the bundle's files that engines are built from.
 
     Raises:
-        InputError: there is none, or several, or it was built from another file.
+        InputError: there is none, or several, or one was built from another file.
     """
     build = f"qvit-deploy build {bundle.root} --target {target}"
-    found = engines_in(bundle.root / ENGINES, target)
-    if not found:
+    engines = engines_in(bundle.root / ENGINES, target)
+    if not engines:
         raise InputError(f"{bundle.root} has no engine for {target}; build one where it will run: {build}")
-    held = bundle.manifest.files
-    buildable = [held[name] for name in files if name in held]
-    stale = [path for path, record in found if record.onnx not in buildable]
+    sources = [bundle.manifest.files[name] for name in files if name in bundle.manifest.files]
+    stale = [path for path, record in engines if record.onnx not in sources]
     if stale:
         raise InputError(f"{stale[0]} was built from a file that the bundle does not hold; build it again: {build}")
     gpu = require_gpu(f"bench --target {target}")
     fitting = [
         path
-        for path, record in found
+        for path, record in engines
         if (batch is None or record.batch.least <= batch <= record.batch.most) and runs_on(record, gpu.sm)
     ]
     if len(fitting) == 1:
         return fitting[0]
-    names = ", ".join(path.name for path in fitting or [path for path, _ in found])
+    names = ", ".join(path.name for path in fitting or [path for path, _ in engines])
     which = "several engines" if fitting else "no engine for this GPU and --batch"
     raise InputError(f"{bundle.root} has {which} for {target}: name one of {bundle.root / ENGINES}: {names}")

@@ -1,4 +1,4 @@
-"""Which file an engine is built from, and where engines go."""
+"""Chooses the file that an engine is built from, and the engine's path."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def engine_files(
     sms: tuple[int, ...] = (),
     out: Path | None = None,
 ) -> tuple[Path, list[Path]]:
-    """(the ONNX file of the bundle or lone file `path`, where the engine for each of `sms` goes).
+    """Returns (the ONNX file of the bundle or lone file `path`, the path of the engine for each of `sms`).
 
     Args:
-        target: whose library builds the engines.
-        file_for: the target whose file of a bundle they are built from; by default `target` itself, but the one of
-            plugins where there are plugins or no other.
-        out: the engine of a lone ONNX file; a bundle keeps its own in `engines/`.
+        target: the target that the engines are for.
+        file_for: the target whose file of a bundle they are built from; by default `target` itself, or the plugin
+            target where there are plugins or no other file.
+        out: path of the engine of a lone ONNX file; engines of a bundle go to its folder `engines/`.
 
     Raises:
         InputError: there is no such file, `file_for` or `out` do not go with it, or it calls plugins and `options`
-            name no library. The building process checks what a library holds.
+            name no library. The building process checks the operators of a library.
         BundleError: the bundle is damaged.
     """
     files = _files(file_for, target, options)
@@ -56,7 +56,11 @@ def engine_files(
 
 
 def bare_file(onnx: Path, to: Path) -> Path:
-    """`onnx`, or where it has bodies of plugin operators the file `to` without them. Raises InputError."""
+    """Returns `onnx`, or if it has bodies of plugin operators writes a copy without them to `to` and returns that.
+
+    Raises:
+        InputError: `to` is `onnx` itself, or cannot be written.
+    """
     model = onnx.read_bytes()
     bare = without_plugin_bodies(model)
     if bare == model:
@@ -69,12 +73,12 @@ def bare_file(onnx: Path, to: Path) -> Path:
 
 
 def files_for(target: str, plugins: Collection[Path]) -> tuple[str, ...]:
-    """The targets whose files serve `target`, by default the first that a bundle has a file for."""
+    """Returns the targets from whose files engines for `target` can be built, in order of preference."""
     return (TENSORRT_PLUGIN, target) if plugins else (target, TENSORRT_PLUGIN)
 
 
 def _files(file_for: str | None, target: str, options: BuildOptions) -> tuple[str, ...]:
-    """The targets whose file is built, the first that a bundle has one for."""
+    """Returns the targets whose file may be built, in order of preference. Raises InputError."""
     if file_for is None:
         return files_for(target, options.plugins)
     if file_for not in HALF_TARGETS:
@@ -93,13 +97,14 @@ def _of_bundle(
     if out is not None:
         raise InputError(f"-o is for a lone ONNX file; engines of the bundle {path} go to {path / ENGINES}")
     bundle = read_bundle(path)
-    held = [name for name in files if file_of(name) in bundle.manifest.files]
-    if not held:
-        wanted = target if target in files else files[0]
-        raise InputError(f"bundle {path} was not compiled for {wanted}: compile it again with --target {wanted}")
-    stem = f"{held[0]}{{}}.b{options.batch}.engine"
-    places = [f".sm{sm}" for sm in sms] or [""]
-    return bundle.path_of(file_of(held[0])), [path / ENGINES / stem.format(place) for place in places]
+    available = [name for name in files if file_of(name) in bundle.manifest.files]
+    if not available:
+        missing = target if target in files else files[0]
+        raise InputError(f"bundle {path} was not compiled for {missing}: compile it again with --target {missing}")
+    source = available[0]
+    suffixes = [f".sm{sm}" for sm in sms] or [""]
+    engines = [path / ENGINES / f"{source}{suffix}.b{options.batch}.engine" for suffix in suffixes]
+    return bundle.path_of(file_of(source)), engines
 
 
 def _of_file(path: Path, file_for: str | None, sms: tuple[int, ...], out: Path | None) -> tuple[Path, list[Path]]:

@@ -1,4 +1,4 @@
-"""Whether an engine on disk fits the GPU, the library and the plugins at hand."""
+"""Checks whether an engine on disk fits the GPU, the library and the plugins at hand."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from qvit_deploy.errors import InputError
 
 
 def runs_on(record: EngineRecord, sm: int) -> bool:
-    """Whether the engine was built for GPUs of this compute capability."""
+    """Returns whether the engine was built for GPUs of this compute capability."""
     return sm >= 80 if record.hardware == "ampere-plus" else sm == record.build.sm
 
 
 def require_device(path: Path, record: EngineRecord, sm: int, gpu: str) -> None:
-    """Raises InputError if the engine is for another GPU than the one at hand, with what to do about it.
+    """Raises InputError, which says what to do, if the engine is for another GPU than the one at hand.
 
     Args:
         sm, gpu: compute capability and name of the GPU at hand.
@@ -30,11 +30,11 @@ def require_device(path: Path, record: EngineRecord, sm: int, gpu: str) -> None:
 
 
 def require_library(path: Path, record: EngineRecord, version: tuple[int, ...], plugins: tuple[Path, ...]) -> None:
-    """Raises InputError if the engine cannot run with this library, or with these plugins, with what to do about it.
+    """Raises InputError, which says what to do, if the engine cannot run with this library or with these plugins.
 
     Args:
         version: of the installed library.
-        plugins: libraries handed in.
+        plugins: plugin libraries that the user names.
     """
     built, again = record.build, _again(record)
     if tuple(int(n) for n in built.version.split(".")[:3]) != version[:3]:

@@ -1,4 +1,4 @@
-"""The GPU: which one there is, by pycuda where it is installed, and CUDA graphs, which pycuda has no functions for.
+"""Finds the GPU, by pycuda where it is installed, and runs CUDA graphs, for which pycuda has no functions.
 
 The NVIDIA driver is called through ctypes for CUDA graphs, and to find a GPU where pycuda is not installed: building
 for one with TensorRT-RTX, and saying what a measurement ran on, need no pycuda.
@@ -30,7 +30,7 @@ class Gpu:
 
 
 def pycuda_driver() -> Any | None:
-    """`pycuda.driver`, or None when it is not installed or finds no NVIDIA driver to link to."""
+    """Imports `pycuda.driver`; returns None if it is not installed or finds no NVIDIA driver to link to."""
     try:
         return importlib.import_module("pycuda.driver")
     except ImportError:
@@ -38,7 +38,7 @@ def pycuda_driver() -> Any | None:
 
 
 def find_gpu() -> Gpu | None:
-    """The first GPU the driver shows, or None without a driver or a GPU."""
+    """Returns the first GPU that the driver lists, or None without a driver or a GPU."""
     cuda = pycuda_driver()
     return _by_driver() if cuda is None else _by_pycuda(cuda)
 
@@ -68,7 +68,7 @@ def _by_driver() -> Gpu | None:
 
 
 def require_gpu(what: str) -> Gpu:
-    """The first GPU. Raises InputError saying that `what` needs one."""
+    """Returns the first GPU. Raises InputError saying that `what` needs one."""
     gpu = find_gpu()
     if gpu is None:
         raise InputError(f"{what} needs an NVIDIA GPU and its driver, and none was found (libcuda shows no device)")
@@ -76,14 +76,14 @@ def require_gpu(what: str) -> Gpu:
 
 
 class CudaGraph:
-    """Work on one stream, captured once and launched again and again with one call.
+    """Captures work on a stream once, and launches it any number of times with one call each.
 
     Args:
         stream: handle of the stream (CUstream); not the default stream, which cannot be captured.
-        work: enqueues everything on that stream; nothing in it may wait for the device.
+        work: enqueues everything on that stream, and must not synchronize with the device.
 
     Raises:
-        InputError: the driver refuses; names the call and its error number.
+        InputError: a call of the driver fails; names it and its error number.
     """
 
     def __init__(self, stream: int, work: Callable[[], None]) -> None:
@@ -100,9 +100,11 @@ class CudaGraph:
         self._call("cuGraphDestroy", graph)
 
     def launch(self) -> None:
+        """Enqueues the captured work on the stream."""
         self._call("cuGraphLaunch", self._launchable, self._stream)
 
     def close(self) -> None:
+        """Releases the graph."""
         if self._launchable:
             self._call("cuGraphExecDestroy", self._launchable)
             self._launchable = ctypes.c_void_p()

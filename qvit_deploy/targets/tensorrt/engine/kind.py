@@ -1,4 +1,4 @@
-"""The two libraries that build engines, as far as they are known without being imported."""
+"""The two libraries that build engines, described without importing them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from qvit_deploy.targets.tensorrt import TENSORRT, TENSORRT_RTX
 
 @dataclass(frozen=True)
 class EngineKind:
-    """One of the libraries.
+    """A library that builds engines.
 
     Attributes:
         name: of the target, and of the package's extra that installs it.
         module: its Python module.
-        oldest: version that is supported.
-        on_device: builds for the GPU at hand, and then runs there; else for compute capabilities that are named,
-            without a GPU, into kernels that are compiled while they run.
+        oldest: oldest supported version.
+        on_device: whether it builds for the GPU at hand, where engines then run; else it builds without a GPU for
+            named compute capabilities, and compiles kernels when an engine runs.
     """
 
     name: str
@@ -30,11 +30,11 @@ class EngineKind:
 
     @property
     def takes_plugins(self) -> bool:
-        """Whether operators of plugin libraries run in its engines; else their function bodies do."""
+        """Returns whether its engines run operators of plugin libraries; else they run the function bodies."""
         return self.on_device
 
     def require_options(self, sms: tuple[int, ...], options: BuildOptions) -> None:
-        """Raises InputError when a build of such engines cannot be asked for with these options."""
+        """Raises InputError if engines of this kind cannot be built with these options."""
         if self.on_device:
             if sms:
                 raise InputError("--sm is for tensorrt-rtx: TensorRT builds for the GPU of the machine it runs on")
@@ -45,7 +45,7 @@ class EngineKind:
             raise InputError("--hardware and --timing-cache are for --target tensorrt")
 
     def layer_info(self, engine: Path) -> Path | None:
-        """Where a build of `engine` describes its layers, which takes the GPU that it is for."""
+        """Returns the path to which a build of `engine` writes its layers; None if it runs without the engine's GPU."""
         return engine.with_suffix(".layers.json") if self.on_device else None
 
 
@@ -56,7 +56,7 @@ ENGINE_KINDS = {kind.name: kind for kind in (ON_DEVICE, FOR_NAMED_GPUS)}
 
 
 def engine_kind(target: str) -> EngineKind:
-    """The library that builds engines for the target of this name. Raises InputError if there is none."""
+    """Returns the library that builds engines for the target of this name. Raises InputError if there is none."""
     kind = ENGINE_KINDS.get(target)
     if kind is None:
         raise InputError(f"--target {target!r} is not one of {', '.join(ENGINE_KINDS)}")

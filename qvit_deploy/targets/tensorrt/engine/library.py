@@ -1,6 +1,6 @@
-"""The two Python modules of TensorRT behind one face: `tensorrt` 10.3 to 11.x and `tensorrt_rtx`.
+"""Gives the two Python modules of TensorRT, `tensorrt` 10.3 to 11.x and `tensorrt_rtx`, one interface.
 
-What differs between them, and between versions, is decided here by version and by which names exist, nowhere else:
+Only this module distinguishes them, and their versions, by version and by the names that exist:
 
 * strong typing is a flag in 10.x and the only way in 11 and in RTX;
 * RTX builds for named compute capabilities without a GPU, `tensorrt` for the GPU at hand;
@@ -26,13 +26,13 @@ _LEVELS: dict[Hardware, str] = {
 }  # fmt: skip
 
 _LOADED: dict[tuple[Any, Path], list[str]] = {}
-"""Operators by module and plugin library: TensorRT registers each library once for the whole process, whichever engine
-asked first. Builder and runner both load through `Library.load_plugins`, so this is the only record of it."""
+"""Operators by module and plugin library: TensorRT registers a library once per process, so that loading it again for
+another engine shows no new operators."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """One of the modules, imported."""
+    """One of the modules, imported, with its kind and version."""
 
     kind: EngineKind
     module: Any
@@ -47,21 +47,21 @@ class Library:
         return ".".join(map(str, self.version))
 
     def capabilities(self) -> tuple[int, ...]:
-        """Compute capabilities RTX builds for without a GPU, ascending; () of `tensorrt`."""
+        """Returns the compute capabilities that RTX builds for without a GPU, ascending; () of `tensorrt`."""
         enum = getattr(self.module, "ComputeCapability", None)
         return tuple(sorted(int(n[2:]) for n in dir(enum) if re.fullmatch(r"SM\d+", n)))
 
     def network(self, builder: Any) -> Any:
-        """An empty, strongly typed network."""
+        """Creates an empty, strongly typed network."""
         if self.kind.on_device and self.version < (11,):
             return builder.create_network(1 << int(self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         return builder.create_network(0)
 
     def configure(self, builder: Any, request: BuildRequest) -> Any:
-        """A builder configuration as `request` wants it.
+        """Creates the builder configuration for `request`.
 
         Raises:
-            InputError: this target or version cannot do what is wanted.
+            InputError: this target or version does not support the request.
         """
         trt, config = self.module, builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -74,12 +74,12 @@ class Library:
             return config
         config.hardware_compatibility_level = self.hardware_level(request.hardware)
         if request.timing_cache is not None:
-            stored = request.timing_cache.read_bytes() if request.timing_cache.is_file() else b""
-            config.set_timing_cache(config.create_timing_cache(stored), ignore_mismatch=False)
+            timings = request.timing_cache.read_bytes() if request.timing_cache.is_file() else b""
+            config.set_timing_cache(config.create_timing_cache(timings), ignore_mismatch=False)
         return config
 
     def require_capability(self, sm: int | None) -> int:
-        """`sm` if RTX builds for it. Raises InputError."""
+        """Returns `sm`. Raises InputError if RTX does not build for it."""
         known = self.capabilities()
         if sm is None:
             raise InputError(f"--target tensorrt-rtx needs --sm: one of {', '.join(map(str, known))}")
@@ -91,7 +91,7 @@ class Library:
         return sm
 
     def hardware_level(self, hardware: Hardware) -> Any:
-        """The enum value. Raises InputError when this version has none."""
+        """Returns the enum value. Raises InputError if this version has none."""
         levels = self.module.HardwareCompatibilityLevel
         level = getattr(levels, _LEVELS[hardware], None)
         if level is None:
@@ -99,22 +99,22 @@ class Library:
         return level
 
     def load_plugins(self, libraries: tuple[Path, ...]) -> tuple[str, ...]:
-        """Loads plugin libraries and returns the operators they brought, as namespace::name:version.
+        """Loads plugin libraries and returns the operators they add, as namespace::name:version.
 
         Raises:
-            InputError: RTX has no plugins; a library is missing, does not load or brings nothing.
+            InputError: RTX has no plugins; a library is missing, does not load or adds no operator.
         """
         if not libraries:
             return ()
         if not self.kind.takes_plugins:
             raise InputError("TensorRT-RTX takes no plugins: leave out --plugin, or build with --target tensorrt")
         registry = self.module.get_plugin_registry()
-        brought: list[str] = []
+        added: list[str] = []
         for library in libraries:
             if not library.is_file():
                 raise InputError(f"no plugin library at {library}")
             if known := _LOADED.get((self.module, library.resolve())):
-                brought += known
+                added += known
                 continue
             before = set(self.operators())
             if registry.load_library(str(library.resolve())) is None:
@@ -123,15 +123,15 @@ class Library:
             if not new:
                 raise InputError(f"{library} brings no plugin that TensorRT {self.version_text} did not have already")
             _LOADED[self.module, library.resolve()] = new
-            brought += new
-        return tuple(brought)
+            added += new
+        return tuple(added)
 
     def logger(self) -> Any:
-        """A logger that keeps `errors` and `warnings`."""
+        """Creates a logger that collects `errors` and `warnings`."""
         trt = self.module
 
         class Log(trt.ILogger):  # type: ignore[name-defined]
-            """Everything goes to standard error too, for the tail shown after a crash."""
+            """Also prints everything to standard error, whose tail is shown after a crash."""
 
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
@@ -150,12 +150,12 @@ class Library:
         return Log()
 
     def layer_info(self, engine: Any) -> str:
-        """The inspector's description of every layer of a loaded engine, JSON."""
+        """Returns the inspector's description of every layer of a loaded engine, JSON."""
         inspector = engine.create_engine_inspector()
         return str(inspector.get_engine_information(self.module.LayerInformationFormat.JSON))
 
     def save_timing_cache(self, config: Any, request: BuildRequest) -> None:
-        """Writes the timings of this build back, where they are to be kept. Raises InputError."""
+        """Writes the timings of this build to the request's timing cache, if it has one. Raises InputError."""
         if not self.kind.on_device or request.timing_cache is None:
             return
         cache = config.get_timing_cache()
@@ -163,7 +163,7 @@ class Library:
             write_file(request.timing_cache, bytes(memoryview(cache.serialize())))
 
     def operators(self) -> list[str]:
-        """What the registered plugins run, as namespace::name:version."""
+        """Returns the operators of the registered plugins, as namespace::name:version."""
         creators = self.module.get_plugin_registry().all_creators
         return [f"{c.plugin_namespace}::{c.name}:{c.plugin_version}" for c in creators]
 
@@ -172,7 +172,7 @@ def load_library(target: str) -> Library:
     """Imports the module that builds and runs engines for `target`.
 
     Raises:
-        InputError: there is none, it is not installed, does not load, or is too old.
+        InputError: no library builds for `target`, or it is not installed, does not load, or is too old.
     """
     kind = engine_kind(target)
     name = kind.module
@@ -188,7 +188,7 @@ def load_library(target: str) -> Library:
 
 
 def library_of(target: str, module: Any) -> Library:
-    """`module` as a `Library`. Raises InputError if it is too old."""
+    """Returns `module` as a `Library`. Raises InputError if it is too old."""
     kind, version = engine_kind(target), parse_version(str(getattr(module, "__version__", "0")))
     if version < kind.oldest:
         oldest = ".".join(map(str, kind.oldest))
@@ -200,6 +200,6 @@ def library_of(target: str, module: Any) -> Library:
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """'10.3.0.26' or '11.4.0rc1' -> (10, 3, 0), the first three numbers; (0,) of anything else."""
+    """Returns the first three numbers of a version: (10, 3, 0) of '10.3.0.26'; (0,) if it begins with none."""
     match = re.match(r"\d+(?:\.\d+){0,2}", text)
     return tuple(int(n) for n in match[0].split(".")) if match else (0,)

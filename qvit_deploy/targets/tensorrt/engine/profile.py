@@ -1,4 +1,4 @@
-"""Where an engine's run time goes: TensorRT's times of layers, given back to the sites whose ONNX nodes they run."""
+"""Profiles engines: attributes TensorRT's times of layers to the sites whose ONNX nodes they run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def profile_engine(path: Path, batch: int | None, plugins: tuple[Path, ...], sit
     """Profiles an engine with TensorRT's IProfiler.
 
     Args:
-        sites: names that layers are given back to.
+        sites: names of the sites that layers are attributed to.
 
     Raises:
         InputError: the engine cannot be run here, or takes another batch.
@@ -30,43 +30,45 @@ def profile_engine(path: Path, batch: int | None, plugins: tuple[Path, ...], sit
         layers = read_layers(runner.engine.layer_info())
     finally:
         runner.close()
-    means = {name: per_run(found) for name, found in times.items()}
+    means = {name: per_run(durations) for name, durations in times.items()}
     if not sum(means.values()) > 0:
         raise InputError(f"{path}: TensorRT's profiler reported no layer that took any time")
     return attribute_layers(means, layers, sites)
 
 
 def attribute_layers(milliseconds: Mapping[str, float], layers: Iterable[Layer], sites: Sequence[str]) -> Profile:
-    """Times of layers added up by site, or by the layer's type where there is none.
+    """Sums the times of layers by site, or by the layer's type where it belongs to none.
 
-    A layer fused from several sites goes to all of them together, under their joined names.
+    The time of a layer fused from several sites is attributed to all of them together, under their joined names.
 
     Args:
         milliseconds: layer -> time per run.
-        layers: what the engine inspector says of them; a layer it does not list is known by its name alone.
+        layers: the engine inspector's description; a layer that it does not list is attributed by its name.
+        sites: names of the sites.
     """
     known = {layer.name: layer for layer in layers}
     product: dict[str, float] = {}
     outside: dict[str, float] = defaultdict(float)
-    for name, taken in milliseconds.items():
+    for name, duration in milliseconds.items():
         layer = known.get(name)
-        owners = _owners(name, layer, sites)
-        if owners:
-            product[owners] = product.get(owners, 0.0) + taken
+        joined = _joined_sites(name, layer, sites)
+        if joined:
+            product[joined] = product.get(joined, 0.0) + duration
         else:
-            outside[(layer.kind if layer is not None else "") or "layer"] += taken
+            outside[(layer.kind if layer is not None else "") or "layer"] += duration
     return Profile(
-        sites=tuple(SiteTime(name=name, product_ms=taken) for name, taken in product.items()),
+        sites=tuple(SiteTime(name=name, product_ms=duration) for name, duration in product.items()),
         outside_ms=dict(outside),
         total_ms=sum(milliseconds.values()),
     )
 
 
-def _owners(name: str, layer: Layer | None, sites: Sequence[str]) -> str:
+def _joined_sites(name: str, layer: Layer | None, sites: Sequence[str]) -> str:
+    """Returns the sites whose nodes a layer runs, joined by " + "; "" if there are none."""
     nodes = layer.nodes if layer is not None and layer.nodes else re.split(r" \+ |,|\{|\}", name)
-    found: dict[str, None] = {}
+    layer_sites: dict[str, None] = {}
     for node in nodes:
-        mine = [s for s in sites if node.strip() == s or node.strip().startswith((f"{s}/", f"{s}."))]
-        if mine:
-            found[max(mine, key=len)] = None
-    return " + ".join(found)
+        matching = [s for s in sites if node.strip() == s or node.strip().startswith((f"{s}/", f"{s}."))]
+        if matching:
+            layer_sites[max(matching, key=len)] = None
+    return " + ".join(layer_sites)

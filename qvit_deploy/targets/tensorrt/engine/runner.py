@@ -1,4 +1,4 @@
-"""An engine as a measurement runs it on the GPU."""
+"""Runs engines on the GPU for measurements."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner
 
 
 class EngineFileRunner(Runner):
-    """An engine of either TensorRT on the GPU, on normally distributed inputs that lie there; times by CUDA events.
+    """Runs an engine of either TensorRT on normally distributed inputs in GPU memory; times are of CUDA events.
 
     Attributes:
-        engine: what runs it.
+        engine: the loaded engine.
+
+    Raises:
+        InputError: the engine cannot be run here, or takes another batch.
     """
 
     def __init__(self, path: Path, batch: int | None, load: Callable[[], EngineRunner]) -> None:
@@ -39,7 +42,10 @@ class EngineFileRunner(Runner):
 
 
 def engine_shapes(path: Path, record: EngineRecord, batch: int | None) -> list[tuple[int, ...]]:
-    """Shapes of the inputs that an engine is measured on; None takes the batch its kernels were chosen for.
+    """Returns the shapes of the inputs that an engine is measured on.
+
+    Args:
+        batch: images per run; None for the number that its kernels are optimized for.
 
     Raises:
         InputError: it was not built for this batch, or for other inputs than images.

@@ -24,10 +24,10 @@ def require_runnable(path: Path, record: EngineRecord) -> None:
 
 
 def load(path: Path, plugins: tuple[Path, ...] = ()) -> EngineRunner:
-    """The engine at `path`, ready to run.
+    """Loads the engine at `path`.
 
     Args:
-        plugins: the libraries it was built with.
+        plugins: the plugin libraries it was built with.
 
     Raises:
         InputError: as `opener`, or TensorRT does not load the engine.
@@ -36,10 +36,10 @@ def load(path: Path, plugins: tuple[Path, ...] = ()) -> EngineRunner:
 
 
 def opener(path: Path, plugins: tuple[Path, ...] = ()) -> Callable[[], EngineRunner]:
-    """What loads the engine at `path`: everything is checked and imported before, so that it can be timed.
+    """Returns a function that loads the engine at `path`; all checks and imports are done before, so it can be timed.
 
     Args:
-        plugins: the libraries it was built with.
+        plugins: the plugin libraries it was built with.
 
     Raises:
         InputError: there is no GPU, a module is missing, or the engine is damaged, for another GPU or version, or lacks
@@ -54,7 +54,7 @@ def opener(path: Path, plugins: tuple[Path, ...] = ()) -> Callable[[], EngineRun
 
 
 def load_pycuda() -> Any:
-    """`pycuda.driver`. Raises InputError when it is not there."""
+    """Imports `pycuda.driver`. Raises InputError if it is not installed or finds no driver."""
     cuda = pycuda_driver()
     if cuda is None:
         raise InputError('running engines needs pycuda: pip install "qvit-deploy[tensorrt]"')
@@ -62,15 +62,18 @@ def load_pycuda() -> Any:
 
 
 def launches_graph(record: EngineRecord) -> bool:
-    """Whether runs go through a CUDA graph. Those of RTX, which compiles kernels while they run, do not."""
+    """Returns whether runs launch a CUDA graph. Those of RTX, which compiles kernels while they run, do not."""
     return engine_kind(record.target).on_device
 
 
 class EngineRunner:
-    """One engine on the first GPU. Use it from one thread, and `close` it.
+    """Runs one engine on the first GPU. It must be used from one thread, and closed.
 
     Attributes:
-        record: how the engine was built.
+        record: the engine's record.
+
+    Raises:
+        InputError: TensorRT does not load the engine or a plugin library.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class EngineRunner:
         cuda.init()
         self._device_context = cuda.Device(0).retain_primary_context()
         self._device_context.push()
-        self._free = cuda.mem_get_info()[0]
+        self._free_before_load = cuda.mem_get_info()[0]
         logger = library.logger()
         if library.kind.on_device:
             self._trt.init_libnvinfer_plugins(logger, "")
@@ -107,7 +110,7 @@ class EngineRunner:
         self._profiler: Any = None
 
     def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """The outputs for one array per input, images float32 [n, C, H, W], in the engine's order.
+        """Returns the outputs for one array per input, images float32 [n, C, H, W], in the engine's order.
 
         Raises:
             InputError: n is not a batch the engine was built for, or the device refuses the work.
@@ -129,28 +132,27 @@ class EngineRunner:
         return [self._host[name].copy() for name in self._outputs]
 
     def time(self) -> float:
-        """Milliseconds between the events before and after the last run's kernels: no transfers, no host time."""
+        """Returns milliseconds between the events around the last run's kernels, without transfers and host time."""
         return float(self._start.time_till(self._end))
 
     def repeat(self) -> float:
-        """Runs once more on the inputs of the last `run`, nothing copied. Returns milliseconds, as `time`."""
+        """Runs once more on the inputs of the last `run`, without copies. Returns milliseconds, as `time`."""
         self._launch()
         self._stream.synchronize()
         return self.time()
 
     def device_memory(self) -> int:
-        """Bytes of the device's memory taken since before the engine was loaded; other programs on it disturb that."""
-        return max(0, self._free - self._cuda.mem_get_info()[0])
+        """Returns bytes of GPU memory allocated since before the engine was loaded, by other programs too."""
+        return max(0, self._free_before_load - self._cuda.mem_get_info()[0])
 
     def layer_info(self) -> str:
-        """The inspector's description of every layer, JSON."""
+        """Returns the inspector's description of every layer, JSON."""
         return self._library.layer_info(self._engine)
 
     def layer_times(self, runs: int) -> dict[str, list[float]]:
-        """Layer -> milliseconds in each of `runs` runs on the inputs of the last `run`, by TensorRT's IProfiler.
+        """Returns layer -> milliseconds in each of `runs` runs on the last inputs, by TensorRT's IProfiler.
 
-        The profiler waits for the device after every run and stays with the engine: times of whole runs after this are
-        longer.
+        The profiler synchronizes after every run and stays attached to the engine, so that later runs take longer.
 
         Raises:
             InputError: it reported no layer.
@@ -165,7 +167,7 @@ class EngineRunner:
             def report_layer_time(self, layer_name: str, ms: float) -> None:
                 times[layer_name].append(ms)
 
-        self._profiler = Profiler()  # kept here, since TensorRT need not keep it
+        self._profiler = Profiler()  # referenced here, since TensorRT may not reference it
         self._context.profiler = self._profiler
         for _ in range(runs):
             self._enqueue()
@@ -175,7 +177,7 @@ class EngineRunner:
         return dict(times)
 
     def close(self) -> None:
-        """Gives back buffers, graph and context."""
+        """Releases buffers, graph and context."""
         if self._graph is not None:
             self._graph.close()
         self._graph, self._device, self._host = None, {}, {}
@@ -183,7 +185,7 @@ class EngineRunner:
         self._device_context.pop()
 
     def _prepare(self, shapes: tuple[tuple[int, ...], ...]) -> None:
-        """Buffers, addresses and, after one run that lets the library settle, the graph for inputs of these shapes."""
+        """Allocates buffers for inputs of these shapes and, after one run that initializes the library, a graph."""
         if self._graph is not None:
             self._graph.close()
         self._graph = self._shapes = None
