@@ -1,4 +1,4 @@
-"""Measuring files: several fresh processes, each of which warms up and times blocks of runs; of two files in turn."""
+"""Measures files in several fresh processes, each of which warms up and times blocks of runs, of two files in turn."""
 
 from __future__ import annotations
 
@@ -41,23 +41,26 @@ PROCESSES, BLOCKS = 20, 12
 almost twice the blocks miss four times as many slowdowns on a loaded machine when the sides are measured apart."""
 
 TABLE_PROCESSES, TABLE_BLOCKS = 5, 8
-"""Defaults for many small models in turn."""
+"""Defaults for many small models, whose blocks alternate."""
 
 MEMORY_RUNS = 3
 TIMEOUT_SECONDS = 3600
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to measure.
+class MeasureOptions:
+    """The options of a measurement.
 
     Attributes:
-        batch: images per run, None for the file's own (1 when any will do).
+        batch: images per run; None for the file's own, or 1 where it takes any number.
         threads: of the runtime.
-        processes: fresh ones, one after the other.
+        processes: number of fresh processes, one after the other.
         runs: timed runs of each file in each process; None for as many as fill `BLOCKS` blocks of 50 ms.
-        pin: to CPUs, where the system allows it.
-        plugins: libraries that engines call.
+        pin: whether to pin processes to CPUs, where the system allows it.
+        plugins: plugin libraries that engines call.
+
+    Raises:
+        InputError: a number is not positive, or there would be only one run.
     """
 
     batch: int | None = None
@@ -78,8 +81,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class File:
-    """A file to measure. For the profile: `attention`, the attention products of an .onnx file (output tensor -> site),
-    and `sites`, names that the layers of an engine are given back to."""
+    """A file to measure.
+
+    Attributes:
+        attention: output tensor -> site, of the attention products of an .onnx file, for its profile.
+        sites: names of the sites that the layers of an engine are attributed to, for its profile.
+    """
 
     path: Path
     attention: Mapping[str, str] = field(default_factory=dict)
@@ -87,25 +94,26 @@ class File:
 
 
 def measure(
-    file: File, against: File | None, plan: Plan, profiled: bool = True, progress: Progress | None = None
+    file: File, against: File | None, options: MeasureOptions, profiled: bool = True, progress: Progress | None = None
 ) -> Measurement:
-    """Measures `file` in turn, block by block, with `against`, or with the reference workload when there is none.
+    """Measures `file`, its blocks alternating with those of `against`, or else of the reference workload.
 
-    An engine has no reference: the fixed model runs on the CPU, which knows nothing of the GPU's clock.
+    An engine has no reference workload, which runs on the CPU and does not depend on the GPU's clock.
 
     Raises:
         InputError: a file cannot be loaded or run here.
     """
     watch = Stopwatch(progress)
     files = [file] if against is None else [file, against]
-    runtimes = [facts_of(f.path, plan.batch) for f in files]
+    runtimes = [facts_of(f.path, options.batch) for f in files]
     engines = [r.on_gpu for r in runtimes]
-    job = _job([f.path for f in files], plan, BLOCKS)
-    answers = _with_reference(job, plan, watch) if against is None and not engines[0] else _answers(job, plan, watch)
-    once = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False)
-    alone = [replace(once, files=(name,)) for name in job.files]
-    memory = _memory(alone, watch)
-    profiles = _profiles(files, alone, watch) if profiled else [None] * len(files)
+    job = _job([f.path for f in files], options, BLOCKS)
+    run_all = _with_reference if against is None and not engines[0] else _answers
+    answers = run_all(job, options, watch)
+    short = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False)
+    single = [replace(short, files=(name,)) for name in job.files]
+    memory = _memory(single, watch)
+    profiles = _profiles(files, single, watch) if profiled else [None] * len(files)
     subjects = [
         _subject(f.path, [a["files"][i] for a in answers], answers[0]["meter"], memory[i], profiles[i])
         for i, f in enumerate(files)
@@ -114,9 +122,9 @@ def measure(
     if against is not None:
         differs = runtimes[1].name != runtimes[0].name
         other = subjects[1].model_copy(update={"runtime": runtimes[1].name}) if differs else subjects[1]
-    around = environment()
-    # A library runs engines of its own version only, so the engine knows it.
-    built = {r.name: r.version for r in runtimes if r.version is not None}
+    machine = environment()
+    # A library runs only engines of its own version, so their records tell it.
+    engine_versions = {r.name: r.version for r in runtimes if r.version is not None}
     return Measurement(
         **dict(subjects[0]),
         schema="qvit-deploy/measurement/1",
@@ -125,38 +133,38 @@ def measure(
         settings=Settings(
             runtime=runtimes[0].name,
             batch=answers[0]["files"][0]["batch"],
-            threads=None if all(engines) else plan.threads,
+            threads=None if all(engines) else options.threads,
             cpus=job.cpus,
             flags=dict(runtimes[0].flags),
         ),
-        environment=around.model_copy(update={"versions": {**around.versions, **built}}),
+        environment=machine.model_copy(update={"versions": {**machine.versions, **engine_versions}}),
         against=other,
         ratio=None if other is None else _ratio(subjects[0], other),
     )
 
 
-def _with_reference(job: Job, plan: Plan, watch: Stopwatch) -> list[dict[str, Any]]:
-    """The answers for a job of one file in turn with the reference workload, whose times lie with the file's."""
+def _with_reference(job: Job, options: MeasureOptions, watch: Stopwatch) -> list[dict[str, Any]]:
+    """Runs a job of one file together with the reference workload, whose times are added to the file's answers."""
     with tempfile.TemporaryDirectory() as folder:
-        fixed = Path(folder) / "reference.onnx"
-        fixed.write_bytes(reference_workload())
-        answers = _answers(replace(job, files=(*job.files, str(fixed)), reference=True), plan, watch)
+        reference = Path(folder) / "reference.onnx"
+        reference.write_bytes(reference_workload())
+        answers = _answers(replace(job, files=(*job.files, str(reference)), reference=True), options, watch)
     for answer in answers:
         answer["files"][0]["yardstick_ms"] = answer["files"].pop()["blocks_ms"]
     return answers
 
 
-def _memory(alone: Sequence[Job], watch: Stopwatch) -> list[dict[str, Any]]:
-    """The answer of a process for each file by itself: with two in a process nobody can tell whose memory it is."""
-    with watch.stage("memory", len(alone)) as advance:
-        return [_run({"task": "measure", "job": asdict(job)}, advance) for job in alone]
+def _memory(single: Sequence[Job], watch: Stopwatch) -> list[dict[str, Any]]:
+    """Runs each job of a single file, since the memory of a process with two cannot be attributed to one of them."""
+    with watch.stage("memory", len(single)) as advance:
+        return [_run({"task": "measure", "job": asdict(job)}, advance) for job in single]
 
 
-def _profiles(files: Sequence[File], alone: Sequence[Job], watch: Stopwatch) -> list[Profile | None]:
-    """Where the time of each file goes, each in a process of its own."""
+def _profiles(files: Sequence[File], single: Sequence[Job], watch: Stopwatch) -> list[Profile | None]:
+    """Profiles each file in a process of its own."""
     profiles: list[Profile | None] = []
     with watch.stage("profile", len(files)) as advance:
-        for file, job in zip(files, alone, strict=True):
+        for file, job in zip(files, single, strict=True):
             names = {"attention": dict(file.attention), "sites": file.sites}
             answer = _run({"task": "profile", "job": asdict(job), **names}, lambda _: None)
             profiles.append(Profile.model_validate(answer))
@@ -165,58 +173,58 @@ def _profiles(files: Sequence[File], alone: Sequence[Job], watch: Stopwatch) -> 
 
 
 def _ratio(file: Subject, baseline: Subject) -> RatioRecord:
-    """Above 1 the file is slower than the baseline it took turns with."""
+    """Returns the ratio of latencies, above 1 if the file is slower than the baseline."""
     pairs = [p.blocks_ms for p in baseline.processes], [p.blocks_ms for p in file.processes]
     ratio = paired_ratio([pairs])
     return RatioRecord(p50=ratio.value, interval95=ratio.interval)
 
 
-def medians_ms(paths: Sequence[Path], plan: Plan, progress: Progress | None = None) -> list[float]:
-    """Milliseconds of each file, the median of its blocks; all in turn in the same processes.
+def medians_ms(paths: Sequence[Path], options: MeasureOptions, progress: Progress | None = None) -> list[float]:
+    """Returns milliseconds of each file, the median of its blocks; blocks of all files alternate in the same processes.
 
     Args:
-        paths: parts of a model, each with the sizes it has there: the windows of Swin are several to an image.
+        paths: parts of a model, whose first dimensions are those they have in it: Swin has several windows per image.
 
     Raises:
         InputError: one cannot be loaded or run here.
     """
-    job = replace(_job(paths, plan, TABLE_BLOCKS), parts=True)
-    return [statistics.median(b for p in blocks for b in p) for blocks in _blocks(job, plan, progress)]
+    job = replace(_job(paths, options, TABLE_BLOCKS), parts=True)
+    return [statistics.median(b for p in blocks for b in p) for blocks in _blocks(job, options, progress)]
 
 
 def in_turn(
-    paths: Sequence[Path], plan: Plan, blocks: int = BLOCKS, progress: Progress | None = None
+    paths: Sequence[Path], options: MeasureOptions, blocks: int = BLOCKS, progress: Progress | None = None
 ) -> list[list[list[float]]]:
-    """Milliseconds [files][processes][blocks]; all files in turn in the same processes.
+    """Returns milliseconds [files][processes][blocks]; blocks of all files alternate in the same processes.
 
     Raises:
         InputError: one cannot be loaded or run here.
     """
-    return _blocks(_job(paths, plan, blocks), plan, progress)
+    return _blocks(_job(paths, options, blocks), options, progress)
 
 
-def _blocks(job: Job, plan: Plan, progress: Progress | None) -> list[list[list[float]]]:
-    """Milliseconds [files][processes][blocks]."""
-    answers = _answers(job, plan, Stopwatch(progress))
+def _blocks(job: Job, options: MeasureOptions, progress: Progress | None) -> list[list[list[float]]]:
+    """Returns milliseconds [files][processes][blocks]."""
+    answers = _answers(job, options, Stopwatch(progress))
     return [[a["files"][i]["blocks_ms"] for a in answers] for i in range(len(job.files))]
 
 
-def _job(paths: Sequence[Path], plan: Plan, blocks: int) -> Job:
+def _job(paths: Sequence[Path], options: MeasureOptions, blocks: int) -> Job:
     return Job(
         files=tuple(str(p.absolute()) for p in paths),
-        batch=plan.batch,
-        threads=plan.threads,
-        cpus=fastest_cpus(plan.threads) if plan.pin else None,
-        blocks=blocks if plan.runs is None else min(blocks, plan.runs),
-        runs=plan.runs,
-        plugins=tuple(str(p.absolute()) for p in plan.plugins),
+        batch=options.batch,
+        threads=options.threads,
+        cpus=fastest_cpus(options.threads) if options.pin else None,
+        blocks=blocks if options.runs is None else min(blocks, options.runs),
+        runs=options.runs,
+        plugins=tuple(str(p.absolute()) for p in options.plugins),
     )
 
 
-def _answers(job: Job, plan: Plan, watch: Stopwatch) -> list[dict[str, Any]]:
-    """One answer per process; each starts with another file."""
-    with watch.stage("bench", plan.processes * job.blocks * len(job.files)) as advance:
-        jobs = [replace(job, first=i % len(job.files)) for i in range(plan.processes)]
+def _answers(job: Job, options: MeasureOptions, watch: Stopwatch) -> list[dict[str, Any]]:
+    """Runs the processes and returns an answer of each; each starts with another file."""
+    with watch.stage("bench", options.processes * job.blocks * len(job.files)) as advance:
+        jobs = [replace(job, first=i % len(job.files)) for i in range(options.processes)]
         return [_run({"task": "measure", "job": asdict(j)}, advance) for j in jobs]
 
 
@@ -224,7 +232,7 @@ def _subject(
     path: Path,
     answers: Sequence[dict[str, Any]],
     meter: str | None,
-    alone: Mapping[str, Any],
+    single: Mapping[str, Any],
     profile: Profile | None,
 ) -> Subject:
     sketches = [Sketch.from_dict(a["sketch"]) for a in answers]
@@ -243,8 +251,8 @@ def _subject(
         latency_ms=latency,
         throughput=answers[0]["batch"] / latency.mean * 1e3,
         load_ms=statistics.median(a["load_ms"] for a in answers),
-        peak_memory_bytes=alone["peak_memory_bytes"],
-        device_memory_bytes=alone["files"][0]["device_memory_bytes"],
+        peak_memory_bytes=single["peak_memory_bytes"],
+        device_memory_bytes=single["files"][0]["device_memory_bytes"],
         processes=tuple(processes),
         profile=profile,
         energy=energy,
@@ -252,16 +260,16 @@ def _subject(
 
 
 def latency_of(sketches: Sequence[Sketch]) -> Latency:
-    """Mean and quantiles of all samples together, in milliseconds."""
+    """Returns mean and quantiles of all samples together, in milliseconds."""
     values, intervals = summary(sketches, list(QUANTILES.values()))
     names = ("mean", *QUANTILES)
-    said = {n: v / 1e6 for n, v in zip(names, values, strict=True)}
-    ends = {n: (low / 1e6, high / 1e6) for n, (low, high) in zip(names, intervals, strict=True)}
-    return Latency.model_validate({**said, "samples": sum(s.count for s in sketches), "interval95": ends})
+    milliseconds = {n: v / 1e6 for n, v in zip(names, values, strict=True)}
+    bounds = {n: (low / 1e6, high / 1e6) for n, (low, high) in zip(names, intervals, strict=True)}
+    return Latency.model_validate({**milliseconds, "samples": sum(s.count for s in sketches), "interval95": bounds})
 
 
 def _run(request: dict[str, Any], advance: Any) -> Any:
-    """The worker's answer to `request`. Raises InputError with its reason, or with what it died of."""
+    """Runs a worker and returns its answer. Raises InputError with the worker's reason, or with what it died of."""
     with tempfile.TemporaryFile() as errors:
         worker = subprocess.Popen(
             [sys.executable, "-m", "qvit_deploy.bench.worker"],
@@ -286,8 +294,8 @@ def _run(request: dict[str, Any], advance: Any) -> Any:
                     return answer["result"]
             worker.wait(TIMEOUT_SECONDS)
             errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines()
-            reason = said[-1] if said else f"exit code {worker.returncode}"
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"exit code {worker.returncode}"
             raise InputError(f"{request['job']['files'][0]}: the process that ran it died: {reason}")
         finally:
             worker.kill()

@@ -1,6 +1,6 @@
-"""The reference workload: a fixed model timed in turn with the one that is measured.
+"""The reference workload: a fixed model whose blocks alternate with those of the file that is measured.
 
-Two files measured apart, minutes or weeks, can be compared only if the machine was as fast both times, which a shared
+Two files measured minutes or weeks apart can be compared only if the machine was as fast both times, which a shared
 machine never is. Time relative to the reference does not change with the machine's clock or its other load, so `check`
 compares that, where both sides have it.
 """
@@ -11,12 +11,12 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 LAYERS, ROWS, WIDTH = 12, 64, 256
-"""Half a millisecond on one core of a server. Changing any of these makes older measurements incomparable: then the
-version of the schema changes too."""
+"""They take half a millisecond on one core of a server. Changing one makes older measurements incomparable, so the
+version of the schema has to change too."""
 
 
 def products(count: int) -> bytes:
-    """An ONNX file of `count` products that share one weight, so that its time is proportional to their number."""
+    """Returns an ONNX file of `count` products that share one weight, so that its time is proportional to `count`."""
     weight = np.random.default_rng(0).standard_normal((WIDTH, WIDTH), dtype=np.float32) / WIDTH**0.5
     nodes = [helper.make_node("MatMul", [f"x{i}", "w"], [f"x{i + 1}"]) for i in range(count)]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, ROWS, WIDTH]) for n in ("x0", f"x{count}")]
@@ -26,5 +26,5 @@ def products(count: int) -> bytes:
 
 
 def reference_workload() -> bytes:
-    """The ONNX file."""
+    """Returns the ONNX file of the reference workload."""
     return products(LAYERS)

@@ -1,4 +1,4 @@
-"""What trtexec recorded, in the schema of a measurement: `--exportTimes`, `--exportProfile`, `--exportLayerInfo`.
+"""Reads recordings of trtexec (`--exportTimes`, `--exportProfile`, `--exportLayerInfo`) as measurements.
 
 Times are those of the GPU (`computeMs`), not end to end: whether transfers are part of `latencyMs` depends on flags
 whose defaults changed between TensorRT 10 and 11.
@@ -28,12 +28,18 @@ from qvit_deploy.validation import read_json
 _VERSION = re.compile(r"\[TensorRT v(\d+)\]")
 _COMMAND = re.compile(r"&&&& RUNNING .*?# (.*)")
 QUIET = ("loadEngine", "saveEngine", "onnx", "export", "profilingVerbosity", "verbose", "iterations", "duration")
-"""Flags of trtexec that name files or the length of the run; the others change times and are kept."""
+"""Flags of trtexec that name files or the length of the run; the others change times and are recorded."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Files that trtexec wrote. Only `times` must be there; `profile` needs no `layers`, but maps better with them."""
+    """Files that trtexec wrote.
+
+    Attributes:
+        times, profile, layers: of `--exportTimes`, `--exportProfile` and `--exportLayerInfo`. Layers map the times of a
+            profile to more sites than names alone.
+        log: its output, which has its version and flags.
+    """
 
     times: Path
     profile: Path | None = None
@@ -42,11 +48,11 @@ class Recording:
 
 
 def read_trtexec(recording: Recording, engine: Path, batch: int, sites: Sequence[str]) -> Measurement:
-    """The recording of `engine` as a measurement of this machine, on which trtexec must have run.
+    """Returns the recording of `engine` as a measurement of this machine, on which trtexec must have run.
 
     Args:
         batch: images per run.
-        sites: names that layers are given back to.
+        sites: names of the sites that layers are attributed to.
 
     Raises:
         InputError: a file is not what trtexec writes; names it.
@@ -59,7 +65,7 @@ def read_trtexec(recording: Recording, engine: Path, batch: int, sites: Sequence
     blocks = np.array_split(np.array(times), min(BLOCKS, len(times)))
     process = Process(blocks_ms=tuple(float(np.median(b)) for b in blocks), runs=len(times))
     version, flags = ("unknown", {}) if recording.log is None else _log(recording.log)
-    around = environment()
+    machine = environment()
     return Measurement(
         schema="qvit-deploy/measurement/1",
         source="trtexec",
@@ -70,7 +76,7 @@ def read_trtexec(recording: Recording, engine: Path, batch: int, sites: Sequence
         processes=(process,),
         profile=None if recording.profile is None else _profile(recording.profile, recording.layers, sites),
         settings=Settings(runtime=ON_DEVICE.name, batch=batch, flags=flags),
-        environment=around.model_copy(update={"versions": {**around.versions, ON_DEVICE.name: version}}),
+        environment=machine.model_copy(update={"versions": {**machine.versions, ON_DEVICE.name: version}}),
     )
 
 
@@ -95,7 +101,7 @@ def _profile(path: Path, layers: Path | None, sites: Sequence[str]) -> Profile:
     times: dict[str, float] = {}
     for row in rows:
         times[str(row["name"])] = times.get(str(row["name"]), 0.0) + row["averageMs"]
-    if not all(taken >= 0 for taken in times.values()) or not 0 < sum(times.values()) < float("inf"):
+    if not all(milliseconds >= 0 for milliseconds in times.values()) or not 0 < sum(times.values()) < float("inf"):
         raise InputError(f"{path}: layers with negative times, or none above 0")
     return attribute_layers(times, () if layers is None else _layers(layers), sites)
 
@@ -105,12 +111,12 @@ def _layers(path: Path) -> tuple[Layer, ...]:
     rows = tree.get("Layers") if isinstance(tree, dict) else None
     if not isinstance(rows, list):
         raise InputError(f"{path}: is not what trtexec --exportLayerInfo writes (an object with Layers)")
-    # Without --profilingVerbosity=detailed a layer is its name alone.
+    # Without --profilingVerbosity=detailed layers are plain names, which tell nothing.
     return layers_of({"Layers": [row for row in rows if isinstance(row, dict)]})
 
 
 def _log(path: Path) -> tuple[str, dict[str, str]]:
-    """(TensorRT's version, the flags that change times) from what trtexec printed."""
+    """Reads (TensorRT's version, the flags that change times) from trtexec's output."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -119,8 +125,8 @@ def _log(path: Path) -> tuple[str, dict[str, str]]:
     if version is None or command is None:
         raise InputError(f"{path}: is not what trtexec prints (no line with its version and command)")
     flags = dict(part[2:].partition("=")[::2] for part in command[1].split() if part.startswith("--"))
-    kept = {n: v or "on" for n, v in flags.items() if not n.startswith(QUIET)}
+    recorded = {n: v or "on" for n, v in flags.items() if not n.startswith(QUIET)}
     digits = version[1]
     # v100300 is 10.3.0; v8601 is 8.6.1.
     parts = (digits[:-4], digits[-4:-2], digits[-2:]) if len(digits) >= 5 else (digits[0], digits[1], digits[2:])
-    return ".".join(str(int(p)) for p in parts), kept
+    return ".".join(str(int(p)) for p in parts), recorded

@@ -1,5 +1,8 @@
-"""One process of a measurement. `python -m qvit_deploy.bench.worker` reads a job on standard input, answers on standard
-output: one JSON object a line, `{"advance": n}` while it works and `{"result": ...}` or `{"error": ...}` at the end."""
+"""One process of a measurement, `python -m qvit_deploy.bench.worker`.
+
+It reads a job from standard input and writes one JSON object per line to standard output: `{"advance": n}` while it
+works, and `{"result": ...}` or `{"error": ...}` at the end.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,20 @@ STEADY = 0.05
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does: load the files, warm each up, then time blocks of runs of each in turn.
+    """The work of one process: it loads the files, warms each up, then times blocks of runs, the files alternating.
 
     Attributes:
         files: one, or several to compare.
+        batch: images per run; None for each file's own, or 1 where it takes any number.
         threads: of the runtime.
-        cpus: to be pinned to, or None.
-        blocks: per file.
+        cpus: CPUs to pin the process to, or None.
+        blocks: number of blocks per file.
         runs: timed runs per file; None for as many as fill blocks of `BLOCK_SECONDS`.
-        first: index of the file that starts; it changes from block to block.
+        first: index of the file that starts the first block; the next block starts with the next file.
         warm_up: False to skip it, where times do not matter.
-        reference: the last file is the reference workload, whose batch is its own.
-        plugins: libraries that engines call.
-        parts: the files are parts of a model, whose first dimensions need not be a batch.
+        reference: whether the last file is the reference workload, which has a batch of its own.
+        plugins: plugin libraries that engines call.
+        parts: whether the files are parts of a model, whose first dimensions need not be a batch.
     """
 
     files: tuple[str, ...]
@@ -61,14 +65,15 @@ class Job:
 
 @dataclass
 class Side:
-    """One file while it is measured.
+    """One file and its times while it is measured.
 
     Attributes:
-        typical_ns: of one run, from the warm-up.
-        together: runs that are timed as one.
-        length: timed runs of a block.
+        typical_ns: nanoseconds of one run, from the warm-up.
+        stable: whether times settled in the warm-up.
+        runs_per_sample: runs that are timed as one sample.
+        samples_per_block: samples of a block.
         joules, seconds: of all blocks.
-        sketch: of all timed runs.
+        sketch: of the nanoseconds of all samples.
     """
 
     runner: Runner
@@ -76,27 +81,28 @@ class Side:
     sketch: Sketch
     typical_ns: float = 0.0
     stable: bool = False
-    together: int = 1
-    length: int = 1
+    runs_per_sample: int = 1
+    samples_per_block: int = 1
     blocks_ms: list[float] = field(default_factory=list)
     joules: float = 0.0
     seconds: float = 0.0
 
     def time_block(self, block: Sketch, meter: Rapl | None) -> None:
-        """Times one block of runs; `block` is a sketch to use again."""
+        """Times one block; `block` is a sketch to reuse."""
         block.clear()
         if meter is not None:
             meter.joules()
         begin = time.perf_counter()
-        run_ns, together = self.runner.run_ns, self.together
-        for _ in range(self.length):
-            block.add(sum(run_ns() for _ in range(together)))
+        run_ns, runs = self.runner.run_ns, self.runs_per_sample
+        for _ in range(self.samples_per_block):
+            block.add(sum(run_ns() for _ in range(runs)))
         self.seconds += time.perf_counter() - begin
         self.joules += 0.0 if meter is None else meter.joules()
-        self.blocks_ms.append(block.quantile(0.5) / 1e6 / together)
+        self.blocks_ms.append(block.quantile(0.5) / 1e6 / runs)
         self.sketch.merge(block)
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns the times as JSON values."""
         return {
             "load_ms": self.load_ms,
             "stable": self.stable,
@@ -110,12 +116,12 @@ class Side:
 
 
 def measure(job: Job, advance: Advance) -> dict[str, Any]:
-    """Per file: load_ms, stable, blocks_ms, the sketch of all runs and joules; and the peak memory of the process.
+    """Runs a job and returns `Side.as_dict` of every file, the energy meter and the peak memory of the process, bytes.
 
     Raises:
         InputError: a file cannot be loaded or run.
     """
-    # ONNX Runtime is imported here, after pinning: the threads that it starts inherit the CPUs.
+    # ONNX Runtime is imported after pinning, since the threads that it starts inherit the CPUs.
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.bench.device.energy import open_meter
     from qvit_deploy.targets.process_memory import peak_memory
@@ -125,13 +131,13 @@ def measure(job: Job, advance: Advance) -> dict[str, Any]:
     for side in sides.values():
         run_ns = side.runner.run_ns
         side.typical_ns, side.stable = _warm_up(run_ns) if job.warm_up else (run_ns(), False)
-    _set_lengths(job, sides)
+    _set_block_sizes(job, sides)
     meter, block = open_meter(), Sketch()
     for number in range(job.blocks):
         for i in _in_turn(len(sides), job.first + number):
             sides[i].time_block(block, meter)
             advance(1)
-    for side in reversed(sides.values()):  # contexts on a GPU are a stack
+    for side in reversed(sides.values()):  # CUDA contexts form a stack
         side.runner.close()
     return {
         "files": [sides[i].as_dict() for i in range(len(job.files))],
@@ -158,35 +164,42 @@ def _require_one_batch(job: Job, sides: Mapping[int, Side]) -> None:
 
     batches = [sides[i].runner.batch for i in range(len(job.files) - job.reference)]
     if len(set(batches)) > 1 and not job.parts:
-        said = ", ".join(f"{name} {count}" for name, count in zip(job.files, batches, strict=False))
-        raise InputError(f"the files take different batches ({said}); give both the same with --batch")
+        listed = ", ".join(f"{name} {count}" for name, count in zip(job.files, batches, strict=False))
+        raise InputError(f"the files take different batches ({listed}); give both the same with --batch")
 
 
-def _set_lengths(job: Job, sides: Mapping[int, Side]) -> None:
-    """How many runs a block of each file has. As many runs of the reference as take the file's time count as one: other
-    load interrupts long runs more often than short ones, which moves their medians apart."""
+def _set_block_sizes(job: Job, sides: Mapping[int, Side]) -> None:
+    """Sets how many runs a sample, and how many samples a block of each file has.
+
+    A sample of the reference workload has as many runs as take the time of one run of the file: other load interrupts
+    long samples more often than short ones, so that medians of unequal ones would drift apart.
+    """
     if job.reference:
-        last = sides[len(job.files) - 1]
-        last.together = max(1, round(sides[0].typical_ns / last.typical_ns))
+        reference = sides[len(job.files) - 1]
+        reference.runs_per_sample = max(1, round(sides[0].typical_ns / reference.typical_ns))
     for side in sides.values():
-        filling = BLOCK_SECONDS * 1e9 / (side.typical_ns * side.together)
-        side.length = max(1, round(filling if job.runs is None else job.runs / job.blocks))
+        samples = BLOCK_SECONDS * 1e9 / (side.typical_ns * side.runs_per_sample)
+        side.samples_per_block = max(1, round(samples if job.runs is None else job.runs / job.blocks))
 
 
 def _in_turn(count: int, first: int) -> list[int]:
+    """Returns the indices of `count` files in the order of a block that starts with file `first`."""
     return [(first + i) % count for i in range(count)]
 
 
 def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
-    """Runs until times have settled. Returns (median nanoseconds of the last window, whether they had)."""
+    """Runs until times settle, or at most `WARMUP_SECONDS`.
+
+    Returns (median nanoseconds of the last window, whether times settled).
+    """
     shortest, longest = WARMUP_SECONDS
     medians: list[float] = []
     start = time.perf_counter()
     while True:
         medians.append(statistics.median(run_ns() for _ in range(WINDOW)))
-        taken, last = time.perf_counter() - start, medians[-STEADY_WINDOWS:]
+        elapsed, last = time.perf_counter() - start, medians[-STEADY_WINDOWS:]
         steady = len(last) == STEADY_WINDOWS and max(last) - min(last) <= STEADY * min(last)
-        if taken >= shortest and (steady or taken >= longest):
+        if elapsed >= shortest and (steady or elapsed >= longest):
             return medians[-1], steady
 
 
@@ -200,6 +213,7 @@ def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
 
 
 def main() -> None:
+    """Reads a request, works on it, and writes the answer."""
     # Nothing that a runtime prints may end up between the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from qvit_deploy.bench.measure import PROCESSES, Plan
+from qvit_deploy.bench.measure import PROCESSES, MeasureOptions
 from qvit_deploy.cli import bench_sites, import_trtexec, options
 from qvit_deploy.cli.console import Bars, print_json, stderr
 from qvit_deploy.cli.measurement_text import print_measurement
@@ -70,11 +70,13 @@ def command(
     if out is not None:
         require_writable(out)
     several = PROCESSES if processes is None else processes
-    plan = Plan(batch=batch, threads=threads, processes=several, runs=iterations, pin=pin, plugins=tuple(plugin or ()))
+    measure_options = MeasureOptions(
+        batch=batch, threads=threads, processes=several, runs=iterations, pin=pin, plugins=tuple(plugin or ())
+    )
     with Bars() as bars:
         measurement = benchmark(
             path,
-            plan,
+            measure_options,
             target=target,
             against=against,
             data=data,

@@ -58,7 +58,7 @@ def command(
         index = emit_site_models(path, request, site_models)
         if json:
             print_json(index.model_dump(mode="json", by_alias=True))
-        written = f"{len(index.files)} models of the {index.file_for} file written to {site_models}"
+        message = f"{len(index.files)} models of the {index.file_for} file written to {site_models}"
     else:
         with Bars() as bars:
             table, place = time_sites(
@@ -76,12 +76,12 @@ def command(
             print_json(table.model_dump(mode="json", by_alias=True))
         else:
             print_table(table)
-        written = f"written to {place}"
-    stderr.print(written, markup=False, soft_wrap=True)
+        message = f"written to {place}"
+    stderr.print(message, markup=False, soft_wrap=True)
 
 
 def print_table(table: LatencyTable) -> None:
-    """One row per set of times: sites of one shape share it."""
+    """Prints one row per set of times, which sites of one shape share."""
     groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
     for name, times in table.sites.items():
         groups.setdefault(tuple(times.items()), []).append(name)
@@ -91,6 +91,6 @@ def print_table(table: LatencyTable) -> None:
         shown.add_column(f"{width}, ms", justify="right")
     for group, names in groups.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        shown.add_row(escape(names[0]) + more, *(f"{taken:.4f}" for _, taken in group))
+        shown.add_row(escape(names[0]) + more, *(f"{milliseconds:.4f}" for _, milliseconds in group))
     stdout.print(shown)
     stdout.print(f"batch {table.batch_size}; {table.fingerprint}", markup=False, soft_wrap=True)

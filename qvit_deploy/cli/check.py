@@ -61,7 +61,7 @@ def command(
 
 
 def _share(flag: str, text: str | None) -> float | None:
-    """'3%' or '0.03' -> 0.03. Raises InputError."""
+    """Parses '3%' or '0.03' as 0.03. Raises InputError."""
     if text is None:
         return None
     try:

@@ -87,7 +87,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         ),
         *_latency(manifest),
         ("verified", REFERENCE.line(checked)),
-        *((name, TARGETS[name].line(TARGETS[name].read(found))) for name, found in checked.targets.items()),
+        *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
         (
             "against float",
             f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "

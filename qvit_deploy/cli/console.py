@@ -1,4 +1,4 @@
-"""What commands print: progress bars and tables on standard error or output, one JSON object with --json."""
+"""Prints the output of commands: progress bars on standard error, tables and JSON on standard output."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ stdout = Console(highlight=False)
 
 
 def error_line(message: str) -> None:
-    """One line, `error: ...`, on standard error, never wrapped or cut."""
+    """Prints one line, `error: ...`, on standard error, neither wrapped nor cut."""
     stderr.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
 
 
 def skipped_lines(images: Iterable[tuple[str, str]]) -> None:
-    """One line on standard error for each image left out: its name and the reason."""
+    """Prints a line on standard error for each image that was left out: its name and the reason."""
     for name, reason in images:
         stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """The one JSON object of a --json command, on standard output."""
+    """Prints the one JSON object of a --json command on standard output."""
     print(json_text(value))
 
 
 class Bars:
-    """`Progress` as rich bars on standard error; one line per finished stage stays."""
+    """Shows `Progress` as rich bars on standard error; one line per finished stage stays."""
 
     def __init__(self) -> None:
         self.progress = Progress(
@@ -50,11 +50,12 @@ class Bars:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.progress.tasks:  # rich ends even bars that never began with an empty line
+        if self.progress.tasks:  # rich prints an empty line at the end even if no bar was started
             self.progress.stop()
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Shows a bar of `total` units while the block runs; gives the function that advances it."""
         self.progress.start()
         task = self.progress.add_task(name, total=total)
         yield lambda n: self.progress.update(task, advance=n)
@@ -63,10 +64,10 @@ class Bars:
 
 
 def short(count: int) -> str:
-    """A count as the report writes it, with a plain space: terminals differ on the width of a narrow one."""
+    """Formats a count as the report does, but with a plain space: terminals disagree on the width of a narrow one."""
     return amount(count).replace(NARROW, " ")
 
 
 def mega(count: float) -> str:
-    """Bytes as megabytes with two digits."""
+    """Formats bytes as megabytes with two digits."""
     return f"{count / 1e6:.2f} MB"

@@ -46,7 +46,7 @@ def command(
         return
     task = result.task
     if result.top1 is not None:
-        beside = "" if result.float_top1 is None else f" (float {task.score_text(result.float_top1)})"
-        stdout.print(f"{task.words.score} {task.score_text(result.top1)}{beside}, n={result.n}")
+        float_score = "" if result.float_top1 is None else f" (float {task.score_text(result.float_top1)})"
+        stdout.print(f"{task.words.score} {task.score_text(result.top1)}{float_score}, n={result.n}")
     if result.agreement is not None:
         stdout.print(f"agreement with float {result.agreement:.1%}, SQNR {result.sqnr_db:.1f} dB, n={result.n}")

@@ -1,4 +1,4 @@
-"""`qvit-deploy inspect`: what a bundle, an ONNX file or an engine is, and what its target will not like about it."""
+"""`qvit-deploy inspect`: describes a bundle, an ONNX file or an engine, and prints lint findings for its target."""
 
 from __future__ import annotations
 
@@ -36,36 +36,38 @@ def command(
     with Q/DQ pairs for tensorrt, the rest for onnxruntime.
     """
     rules = None if target is None else target_called(target).linted_for
-    found = describe(path, rules, _version(trt_version))
-    bundle = found["type"] == "bundle"
+    description = describe(path, rules, _version(trt_version))
+    bundle = description["type"] == "bundle"
     if json:
-        print_json(found)
-    elif found["type"] == "engine":
-        _engine(str(path), found)
+        print_json(description)
+    elif description["type"] == "engine":
+        _print_engine(str(path), description)
     elif bundle:
-        _bundle(found)
+        _print_bundle(description)
     else:
-        _onnx(str(path), found)
-    models = found["models"] if bundle else {"": found} if "lint" in found else {}
+        _print_onnx(str(path), description)
+    models = description["models"] if bundle else {"": description} if "lint" in description else {}
     for name, model in models.items():
         _raise_errors(str(path / name) if name else str(path), model["lint"])
 
 
-def _version(given: str) -> tuple[int, int]:
-    parts = given.split(".")
+def _version(text: str) -> tuple[int, int]:
+    """Parses '10.3'. Raises InputError."""
+    parts = text.split(".")
     if len(parts) < 2 or not all(p.isascii() and p.isdigit() for p in parts):
-        raise InputError(f"--trt-version {given!r}: give a version such as 10.3")
+        raise InputError(f"--trt-version {text!r}: give a version such as 10.3")
     return int(parts[0]), int(parts[1])
 
 
 def _raise_errors(path: str, lint: dict[str, Any]) -> None:
+    """Raises CheckError if there are lint errors."""
     rules = Counter(f["rule"] for f in lint["findings"] if f["severity"] == "error")
     if rules:
         raise CheckError(f"{path}: {_count(rules.total(), 'lint error')} for {_target(lint)} ({', '.join(rules)})")
 
 
-def _bundle(found: dict[str, Any]) -> None:
-    manifest = found["manifest"]
+def _print_bundle(description: dict[str, Any]) -> None:
+    manifest = description["manifest"]
     summary, sites = manifest["summary"], manifest["sites"]
     stdout.print(
         f"[bold]{manifest['source']['model']}[/], {len(sites)} sites, {mega(summary['weight_bytes'])} of weights"
@@ -87,70 +89,72 @@ def _bundle(found: dict[str, Any]) -> None:
     stdout.print(table)
     for name, record in manifest["files"].items():
         stdout.print(f"{name}: {mega(record['bytes'])}")
-    for name, model in found["models"].items():
-        _lint(f"{name}: ", model["lint"], ("error", "warning"))
+    for name, model in description["models"].items():
+        _print_lint(f"{name}: ", model["lint"], ("error", "warning"))
 
 
 def _width(w_bits: int | None, a_bits: int | None) -> str:
     return "float" if None in (w_bits, a_bits) else f"w{w_bits}a{a_bits}"
 
 
-def _onnx(path: str, found: dict[str, Any]) -> None:
-    opset = found["opset"].get("ai.onnx", "?")
-    made = f", made by {found['producer']}" if found["producer"] else ""
-    _line(f"{path}: opset {opset}, {mega(found['bytes'])}{made}", "bold")
+def _print_onnx(path: str, description: dict[str, Any]) -> None:
+    opset = description["opset"].get("ai.onnx", "?")
+    producer = f", made by {description['producer']}" if description["producer"] else ""
+    _line(f"{path}: opset {opset}, {mega(description['bytes'])}{producer}", "bold")
     for title in ("inputs", "outputs"):
-        values = ", ".join(f"{n} [{', '.join(str(d or '?') for d in s)}]" for n, s in found[title].items())
+        values = ", ".join(f"{n} [{', '.join(str(d or '?') for d in s)}]" for n, s in description[title].items())
         _line(f"{title:<10} {values}")
-    pairs = found["quantizers"]
+    pairs = description["quantizers"]
     _line(f"{'Q/DQ':<10} {pairs['QuantizeLinear']} QuantizeLinear, {pairs['DequantizeLinear']} DequantizeLinear")
-    widths = Counter(_product_width(p) for p in found["products"])
+    widths = Counter(_product_width(p) for p in description["products"])
     counts = ", ".join(f"{n} x {width}" for width, n in widths.most_common())
-    of_all = f"{found['quantized_products']} of {len(found['products'])}"
-    _line(f"{'products':<10} {of_all} matrix products have integer operands" + (f": {counts}" if counts else ""))
-    stored, packed = found["weight_bytes"], found["packed_weight_bytes"]
-    _line(f"{'weights':<10} {mega(stored)} in products, {mega(packed)} when packed at their widths")
-    _line(f"{'operators':<10} " + ", ".join(f"{op} {n}" for op, n in found["operators"].items()))
-    _lint("", found["lint"], SEVERITIES)
+    quantized = f"{description['quantized_products']} of {len(description['products'])}"
+    _line(f"{'products':<10} {quantized} matrix products have integer operands" + (f": {counts}" if counts else ""))
+    in_file, packed = description["weight_bytes"], description["packed_weight_bytes"]
+    _line(f"{'weights':<10} {mega(in_file)} in products, {mega(packed)} when packed at their widths")
+    _line(f"{'operators':<10} " + ", ".join(f"{op} {n}" for op, n in description["operators"].items()))
+    _print_lint("", description["lint"], SEVERITIES)
 
 
-def _engine(path: str, found: dict[str, Any]) -> None:
-    """The record beside an engine; its digest was checked."""
-    build, batch = found["build"], found["batch"]
+def _print_engine(path: str, record: dict[str, Any]) -> None:
+    """Prints the record of an engine."""
+    build, batch = record["build"], record["batch"]
     device = f"SM{build['sm']}" + (f" ({build['gpu']})" if build["gpu"] else "")
-    _line(f"{path}: {found['target']} {build['version']} for {device}, {mega(found['engine']['bytes'])}", "bold")
+    _line(
+        f"{path}: {record['target']} {build['version']} for {device}, {mega(record['engine']['bytes'])}",
+        "bold",
+    )
     for title in ("inputs", "outputs"):
         values = ", ".join(f"{t['name']} {t['dtype']} {t['shape']}" for t in build[title])
         _line(f"{title:<10} {values}")
     _line(f"{'batch':<10} {batch['least']} to {batch['most']}, chosen for {batch['best']}")
-    _line(
-        f"{'built from':<10} {found['onnx_name']} (SHA-256 {found['onnx']['sha256'][:16]}) in {found['seconds']:.1f} s"
-    )
-    if found["plugins"]:
-        _line(f"{'plugins':<10} " + ", ".join(p["name"] for p in found["plugins"]))
+    digest = record["onnx"]["sha256"][:16]
+    _line(f"{'built from':<10} {record['onnx_name']} (SHA-256 {digest}) in {record['seconds']:.1f} s")
+    if record["plugins"]:
+        _line(f"{'plugins':<10} " + ", ".join(p["name"] for p in record["plugins"]))
     for message in build["messages"]:
         _line(f"{'said':<10} {message}")
 
 
 def _product_width(product: dict[str, Any]) -> str:
-    """`w4a8` of a weight and an activation, `a8a8` of two activations; f for a float operand."""
+    """Returns `w4a8` for a weight and an activation, `a8a8` for two activations, with f for a float operand."""
     bits = [(("w" if o["weight"] else "a"), o["bits"]) for o in product["operands"]]
     if all(b is None for _, b in bits):
         return "float"
     return "".join(f"{kind}{'f' if b is None else b}" for kind, b in sorted(bits, reverse=True))
 
 
-def _lint(prefix: str, lint: dict[str, Any], shown: tuple[str, ...]) -> None:
-    """Findings grouped by rule: how many, the first nodes, what to do."""
+def _print_lint(prefix: str, lint: dict[str, Any], shown: tuple[str, ...]) -> None:
+    """Prints findings grouped by rule: their number, the first nodes, what to do."""
     counts = [_count(lint["counts"][s], s) for s in SEVERITIES if lint["counts"][s]]
     _line(f"{prefix}lint for {_target(lint)}: {', '.join(counts) or 'nothing found'}", "bold")
-    what = {rule.id: rule.what for rule in RULES}
+    meanings = {rule.id: rule.what for rule in RULES}
     for (severity, rule), group in groupby(lint["findings"], key=lambda f: (f["severity"], f["rule"])):
         findings = list(group)
         if severity not in shown:
             continue
         stdout.print(f"{severity:<8}", style=_STYLES[severity], end="")
-        _line(f"{rule} x {len(findings)}  {what[rule]}")
+        _line(f"{rule} x {len(findings)}  {meanings[rule]}")
         for finding in findings[:_SHOWN_NODES]:
             _line(f"{'':8}{finding['node'] + ': ' if finding['node'] else ''}{finding['message']}")
         if len(findings) > _SHOWN_NODES:
@@ -167,5 +171,5 @@ def _count(number: int, thing: str) -> str:
 
 
 def _line(text: str, style: str = "") -> None:
-    # Names come from the file: they are no markup.
+    # Names come from the file and must not be read as markup.
     stdout.print(text, style=style, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""How a measurement is printed: a column for each side, then what is worth a sentence, then where the time went."""
+"""Prints a measurement: a column for each side, then sentences, then the time by site and operator."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from qvit_deploy.cli.console import mega, stdout
 from qvit_deploy.targets.registry import TARGETS
 
 SHOWN = 8
-"""Rows of the profile that are printed; --json has all."""
+"""Number of rows of the profile that are printed; --json has all."""
 
 
 def print_measurement(measurement: Measurement) -> None:
-    """Prints all that was measured, on standard output."""
+    """Prints a measurement on standard output."""
     sides: list[Subject] = [measurement] if measurement.against is None else [measurement, measurement.against]
     stdout.print(_side_by_side(sides))
     for line in [*_ratio_lines(measurement), *(line for side in sides for line in _side_lines(side))]:
@@ -69,45 +69,46 @@ def _ratio_lines(measurement: Measurement) -> list[str]:
 
 
 def _side_lines(side: Subject) -> list[str]:
-    """Accuracy, energy, and processes whose times had not settled."""
+    """Returns lines about accuracy, energy, and processes whose times did not settle."""
     lines = []
     if side.quality is not None:
         shares = [("top-1", side.quality.top1), ("agreement with float", side.quality.agreement)]
-        said = ", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None)
-        lines.append(f"{side.file.name}: {said} (n={side.quality.n})")
+        listed = ", ".join(f"{name} {share:.1%}" for name, share in shares if share is not None)
+        lines.append(f"{side.file.name}: {listed} (n={side.quality.n})")
     if side.energy is not None:
         energy = side.energy
         lines.append(f"{1e3 * energy.joules_per_run:.2f} mJ a run, {energy.watts:.1f} W ({energy.meter})")
-    restless = sum(p.stable is False for p in side.processes)
-    if restless:
-        lines.append(f"{side.file.name}: not settled after the warm-up in {restless} processes")
+    unsettled = sum(p.stable is False for p in side.processes)
+    if unsettled:
+        lines.append(f"{side.file.name}: not settled after the warm-up in {unsettled} processes")
     return lines
 
 
 def _conditions(measurement: Measurement) -> str:
-    """How and where it was measured."""
-    how, where = measurement.settings, measurement.environment
-    pinned = "" if how.cpus is None else f", CPU {','.join(map(str, how.cpus))}"
-    threads = f", threads {how.threads}{pinned}" if how.threads else ""
-    version = where.versions.get(how.runtime, "")
-    device = (where.gpu if how.runtime in TARGETS and TARGETS[how.runtime].on_gpu else None) or where.board or where.cpu
-    load = "" if where.load_average is None else f", load average {where.load_average:.1f}"
-    return f"batch {how.batch}{threads}; {how.runtime} {version}; {device}{load}"
+    """Returns a line with the settings and the device."""
+    settings, machine = measurement.settings, measurement.environment
+    pinned = "" if settings.cpus is None else f", CPU {','.join(map(str, settings.cpus))}"
+    threads = f", threads {settings.threads}{pinned}" if settings.threads else ""
+    version = machine.versions.get(settings.runtime, "")
+    on_gpu = settings.runtime in TARGETS and TARGETS[settings.runtime].on_gpu
+    device = (machine.gpu if on_gpu else None) or machine.board or machine.cpu
+    load = "" if machine.load_average is None else f", load average {machine.load_average:.1f}"
+    return f"batch {settings.batch}{threads}; {settings.runtime} {version}; {device}{load}"
 
 
 def _print_profile(profile: Profile) -> None:
     products, quantize = (sum(getattr(s, n) for s in profile.sites) for n in ("product_ms", "quantize_ms"))
     rows = [("products of the sites", products), ("quantizing their inputs", quantize), *profile.outside_ms.items()]
     rows.sort(key=lambda row: -row[1])
-    rest = sum(taken for _, taken in rows[SHOWN:])
+    rest = sum(milliseconds for _, milliseconds in rows[SHOWN:])
     table = Table(box=None, pad_edge=False, title="profiled", title_justify="left")
     table.add_column("part")
     for title in ("ms", "share"):
         table.add_column(title, justify="right")
-    for name, taken in [*rows[:SHOWN], *([("the rest", rest)] if rest else [])]:
-        table.add_row(name, f"{taken:.3f}", f"{taken / profile.total_ms:.0%}")
+    for name, milliseconds in [*rows[:SHOWN], *([("the rest", rest)] if rest else [])]:
+        table.add_row(name, f"{milliseconds:.3f}", f"{milliseconds / profile.total_ms:.0%}")
     stdout.print(table)
     slowest = sorted(profile.sites, key=lambda s: -s.product_ms - s.quantize_ms)[:3]
     if slowest:
-        said = ", ".join(f"{s.name} {s.product_ms + s.quantize_ms:.3f} ms" for s in slowest)
-        stdout.print(f"slowest sites: {said}", markup=False, soft_wrap=True)
+        listed = ", ".join(f"{s.name} {s.product_ms + s.quantize_ms:.3f} ms" for s in slowest)
+        stdout.print(f"slowest sites: {listed}", markup=False, soft_wrap=True)

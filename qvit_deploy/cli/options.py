@@ -1,4 +1,4 @@
-"""Command line options that several commands share, and those that are fields of the recipe."""
+"""Defines command line options that several commands share, and those that set fields of the recipe."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard 
 
 @dataclass(frozen=True)
 class RecipeOption:
-    """An option that sets a field of the recipe. Type, help and default are the field's.
+    """An option that sets a field of the recipe, with the field's type, help and default.
 
     Attributes:
-        name: what the option is called; of a bool the names of both values. None: as the field.
-        sweep: whether a sweep takes it too: one value, several separated by commas, or not at all (None).
+        name: of the option, or of both values of a bool; None for the field's name.
+        sweep: whether a sweep takes one value, several separated by commas, or no such option (None).
     """
 
     field: str
@@ -44,11 +44,11 @@ class RecipeOption:
 
     @property
     def flag(self) -> str:
-        """Such as --mean-bits; of a bool the first of the two."""
+        """Returns the flag, such as --mean-bits; of a bool the first of the two."""
         return (self.name or f"--{self.field.replace('_', '-')}").partition("/")[0]
 
     def parameter(self, several: bool) -> inspect.Parameter:
-        """The option as a parameter of a command, for typer; `several` takes a list of values."""
+        """Returns the option as a parameter of a command, for typer; with `several` it takes a list of values."""
         kind = _kind(self.field)
         if several or get_origin(kind) is tuple:
             accepted: Any = list[str] if _is_choices(kind) and not several else str
@@ -71,7 +71,7 @@ class RecipeOption:
         return "; ".join(parts)
 
     def values(self, text: str) -> list[Any]:
-        """What a comma-separated option of a sweep holds. Raises InputError."""
+        """Parses the comma-separated values of a sweep's option. Raises InputError."""
         if _kind(self.field) is not float:
             return text.split(",")
         try:
@@ -93,16 +93,16 @@ RECIPE_OPTIONS = (
     RecipeOption("calibration_images", "--images"),
     RecipeOption("targets", "--target", sweep=None),
 )
-"""One line for every field of the recipe that commands have an option for."""
+"""The options of all fields of the recipe that have one."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was chosen on the command line.
+    """The fields of the recipe that the command line sets.
 
     Attributes:
-        fields: field of the recipe -> its one value.
-        lists: field -> several values, in a sweep.
+        fields: field of the recipe -> its value.
+        lists: field -> its values, in a sweep.
     """
 
     fields: Mapping[str, Any]
@@ -110,21 +110,21 @@ class Choices:
 
 
 def recipe_options(*, sweep: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of `RECIPE_OPTIONS`, in the place of its parameter `choices`, a `Choices`."""
+    """Returns a decorator that replaces a command's parameter `choices`, a `Choices`, by `RECIPE_OPTIONS`."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        shown = [o for o in RECIPE_OPTIONS if not sweep or o.sweep is not None]
-        lists = [o for o in shown if sweep and o.sweep == "several"]
+        options = [o for o in RECIPE_OPTIONS if not sweep or o.sweep is not None]
+        lists = [o for o in options if sweep and o.sweep == "several"]
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
             own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-            parameters += own if parameter.name != "choices" else [o.parameter(o in lists) for o in shown]
+            parameters += own if parameter.name != "choices" else [o.parameter(o in lists) for o in options]
 
-        def run(**given: Any) -> None:
-            chosen = {o: value for o in shown if (value := given.pop(o.field)) is not None}
+        def run(**arguments: Any) -> None:
+            chosen = {o: value for o in options if (value := arguments.pop(o.field)) is not None}
             fields = {o.field: _value(o, value) for o, value in chosen.items() if o not in lists}
             several = {o.field: o.values(value) for o, value in chosen.items() if o in lists and value}
-            command(**given, choices=Choices(fields, several))
+            command(**arguments, choices=Choices(fields, several))
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -135,25 +135,26 @@ def recipe_options(*, sweep: bool = False) -> Callable[[Callable[..., None]], Ca
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
-    """The value of an option such as `--bits 4,6,8`. Raises InputError."""
+    """Parses an option such as `--bits 4,6,8`. Raises InputError."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{flag} {text!r}: give whole numbers separated by commas, e.g. 4,6,8") from None
 
 
-def _value(option: RecipeOption, given: Any) -> Any:
+def _value(option: RecipeOption, argument: Any) -> Any:
+    """Returns the value of a field, given the argument that typer parsed. Raises InputError."""
     kind = _kind(option.field)
-    return whole_numbers(option.flag, given) if get_origin(kind) is tuple and not _is_choices(kind) else given
+    return whole_numbers(option.flag, argument) if get_origin(kind) is tuple and not _is_choices(kind) else argument
 
 
 def _kind(field: str) -> Any:
-    """The type of a field of the recipe, without None."""
+    """Returns the type of a field of the recipe, without None."""
     annotation: Any = Recipe.model_fields[field].annotation
     rest = [part for part in get_args(annotation) if part is not NoneType]
     return rest[0] if NoneType in get_args(annotation) else annotation
 
 
 def _is_choices(kind: Any) -> bool:
-    """Whether it is a tuple of names, which an option may be repeated for."""
+    """Returns whether a type is a tuple of names, whose option may be repeated."""
     return get_origin(kind) is tuple and get_args(kind)[0] is not int

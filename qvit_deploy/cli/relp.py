@@ -61,19 +61,19 @@ def command(
 ) -> None:
     """RelP: attribute a decision to residual stream, attention, MLP and heads; or the damage to quantized layers."""
     try:
-        from qvit_deploy.commands import relp as relp_session
+        from qvit_deploy.commands import relp as relp_command
     except ModuleNotFoundError as error:
         raise InputError(
             f'relp runs the model in torch; {error.name} is missing: pip install "qvit-deploy[compile]"'
         ) from error
     images = Preprocess.from_file(preprocess) if preprocess is not None else None
-    source = relp_session.PairSource(clean, corrupt, pairs, data, edit, count, seed)
+    source = relp_command.PairSource(clean, corrupt, pairs, data, edit, count, seed)
     with Bars() as bars:
         if quantization:
-            drift = relp_session.DriftRequest(path, target, source, metric, rules or "gradient", quantizers, exact)
-            session = relp_session.drift(drift, bars)
+            drift = relp_command.DriftRequest(path, target, source, metric, rules or "gradient", quantizers, exact)
+            result = relp_command.drift(drift, bars)
         else:
-            request = relp_session.RelpRequest(
+            request = relp_command.RelpRequest(
                 path=path,
                 target=target,
                 source=source,
@@ -82,17 +82,17 @@ def command(
                 rules=rules or "relp",
                 direction=direction,
                 quantizers=quantizers,
-                exact=relp_session.ExactPatching(processes, at_once, out and out / relp_session.EXACT)
+                exact=relp_command.ExactPatching(processes, at_once, out and out / relp_command.EXACT)
                 if exact
                 else None,
             )
-            session = relp_session.relp(request, bars)
+            result = relp_command.relp(request, bars)
     if out is not None:
-        session.write(out)
+        result.write(out)
     if json:
-        print_json(session.tree)
+        print_json(result.tree)
         return
-    for line in drift_lines(session.tree) if quantization else relp_lines(session.tree):
+    for line in drift_lines(result.tree) if quantization else relp_lines(result.tree):
         stdout.print(line, markup=False, soft_wrap=True)
     if out is not None:
-        stdout.print(f"written to {out} (open {out / relp_session.PAGE})", markup=False, soft_wrap=True)
+        stdout.print(f"written to {out} (open {out / relp_command.PAGE})", markup=False, soft_wrap=True)

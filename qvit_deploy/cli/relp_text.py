@@ -1,4 +1,4 @@
-"""The lines that `relp` prints of its trees of numbers."""
+"""Formats the trees of numbers of `relp` as lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def relp_lines(tree: dict[str, Any]) -> list[str]:
-    """The strongest components of every pair, and how far estimates agree with exact patching."""
+    """Returns the strongest components of every pair, and the agreement of estimates with exact patching."""
     from qvit_deploy.report.relp import completeness_text
     from qvit_deploy.report.relp.text import task_of
 
@@ -21,26 +21,26 @@ def relp_lines(tree: dict[str, Any]) -> list[str]:
             f"  note: {warning}" for warning in [*pair["warnings"], completeness_text.warning(tree, pair)] if warning
         ]
         for kind in ("attention", "mlp", "head"):
-            mine = [c for c in pair["components"] if c["kind"] == kind]
-            if mine:
-                lines.append(f"  {kind:<9} " + ", ".join(_strongest(kind, mine)))
+            components = [c for c in pair["components"] if c["kind"] == kind]
+            if components:
+                lines.append(f"  {kind:<9} " + ", ".join(_strongest(kind, components)))
     for kind, methods in (tree["agreement"] or {}).items():
-        words = [
+        correlations = [
             f"{method} {summary['metrics']['pearson']['mean']:.3f}"
             for method, summary in methods.items()
             if summary["metrics"]["pearson"]["mean"] is not None
         ]
-        lines.append(f"Pearson with exact patching, {kind:<9} " + ", ".join(words))
+        lines.append(f"Pearson with exact patching, {kind:<9} " + ", ".join(correlations))
     if tree["circuits"]:
-        words = [f"{m} {c['cpr']:.2f}/{c['cmd']:.2f}" for m, c in tree["circuits"].items() if c["cpr"] is not None]
-        lines.append("CPR (1 is best) / CMD (0 is best): " + ", ".join(words))
+        areas = [f"{m} {c['cpr']:.2f}/{c['cmd']:.2f}" for m, c in tree["circuits"].items() if c["cpr"] is not None]
+        lines.append("CPR (1 is best) / CMD (0 is best): " + ", ".join(areas))
     if tree["cross_check"] is not None:
         lines.append(f"ONNX Runtime agrees on patched logits to {tree['cross_check']:.0e} of the largest")
     return lines
 
 
 def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
-    """The three largest: whole outputs by the sum over tokens, heads one by one."""
+    """Returns the three largest effects: of outputs summed over tokens, of heads one by one."""
     if kind == "head":
         cells = [(e, f"{c['label']} head {i}") for c in components for i, e in enumerate(c["effects"])]
     else:
@@ -49,20 +49,20 @@ def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
 
 
 def drift_lines(tree: dict[str, Any]) -> list[str]:
-    """How far quantization moves the metric, and the sites that move it most."""
+    """Returns how much quantization changes the metric, and the sites that change it most."""
     from qvit_deploy.report.relp.drift_page import beyond_text
     from qvit_deploy.report.relp.text import task_of
 
-    found = tree["agreement"]
+    agreement = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
     lines = [
         f"{tree['model']}: {tree['metric']} moves by {rms:.3f} (root mean square, n={tree['images']}), "
         f"{tree['changed_predictions']} {task_of(tree).words.answers} change"
     ]
-    if found["pearson"] is not None:
+    if agreement["pearson"] is not None:
         lines.append(
-            f"the sum over sites gives it with Pearson {found['pearson']:.3f}, slope {found['slope']:.2f}, "
-            f"error {found['normalized_error']:.1%}"
+            f"the sum over sites gives it with Pearson {agreement['pearson']:.3f}, slope {agreement['slope']:.2f}, "
+            f"error {agreement['normalized_error']:.1%}"
         )
     if warning := beyond_text(tree):
         lines.append(f"note: {warning}")

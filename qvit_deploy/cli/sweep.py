@@ -78,7 +78,7 @@ def command(
 
 
 def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:
-    """A title and a table per model, with the columns its rows have values for."""
+    """Yields a title and a table for each model, with the columns for which its rows have values."""
     columns: list[tuple[str, Callable[[SweepRow], str]]] = [
         ("", lambda r: "*" if r.pareto else ""),
         ("score", lambda r: r.score),
@@ -93,23 +93,23 @@ def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:
         (CLASSIFY.words.score, lambda r: "" if r.top1 is None else CLASSIFY.score_text(r.top1)),
     ]
     for model in dict.fromkeys(row.model for row in rows):
-        mine = [row for row in rows if row.model == model]
-        score = mine[0].float_top1
-        beside = "" if score is None else f", float {CLASSIFY.words.score} {CLASSIFY.score_text(score)}"
+        model_rows = [row for row in rows if row.model == model]
+        score = model_rows[0].float_top1
+        float_score = "" if score is None else f", float {CLASSIFY.words.score} {CLASSIFY.score_text(score)}"
         table = Table(box=None, pad_edge=False, collapse_padding=True)
         for name, cell in columns:
-            if any(cell(row) for row in mine):
+            if any(cell(row) for row in model_rows):
                 table.add_column(name, justify="left" if name in ("score", "budget") else "right", no_wrap=True)
-        for row in mine:
-            cells = [cell(row) for _, cell in columns if any(cell(r) for r in mine)]
+        for row in model_rows:
+            cells = [cell(row) for _, cell in columns if any(cell(r) for r in model_rows)]
             table.add_row(*cells)
-        yield f"{model}{beside}", table
+        yield f"{model}{float_score}", table
 
 
 def _legend(row: SweepRow) -> str:
     front = "* on the Pareto front; loss: predicted by the score, comparable within one score"
     if row.images is None:
         return f"{front}, measured with --measure"
-    whose = "held-out calibration images" if row.held_out else "calibration images (none were left over)"
-    said = f"{front}\nSQNR in dB and agreement with float on {row.images} {whose}"
-    return said if row.float_top1 is None else f"{said}; {CLASSIFY.words.score} on n={row.test_images}"
+    images = "held-out calibration images" if row.held_out else "calibration images (none were left over)"
+    legend = f"{front}\nSQNR in dB and agreement with float on {row.images} {images}"
+    return legend if row.float_top1 is None else f"{legend}; {CLASSIFY.words.score} on n={row.test_images}"

@@ -1,4 +1,4 @@
-"""Latency of a bundle, an ONNX file or an engine, where it stands; needs no torch."""
+"""One run of `qvit-deploy bench`: measures a bundle, an ONNX file or an engine; needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
 from qvit_deploy.artifacts.opening import artifact_at
-from qvit_deploy.bench.measure import File, Plan, measure
+from qvit_deploy.bench.measure import File, MeasureOptions, measure
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -31,7 +31,7 @@ DEFAULT_TARGET = REFERENCE.name
 
 def benchmark(
     path: Path,
-    plan: Plan,
+    options: MeasureOptions,
     *,
     target: str = DEFAULT_TARGET,
     against: Path | None = None,
@@ -43,59 +43,64 @@ def benchmark(
     """Measures the bundle, .onnx file or engine at `path`.
 
     Args:
-        target: which of a bundle's models, for both sides, or the engine built from it (`Target.measured_file`).
-        against: another bundle or file to take in turn with it.
-        data: DATA for top-1 and agreement, of both sides.
+        target: the target whose file of a bundle, or engine built from it, is measured (`Target.measured_file`); for
+            both sides.
+        against: another bundle or file, whose blocks alternate with those of the first.
+        data: labelled images for top-1 and agreement of both sides.
+        preprocess: how they are prepared, for a lone ONNX file.
+        profiled: whether to profile both sides too.
 
     Raises:
-        InputError: nothing there can be run here.
+        InputError: a file cannot be run here.
         BundleError: a bundle is damaged.
     """
     sides = [path] if against is None else [path, against]
-    files = [_file(side, target, plan.batch) for side in sides]
+    files = [_file(side, target, options.batch) for side in sides]
     if data is not None and not all(runtime_of(f.path).evaluates for f in files):
         raise InputError(
             "--data: bench takes top-1 of ONNX files only; build --data compares an engine with its ONNX file"
         )
-    found = measure(files[0], files[1] if against else None, plan, profiled, progress)
+    measurement = measure(files[0], files[1] if against else None, options, profiled, progress)
     if data is None:
-        return found
+        return measurement
     quality = []
     for side in sides:
-        result = evaluate(side, data, preprocess=preprocess, target=target, threads=plan.threads, progress=progress)
+        result = evaluate(side, data, preprocess=preprocess, target=target, threads=options.threads, progress=progress)
         quality.append(Quality(top1=result.top1, agreement=result.agreement, n=result.n))
-    other = found.against and found.against.model_copy(update={"quality": quality[-1]})
-    return found.model_copy(update={"quality": quality[0], "against": other})
+    other = measurement.against and measurement.against.model_copy(update={"quality": quality[-1]})
+    return measurement.model_copy(update={"quality": quality[0], "against": other})
 
 
 def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
-    """Writes the measurement to `out`, else into the bundle at `path`; a lone file's is not kept.
+    """Writes the measurement to `out`, or else into the bundle at `path`, and returns where.
+
+    That of a lone file is not written without `out`; the result is None then.
 
     Raises:
         InputError: it cannot be written.
     """
     if out is None and not path.is_dir():
         return None
-    how = measurement.settings
-    threads = "" if how.threads is None else f".threads{how.threads}"
-    kept = f"{Path(measurement.file.name).stem}.batch{how.batch}{threads}.{stamp()}.json"
-    return write_record(out or path / FOLDER / kept, measurement)
+    settings = measurement.settings
+    threads = "" if settings.threads is None else f".threads{settings.threads}"
+    name = f"{Path(measurement.file.name).stem}.batch{settings.batch}{threads}.{stamp()}.json"
+    return write_record(out or path / FOLDER / name, measurement)
 
 
 def stamp() -> str:
-    """The time in the name of a file that is kept."""
+    """Returns the time (UTC) for the name of a file."""
     return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
 
 
 def write_record(place: Path, content: BaseModel) -> Path:
-    """Writes a measurement or a table to `place`, its folder made if need be. Raises InputError."""
+    """Writes a measurement or a table to `place` and returns that; creates its folder if need be. Raises InputError."""
     require_writable(place)
     write_file(place, content.model_dump_json(by_alias=True, exclude_none=True, indent=2).encode() + b"\n", ELSEWHERE)
     return place
 
 
 def require_writable(out: Path) -> Path:
-    """`out`, its folder made if need be; for failing before minutes of measuring. Raises InputError."""
+    """Returns `out` after creating its folder if need be. Raises InputError early, before minutes of measuring."""
     make_folder(out.parent, ELSEWHERE)
     if not os.access(out.parent, os.W_OK | os.X_OK) or out.is_dir():
         raise InputError(f"{out} cannot be written: it is a folder, or its folder is read-only; choose another with -o")
@@ -114,7 +119,7 @@ def _file(path: Path, target: str, batch: int | None) -> File:
 
 
 def sites_of(engine: Path) -> tuple[str, ...]:
-    """The sites of the bundle that the engine lies in, if it does."""
+    """Returns the names of the sites of the bundle that holds the engine; () if none does."""
     root = engine.absolute().parent.parent
     if not (root / MANIFEST).exists():
         return ()
@@ -122,7 +127,10 @@ def sites_of(engine: Path) -> tuple[str, ...]:
 
 
 def _attention(bundle: Bundle) -> dict[str, str]:
-    """Output tensor -> site of the attention products that are sites, by the float model: the others keep its names."""
+    """Returns output tensor -> site, for the attention products that are sites.
+
+    Tensors are named as in the float model, and the other files have the same names.
+    """
     names = {s.name for s in bundle.manifest.sites if s.kind.startswith("matmul_")}
     if not names or file_of(FLOAT) not in bundle.manifest.files:
         return {}

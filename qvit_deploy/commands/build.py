@@ -173,7 +173,7 @@ def build(
 
 
 def _runs_here(record: EngineRecord) -> bool:
-    """Returns whether to check the engine: always if it was built on this device, else if its GPU and pycuda are here."""
+    """Returns whether to check the engine: always if it was built on this device, else if its GPU is at hand."""
     gpu = find_gpu()
     fits = gpu is not None and gpu.sm == record.build.sm
     return engine_kind(record.target).on_device or (fits and find_spec("pycuda") is not None)

@@ -1,4 +1,4 @@
-"""One run of `qvit-deploy check`: from the files of two measurements to a report and the files a CI reads."""
+"""One run of `qvit-deploy check`: compares the files of measurements, and writes the report for a CI."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def check_files(
     """Compares measurements and writes what `outputs` names.
 
     Args:
-        baseline, candidate: paths of measurements, several separated by commas; a baseline alone was measured with
-            `--against`.
-        any_environment: compare other machines, settings and versions too.
+        baseline, candidate: paths of measurements, several separated by commas; a baseline alone must have been
+            measured with `--against`.
+        any_environment: whether to compare measurements of different machines, settings and versions too.
 
     Raises:
         InputError: a file is no measurement, they cannot be compared, or an output cannot be written.

@@ -1,4 +1,4 @@
-"""One run of `qvit-deploy compile`; imports the half that needs torch only when it runs."""
+"""One run of `qvit-deploy compile`; imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def compile_model(
     """Compiles MODEL into the bundle `out`.
 
     Args:
-        choices: fields of the recipe, which win over the TOML file `recipe`, which wins over what `effort` sets.
+        choices: fields of the recipe, which override the TOML file `recipe`, which overrides those of `effort`.
         preprocess: JSON that says how images are prepared.
 
     The others are those of `pipeline.compile`.
 
     Raises:
-        InputError: something handed in cannot be used, or the compile half is not installed.
+        InputError: an argument cannot be used, or the compile half is not installed.
         BudgetError: no allocation fits the budget.
         CheckError: the verification failed; nothing is written.
     """

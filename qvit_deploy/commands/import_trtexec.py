@@ -1,4 +1,4 @@
-"""One run of `qvit-deploy import-trtexec`: what NVIDIA's tool recorded of an engine, as a measurement."""
+"""One run of `qvit-deploy import-trtexec`: reads a recording of NVIDIA's trtexec as a measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qvit_deploy.errors import InputError
 def import_trtexec(
     engine: Path, recording: Recording, batch: int | None = None, out: Path | None = None
 ) -> tuple[Measurement, Path | None]:
-    """The recording of `engine` as a measurement, and where it was written: to `out`, or nowhere.
+    """Returns the recording of `engine` as a measurement, and `out` if it was written there, else None.
 
     Args:
         engine: the file that trtexec ran. One inside a bundle has the bundle's sites.

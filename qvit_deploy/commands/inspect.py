@@ -1,4 +1,4 @@
-"""What a bundle, an ONNX file or an engine is, as one JSON-ready dictionary; needs no torch and runs nothing."""
+"""One run of `qvit-deploy inspect`: describes a bundle, an ONNX file or an engine as JSON; needs no torch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from qvit_deploy.targets.registry import REFERENCE, target_of_file
 def describe(
     path: Path, target: LintTarget | None = None, version: tuple[int, int] = OLDEST_TENSORRT
 ) -> dict[str, Any]:
-    """A description of the bundle or .onnx file at `path`, with what the lint finds in it; of an engine its record.
+    """Returns a description of the bundle or .onnx file at `path` with its lint findings, or an engine's record.
 
     Args:
         target: lint for it; by default for the one that fits each file best (`linted_for`).
         version: (major, minor) of TensorRT, where files are linted for that.
 
     Raises:
-        InputError: nothing is there, or it is none of them, or an engine was changed since it was built.
+        InputError: nothing is there, it is none of these, or an engine was changed since it was built.
         BundleError: the bundle is damaged.
     """
     artifact = artifact_at(path)
@@ -48,7 +48,11 @@ def describe(
 
 
 def describe_onnx(path: Path, target: LintTarget | None, version: tuple[int, int]) -> dict[str, Any]:
-    """Inputs, outputs, operators, every matrix product with the width of its operands, and the lint."""
+    """Returns inputs, outputs, operators, every matrix product with the width of its operands, and lint findings.
+
+    Raises:
+        InputError: the file is not ONNX.
+    """
     try:
         # Absolute: onnx_ir guards against weights outside the model's folder only when it knows the folder.
         model = ir.load(path.resolve())
@@ -65,7 +69,7 @@ def describe_onnx(path: Path, target: LintTarget | None, version: tuple[int, int
     operators = Counter(_op(node) for node in view.nodes)
     products = [_product(view, p) for p in view.products]
     products += [_packed(view, n) for n in view.custom() if n.domain == DOMAIN and not writes_codes(n)]
-    found = findings(view)
+    lint_findings = findings(view)
     return {
         "bytes": path.stat().st_size,
         "opset": {domain or "ai.onnx": version for domain, version in sorted(model.opset_imports.items())},
@@ -81,15 +85,17 @@ def describe_onnx(path: Path, target: LintTarget | None, version: tuple[int, int
         "lint": {
             "profile": view.target,
             "version": "{}.{}".format(*version) if view.versioned else None,
-            "counts": {s: sum(f.severity == s for f in found) for s in SEVERITIES},
-            "findings": [asdict(f) for f in found],
+            "counts": {s: sum(f.severity == s for f in lint_findings) for s in SEVERITIES},
+            "findings": [asdict(f) for f in lint_findings],
         },
     }
 
 
 def linted_for(name: str, model: ir.Model) -> LintTarget:
-    """What to lint a file for when nobody says: what its name in a bundle says; TensorRT for any other file with Q/DQ
-    pairs, ONNX Runtime for the rest."""
+    """Returns the lint target of a file where the user names none.
+
+    It is that of its name in a bundle, else TensorRT for a file with Q/DQ pairs, and ONNX Runtime for the rest.
+    """
     owner = target_of_file(name)
     if owner is not None:
         return owner.linted_for
@@ -117,9 +123,11 @@ def _product(view: View, product: Product) -> dict[str, Any]:
 
 
 def _packed(view: View, node: ir.Node) -> dict[str, Any]:
-    """A node that one of our plugins runs, as `_product` describes others: a linear with packed weights
-    (`targets.tensorrt.packed.linear`), or the product of values with the probabilities that it makes of scores
-    (`targets.tensorrt.packed.attention`)."""
+    """Describes a node that one of our plugins runs, as `_product` describes others.
+
+    It is a linear with packed weights (`targets.tensorrt.packed.linear`), or a softmax of scores and its product with
+    the values (`targets.tensorrt.packed.attention`).
+    """
     bits, weight = node.op_type.removeprefix("QLinearW")[:1], constant(node.inputs[1])
     linear, stored = bits.isdigit(), 0 if weight is None else weight.size
     first = integer(node, "x_bits" if linear else "bits", 8), False, 0
@@ -132,8 +140,10 @@ def _packed(view: View, node: ir.Node) -> dict[str, Any]:
 
 
 def _operand(view: View, operand: Operand) -> dict[str, Any]:
-    """Where an operand comes from, the bits its integers need (None for floating point), and a weight's bytes: in the
-    file, and packed at those bits."""
+    """Describes an operand: its tensor, the bits of its codes, and a weight's bytes in the file and packed.
+
+    Bits are None for floating point.
+    """
     value = operand.quantizer.value if operand.quantizer is not None else operand.value
     assert value is not None
     bits = None if operand.quantizer is None else _bits(view, value)
@@ -150,11 +160,11 @@ def _operand(view: View, operand: Operand) -> dict[str, Any]:
 
 
 def _bits(view: View, codes: ir.Value) -> int:
-    """Width of codes: of a weight what its codes need, of an activation what a Clip leaves or the container has."""
+    """Returns the width of codes: of a weight the bits they need, of an activation those of its Clip or container."""
     container = _container(codes.dtype)
-    stored = view.constant(codes)
-    if stored is not None:
-        return min(container, _needed_bits(int(stored.min()), int(stored.max()))) if stored.size else container
+    weight = view.constant(codes)
+    if weight is not None:
+        return min(container, _needed_bits(int(weight.min()), int(weight.max()))) if weight.size else container
     node = codes.producer()
     if node is not None and node.op_type == "Clip":  # Brevitas clips the codes
         return min(container, _clipped_bits(view, node, 1.0) or container)
@@ -166,21 +176,21 @@ def _bits(view: View, codes: ir.Value) -> int:
 
 
 def _container(dtype: ir.DataType | None) -> int:
-    """Bits of one element; of a type without a width, or unknown, 8."""
+    """Returns the bits of one element; 8 if the type has no width or is unknown."""
     known = dtype is not None and dtype not in (ir.DataType.STRING, ir.DataType.UNDEFINED)
     return int(dtype.bitwidth) if known and dtype is not None else 8
 
 
 def _needed_bits(low: int, high: int) -> int:
-    """Smallest signed width that holds the codes low..high."""
+    """Returns the smallest signed width that holds the codes low..high."""
     return max(max(high, 0).bit_length(), max(-low - 1, 0).bit_length()) + 1
 
 
 def _clipped_bits(view: View, clip: ir.Node, scale: float) -> int | None:
-    """Width of the codes that a Clip leaves; None when its ends are not known."""
+    """Returns the width of the codes in the range of a Clip; None if the range is not known."""
     ends = [view.scalar(v) for v in [*clip.inputs, None, None][1:3]]
     if ends[0] is None or ends[1] is None or not np.all(np.isfinite([e / scale for e in ends if e is not None])):
         return None
     first, last = (int(np.rint(np.float32(e) / np.float32(scale))) for e in (ends[0], ends[1]))
-    # Probabilities have codes from 0 on, without a sign.
+    # Probabilities have unsigned codes, which begin at 0.
     return last.bit_length() if first == 0 else _needed_bits(first, last)

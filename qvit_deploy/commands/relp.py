@@ -1,4 +1,4 @@
-"""One run of `qvit-deploy relp`: from files to the tree of numbers, the page and the plots."""
+"""One run of `qvit-deploy relp`: explains the decisions of a model, or the damage of its quantization."""
 
 from __future__ import annotations
 
@@ -44,26 +44,32 @@ PAGE, NUMBERS, EXACT = "relp.html", "relp.json", "exact"
 
 
 @dataclass(frozen=True)
-class Session:
-    """What a run explained: the tree of numbers, and how to draw it."""
+class ExplanationResult:
+    """The result of a run.
+
+    Attributes:
+        tree: the numbers, as JSON.
+        page: draws the HTML page.
+        figures: draws the plots, by name.
+    """
 
     tree: dict[str, Any]
     page: Callable[[], bytes]
     figures: Callable[[], Mapping[str, Figure]]
 
     def write(self, folder: Path) -> None:
-        """Page, numbers and plots into `folder`. Raises InputError when it cannot be written."""
+        """Writes the page, the numbers and the plots to `folder`. Raises InputError if it cannot be written."""
         write_files(folder, {**pictures(self.figures()), NUMBERS: json_file(self.tree), PAGE: self.page()})
 
 
 @dataclass(frozen=True)
 class PairSource:
-    """Where pairs come from: two images, a folder or .npz of pairs, or images that pairs are made of.
+    """The source of pairs of images: two images, a folder or .npz of pairs, or images that are edited.
 
     Attributes:
-        clean, corrupt: two images.
+        clean, corrupt: the two images of one pair.
         files: a folder or an .npz of pairs.
-        data: DATA to make pairs of, `count` of them, by `edit`; `seed` draws images and regions.
+        data: images of which `count` are corrupted by `edit`; `seed` draws images and regions.
     """
 
     clean: Path | None
@@ -75,9 +81,9 @@ class PairSource:
     seed: int
 
     def open(self, model: ModelFile) -> tuple[ImagePair, ...]:
-        """The pairs as `model` takes them. Raises InputError."""
-        ways = [self.clean is not None or self.corrupt is not None, self.files is not None, self.data is not None]
-        if sum(ways) != 1:
+        """Returns the pairs, prepared for `model`. Raises InputError."""
+        sources = [self.clean is not None or self.corrupt is not None, self.files is not None, self.data is not None]
+        if sum(sources) != 1:
             raise InputError("pairs come from --clean with --corrupt, from --pairs, or from --data: give one of them")
         patch = patch_size(model)
         if self.files is not None:
@@ -95,8 +101,13 @@ class PairSource:
 
 @dataclass(frozen=True)
 class ExactPatching:
-    """How exact maps are made: by how many processes, each with how many patches side by side; kept in a folder as
-    they are made, if there is one."""
+    """How exact maps are computed.
+
+    Attributes:
+        processes: number of processes that share the work.
+        at_once: patches that each process runs as one batch.
+        folder: to which maps are written as they are computed, so that a run can be resumed; None for none.
+    """
 
     processes: int
     at_once: int
@@ -105,17 +116,17 @@ class ExactPatching:
 
 @dataclass(frozen=True)
 class RelpRequest:
-    """What a run is asked to explain.
+    """The input of `relp`.
 
     Attributes:
         path: a bundle or an .onnx file.
-        target: which of a bundle's models.
-        source: where the pairs of images come from.
-        preprocess: how images are prepared, where the model does not say.
+        target: the target whose model of a bundle is explained.
+        source: of the pairs of images.
+        preprocess: how images are prepared, for a lone ONNX file.
         metric, rules, direction: see `explain`.
         quantizers: their backward pass, straight-through or secant.
-        exact: exact patching beside the estimates; None for the estimates alone.
-        task: what the outputs mean; None for what the bundle says, or classification for a lone file.
+        exact: how to patch exactly as well; None for estimates alone.
+        task: what the outputs mean; None for the bundle's own, or classification for a lone file.
     """
 
     path: Path
@@ -132,11 +143,11 @@ class RelpRequest:
 
 @dataclass(frozen=True)
 class DriftRequest:
-    """What of a bundle's quantization is to be explained.
+    """The input of `drift`.
 
     Attributes:
-        source: its DATA, count and seed draw the images; it names no pairs.
-        exact: whether exact patching was asked for, which there is none of.
+        source: its data, count and seed choose the images; it must name no pairs.
+        exact: whether the user wants exact patching, which drift does not have.
 
     The other fields are those of a `RelpRequest`.
     """
@@ -150,11 +161,11 @@ class DriftRequest:
     exact: bool
 
 
-def relp(request: RelpRequest, progress: Progress) -> Session:
+def relp(request: RelpRequest, progress: Progress) -> ExplanationResult:
     """Explains pairs of images.
 
     Raises:
-        InputError: anything handed in cannot be used.
+        InputError: an argument cannot be used.
         CheckError: ONNX Runtime does not agree with the executor.
     """
     watch = Stopwatch(progress)
@@ -169,11 +180,11 @@ def relp(request: RelpRequest, progress: Progress) -> Session:
         pairs = request.source.open(model)
     exact = None
     if request.exact is not None:
-        how = request.exact
+        patching = request.exact
         with watch.stage("exact", len(pairs)) as advance:
             exact = exact_maps(
-                model, pairs, metric=request.metric, direction=direction, at_once=how.at_once,
-                processes=how.processes, folder=how.folder, task=task, advance=advance,
+                model, pairs, metric=request.metric, direction=direction, at_once=patching.at_once,
+                processes=patching.processes, folder=patching.folder, task=task, advance=advance,
             )  # fmt: skip
     with watch.stage("relp", len(pairs)) as advance:
         explanation = explain(
@@ -183,14 +194,14 @@ def relp(request: RelpRequest, progress: Progress) -> Session:
         comparison = None if exact is None else compare_with_exact(model, explanation, task)
     tree = relp_tree(model.description, explanation, comparison, model.graph.interface.image_size, task)
     clean, corrupt = _stacked(pairs, "clean"), _stacked(pairs, "corrupt")
-    return Session(tree, lambda: relp_page(tree, clean, corrupt), lambda: relp_figures(tree, clean, corrupt))
+    return ExplanationResult(tree, lambda: relp_page(tree, clean, corrupt), lambda: relp_figures(tree, clean, corrupt))
 
 
-def drift(request: DriftRequest, progress: Progress) -> Session:
+def drift(request: DriftRequest, progress: Progress) -> ExplanationResult:
     """Explains what quantization did to a bundle.
 
     Raises:
-        InputError: anything handed in cannot be used.
+        InputError: an argument cannot be used.
         CheckError: the bundle's graphs differ outside their quantized layers.
     """
     path, target, source = request.path, request.target, request.source
@@ -216,7 +227,7 @@ def drift(request: DriftRequest, progress: Progress) -> Session:
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {target} against float"
     tree = drift_tree(name, explanation, model.graph.interface.image_size, task)
-    return Session(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
+    return ExplanationResult(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 
 
 def _task_of(model: ModelFile) -> Task:
@@ -224,7 +235,7 @@ def _task_of(model: ModelFile) -> Task:
 
 
 def _secant(quantizers: str) -> bool:
-    """Whether the backward pass of quantizers is their secant. Raises InputError for what is neither way."""
+    """Returns whether the backward pass of quantizers is the secant. Raises InputError for an unknown name."""
     if quantizers not in ("straight-through", "secant"):
         raise InputError(f"quantizers can be straight-through or secant, not {quantizers!r}")
     return quantizers == "secant"
@@ -243,7 +254,7 @@ def _stacked(pairs: Sequence[ImagePair], which: str) -> np.ndarray:
 
 
 def patch_size(model: ModelFile) -> int:
-    """Pixels that a token of the first block spans along each side.
+    """Returns how many pixels a token of the first block spans along each side.
 
     Raises:
         InputError: the tokens are no grid of square patches.

@@ -1,4 +1,4 @@
-"""One run of `qvit-deploy sweep`; imports the half that needs torch only when it runs."""
+"""One run of `qvit-deploy sweep`; imports torch only when it runs."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def sweep_models(
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[SweepRow]:
-    """One row for every model, score and budget; `out` gets them as JSON, CSV and a plot.
+    """Returns a row for every model, score and budget, and writes them to the folder `out` as JSON, CSV and a plot.
 
     Args:
         choices: fields of the recipe that all rows share.
-        lists: budgets, uniform widths and scores: field of the recipe -> the values that rows have.
+        lists: field of the recipe -> its values, for budgets, uniform widths and scores.
         preprocess: JSON that says how images are prepared.
 
     The others are those of `pipeline.sweep.Job` and `pipeline.sweep.sweep`.
 
     Raises:
-        InputError: something handed in cannot be used, or the compile half is not installed.
+        InputError: an argument cannot be used, or the compile half is not installed.
         BudgetError: a budget cannot be met.
     """
     base = Recipe.load(recipe, effort=effort, **choices)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qvit_deploy.bench import measure as measuring
-from qvit_deploy.bench.measure import File, Plan, in_turn, measure, medians_ms
+from qvit_deploy.bench.measure import File, MeasureOptions, in_turn, measure, medians_ms
 from qvit_deploy.bench.reference_workload import LAYERS, products, reference_workload
 from qvit_deploy.bench.worker import Job
 from qvit_deploy.errors import InputError
@@ -40,7 +40,7 @@ def test_any_number_of_files_take_turns(model: Path, tmp_path: Path) -> None:
             pass
 
     progress = Counted()
-    found = in_turn([model, other, model], Plan(processes=2, runs=12), 4, progress)  # type: ignore[arg-type]
+    found = in_turn([model, other, model], MeasureOptions(processes=2, runs=12), 4, progress)  # type: ignore[arg-type]
     assert [len(f) for f in found] == [2, 2, 2] and {len(p) for f in found for p in f} == {4}
     assert sum(steps) == progress.total == 2 * 3 * 4
     assert all(b > 0 for f in found for p in f for b in p)
@@ -49,14 +49,14 @@ def test_any_number_of_files_take_turns(model: Path, tmp_path: Path) -> None:
 def test_parts_of_a_model_have_sizes_of_their_own(model: Path, tmp_path: Path) -> None:
     windows = tmp_path / "windows.onnx"
     windows.write_bytes(fixed_batch(mixed_vit(), 3).serialize())
-    plan = Plan(processes=1, runs=4)
+    plan = MeasureOptions(processes=1, runs=4)
     assert len(medians_ms([model, windows], plan)) == 2
     with pytest.raises(InputError, match="different batches"):
         in_turn([model, windows], plan)
 
 
 def test_the_file_that_ran_is_the_one_described(model: Path) -> None:
-    found = measure(File(model, {}), None, Plan(processes=2, runs=10), profiled=False)
+    found = measure(File(model, {}), None, MeasureOptions(processes=2, runs=10), profiled=False)
     assert found.file.bytes == model.stat().st_size and found.latency_ms.samples == 20
     assert found.settings.batch == 1 and found.profile is None and found.against is None
     assert {len(p.blocks_ms) for p in found.processes} == {10}
@@ -85,7 +85,7 @@ class Killing:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds its children in /proc")
 def test_a_process_that_dies_is_one_line(model: Path) -> None:
     with pytest.raises(InputError, match=r"model\.onnx: the process that ran it died: .+") as caught:
-        measure(File(model), None, Plan(processes=1, runs=400), profiled=False, progress=Killing())  # type: ignore[arg-type]
+        measure(File(model), None, MeasureOptions(processes=1, runs=400), profiled=False, progress=Killing())  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
@@ -100,7 +100,7 @@ def test_a_process_that_cannot_be_pinned_says_why(model: Path) -> None:
 @pytest.mark.parametrize("field", ["batch", "threads", "processes", "runs"])
 def test_plans_count_from_one(field: str) -> None:
     with pytest.raises(InputError, match="must be at least 1"):
-        Plan(**{field: 0})
+        MeasureOptions(**{field: 0})
 
 
 def test_the_reference_workload_never_changes() -> None:

@@ -22,7 +22,7 @@ from rich.table import Table
 from qvit_deploy.artifacts.measurement import Measurement, Subject
 from qvit_deploy.bench.compare.regression import MAX_SLOWDOWN, reference_workload_ms
 from qvit_deploy.bench.compare.stats import Ratio, paired_ratio, ratio
-from qvit_deploy.bench.measure import BLOCKS, PROCESSES, File, Plan, measure
+from qvit_deploy.bench.measure import BLOCKS, PROCESSES, File, MeasureOptions, measure
 from qvit_deploy.bench.reference_workload import products
 from qvit_deploy.cli.console import Bars
 
@@ -157,7 +157,7 @@ def real(pool: int, count: int, table: Table, spreads: Table) -> None:
 
 
 def _measured(file: File, against: File | None, pool: int, bars: Bars) -> Measurement:
-    measurement = measure(file, against, Plan(processes=pool), False, bars)
+    measurement = measure(file, against, MeasureOptions(processes=pool), False, bars)
     line = f"{file.path.stem}: p50 {measurement.latency_ms.p50:.3f} ms"
     if measurement.ratio is None:
         line += f", yardstick {reference_workload_ms([measurement]):.3f} ms"

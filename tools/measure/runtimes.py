@@ -33,7 +33,7 @@ from rich.table import Table
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.bench.compare.stats import paired_ratio
 from qvit_deploy.bench.device.environment import environment
-from qvit_deploy.bench.measure import BLOCKS, PROCESSES, Plan, in_turn
+from qvit_deploy.bench.measure import BLOCKS, PROCESSES, MeasureOptions, in_turn
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
@@ -269,7 +269,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Bars() as bars:
         files = quantized_files(read_bundle(arguments.bundle), arguments, Path(folder), bars)
-        plan = Plan(batch=arguments.batch, threads=arguments.threads, processes=arguments.processes)
+        plan = MeasureOptions(batch=arguments.batch, threads=arguments.threads, processes=arguments.processes)
         times = in_turn([quantized.path for quantized in files], plan, BLOCKS, bars)
         rows = [_row(quantized, blocks, times[0]) for quantized, blocks in zip(files, times, strict=True)]
     if arguments.json:

@@ -1,11 +1,12 @@
-"""Models of single sites, emitted as a compile emits them. Needs the compile half.
+"""Emits models of single sites as a compile emits them. Needs the compile half.
 
-Weights are random, which does not change the time of integer products. Of a profile in half precision the ends of a
-model are float16, as they are inside the network, but for the image, and a LayerNorm that only linears read stands in
-front of its site: it writes the site's codes there, as a plugin or in one kernel with the quantizer. A model of the
-LayerNorm alone is what such a site's time counts from. What else a whole network decides is not in them: a tensor that
-float16 cannot hold, readers of one LayerNorm with different widths, a GELU that a kernel takes with its product. An
-attention product stands alone, so that no TensorRT fuses it: there it computes in float16 at every width.
+Weights are random, which does not change the time of integer products. For a target in half precision the inputs and
+outputs of a model are float16, as they are inside the network, except the image, and a LayerNorm that only linears read
+precedes its site, since it writes the site's codes there, in a plugin or in one kernel with the quantizer. The time of
+a model of the LayerNorm alone is subtracted from that of such a site. What depends on the rest of the network is
+missing: a tensor that float16 cannot hold, readers of one LayerNorm with different widths, a GELU that a kernel fuses
+with its product. An attention product stands alone, so that TensorRT does not fuse it and runs it in float16 at every
+width.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ Width = tuple[int, int]
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
 NORMED = "normed"
 RANGE, WEIGHT_SCALE = 3.0, 0.01
-"""The normally distributed input is quantized up to this; what a step of the weights is."""
+"""The largest quantized value of the normally distributed input, and the scale of the weights."""
 
 
 @dataclass(frozen=True)
-class Emitted:
-    """Models of all sites.
+class SiteModels:
+    """The models of all sites of a bundle.
 
     Attributes:
         sites: site -> width -> file.
-        baselines: file -> file whose time is not the site's; that of the overhead where it has none.
+        baselines: file -> the file whose time is subtracted; the overhead's where none is listed.
         models: file -> content.
     """
 
@@ -55,12 +56,13 @@ class Emitted:
 
 @dataclass(frozen=True)
 class SiteShape:
-    """What of a site decides how long it takes; sites with equal ones share a model.
+    """The properties of a site that decide its time; sites with equal ones share a model.
 
     Attributes:
-        x, second, y: shapes of the operands, `second` that of the weight where there is one, and of the product.
+        x, second, y: shapes of the operands, `second` that of the weight if there is one, and of the product.
         image: whether it reads the image, which is float32 in every file.
         norm: whether it reads a LayerNorm that only linears read.
+        attributes: of the product's node.
     """
 
     kind: Kind
@@ -73,15 +75,16 @@ class SiteShape:
     attributes: tuple[tuple[str, tuple[int, ...]], ...]
 
 
-def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, target: AnyTarget) -> Emitted:
-    """Models of all sites of the bundle at these widths, and of the overhead.
+def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, target: AnyTarget) -> SiteModels:
+    """Emits models of all sites of the bundle at these widths, and of the overhead. Equal models share a file.
 
-    Equal models are one file, whichever sites and widths they are of.
+    Args:
+        batch: images per run.
 
     Raises:
         InputError: a site's shape depends on the image, or the model takes other batches.
     """
-    wanted = {s.name for s in bundle.manifest.sites}
+    bundle_sites = {s.name for s in bundle.manifest.sites}
     graph = Graph(ir.load(bundle.path_of("model.float.onnx")), "float")
     shapes = tensor_shapes(graph, batch)
     nodes = nodes_by_output(graph)
@@ -89,7 +92,7 @@ def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, target: AnyT
     known: dict[tuple[SiteShape, Width], str] = {}
     files: dict[bytes, str] = {overhead(target): OVERHEAD}
     baselines: dict[str, str] = {}
-    for site in (s for s in find_sites(graph) if s.name in wanted):
+    for site in (s for s in find_sites(graph) if s.name in bundle_sites):
         shape = site_shape(site, nodes[site.product], shapes)
         sites[site.name] = {}
         for width in widths:
@@ -100,11 +103,15 @@ def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, target: AnyT
                 if shape.norm and target.half_precision:
                     baselines[name] = files.setdefault(emit_norm(shape.x, target), f"{len(files)}.norm.onnx")
             sites[site.name]["w{}a{}".format(*width)] = known[shape, width]
-    return Emitted(sites, baselines, {name: content for content, name in files.items()})
+    return SiteModels(sites, baselines, {name: content for content, name in files.items()})
 
 
 def tensor_shapes(graph: Graph, batch: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor whose sizes are all known for `batch` images. Raises InputError."""
+    """Returns the shape of every tensor whose sizes are all known for `batch` images.
+
+    Raises:
+        InputError: the graph takes batches of another size.
+    """
     proto = graph.to_proto()
     del proto.graph.value_info[:]
     fixed = graph.static_batch
@@ -113,19 +120,20 @@ def tensor_shapes(graph: Graph, batch: int) -> dict[str, tuple[int, ...]]:
     for value in (*proto.graph.input, *proto.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch
     inferred = shape_inference.infer_shapes(proto, data_prop=True).graph
-    found = {t.name: tuple(t.dims) for t in inferred.initializer}
+    shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
         dimensions = value.type.tensor_type.shape.dim
         if all(d.HasField("dim_value") for d in dimensions):
-            found[value.name] = tuple(d.dim_value for d in dimensions)
-    return found
+            shapes[value.name] = tuple(d.dim_value for d in dimensions)
+    return shapes
 
 
 def site_shape(site: Site, node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> SiteShape:
-    """What the model of a site has to be like.
+    """Returns the properties of a site that its model has to have.
 
     Args:
-        node: its product.
+        node: the site's product.
+        shapes: of all tensors (`tensor_shapes`).
 
     Raises:
         InputError: its sizes depend on the image.
@@ -143,11 +151,11 @@ def site_shape(site: Site, node: ir.Node, shapes: Mapping[str, tuple[int, ...]])
         attributes += (("group", (node.attributes["group"].as_int(),)),)
     image = site.role == "image"
     x, other, y = (shapes[name] for name in (site.input, second, site.product))
-    return SiteShape(site.kind, x, other, y, site.bias is not None, image, _behind_norm(node), attributes)
+    return SiteShape(site.kind, x, other, y, site.bias is not None, image, _reads_norm(node), attributes)
 
 
-def _behind_norm(product: ir.Node) -> bool:
-    """Whether the product reads a LayerNorm over the last axis that only linears read."""
+def _reads_norm(product: ir.Node) -> bool:
+    """Returns whether the product reads a LayerNorm over the last axis that only linears read."""
     value = product.inputs[0]
     norm = None if value is None else value.producer()
     if value is None or norm is None or norm.op_type != "LayerNormalization" or value.is_graph_output():
@@ -157,14 +165,14 @@ def _behind_norm(product: ir.Node) -> bool:
 
 
 def emit_site(shape: SiteShape, width: Width, target: AnyTarget) -> bytes:
-    """The file of the site alone, quantized to `width` (weight or second operand, input)."""
+    """Returns the file of the site alone, quantized to `width` (bits of the weight or second operand, of the input)."""
     graph, site = _float_site(shape if target.half_precision else replace(shape, norm=False))
-    plan = Plan({site.name: _planned(site, shape, width)})
+    plan = Plan({site.name: _site_plan(site, shape, width)})
     return target.emit_part(graph, plan, {"second", site.output} | (set() if shape.image else {"x"}))
 
 
 def emit_norm(x: tuple[int, ...], target: AnyTarget) -> bytes:
-    """The file of the LayerNorm alone that stands in front of sites."""
+    """Returns the file of the LayerNorm alone that precedes sites, on an input of shape `x`."""
     value, node, constants = _norm(x)
     graph = ir.Graph(
         [value], node.outputs, nodes=[node], initializers=constants, opset_imports={"": CANONICAL_OPSET}, name="norm"
@@ -173,7 +181,7 @@ def emit_norm(x: tuple[int, ...], target: AnyTarget) -> bytes:
 
 
 def overhead(target: AnyTarget) -> bytes:
-    """The file of a model of one number, of the type that sites in files for this target read and write."""
+    """Returns the file of a model of one number, of the type that sites read and write in files of this target."""
     kind = onnx.TensorProto.FLOAT16 if target.half_precision else onnx.TensorProto.FLOAT
     value = [onnx.helper.make_tensor_value_info(n, kind, [1, 1]) for n in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "nothing", value[:1], value[1:])
@@ -182,7 +190,7 @@ def overhead(target: AnyTarget) -> bytes:
 
 
 def _float_site(shape: SiteShape) -> tuple[Graph, Site]:
-    """A graph of the product and its bias, and the site in it."""
+    """Returns a float32 graph of the product and its bias, and the site in it."""
     convolution, weighted = shape.kind == "conv", shape.kind in ("conv", "linear")
     x = ir.Value(name="x", shape=ir.Shape(shape.x), type=FLOAT)
     inputs, initializers, random, nodes = [x], list[ir.Value](), np.random.default_rng(0), list[ir.Node]()
@@ -210,8 +218,8 @@ def _float_site(shape: SiteShape) -> tuple[Graph, Site]:
     if bias is not None and not convolution:
         ends.append(ir.node("Add", [product.outputs[0], bias], name="site/Add"))
     for i, node in enumerate(ends):
-        made = node.outputs[0]
-        made.name, made.type, made.shape = f"y{i}", FLOAT, ir.Shape(shape.y)
+        result = node.outputs[0]
+        result.name, result.type, result.shape = f"y{i}", FLOAT, ir.Shape(shape.y)
     graph = ir.Graph(
         inputs, [ends[-1].outputs[0]], nodes=[*nodes, *ends], initializers=initializers,
         opset_imports={"": CANONICAL_OPSET}, name="site",
@@ -225,19 +233,20 @@ def _float_site(shape: SiteShape) -> tuple[Graph, Site]:
 
 
 def _norm(shape: tuple[int, ...]) -> tuple[ir.Value, ir.Node, list[ir.Value]]:
-    """(x, a LayerNorm of its last axis, the LayerNorm's constants)."""
+    """Returns (x, a LayerNorm of its last axis, the LayerNorm's constants)."""
     x = ir.Value(name="x", shape=ir.Shape(shape), type=FLOAT)
     constants = [
         ir.Value(name=name, shape=ir.Shape(shape[-1:]), type=FLOAT, const_value=ir.tensor(array.astype(np.float32)))
         for name, array in (("norm.weight", np.ones(shape[-1])), ("norm.bias", np.zeros(shape[-1])))
     ]
     node = ir.node("LayerNormalization", [x, *constants], {"axis": -1, "epsilon": 1e-6}, name="norm")
-    made = node.outputs[0]
-    made.name, made.type, made.shape = NORMED, FLOAT, ir.Shape(shape)
+    result = node.outputs[0]
+    result.name, result.type, result.shape = NORMED, FLOAT, ir.Shape(shape)
     return x, node, constants
 
 
-def _planned(site: Site, shape: SiteShape, width: Width) -> SitePlan:
+def _site_plan(site: Site, shape: SiteShape, width: Width) -> SitePlan:
+    """Returns a plan of the site with random codes."""
     weights, activations = map(Int, width)
     grid = ActivationGrid(activations, RANGE / activations.range[1])
     if site.weight is None:

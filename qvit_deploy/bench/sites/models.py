@@ -1,7 +1,7 @@
-"""A folder with one small quantized model per site shape and width: what a width costs on a target, alone.
+"""A folder with one small quantized model per site shape and width, whose times are the cost of a width on a target.
 
-Writing one needs the compile half (`site_emission`); timing one (`site_times`) does not, so that a device without torch
-can be measured with a folder that was written elsewhere.
+Writing one needs the compile half (`bench.sites.emission`); timing one (`bench.sites.times`) does not, so that a device
+without torch can be measured with a folder that was written elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qvit_deploy.validation import Record, read_json, validated
 INDEX = "index.json"
 SCHEMA: Literal["qvit-deploy/site-models/2"] = "qvit-deploy/site-models/2"
 OVERHEAD = "overhead.onnx"
-"""A model that does next to nothing: what every run costs beside its site."""
+"""File of a model that does next to nothing, whose time is the overhead of every run."""
 
 DEFAULT_BITS = (4, 6, 8)
 
@@ -38,11 +38,11 @@ class Index(Record):
     """`index.json` of a folder of site models.
 
     Attributes:
-        target: what the models are timed on.
-        file_for: the target whose file of a bundle they follow.
+        target: the target that the models are timed on.
+        file_for: the target as whose file of a bundle they are emitted.
         batch: images per run.
         sites: site -> width (`w4a4`) -> file. Every site has the same widths.
-        baselines: file -> the file whose time is taken off its own; `OVERHEAD` of those that are not named.
+        baselines: file -> the file whose time is subtracted from its own; `OVERHEAD` where none is listed.
     """
 
     schema_id: Literal["qvit-deploy/site-models/2"] = Field(alias="schema")
@@ -75,32 +75,37 @@ class Index(Record):
 
     @property
     def calls_plugins(self) -> bool:
-        """Whether the models call operators of our own where they are timed in plugins."""
+        """Returns whether the models call operators of our own, which TensorRT runs in plugins."""
         return TARGETS[self.file_for].calls_plugins
 
     @property
     def widths(self) -> tuple[str, ...]:
+        """Returns the widths of every site, such as `w4a4`, sorted."""
         return tuple(sorted(next(iter(self.sites.values()))))
 
     @property
     def files(self) -> dict[str, str]:
-        """File -> the first site and width that it is of, in words; the overhead's first."""
-        found = {OVERHEAD: "the model that does nothing"}
+        """Returns file -> a description by its first site and width; the overhead's comes first."""
+        descriptions = {OVERHEAD: "the model that does nothing"}
         for site, widths in self.sites.items():
             for width, name in widths.items():
-                found.setdefault(name, f"site {site!r} at {width}")
+                descriptions.setdefault(name, f"site {site!r} at {width}")
         for name, baseline in self.baselines.items():
-            found.setdefault(baseline, f"the LayerNorm in front of {found.get(name, name)}")
-        return found
+            descriptions.setdefault(baseline, f"the LayerNorm in front of {descriptions.get(name, name)}")
+        return descriptions
 
 
 @dataclass(frozen=True)
 class SiteModelRequest:
-    """What models of sites are wanted for.
+    """The site models that a run writes or times.
 
     Attributes:
+        target: the target that they are timed on.
         bits, batch: None for those of the folder, or `DEFAULT_BITS` and 1 where it is written.
         plugins: libraries of TensorRT plugins.
+
+    Raises:
+        InputError: sites cannot be timed on the target, or not in plugins, or a number is out of range.
     """
 
     target: str
@@ -118,19 +123,21 @@ class SiteModelRequest:
             raise InputError(f"--bits {','.join(map(str, self.bits))}: widths are 2 to 8")
         if self.batch is not None and self.batch < 1:
             raise InputError(f"--batch must be at least 1, got {self.batch}")
-        self.where.part_targets(self.plugins)
+        self.target_value.part_targets(self.plugins)
 
     @property
-    def where(self) -> AnyTarget:
+    def target_value(self) -> AnyTarget:
+        """Returns the target of the name `target`."""
         return TARGETS[self.target]
 
     @property
     def widths(self) -> tuple[str, ...] | None:
+        """Returns the widths, such as `w4a4`, sorted; None for those of the folder."""
         return None if self.bits is None else tuple(f"w{b}a{b}" for b in sorted(set(self.bits)))
 
 
 def read_index(folder: Path) -> Index:
-    """Raises InputError: it is not what `write_site_models` writes, or a model is missing."""
+    """Reads the index of a folder. Raises InputError if `write_site_models` did not write it, or a model is missing."""
     index = validated(Index, read_json(folder / INDEX), str(folder / INDEX))
     missing = [name for name in index.files if not (folder / name).is_file()]
     if missing:
@@ -139,7 +146,7 @@ def read_index(folder: Path) -> Index:
 
 
 def require_requested(folder: Path, index: Index, request: SiteModelRequest) -> None:
-    """Raises InputError if the models in `folder` are for something else than what is asked for."""
+    """Raises InputError if the models in `folder` do not fit the request."""
     another = "or name another folder"
     if index.target != request.target:
         raise InputError(
@@ -173,10 +180,10 @@ def require_library(folder: Path, index: Index, request: SiteModelRequest) -> No
 
 
 def require_sites(bundle: Path, folder: Path, index: Index) -> None:
-    """Raises InputError if `bundle` is one, and has other sites than the models."""
+    """Raises InputError if `bundle` is a bundle whose sites are not those of the models."""
     if not (bundle / MANIFEST).exists():
         return
-    wanted = {s.name for s in read_bundle(bundle, verify=False).manifest.sites}
-    for name in sorted(wanted ^ set(index.sites)):
-        lacks, has = (folder, bundle) if name in wanted else (bundle, folder)
+    bundle_sites = {s.name for s in read_bundle(bundle, verify=False).manifest.sites}
+    for name in sorted(bundle_sites ^ set(index.sites)):
+        lacks, has = (folder, bundle) if name in bundle_sites else (bundle, folder)
         raise InputError(f"{folder} holds models of another network's sites: {lacks} has no {name!r}, {has} has")

@@ -1,5 +1,4 @@
-"""Latency tables: the models of sites, timed in turn on the device at hand. Needs no torch where they are written
-already."""
+"""Measures latency tables: times the models of sites on the device at hand. Needs torch only to write the models."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from qvit_deploy.artifacts.engine_record import Batch, BuildRequest, read_engine
 from qvit_deploy.artifacts.latency_table import SCHEMA, LatencyTable
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.bench.device.environment import environment
-from qvit_deploy.bench.measure import Plan, medians_ms
+from qvit_deploy.bench.measure import MeasureOptions, medians_ms
 from qvit_deploy.bench.sites.models import (
     INDEX,
     OVERHEAD,
@@ -32,23 +31,27 @@ from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 
 TIMEOUT_SECONDS = 600.0
-"""Of the build of one engine."""
+"""Limit of the build of one engine."""
 
 
 def site_table(
-    bundle: Path, plan: Plan, request: SiteModelRequest, folder: Path | None = None, progress: Progress | None = None
+    bundle: Path,
+    options: MeasureOptions,
+    request: SiteModelRequest,
+    folder: Path | None = None,
+    progress: Progress | None = None,
 ) -> LatencyTable:
-    """Milliseconds of every site of the bundle, at every width asked for.
+    """Returns milliseconds of every site of the bundle at every width of the request.
 
     Args:
-        folder: of the models that are timed. One with an index is used as it is; else they are written there (or, with
+        folder: of the models that are timed. Models that it holds are reused; else they are written there (or, with
             None, to a temporary folder), which needs the compile half.
 
     Raises:
-        InputError: what is asked for cannot be timed here, or the folder holds something else; see also
+        InputError: the request cannot be timed here, or does not fit the models in the folder; see also
             `write_site_models` and `latency_table`.
     """
-    request.where.require_timing(f"bench-sites --target {request.target}")
+    request.target_value.require_timing(f"bench-sites --target {request.target}")
     missing = [p for p in request.plugins if not p.is_file()]
     if missing:
         raise InputError(f"no plugin library at {missing[0]}")
@@ -61,21 +64,25 @@ def site_table(
         else:
             index = write_site_models(bundle, models, request)
         require_library(models, index, request)
-        return latency_table(models, index, plan, request.plugins, progress)
+        return latency_table(models, index, options, request.plugins, progress)
 
 
 def latency_table(
-    folder: Path, index: Index, plan: Plan, plugins: tuple[Path, ...] = (), progress: Progress | None = None
+    folder: Path,
+    index: Index,
+    options: MeasureOptions,
+    plugins: tuple[Path, ...] = (),
+    progress: Progress | None = None,
 ) -> LatencyTable:
-    """Times the models in `folder`, all in turn in the same processes; for a TensorRT the engines built of them.
+    """Times the models in `folder`, or for a TensorRT the engines built from them, alternating in the same processes.
 
-    A site's time is the median of its blocks less that of a model that does nothing, or of the LayerNorm in front.
+    A site's time is the median of its blocks minus that of a model that does nothing, or of the LayerNorm in front.
 
     Args:
-        plugins: libraries that the engines call.
+        plugins: plugin libraries that the engines call.
 
     Raises:
-        InputError: a model cannot be run here, or no engine can be built of it.
+        InputError: a model cannot be run here, or no engine can be built from it.
     """
     if TARGETS[index.target].on_gpu:
         with tempfile.TemporaryDirectory() as temporary:
@@ -83,14 +90,14 @@ def latency_table(
             sm = None if engine_kind(index.target).on_device else gpu.sm
             engines = build_site_engines(folder, index, Path(temporary), sm, plugins, progress)
             version = read_engine(engines[OVERHEAD]).build.version
-            taken = _taken(index, engines, plan, progress)
-        return _table(index, taken, gpu.name, _engine_fingerprint(index, version, plugins))
-    taken = _taken(index, {name: folder / name for name in index.files}, plan, progress)
-    where = environment()
-    device = where.board or where.cpu
-    how = f"{index.target} {where.versions.get(index.target, 'unknown')}; {plan.threads} threads"
-    fingerprint = "; ".join([device, how, *([where.power_mode] if where.power_mode else [])])
-    return _table(index, taken, device, fingerprint)
+            times = _site_times(index, engines, options, progress)
+        return _table(index, times, gpu.name, _engine_fingerprint(index, version, plugins))
+    times = _site_times(index, {name: folder / name for name in index.files}, options, progress)
+    machine = environment()
+    device = machine.board or machine.cpu
+    runtime = f"{index.target} {machine.versions.get(index.target, 'unknown')}; {options.threads} threads"
+    fingerprint = "; ".join([device, runtime, *([machine.power_mode] if machine.power_mode else [])])
+    return _table(index, times, device, fingerprint)
 
 
 def build_site_engines(
@@ -101,17 +108,17 @@ def build_site_engines(
     plugins: tuple[Path, ...] = (),
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """File of `folder` -> its engine in `to`, each built in a process of its own.
+    """Builds the engines of the models in `folder`; returns file -> engine in `to`.
 
     Args:
-        sm: compute capability of `tensorrt-rtx`; None builds for the GPU at hand.
+        sm: compute capability for `tensorrt-rtx`; None builds for the GPU at hand.
 
     Raises:
-        InputError: there is no engine of a model; names its site.
+        InputError: an engine cannot be built; names the site of its model.
     """
     engines = {}
     with Stopwatch(progress).stage("build", len(index.files)) as advance:
-        for name, what in index.files.items():
+        for name, description in index.files.items():
             engines[name] = to / f"{Path(name).stem}.engine"
             try:
                 request = BuildRequest(
@@ -119,18 +126,18 @@ def build_site_engines(
                     onnx=folder / name,
                     engine=engines[name],
                     sm=sm,
-                    batch=_sizes(folder / name),
+                    batch=_batch(folder / name),
                     plugins=plugins,
                 )
                 build_engine(request, timeout=TIMEOUT_SECONDS)
             except (InputError, CheckError) as error:
-                raise InputError(f"{what}: {error}") from error
+                raise InputError(f"{description}: {error}") from error
             advance(1)
     return engines
 
 
-def _sizes(path: Path) -> Batch:
-    """The first dimensions of the model's inputs, which are all fixed: an engine's record bounds them."""
+def _batch(path: Path) -> Batch:
+    """Returns a batch that covers the first dimensions of the model's inputs, all of which must be fixed."""
     try:
         inputs = onnx.load(str(path), load_external_data=False).graph.input
     except Exception as error:  # protobuf raises its own types
@@ -141,28 +148,29 @@ def _sizes(path: Path) -> Batch:
     return Batch(least=min(first), best=max(first), most=max(first))
 
 
-def _taken(index: Index, files: dict[str, Path], plan: Plan, progress: Progress | None) -> dict[str, float]:
-    """Milliseconds of each file, less those of its baseline."""
-    whole = dict(zip(files, medians_ms(list(files.values()), plan, progress), strict=True))
-    # A site cannot take no time, but may take less than what a run's own cost varies by.
-    least = whole[OVERHEAD] / 100
-    return {name: max(t - whole[index.baselines.get(name, OVERHEAD)], least) for name, t in whole.items()}
+def _site_times(
+    index: Index, files: dict[str, Path], options: MeasureOptions, progress: Progress | None
+) -> dict[str, float]:
+    """Returns milliseconds of each file minus those of its baseline."""
+    medians = dict(zip(files, medians_ms(list(files.values()), options, progress), strict=True))
+    # A site takes some time, but that may be less than the overhead of a run varies by.
+    least = medians[OVERHEAD] / 100
+    return {name: max(t - medians[index.baselines.get(name, OVERHEAD)], least) for name, t in medians.items()}
 
 
-def _table(index: Index, taken: dict[str, float], device: str, fingerprint: str) -> LatencyTable:
+def _table(index: Index, times: dict[str, float], device: str, fingerprint: str) -> LatencyTable:
     return LatencyTable(
         schema=SCHEMA,
         device=device,
         fingerprint=fingerprint,
         batch_size=index.batch,
-        sites={site: {w: taken[name] for w, name in widths.items()} for site, widths in index.sites.items()},
+        sites={site: {w: times[name] for w, name in widths.items()} for site, widths in index.sites.items()},
     )
 
 
 def _engine_fingerprint(index: Index, version: str, plugins: tuple[Path, ...]) -> str:
-    """The GPU with its driver, clocks and power mode, as far as they are known; TensorRT, the file that the models
-    follow and the plugin libraries."""
-    where = environment()
+    """Returns the GPU, its clocks and power mode as far as known, TensorRT, the target of the files and the plugins."""
+    machine = environment()
     libraries = [f"{p.name} {FileRecord.of_file(p).sha256[:12]}" for p in plugins]
-    known = [where.board, where.gpu, where.gpu_clocks, where.power_mode]
-    return "; ".join([*(k for k in known if k), f"{index.target} {version}", index.file_for, *libraries])
+    device = [machine.board, machine.gpu, machine.gpu_clocks, machine.power_mode]
+    return "; ".join([*(part for part in device if part), f"{index.target} {version}", index.file_for, *libraries])

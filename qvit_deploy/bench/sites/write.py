@@ -1,4 +1,4 @@
-"""Writes a folder of site models. Needs the compile half, which a device need not have."""
+"""Writes folders of site models. Needs the compile half, which a device may lack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def write_site_models(bundle: Path, folder: Path, request: SiteModelRequest) -> 
 
     Raises:
         InputError: the folder has models or cannot be written, the compile half is not installed, or a site's shape
-            cannot be told; nothing is written then.
+            is not known; nothing is written then.
         BundleError: the bundle is damaged.
     """
     if (folder / INDEX).exists():
@@ -29,10 +29,10 @@ def write_site_models(bundle: Path, folder: Path, request: SiteModelRequest) -> 
             f"emitting site models needs {error.name}; write them where the compile half is installed (bench-sites "
             "--emit-only --site-models FOLDER) and bring the folder here"
         ) from error
-    found = read_bundle(bundle)
-    file_for = file_followed(found, request)
+    compiled = read_bundle(bundle)
+    file_for = emitted_target(compiled, request)
     widths = [(b, b) for b in sorted(set(request.bits or DEFAULT_BITS))]
-    emitted = emit_sites(found, widths, request.batch or 1, TARGETS[file_for])
+    emitted = emit_sites(compiled, widths, request.batch or 1, TARGETS[file_for])
     index = Index(
         schema=SCHEMA,
         target=request.target,
@@ -41,14 +41,17 @@ def write_site_models(bundle: Path, folder: Path, request: SiteModelRequest) -> 
         sites=emitted.sites,
         baselines=emitted.baselines,
     )
-    # The index last: who finds it finds all models.
+    # The index comes last, so that where there is one all models are there.
     write_files(folder, {**emitted.models, INDEX: index.model_dump_json(by_alias=True, indent=1).encode() + b"\n"})
     return index
 
 
-def file_followed(bundle: Bundle, request: SiteModelRequest) -> str:
-    """The target whose file site models follow, chosen as `build` chooses one: by the plugins, else by what the bundle
-    has; the target's own where it has neither, since a table may come before the compile it is for."""
-    wanted = request.where.part_targets(request.plugins)
-    held = [name for name in wanted if file_of(name) in bundle.manifest.files]
-    return wanted[0] if request.plugins or not held else held[0]
+def emitted_target(bundle: Bundle, request: SiteModelRequest) -> str:
+    """Returns the name of the target as whose file site models are emitted.
+
+    It is chosen as `build` chooses a file: by the plugins, else by the files of the bundle. Where the bundle has none
+    of them it is the requested target itself, since a table may precede the compile that it is for.
+    """
+    targets = request.target_value.part_targets(request.plugins)
+    compiled = [name for name in targets if file_of(name) in bundle.manifest.files]
+    return targets[0] if request.plugins or not compiled else compiled[0]

@@ -1,4 +1,4 @@
-"""What verification found, in sentences. A manifest may lack any of its numbers; then so does the report."""
+"""Words the verification in a manifest as rows of the report. A row whose numbers the manifest lacks is left out."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from qvit_deploy.targets.target import Reading
 from qvit_deploy.tasks.task import Words
 
 UNKNOWN = Reading("The file, and the one for ONNX Runtime, with the same tensors in front of every quantizer.")
-"""How the verification of a target is read that only another version has."""
+"""The reading of the verification of a target that this version does not have."""
 
 EQUAL_DB = 200.0
-"""SQNR that stands for no difference at all (tasks/metrics.py)."""
+"""SQNR that `tasks.metrics` gives for equal outputs."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One row of the verification table; `good` is None where there is nothing to pass."""
+class VerificationRow:
+    """One row of the verification table.
+
+    Attributes:
+        what: the quantity.
+        result: its value.
+        meaning: a sentence that interprets it.
+        good: whether the check passed; None where there is nothing to pass.
+    """
 
     what: str
     result: str
@@ -31,15 +38,15 @@ class Finding:
     good: bool | None = None
 
 
-def findings(verification: Verification, words: Words) -> list[Finding]:
-    """The rows of the verification table, as far as `verification` has numbers for them."""
-    rows = [make(verification) for make in (_codes, _worst_site, _fused, _in_float)]
+def findings(verification: Verification, words: Words) -> list[VerificationRow]:
+    """Returns the rows of the verification table for which `verification` has numbers."""
+    rows = [row(verification) for row in (_codes, _worst_site, _fused, _in_float)]
     rows += [_free_running(verification, words)]
-    rows += [_file(name, found) for name, found in verification.targets.items()]
+    rows += [_file(name, file) for name, file in verification.targets.items()]
     return [row for row in rows if row is not None]
 
 
-def _codes(v: Verification) -> Finding | None:
+def _codes(v: Verification) -> VerificationRow | None:
     if v.codes is None or v.code_mismatches is None:
         return None
     on = "" if v.probe_images is None else f" on {_images(v.probe_images)}"
@@ -47,18 +54,18 @@ def _codes(v: Verification) -> Finding | None:
     if v.code_mismatches:
         meaning = "The runtime does not compute the planned integers; do not deploy this bundle."
     result = f"{v.codes:,} compared{on}: {_differ(v.code_mismatches)}"
-    return Finding("Activation codes", result, meaning, not v.code_mismatches)
+    return VerificationRow("Activation codes", result, meaning, not v.code_mismatches)
 
 
-def _worst_site(v: Verification) -> Finding | None:
+def _worst_site(v: Verification) -> VerificationRow | None:
     error, site = v.worst_site_error, v.worst_site
     if error is None or site is None:
         return None
     result = f"{printable(site)}: {digits(error)} of its largest value" if error else "no difference at any site"
-    return Finding("Worst site", result, "Largest difference of a site's output between runtime and executor.")
+    return VerificationRow("Worst site", result, "Largest difference of a site's output between runtime and executor.")
 
 
-def _fused(v: Verification) -> Finding | None:
+def _fused(v: Verification) -> VerificationRow | None:
     fused, expected = v.integer_products, v.expected_integer_products
     if fused is None or expected is None:
         return None
@@ -66,19 +73,21 @@ def _fused(v: Verification) -> Finding | None:
     meaning = "ONNX Runtime multiplies integers in all of them, not floats that were quantized and restored."
     if short > 0:
         meaning = f"{short:,} run in floating point inside ONNX Runtime: correct, but slower than they should be."
-    return Finding("Integer products", f"{fused:,} of {expected:,} fused", meaning, short <= 0)
+    return VerificationRow("Integer products", f"{fused:,} of {expected:,} fused", meaning, short <= 0)
 
 
-def _in_float(v: Verification) -> Finding | None:
+def _in_float(v: Verification) -> VerificationRow | None:
     if not v.float_products:
         return None
     meaning = (
         "Their attention probabilities have logarithmic codes, which no integer product takes; chosen, not missed."
     )
-    return Finding("Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning)
+    return VerificationRow(
+        "Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning
+    )
 
 
-def _free_running(v: Verification, words: Words) -> Finding | None:
+def _free_running(v: Verification, words: Words) -> VerificationRow | None:
     agree, error = v.logits_agreement, v.logits_error
     if agree is None or error is None:
         return None
@@ -88,22 +97,22 @@ def _free_running(v: Verification, words: Words) -> Finding | None:
         "Runtime against executor with nothing held equal: a last-digit difference of floats can move a value to the "
         "next code, and later layers carry it on."
     )
-    return Finding("Running freely", result, meaning)
+    return VerificationRow("Running freely", result, meaning)
 
 
-def _file(name: str, found: FileVerification) -> Finding | None:
-    """One file that was verified against the reference's. Of a target that this version does not have, its codes."""
-    if found.codes is None or found.code_mismatches is None:
+def _file(name: str, verification: FileVerification) -> VerificationRow | None:
+    """Returns the row of a file that was verified against the reference's."""
+    if verification.codes is None or verification.code_mismatches is None:
         return None
     target = TARGETS.get(name)
-    read = UNKNOWN if target is None else target.reading(target.read(found))
-    result = f"{found.codes:,} codes compared: " + _differ(found.code_mismatches)
-    if read.free_codes_equal is not None:
-        result += f"; {percent(read.free_codes_equal)} running freely"
-    if read.in_float:
-        result += f"; {len(read.in_float)} in floating point: {_first(read.in_float)}"
-    result += printable(read.result)
-    return Finding(f"File for {printable(name)}", result, read.meaning, not found.code_mismatches)
+    reading = UNKNOWN if target is None else target.reading(target.read(verification))
+    result = f"{verification.codes:,} codes compared: " + _differ(verification.code_mismatches)
+    if reading.free_codes_equal is not None:
+        result += f"; {percent(reading.free_codes_equal)} running freely"
+    if reading.in_float:
+        result += f"; {len(reading.in_float)} in floating point: {_first(reading.in_float)}"
+    result += printable(reading.result)
+    return VerificationRow(f"File for {printable(name)}", result, reading.meaning, not verification.code_mismatches)
 
 
 def _differ(count: int) -> str:
@@ -111,13 +120,13 @@ def _differ(count: int) -> str:
 
 
 def _first(sites: Collection[str]) -> str:
-    """The names of the first three."""
+    """Returns the names of the first three sites, and "..." if there are more."""
     return ", ".join(printable(site) for site in list(sites)[:3]) + (", ..." if len(sites) > 3 else "")
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How close the quantized model is to the float model, each with what it means."""
+    """The agreement of the quantized model with the float model and its SQNR, as texts with notes."""
 
     agreement: str
     agreement_note: str
@@ -126,7 +135,7 @@ class Fidelity:
 
 
 def fidelity(manifest: Manifest, words: Words) -> Fidelity:
-    """Agreement and SQNR with the number of images behind them."""
+    """Returns agreement and SQNR with the number of images they were measured on."""
     v = manifest.verification
     agree, db, n = v.float_agreement, v.float_sqnr_db, v.images
     agreement, note = "not measured", ""
@@ -134,8 +143,8 @@ def fidelity(manifest: Manifest, words: Words) -> Fidelity:
         agreement, note = percent(agree), f"same {words.same} as the float model"
         if n:
             low, high = interval(agree, n)
-            sure = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
-            note = f"{share_of_images(agree, n)} keep their {words.same}; {sure}"
+            confidence = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+            note = f"{share_of_images(agree, n)} keep their {words.same}; {confidence}"
     on = f" (n = {n:,})" if n else ""
     if db is None:
         return Fidelity(agreement, note, "not measured", "")
@@ -148,14 +157,14 @@ def fidelity(manifest: Manifest, words: Words) -> Fidelity:
 
 
 def share_of_images(share: float, images: int | None) -> str:
-    """28 of 32 images, or the percentage where the number of images is not known."""
+    """Returns "28 of 32 images", or the percentage if the number of images is not known."""
     if not images:
         return f"{percent(share)} of images"
     return f"{share * images:,.0f} of {_images(images)}"
 
 
 def number(values: Mapping[str, Any], key: str) -> float | None:
-    """`values[key]` if it is a number."""
+    """Returns `values[key]` if it is a number, else None."""
     value = values.get(key)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 

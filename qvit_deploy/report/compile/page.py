@@ -1,4 +1,4 @@
-"""`report.compile.page`: what a compile decided and how it was proved, for a person who looks rather than reads."""
+"""Renders the report of a compile, which shows its allocation and its verification."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ATTENTION = ("matmul_qk", "matmul_av")
 
 
 def render_report(manifest: Manifest) -> bytes:
-    """The report as one UTF-8 HTML file: no scripts, nothing loaded from elsewhere.
+    """Returns the report as one UTF-8 HTML file without scripts and external resources.
 
-    The same manifest gives the same bytes. A file of the name `report.html` is left out of the list of files, because a
-    report cannot hold its own digest: the manifest with and without it gives the same report.
+    The same manifest gives the same bytes. The list of files omits `report.html`, because a report cannot hold its own
+    digest: the manifest with and without it gives the same report.
     """
     from markupsafe import Markup
 
@@ -33,7 +33,7 @@ def render_report(manifest: Manifest) -> bytes:
     sites, words = manifest.sites, task_called(manifest.task).words
     ranking = rank(sites, str(_extra(manifest, "relevance").get("method", "")))
     shown = ranking if isinstance(ranking, Ranking) else None
-    document = render(
+    return render(
         "compile/compile.html.jinja",
         model=printable(str(manifest.source.get("model", "unnamed model"))),
         cards=_cards(manifest),
@@ -45,25 +45,24 @@ def render_report(manifest: Manifest) -> bytes:
         depth_plot=Markup(plots.depth_plot(sites, shown)) if sites else "",
         bytes_plot=Markup(plots.bytes_plot(sites)) if any(s.params for s in sites) else "",
         bitops_plot=Markup(plots.bitops_plot(sites)) if any(s.macs for s in sites) else "",
-        split=_split_words(sites),
+        split=_split_text(sites),
         most_relevant=_most_relevant(sites, shown),
         score_meaning=shown.meaning if shown else "",
         no_ranking=ranking if isinstance(ranking, str) else "",
         unscored=sum(s.score is None for s in sites) if shown else 0,
-        attention=_attention_words(manifest),
-        containers=_container_words(manifest),
-        blocks=_block_words(sites),
+        attention=_attention_text(manifest),
+        containers=_container_text(manifest),
+        blocks=_block_text(sites),
         rows=_rows(sites, shown),
         recipe=_toml(manifest.recipe),
         provenance=_provenance(manifest),
         files=[(printable(n), amount(f.bytes, "B"), f.sha256) for n, f in _files(manifest)],
         schema=manifest.schema_id,
     )
-    return document
 
 
 def _cards(manifest: Manifest) -> list[dict[str, Any]]:
-    """The two costs of the headline: amount, reduction, and its share of the float model's as a bar."""
+    """Returns the costs of the headline: amounts, reductions, and shares of the float model's cost as bars."""
     s = manifest.summary
     costs = (
         ("Weights, packed", s.weight_bytes, s.float_weight_bytes, "B", "smaller"),
@@ -93,7 +92,7 @@ def _rows(sites: Sequence[SiteRecord], ranking: Ranking | None) -> list[dict[str
             "a_bits": site.a_bits,
             "params": amount(site.params) if site.params else "–",
             "macs": amount(site.macs) if site.macs else "–",
-            "score": _score_words(site, ranking, index),
+            "score": _score_text(site, ranking, index),
             "bar": ranking.width(index) if ranking else 0.0,
             "cut": bool(ranking and ranking.cut(index)),
             "starts_block": index in starts,
@@ -102,24 +101,24 @@ def _rows(sites: Sequence[SiteRecord], ranking: Ranking | None) -> list[dict[str
     ]
 
 
-def _score_words(site: SiteRecord, ranking: Ranking | None, index: int) -> str:
+def _score_text(site: SiteRecord, ranking: Ranking | None, index: int) -> str:
     if site.score is None:
         return "–"
     share = ranking.shares[index] if ranking else None
     return digits(site.score) if share is None else percent(share)
 
 
-def _split_words(sites: Sequence[SiteRecord]) -> str:
-    """29 sites at w6a6, 21 at w4a4, ... from wide to narrow."""
+def _split_text(sites: Sequence[SiteRecord]) -> str:
+    """Returns "50 sites: 29 at 6 bits, 21 at 4 bits.", from wide to narrow."""
     counts = Counter((s.w_bits, s.a_bits) for s in sites)
     order = sorted(counts, key=lambda bits: tuple(-(b or 99) for b in bits))
-    words = [f"{counts[bits]} at {_bits_words(*bits)}" for bits in order]
-    if len(words) == 1:
-        return f"All sites: {_bits_words(*order[0])}." if len(sites) > 1 else f"One site, {words[0][2:]}."
-    return f"{len(sites)} sites: " + ", ".join(words) + "." if words else "No sites."
+    parts = [f"{counts[bits]} at {_bits_text(*bits)}" for bits in order]
+    if len(parts) == 1:
+        return f"All sites: {_bits_text(*order[0])}." if len(sites) > 1 else f"One site, {parts[0][2:]}."
+    return f"{len(sites)} sites: " + ", ".join(parts) + "." if parts else "No sites."
 
 
-def _bits_words(w_bits: int | None, a_bits: int | None) -> str:
+def _bits_text(w_bits: int | None, a_bits: int | None) -> str:
     if w_bits == a_bits:
         return "float" if w_bits is None else f"{w_bits} bits"
     if a_bits is None:
@@ -134,8 +133,8 @@ def _most_relevant(sites: Sequence[SiteRecord], ranking: Ranking | None) -> str:
     return ", ".join(f"{printable(sites[i].name)} ({percent(-share)})" for share, i in order)
 
 
-def _attention_words(manifest: Manifest) -> str:
-    """Says where attention products went when they are not among the sites; bars cannot show what is not there."""
+def _attention_text(manifest: Manifest) -> str:
+    """Returns a sentence about attention products, which the plots cannot show where they are no sites."""
     if any(s.kind in ATTENTION for s in manifest.sites):
         return "For the attention products (qk, av), “weights” are the key and the value."
     if manifest.recipe.get("attention") == "float":
@@ -143,28 +142,28 @@ def _attention_words(manifest: Manifest) -> str:
     return ""
 
 
-def _container_words(manifest: Manifest) -> str:
-    """Why the .onnx file is larger than the packed weights, which would otherwise look like a contradiction."""
+def _container_text(manifest: Manifest) -> str:
+    """Returns a sentence that explains why the .onnx file is larger than the packed weights."""
     record = manifest.files.get("model.onnxruntime.onnx")
     if record is None:
         return ""
     return f"The ONNX file is {amount(record.bytes, 'B')}: it keeps every code in a whole byte, whatever its width."
 
 
-def _block_words(sites: Sequence[SiteRecord]) -> str:
-    """What the numbers under the plot stand for: blocks.#"""
+def _block_text(sites: Sequence[SiteRecord]) -> str:
+    """Returns the patterns, such as blocks.#, of the blocks whose numbers are under the plot."""
     patterns = dict.fromkeys(label.pattern for label in site_labels([s.name for s in sites]) if label.block)
     return ", ".join(list(patterns)[:4])
 
 
 def _operators(verification: Verification) -> list[tuple[str, int]]:
-    """Operators of the runtime's optimized graph, most frequent first."""
-    known = [(printable(op), n) for op, n in verification.optimized_ops.items()]
-    return sorted(known, key=lambda item: (-item[1], item[0]))
+    """Returns the operators of the runtime's optimized graph, most frequent first."""
+    counts = [(printable(op), n) for op, n in verification.optimized_ops.items()]
+    return sorted(counts, key=lambda item: (-item[1], item[0]))
 
 
 def _toml(recipe: Mapping[str, Any]) -> str:
-    """The recipe as TOML. TOML cannot say None, so a choice that is None is said in a comment."""
+    """Returns the recipe as TOML, with comments for values that are None, which TOML does not have."""
     return "\n".join(
         f"# {key}: none" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
         for key, value in sorted(recipe.items(), key=lambda item: (item[1] is None, item[0]))
@@ -173,7 +172,7 @@ def _toml(recipe: Mapping[str, Any]) -> str:
 
 def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     calibration, relevance = _extra(manifest, "calibration"), _extra(manifest, "relevance")
-    rows = [("Input", _preprocess_words(manifest.source.get("preprocess")))]
+    rows = [("Input", _preprocess_text(manifest.source.get("preprocess")))]
     if (images := number(calibration, "images")) is not None:
         rows.append(("Calibration images", f"{images:,.0f}"))
     rows.append(("Calibration digest", str(calibration.get("sha256", ""))))
@@ -183,10 +182,10 @@ def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     firings = relevance.get("firings")
     if isinstance(firings, dict):
         rows.append(("Rules fired", ", ".join(f"{rule} {count}" for rule, count in firings.items() if count)))
-    return [(what, printable(words)) for what, words in rows if words]
+    return [(title, printable(text)) for title, text in rows if text]
 
 
-def _preprocess_words(preprocess: object) -> str:
+def _preprocess_text(preprocess: object) -> str:
     if not isinstance(preprocess, dict):
         return ""
     size = preprocess.get("input_size")
@@ -201,5 +200,6 @@ def _files(manifest: Manifest) -> list[tuple[str, Any]]:
 
 
 def _extra(manifest: Manifest, key: str) -> Mapping[str, Any]:
-    found = (manifest.model_extra or {}).get(key)
-    return found if isinstance(found, dict) else {}
+    """Returns a field of the manifest that is a JSON object, {} if there is none."""
+    value = (manifest.model_extra or {}).get(key)
+    return value if isinstance(value, dict) else {}

@@ -61,8 +61,8 @@ def rank(sites: Sequence[SiteRecord], method: str) -> Ranking | str:
 def _limit(shares: Sequence[float]) -> float:
     """Returns the share at which bars are cut off: at most one bar in twenty (or one), and only outliers."""
     ranked = sorted(shares, reverse=True)
-    tallest_kept = ranked[min(max(1, len(ranked) // 20), len(ranked) - 1)]
-    return 1.25 * tallest_kept if 0 < OUTLIER_RATIO * tallest_kept < ranked[0] else 1.05 * ranked[0]
+    tallest_uncut = ranked[min(max(1, len(ranked) // 20), len(ranked) - 1)]
+    return 1.25 * tallest_uncut if 0 < OUTLIER_RATIO * tallest_uncut < ranked[0] else 1.05 * ranked[0]
 
 
 _SENSITIVITIES = {

@@ -18,7 +18,7 @@ from qvit_deploy.bench.sites.models import (
     require_library,
     require_requested,
 )
-from qvit_deploy.bench.sites.write import file_followed
+from qvit_deploy.bench.sites.write import emitted_target
 from qvit_deploy.errors import InputError
 
 LIBRARY = (Path("libqvit_plugins.so"),)
@@ -131,7 +131,7 @@ def test_the_file_is_chosen_as_build_chooses_it(
     target: str, plugins: tuple[Path, ...], held: tuple[str, ...], file_for: str
 ) -> None:
     bundle = SimpleNamespace(manifest=SimpleNamespace(files=[f"model.{p}.onnx" for p in held]))
-    assert file_followed(bundle, SiteModelRequest(target, plugins=plugins)) == file_for  # type: ignore[arg-type]
+    assert emitted_target(bundle, SiteModelRequest(target, plugins=plugins)) == file_for  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
