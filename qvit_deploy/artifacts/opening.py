@@ -1,4 +1,4 @@
-"""Tells what lies at a path of the command line: a bundle, an engine, or another file, which is taken for ONNX."""
+"""Identifies what is at a path of the command line: a bundle, an engine, or any other file, assumed to be ONNX."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def command(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Exit code 1 when the candidate is slower beyond doubt and beyond the threshold, or fails another one."""
+    """Compare measurements; exit code 1 if the candidate is slower beyond doubt and threshold, or fails another one."""
     thresholds = Thresholds(
         max_slowdown=_share("--max-slowdown", max_slowdown) or 0.0,
         max_size_growth=_share("--max-size-growth", max_size_growth),

@@ -28,7 +28,7 @@ def command(
     threads: Annotated[int, typer.Option(help="0: OMP_NUM_THREADS, or one per core")] = 0,
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
-    """Top-1, agreement with the float model and SQNR, in the runtime that the file is for."""
+    """Compute top-1, agreement with the float model and SQNR, in the runtime that the file is for."""
     with Bars() as bars:
         result = evaluate(
             path,

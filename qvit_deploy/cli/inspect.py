@@ -30,7 +30,7 @@ def command(
     trt_version: Annotated[str, typer.Option(help="TensorRT to lint for")] = "{}.{}".format(*OLDEST_TENSORRT),
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
-    """Sites, bits and bytes of a bundle or an ONNX file, and lint findings; exit code 1 when there are lint errors.
+    """Print sites, bits and bytes of a bundle or an ONNX file, and lint findings; exit code 1 if there are errors.
 
     Without --target a file is linted for the target its name in a bundle says (model.tensorrt.onnx), any other file
     with Q/DQ pairs for tensorrt, the rest for onnxruntime.

@@ -44,7 +44,7 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="replace an existing sweep")] = False,
     json: options.Json = False,
 ) -> None:
-    """Many budgets and scores from one calibration: predicted loss, cost and, with --measure, the real loss."""
+    """Try many budgets and scores after one calibration: predicted loss, cost and, with --measure, the real loss."""
     with Bars() as bars:
         rows = sweep_models(
             models,

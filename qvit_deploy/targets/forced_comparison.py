@@ -49,7 +49,7 @@ class Comparison:
     worst_error: float
 
     def fields(self, images: np.ndarray, probed: np.ndarray) -> dict[str, Any]:
-        """The fields of a `FileVerification`: logits were compared on `images`, codes on `probed`."""
+        """Returns fields of a `FileVerification`, for which logits were compared on `images`, and codes on `probed`."""
         return {
             "images": len(images),
             "probe_images": len(probed),
@@ -61,8 +61,10 @@ class Comparison:
 
 
 def probe_images(images: np.ndarray, static_batch: int | None) -> np.ndarray:
-    """The images that codes are compared on: the first few, or as many as a fixed batch takes, some repeated if need
-    be."""
+    """Returns the images that codes are compared on, [m, C, H, W] of `images` [n, C, H, W].
+
+    They are the first few, or as many as a fixed batch takes, some repeated if need be.
+    """
     if static_batch is None:
         return images[:PROBE_IMAGES]
     return np.resize(images, (static_batch, *images.shape[1:]))

@@ -1,4 +1,4 @@
-"""The targets there are. A new one is a folder beside this file and a line in `TARGETS`."""
+"""Lists the targets. A new one is a folder next to this file and an entry of `TARGETS`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qvit_deploy.targets.target import AnyTarget
 from qvit_deploy.targets.tensorrt.target import TENSORRT_TARGETS
 
 REFERENCE: AnyTarget = OnnxRuntimeTarget()
-"""Every bundle has its file, and all others are verified against it."""
+"""The target whose file is in every bundle, and against which all others are verified."""
 
 TARGETS: dict[str, AnyTarget] = {
     target.name: target for target in (REFERENCE, FusedTarget(), OpenVinoTarget(), *TENSORRT_TARGETS)

@@ -75,12 +75,12 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether any criterion failed."""
+        """Returns whether any criterion failed."""
         return any(c.failed for c in self.criteria)
 
     @property
     def title(self) -> str:
-        """What was compared. Files of two bundles have the same name, so digests tell them apart."""
+        """Returns what is compared. Files of two bundles have the same name, so digests tell them apart."""
         new, old = self.candidate.file, self.baseline.file
         if new.name != old.name:
             return f"{new.name} against {old.name}"

@@ -53,13 +53,13 @@ class Sketch:
 
     @property
     def count(self) -> int:
-        """How many samples there are."""
+        """Returns the number of samples."""
         self._flush()
         return int(self._counts.sum())
 
     @property
     def mean(self) -> float:
-        """The mean in nanoseconds, computed exactly."""
+        """Returns the exact mean, in nanoseconds."""
         return self._sum / self.count
 
     def bins(self) -> tuple[np.ndarray, np.ndarray]:

@@ -58,13 +58,13 @@ class Session:
 
     @property
     def watts(self) -> float | None:
-        """Mean power of the whole module over the session, loading and warm-up included."""
+        """Returns the mean power, watts, of the whole module over the session, loading and warm-up included."""
         power = [s.input_milliwatts for s in self.samples if s.input_milliwatts is not None]
         return statistics.fmean(power) / 1e3 if power else None
 
     @property
     def joules_per_run(self) -> float | None:
-        """That power times the mean latency: an estimate, since the board idles between processes."""
+        """Returns that power times the mean latency: an estimate, since the board idles between processes."""
         if self.watts is None or self.measurement is None:
             return None
         return self.watts * self.measurement.latency_ms.mean / 1e3

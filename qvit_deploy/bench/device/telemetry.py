@@ -60,7 +60,7 @@ class Sample:
 
     @property
     def input_milliwatts(self) -> int | None:
-        """Power of the whole module; None when its rails are unknown."""
+        """Returns the power of the whole module, milliwatts; None when its rails are unknown."""
         for rail in TOTAL_RAILS:
             if rail in self.milliwatts:
                 return self.milliwatts[rail]
@@ -78,7 +78,7 @@ class Clock:
 
     @property
     def locked(self) -> bool:
-        """Whether the clock cannot change."""
+        """Returns whether the clock cannot change."""
         return self.least == self.most
 
 

@@ -31,9 +31,9 @@ def profile_openvino(path: Path, batch: int | None, threads: int) -> Profile:
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(WARM_UP + RUNS):
         runner.run_ns()
-        for name, taken in runner.model.layer_ms().items():
-            times[name].append(taken)
-    return attribute(runner.model.layers(), {name: per_run(found) for name, found in times.items()})
+        for name, duration in runner.model.layer_ms().items():
+            times[name].append(duration)
+    return attribute(runner.model.layers(), {name: per_run(durations) for name, durations in times.items()})
 
 
 def attribute(layers: Sequence[Layer], milliseconds: Mapping[str, float]) -> Profile:
@@ -49,13 +49,13 @@ def attribute(layers: Sequence[Layer], milliseconds: Mapping[str, float]) -> Pro
             product[site] = product.get(site, 0.0) + milliseconds.get(layer.name, 0.0)
             owners.setdefault(layer.inputs[0][0], site)
     for layer in layers:
-        taken, reader = milliseconds.get(layer.name, 0.0), owners.get(layer.name)
+        duration, reader = milliseconds.get(layer.name, 0.0), owners.get(layer.name)
         if _site(layer, known) is not None:
             continue
         if reader is not None and layer.originals and all(_QUANTIZER.search(name) for name in layer.originals):
-            quantize[reader] += taken
+            quantize[reader] += duration
         else:
-            outside[_kind(layer)] += taken
+            outside[_kind(layer)] += duration
     return Profile(
         sites=tuple(SiteTime(name=n, product_ms=t, quantize_ms=quantize[n]) for n, t in product.items()),
         outside_ms={kind: t for kind, t in sorted(outside.items(), key=lambda item: -item[1]) if t > 0},

@@ -42,17 +42,17 @@ class Layer:
 
     @property
     def int8(self) -> bool:
-        """Whether two operands are int8, or its kernel's name says that it multiplies int8."""
+        """Returns whether two operands are int8, or its kernel's name says that it multiplies int8."""
         return sum("int8" in t.lower() for t in self.types) >= 2 or bool(_INT8.search(self.tactic))
 
     @property
     def attention(self) -> bool:
-        """Whether it is a fused attention, by its names."""
+        """Returns whether it is a fused attention, by its names."""
         return bool(_ATTENTION.search(f"{self.name} {self.tactic} {self.kind}"))
 
     @property
     def plugin(self) -> bool:
-        """Whether a plugin runs it."""
+        """Returns whether a plugin runs it."""
         return "plugin" in self.kind.lower()
 
 
