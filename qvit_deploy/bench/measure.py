@@ -31,7 +31,7 @@ from qvit_deploy.bench.compare.sketch import Sketch
 from qvit_deploy.bench.compare.stats import paired_ratio, summary
 from qvit_deploy.bench.device.environment import environment, fastest_cpus
 from qvit_deploy.bench.reference_workload import reference_workload
-from qvit_deploy.bench.worker import Job
+from qvit_deploy.bench.worker import MeasureJob
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.registry import facts_of
@@ -143,7 +143,7 @@ def measure(
     )
 
 
-def _with_reference(job: Job, options: MeasureOptions, watch: Stopwatch) -> list[dict[str, Any]]:
+def _with_reference(job: MeasureJob, options: MeasureOptions, watch: Stopwatch) -> list[dict[str, Any]]:
     """Runs a job of one file together with the reference workload, whose times are added to the file's answers."""
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference.onnx"
@@ -154,13 +154,13 @@ def _with_reference(job: Job, options: MeasureOptions, watch: Stopwatch) -> list
     return answers
 
 
-def _memory(single: Sequence[Job], watch: Stopwatch) -> list[dict[str, Any]]:
+def _memory(single: Sequence[MeasureJob], watch: Stopwatch) -> list[dict[str, Any]]:
     """Runs each job of a single file, since the memory of a process with two cannot be attributed to one of them."""
     with watch.stage("memory", len(single)) as advance:
         return [_run({"task": "measure", "job": asdict(job)}, advance) for job in single]
 
 
-def _profiles(files: Sequence[File], single: Sequence[Job], watch: Stopwatch) -> list[Profile | None]:
+def _profiles(files: Sequence[File], single: Sequence[MeasureJob], watch: Stopwatch) -> list[Profile | None]:
     """Profiles each file in a process of its own."""
     profiles: list[Profile | None] = []
     with watch.stage("profile", len(files)) as advance:
@@ -203,14 +203,14 @@ def in_turn(
     return _blocks(_job(paths, options, blocks), options, progress)
 
 
-def _blocks(job: Job, options: MeasureOptions, progress: Progress | None) -> list[list[list[float]]]:
+def _blocks(job: MeasureJob, options: MeasureOptions, progress: Progress | None) -> list[list[list[float]]]:
     """Returns milliseconds [files][processes][blocks]."""
     answers = _answers(job, options, Stopwatch(progress))
     return [[a["files"][i]["blocks_ms"] for a in answers] for i in range(len(job.files))]
 
 
-def _job(paths: Sequence[Path], options: MeasureOptions, blocks: int) -> Job:
-    return Job(
+def _job(paths: Sequence[Path], options: MeasureOptions, blocks: int) -> MeasureJob:
+    return MeasureJob(
         files=tuple(str(p.absolute()) for p in paths),
         batch=options.batch,
         threads=options.threads,
@@ -221,7 +221,7 @@ def _job(paths: Sequence[Path], options: MeasureOptions, blocks: int) -> Job:
     )
 
 
-def _answers(job: Job, options: MeasureOptions, watch: Stopwatch) -> list[dict[str, Any]]:
+def _answers(job: MeasureJob, options: MeasureOptions, watch: Stopwatch) -> list[dict[str, Any]]:
     """Runs the processes and returns an answer of each; each starts with another file."""
     with watch.stage("bench", options.processes * job.blocks * len(job.files)) as advance:
         jobs = [replace(job, first=i % len(job.files)) for i in range(options.processes)]

@@ -33,7 +33,7 @@ STEADY = 0.05
 
 
 @dataclass(frozen=True)
-class Job:
+class MeasureJob:
     """The work of one process: it loads the files, warms each up, then times blocks of runs, the files alternating.
 
     Attributes:
@@ -115,7 +115,7 @@ class Side:
         }
 
 
-def measure(job: Job, advance: Advance) -> dict[str, Any]:
+def measure(job: MeasureJob, advance: Advance) -> dict[str, Any]:
     """Runs a job and returns `Side.as_dict` of every file, the energy meter and the peak memory of the process, bytes.
 
     Raises:
@@ -146,7 +146,7 @@ def measure(job: Job, advance: Advance) -> dict[str, Any]:
     }
 
 
-def _load(job: Job, index: int) -> Side:
+def _load(job: MeasureJob, index: int) -> Side:
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.targets.registry import runtime_of
     from qvit_deploy.targets.runtime import RunSettings
@@ -159,7 +159,7 @@ def _load(job: Job, index: int) -> Side:
     return Side(runner, (time.perf_counter_ns() - start) / 1e6, Sketch())
 
 
-def _require_one_batch(job: Job, sides: Mapping[int, Side]) -> None:
+def _require_one_batch(job: MeasureJob, sides: Mapping[int, Side]) -> None:
     from qvit_deploy.errors import InputError
 
     batches = [sides[i].runner.batch for i in range(len(job.files) - job.reference)]
@@ -168,7 +168,7 @@ def _require_one_batch(job: Job, sides: Mapping[int, Side]) -> None:
         raise InputError(f"the files take different batches ({listed}); give both the same with --batch")
 
 
-def _set_block_sizes(job: Job, sides: Mapping[int, Side]) -> None:
+def _set_block_sizes(job: MeasureJob, sides: Mapping[int, Side]) -> None:
     """Sets how many runs a sample, and how many samples a block of each file has.
 
     A sample of the reference workload has as many runs as take the time of one run of the file: other load interrupts
@@ -203,7 +203,7 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
             return medians[-1], steady
 
 
-def _profile(job: Job, request: Mapping[str, Any]) -> Profile:
+def _profile(job: MeasureJob, request: Mapping[str, Any]) -> Profile:
     from qvit_deploy.targets.registry import runtime_of
     from qvit_deploy.targets.runtime import RunSettings, SiteNames
 
@@ -222,7 +222,7 @@ def main() -> None:
         print(json.dumps(value), file=answers, flush=True)
 
     request = json.load(sys.stdin)
-    job = Job(**request["job"])
+    job = MeasureJob(**request["job"])
     if job.cpus is not None:
         os.sched_setaffinity(0, job.cpus)
     from qvit_deploy.errors import QvitError

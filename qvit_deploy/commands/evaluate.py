@@ -12,7 +12,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.registry import REFERENCE
-from qvit_deploy.targets.runtime import Session
+from qvit_deploy.targets.runtime import ModelSession
 from qvit_deploy.targets.session import open_model, outputs
 from qvit_deploy.targets.target import FLOAT, file_of
 from qvit_deploy.tasks.classify import CLASSIFY
@@ -90,7 +90,7 @@ def evaluate(
     return Evaluation(task, len(images), scores[0], scores[1], agreement, sqnr_db, images.skipped)
 
 
-def _require_size(session: Session, preprocess: Preprocess, model: Path) -> None:
+def _require_size(session: ModelSession, preprocess: Preprocess, model: Path) -> None:
     """Raises InputError if the model takes images of another size than preprocessing gives."""
     declared, given = session.shape, [None, *preprocess.input_size]
     if len(declared) != 4 or any(

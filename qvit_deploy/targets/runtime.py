@@ -14,7 +14,7 @@ from qvit_deploy.tasks.task import Arrays
 
 
 @dataclass(frozen=True, eq=False)
-class Session:
+class ModelSession:
     """A model loaded for evaluation.
 
     Attributes:
@@ -111,7 +111,7 @@ class Runtime(ABC):
         return False
 
     @abstractmethod
-    def open(self, model: Path | bytes, threads: int) -> Session:
+    def open(self, model: Path | bytes, threads: int) -> ModelSession:
         """Loads a file, or the bytes of one, for `eval`.
 
         Raises:

@@ -9,14 +9,14 @@ import numpy as np
 from qvit_deploy.data.images import ImageSet
 from qvit_deploy.progress import Advance
 from qvit_deploy.targets.registry import REFERENCE, runtime_of
-from qvit_deploy.targets.runtime import Session
+from qvit_deploy.targets.runtime import ModelSession
 from qvit_deploy.tasks.task import Arrays
 
 BATCH = 16
 """Images per run of a graph that takes any number, where only outputs are stored."""
 
 
-def open_model(model: Path | bytes, threads: int = 0) -> Session:
+def open_model(model: Path | bytes, threads: int = 0) -> ModelSession:
     """Loads a file into its runtime, or the bytes of one into ONNX Runtime.
 
     Args:
@@ -29,7 +29,7 @@ def open_model(model: Path | bytes, threads: int = 0) -> Session:
     return runtime.open(model, threads)
 
 
-def outputs(session: Session, images: ImageSet, advance: Advance) -> Arrays:
+def outputs(session: ModelSession, images: ImageSet, advance: Advance) -> Arrays:
     """Returns the outputs for all images by name, each [n, ...]; `advance` counts images."""
     chunks = []
     for pixels, _ in images.batches(session.static_batch or BATCH):

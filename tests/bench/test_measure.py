@@ -11,7 +11,7 @@ import pytest
 from qvit_deploy.bench import measure as measuring
 from qvit_deploy.bench.measure import File, MeasureOptions, in_turn, measure, medians_ms
 from qvit_deploy.bench.reference_workload import LAYERS, products, reference_workload
-from qvit_deploy.bench.worker import Job
+from qvit_deploy.bench.worker import MeasureJob
 from qvit_deploy.errors import InputError
 from tests.support.graphs.quantizable_graphs import fixed_batch, mixed_vit
 
@@ -92,7 +92,7 @@ def test_a_process_that_dies_is_one_line(model: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin")
 def test_a_process_that_cannot_be_pinned_says_why(model: Path) -> None:
     """What a worker meets when its CPU went offline after it was chosen."""
-    request = {"task": "measure", "job": asdict(Job((str(model),), None, 1, (4095,), 1, 2))}
+    request = {"task": "measure", "job": asdict(MeasureJob((str(model),), None, 1, (4095,), 1, 2))}
     with pytest.raises(InputError, match=r"model\.onnx: the process that ran it died: OSError"):
         measuring._run(request, lambda _: None)
 

@@ -55,7 +55,7 @@ def test_an_engine_takes_turns_with_an_onnx_file(tmp_path: Path, monkeypatch: py
     engine, memory = appear(tmp_path, monkeypatch)
     model = tmp_path / "m.onnx"
     model.write_bytes(mixed_vit().serialize())
-    job = worker.Job((str(engine), str(model)), 2, 1, None, blocks=3, runs=12, warm_up=False)
+    job = worker.MeasureJob((str(engine), str(model)), 2, 1, None, blocks=3, runs=12, warm_up=False)
     steps: list[int] = []
     found = worker.measure(job, steps.append)
     ours, theirs = found["files"]
@@ -73,7 +73,7 @@ def test_an_engine_and_a_file_of_other_batches_are_not_compared(
     engine, memory = appear(tmp_path, monkeypatch)
     model = tmp_path / "m.onnx"
     model.write_bytes(mixed_vit().serialize())
-    job = worker.Job((str(engine), str(model)), None, 1, None, blocks=3, runs=12, warm_up=False)
+    job = worker.MeasureJob((str(engine), str(model)), None, 1, None, blocks=3, runs=12, warm_up=False)
     with pytest.raises(InputError, match=r"different batches \(.*m\.engine 2, .*m\.onnx 1\); give both the same"):
         worker.measure(job, lambda _: None)
     assert memory.order.count("run") == 2  # what preparing takes, and no measurement

@@ -24,7 +24,7 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.forced_comparison import probe_images
 from qvit_deploy.targets.onnxruntime.target import OnnxRuntime
 from qvit_deploy.targets.registry import REFERENCE, TARGETS, runtime_of, target_called, targets_of, with_known_targets
-from qvit_deploy.targets.runtime import Session
+from qvit_deploy.targets.runtime import ModelSession
 from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
 from tests.support.graphs.quantizable_graphs import mixed_vit
 
@@ -45,7 +45,7 @@ class AbacusRuntime(OnnxRuntime):
     def __init__(self) -> None:
         self.opened: list[str] = []
 
-    def open(self, model: Path | bytes, threads: int) -> Session:
+    def open(self, model: Path | bytes, threads: int) -> ModelSession:
         self.opened.append(Path(str(model)).name)
         return super().open(model, threads)
 

@@ -12,7 +12,7 @@ from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.onnxruntime import NAME
-from qvit_deploy.targets.runtime import Runner, RunSettings, Runtime, Session, SiteNames
+from qvit_deploy.targets.runtime import ModelSession, Runner, RunSettings, Runtime, SiteNames
 from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ class OnnxRuntime(Runtime):
 
     name = NAME
 
-    def open(self, model: Path | bytes, threads: int) -> Session:
+    def open(self, model: Path | bytes, threads: int) -> ModelSession:
         from qvit_deploy.targets.onnxruntime.runtime import outputs, session
 
         ort_session = session(model, threads)
         shape = ort_session.get_inputs()[0].shape
         static_batch = shape[0] if isinstance(shape[0], int) else None
-        return Session(shape, lambda images: outputs(ort_session, images, static_batch))
+        return ModelSession(shape, lambda images: outputs(ort_session, images, static_batch))
 
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner

@@ -11,7 +11,7 @@ from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, require_openvino, runs_in_openvino
 from qvit_deploy.targets.openvino.verified import OpenVinoVerification
-from qvit_deploy.targets.runtime import Runner, RunSettings, Runtime, RuntimeFacts, Session, SiteNames
+from qvit_deploy.targets.runtime import ModelSession, Runner, RunSettings, Runtime, RuntimeFacts, SiteNames
 from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
 
 
@@ -23,10 +23,10 @@ class OpenVino(Runtime):
     def claims(self, path: Path) -> bool:
         return runs_in_openvino(path)
 
-    def open(self, model: Path | bytes, threads: int) -> Session:
+    def open(self, model: Path | bytes, threads: int) -> ModelSession:
         precision = openvino_precision(model) if isinstance(model, Path) else None
         compiled = OpenVinoModel(model, threads=threads, precision=precision)
-        return Session(compiled.declared, compiled.outputs)
+        return ModelSession(compiled.declared, compiled.outputs)
 
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.openvino.runner import OpenVinoRunner

@@ -8,7 +8,7 @@ from pathlib import Path
 from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES, read_engine
 from qvit_deploy.artifacts.measurement import Profile
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.runtime import Runner, RunSettings, Runtime, RuntimeFacts, Session, SiteNames
+from qvit_deploy.targets.runtime import ModelSession, Runner, RunSettings, Runtime, RuntimeFacts, SiteNames
 
 
 class EngineRuntime(Runtime):
@@ -20,7 +20,7 @@ class EngineRuntime(Runtime):
     def claims(self, path: Path) -> bool:
         return path.suffix in ENGINE_SUFFIXES
 
-    def open(self, model: Path | bytes, threads: int) -> Session:
+    def open(self, model: Path | bytes, threads: int) -> ModelSession:
         raise InputError(f"{model!s} is an engine: build --data compares it with its ONNX file")
 
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
