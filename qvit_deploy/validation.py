@@ -33,8 +33,8 @@ def validated(model: type[Model], tree: object, called: str, error: type[InputEr
     """
     try:
         return model.model_validate(tree)
-    except ValidationError as found:
-        raise error(f"{called}: {first_problem(found)}") from None
+    except ValidationError as problems:
+        raise error(f"{called}: {first_problem(problems)}") from None
 
 
 def first_problem(error: ValidationError) -> str:
@@ -82,4 +82,4 @@ def non_finite(tree: object, where: str = "") -> str:
     if isinstance(tree, float) and not math.isfinite(tree):
         return where
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
-    return next((found for k, v in items if (found := non_finite(v, f"{where}.{k}".lstrip(".")))), "")
+    return next((place for k, v in items if (place := non_finite(v, f"{where}.{k}".lstrip(".")))), "")

@@ -42,11 +42,11 @@ class Editor:
         return value
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
-        """A new initializer called `name`, or `name.1`, `name.2`... when that is taken."""
+        """A new initializer called `name`, or `name.1`, `name.2`... when that is used."""
         return add_constant(self.graph, name, np.asarray(array))
 
     def shared(self, name: str, array: np.ndarray) -> ir.Value:
-        """The constant of that name, made when it is first asked for."""
+        """The constant of that name, added at its first use."""
         known = self.graph.initializers.get(name)
         return known if known is not None else self.constant(name, array)
 

@@ -46,9 +46,9 @@ def integer_linear(product: ir.Node) -> IntegerLinear | None:
     last, bias = product, None
     add = sole_reader(product.outputs[0])
     if add is not None and add.op_type == "Add":
-        found = next((constant(v) for v in add.inputs if v is not product.outputs[0]), None)
-        if found is not None and found.size == matrix.shape[1]:
-            last, bias = add, found.reshape(-1)
+        addend = next((constant(v) for v in add.inputs if v is not product.outputs[0]), None)
+        if addend is not None and addend.size == matrix.shape[1]:
+            last, bias = add, addend.reshape(-1)
     return IntegerLinear(product, last, quantize, scale, codes, weight_scale, bias)
 
 
@@ -82,8 +82,8 @@ class UnsignedCodes:
                 self.names[signed.name] = str(reader.outputs[0].name)
                 return reader.outputs[0]
         node = ir.node("QuantizeLinear", [source, quantize.inputs[1], self.zero], name=f"{quantize.name}.unsigned")
-        made = node.outputs[0]
-        made.name, made.type, made.shape = f"{signed.name}.unsigned", ir.TensorType(ir.DataType.UINT8), signed.shape
+        codes = node.outputs[0]
+        codes.name, codes.type, codes.shape = f"{signed.name}.unsigned", ir.TensorType(ir.DataType.UINT8), signed.shape
         self._graph.insert_before(quantize, node)
-        self.names[signed.name] = made.name
-        return made
+        self.names[signed.name] = codes.name
+        return codes

@@ -39,11 +39,11 @@ def without_plugin_bodies(model: bytes) -> bytes:
     """The file without the bodies of operators that a plugin runs, which a runtime might prefer to the plugin. One that
     has none comes back as it is."""
     proto = _read(model)
-    kept = [] if proto is None else [f for f in proto.functions if _NAMESPACE not in f.attribute]
-    if proto is None or len(kept) == len(proto.functions):
+    standard = [] if proto is None else [f for f in proto.functions if _NAMESPACE not in f.attribute]
+    if proto is None or len(standard) == len(proto.functions):
         return model
     del proto.functions[:]
-    proto.functions.extend(kept)
+    proto.functions.extend(standard)
     return proto.SerializeToString(deterministic=True)
 
 
@@ -54,13 +54,13 @@ def writes_codes(node: ir.Node) -> bool:
 
 def plugin_operators(model: bytes) -> tuple[str, ...]:
     """The operators whose nodes name a plugin, as namespace::name:version, sorted."""
-    found = set()
+    operators = set()
     proto = _read(model)
     for node in () if proto is None else proto.graph.node:
         given = {a.name: a.s.decode(errors="replace") for a in node.attribute if a.name in (_NAMESPACE, _VERSION)}
         if given.get(_NAMESPACE):
-            found.add(f"{given[_NAMESPACE]}::{node.op_type}:{given.get(_VERSION) or 1}")
-    return tuple(sorted(found))
+            operators.add(f"{given[_NAMESPACE]}::{node.op_type}:{given.get(_VERSION) or 1}")
+    return tuple(sorted(operators))
 
 
 def _read(model: bytes) -> onnx.ModelProto | None:

@@ -69,8 +69,8 @@ def site_of_call(node: str) -> str:
 
 def site_of_weight(tensor: str) -> str | None:
     """The site whose weight, in any form, a constant is; None for other names."""
-    found = _WEIGHT.match(tensor)
-    return None if found is None else found[1]
+    match = _WEIGHT.match(tensor)
+    return None if match is None else match[1]
 
 
 def site_of_weight_codes(tensor: str) -> str:
@@ -80,5 +80,5 @@ def site_of_weight_codes(tensor: str) -> str:
 
 def site_of_bias(tensor: str) -> str | None:
     """The site whose bias, in any form, a constant is; None for other names."""
-    found = _BIAS.match(tensor)
-    return None if found is None else found[1]
+    match = _BIAS.match(tensor)
+    return None if match is None else match[1]

@@ -25,7 +25,7 @@ def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> EmittedG
     """A new graph, float32 between its quantizers, in which every site of `plan` computes with integer codes.
 
     Args:
-        for_onnxruntime: write pairs the way ONNX Runtime fuses them; otherwise one pair serves all readers of a tensor
+        for_onnxruntime: write pairs as ONNX Runtime fuses them; otherwise one pair serves all readers of a tensor
             and nothing stands beside the quantizers (TensorRT).
     """
     copy = graph.clone()

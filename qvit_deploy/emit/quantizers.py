@@ -62,8 +62,8 @@ class Quantizers:
         # A scale of its own too: pairs with one and the same scale would be merged.
         name = base if self._readers[base] == 1 else f"{base}.{self._readers[base]}"
         codes, value = grid.write(prepared.value, name, emitter)
-        for made in (codes, value):
-            made.shape = x.shape if not self.editor.lifts(x) else None
+        for written in (codes, value):
+            written.shape = x.shape if not self.editor.lifts(x) else None
         self._shared[base] = Quantized(prepared.source, name, value, prepared.largest)
         return self._shared[base]
 

@@ -20,8 +20,8 @@ from qvit_deploy.graph.query import bias_of
 Tap = Callable[[Tensor], "Tensor | None"]
 """Called with a tensor as it is computed; returns None to read it, or a tensor to replace it downstream."""
 
-Fork = Callable[[Tensor], Iterable[Tensor]]
-"""Called with a tensor as it is computed; returns what it might have been instead."""
+Branch = Callable[[Tensor], Iterable[Tensor]]
+"""Called with a tensor as it is computed; returns the values that the rest of the graph shall run on in its place."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class Executor:
         Returns: name -> tensor, in the order of `fetch`.
         """
         taps = taps or {}
-        wanted = list(fetch) if fetch is not None else list(self._output_slots)
-        steps = self.steps(frozenset(taps) | frozenset(wanted))
+        names = list(fetch) if fetch is not None else list(self._output_slots)
+        steps = self.steps(frozenset(taps) | frozenset(names))
         results: dict[str, Tensor] = {}
-        remaining = set(wanted)
+        remaining = set(names)
         env = self.start(images, taps)
         name = self.graph.input.name or ""
         if name in remaining:
@@ -118,45 +118,45 @@ class Executor:
                 break
         if remaining:
             raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
-        return {n: results[n] for n in wanted}
+        return {n: results[n] for n in names}
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the graph's outputs, in its order."""
         return tuple(self._output_slots)
 
-    def run_forked(
-        self, images: Tensor, taps: Mapping[str, Tap], forks: Mapping[str, Fork]
+    def run_branches(
+        self, images: Tensor, taps: Mapping[str, Tap], branches: Mapping[str, Branch]
     ) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Tensor]]]]:
-        """(outputs by name, fork name -> the outputs with each of its tensors in place of the computed one).
+        """Returns (outputs by name, branch name -> the outputs with each of its tensors in place of the computed one).
 
-        One forward pass that at every fork also runs the rest of the graph, once per tensor the fork returns. What
-        comes before a fork is computed once, however many forks there are.
+        One forward pass that at every branch point also runs the rest of the graph, once per tensor the branch
+        returns. What comes before it is computed once, however many branches there are.
 
         Args:
             taps: as for `run`.
-            forks: name of a tensor behind the image -> `Fork`.
+            branches: name of a tensor behind the image -> `Branch`.
 
         Raises:
             KeyError: the graph computes no tensor of that name.
         """
-        steps = self.steps(frozenset(taps) | frozenset(forks))
+        steps = self.steps(frozenset(taps) | frozenset(branches))
         env = self.start(images, taps)
-        forked: dict[str, list[dict[str, Tensor]]] = {}
+        branched: dict[str, list[dict[str, Tensor]]] = {}
         for index, step in enumerate(steps):
             execute(step, env, taps)
             for slot, name in zip(step.outputs, step.names, strict=True):
-                if name not in forks:
+                if name not in branches:
                     continue
-                forked[name] = []
-                for other in forks[name](env[slot]):
-                    branch = {**env, slot: other}
+                branched[name] = []
+                for value in branches[name](env[slot]):
+                    branch_env = {**env, slot: value}
                     for later in steps[index + 1 :]:
-                        execute(later, branch, {})
-                    forked[name].append({output: branch[s] for output, s in self._output_slots.items()})
-        if missing := forks.keys() - forked.keys():
+                        execute(later, branch_env, {})
+                    branched[name].append({output: branch_env[s] for output, s in self._output_slots.items()})
+        if missing := branches.keys() - branched.keys():
             raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
-        return {output: env[s] for output, s in self._output_slots.items()}, forked
+        return {output: env[s] for output, s in self._output_slots.items()}, branched
 
     def start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
         """Slot -> tensor before the first step: the constants and the image."""
@@ -166,10 +166,10 @@ class Executor:
 
     def slot(self, name: str) -> int:
         """The slot of the tensor called `name`. Raises KeyError when there is none."""
-        found = next((slot for value, slot in self._slots.items() if value.name == name), None)
-        if found is None:
+        slot = next((slot for value, slot in self._slots.items() if value.name == name), None)
+        if slot is None:
             raise KeyError(f"no tensor named {name!r} in the graph")
-        return found
+        return slot
 
     def steps(self, observed: frozenset[str]) -> list[Step]:
         """The steps to run, in order; a matmul and its bias become one step unless the tensor between is observed."""
@@ -223,8 +223,8 @@ def merged_bias(product: ir.Node) -> ir.Node | None:
 def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None:
     """Runs one step in `env` (slot -> tensor) and forgets what is not read again."""
     value = step.run(*[env[i] if i >= 0 else None for i in step.inputs])
-    made = value if isinstance(value, (tuple, list)) else (value,)
-    for slot, name, tensor in zip(step.outputs, step.names, made, strict=False):
+    results = value if isinstance(value, (tuple, list)) else (value,)
+    for slot, name, tensor in zip(step.outputs, step.names, results, strict=False):
         env[slot] = _tapped(taps[name], tensor) if name in taps else tensor
     for slot in step.drops:
         env.pop(slot, None)

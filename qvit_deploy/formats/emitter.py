@@ -25,7 +25,7 @@ class Emitter(Protocol):
         """A new constant."""
 
     def shared(self, name: str, array: np.ndarray) -> ir.Value:
-        """The constant of that name, made when it is first asked for."""
+        """The constant of that name, added at its first use."""
 
 
 def write_pair(
@@ -50,13 +50,13 @@ def write_look_up(
 ) -> ir.Value:
     """u * unit + table[u] with u the uniform codes of x on steps of `scale`.
 
-    The table holds what is missing to the value wanted, so that the sum is that value and, unlike a look-up of
+    The table holds the difference of the value to u * unit, so that the sum is the value and, unlike a look-up of
     the values themselves, has a gradient: the one that passes straight through the quantizer.
     """
     codes, value = write_pair(emitter, x, scale, unit, zero, name)
     index = emitter.add("Cast", [codes], f"{name}.index", ir.DataType.INT32, {"to": ir.DataType.INT32.value})
-    moved = emitter.add("Gather", [table, index], f"{name}.moved")
-    return emitter.add("Add", [value, moved], f"{name}.rounded")
+    correction = emitter.add("Gather", [table, index], f"{name}.moved")
+    return emitter.add("Add", [value, correction], f"{name}.rounded")
 
 
 def write_clip(emitter: Emitter, x: ir.Value, scale: np.float32, codes: tuple[float, float], name: str) -> ir.Value:

@@ -38,17 +38,17 @@ def emit(
     return output
 
 
-def free_name(name: str, taken: Container[str], separator: str = ".") -> str:
-    """`name`, or `name.1`, `name.2`... when that is taken."""
+def free_name(name: str, used: Container[str], separator: str = ".") -> str:
+    """`name`, or `name.1`, `name.2`... when that is used."""
     candidate, count = name, 0
-    while candidate in taken:
+    while candidate in used:
         count += 1
         candidate = f"{name}{separator}{count}"
     return candidate
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register `array` as an initializer called `name`, or `name.1`, `name.2`... when that is taken."""
+    """Register `array` as an initializer called `name`, or `name.1`, `name.2`... when that is used."""
     unique = free_name(name, graph.initializers)
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)

@@ -24,10 +24,10 @@ def problem(tensor: ir.ExternalTensor) -> str | None:
 
 def tensors(model: ir.Model) -> list[ir.ExternalTensor]:
     """Every tensor of the model whose data lies in another file."""
-    found: list[object] = []
+    values: list[object] = []
     for graph in model.graphs():
-        found += [value.const_value for value in graph.initializers.values()]
+        values += [value.const_value for value in graph.initializers.values()]
     scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for node in (node for scope in scopes for node in scope.all_nodes()):
-        found += [a.value for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
-    return [tensor for tensor in found if isinstance(tensor, ir.ExternalTensor)]
+        values += [a.value for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+    return [tensor for tensor in values if isinstance(tensor, ir.ExternalTensor)]

@@ -41,10 +41,10 @@ def nodes_by_output(graph: Graph) -> dict[str, ir.Node]:
 
 def node_making(graph: Graph, name: str) -> ir.Node:
     """The node that makes the tensor `name`. Raises KeyError when none does."""
-    found = next((node for node in graph.nodes() if any(value.name == name for value in node.outputs)), None)
-    if found is None:
+    node = next((node for node in graph.nodes() if any(value.name == name for value in node.outputs)), None)
+    if node is None:
         raise KeyError(f"no node makes a tensor named {name!r}")
-    return found
+    return node
 
 
 def sole_reader(value: ir.Value, *op_types: str) -> ir.Node | None:

@@ -49,12 +49,12 @@ class Site:
 def find_sites(graph: Graph) -> tuple[Site, ...]:
     """All sites in topological order. Names are unique."""
     sites: list[Site] = []
-    taken: dict[str, int] = {}
+    uses_of_name: dict[str, int] = {}
     for node in graph.nodes():
         site = _linear(node) or _conv(node) or _attention(node)
         if site is None:
             continue
-        count = taken[site.name] = taken.get(site.name, 0) + 1
+        count = uses_of_name[site.name] = uses_of_name.get(site.name, 0) + 1
         if count > 1:  # one weight used at several places, or an export without names
             site = replace(site, name=f"{site.name}.{count}")
         sites.append(site)
@@ -146,8 +146,8 @@ def _role(value: ir.Value) -> Role:
         if x is None or other is None or not other.is_initializer() or other.shape is None or len(other.shape) != 1:
             break
         value = x
-    found = {roles.get(node.op_type, "other") for node in producers(value)}
-    return found.pop() if len(found) == 1 else "other"
+    reader_roles = {roles.get(node.op_type, "other") for node in producers(value)}
+    return reader_roles.pop() if len(reader_roles) == 1 else "other"
 
 
 def _is_image(value: ir.Value) -> bool:

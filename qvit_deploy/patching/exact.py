@@ -1,7 +1,7 @@
 """Exact activation patching: one cell replaced, the rest of the graph run again, the metric read. The ground truth.
 
 Many patches run at once: the base image is repeated, and at every component the repetitions get a different cell each
-and go through the rest of the graph (`Executor.run_forked`). What comes before a component is computed once for all.
+and go through the rest of the graph (`Executor.run_branches`). What comes before a component is computed once for all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from qvit_deploy.execute.executor import Executor, Fork
+from qvit_deploy.execute.executor import Branch, Executor
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component
 from qvit_deploy.patching.relp import Direction, objective_of, ordered
@@ -52,13 +52,13 @@ def patch_effects(
         by_tensor: dict[str, list[Component]] = {}
         for component in components:
             by_tensor.setdefault(component.tensor, []).append(component)
-        forks = {name: _patches(sharing, from_source, counts, rows) for name, sharing in by_tensor.items()}
-        outputs, forked = executor.run_forked(_repeated(base, rows), {}, forks)
+        branches = {name: _patches(sharing, from_source, counts, rows) for name, sharing in by_tensor.items()}
+        outputs, branched = executor.run_branches(_repeated(base, rows), {}, branches)
         objective = objective_of(metric, _first_of(outputs), from_source_run, direction)
         unpatched = objective(_first_of(outputs))
         effects = {}
         for name, sharing in by_tensor.items():
-            patched = iter(forked[name])
+            patched = iter(branched[name])
             for component in sharing:
                 chunks = _chunks(counts[component], rows)
                 values = torch.cat([_each(objective, next(patched), len(chunk)) for chunk in chunks]) - unpatched
@@ -68,7 +68,7 @@ def patch_effects(
 
 def _patches(
     components: Sequence[Component], source: Mapping[Component, Tensor], counts: Mapping[Component, int], rows: int
-) -> Fork:
+) -> Branch:
     """The patched versions of the tensor that `components` share, each with the next `rows` cells of one component
     taken from `source`."""
 

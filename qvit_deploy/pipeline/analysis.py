@@ -52,8 +52,8 @@ class Analysis:
             the quantized graph at its sites only.
         tables: `table_key` of a recipe -> its loss table.
         latency: the recipe's latency table, if it has one.
-        kept: where results of stages are kept.
-        basis: what the calibration depends on beside the basis of `kept`, JSON.
+        stages: keeps the results of stages.
+        basis: what the calibration depends on beside the basis of `stages`, JSON.
     """
 
     calibration: Calibration
@@ -61,7 +61,7 @@ class Analysis:
     costs: tuple[SiteCost, ...]
     tables: Mapping[TableKey, LossTable]
     latency: LatencyTable | None
-    kept: StageCache
+    stages: StageCache
     basis: Sequence[object]
 
     def table(self, recipe: Recipe) -> LossTable:
@@ -115,23 +115,23 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
 
     Raises:
         InputError: the model has nothing to quantize, the latency table does not fit it, or `cache` cannot be written.
-        BudgetError: the budget of one of the recipes cannot be met; found out before the long stages.
+        BudgetError: the budget of one of the recipes cannot be met; raised before the long stages.
     """
     recipe, batches = recipes[0], inputs.batches
     latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
-    kept = _open_cache(cache, inputs, watch)
+    stages = _open_cache(cache, inputs, watch)
     basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
     source = inputs.source.graph
     make = partial(fold, source, recipe, batches, inputs.task.objective, watch)
-    folded, graph, importance = kept.result("fold", basis, watch, make)
-    # A kept graph has the name of the file it was first read from.
+    folded, graph, importance = stages.result("fold", basis, watch, make)
+    # A graph from the cache has the name of the file it was first read from.
     folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
     basis = [*basis, recipe.attention]
     observed = partial(_observe, executor, sites, importance, recipe, batches, watch)
-    observations, products = kept.result("observe", basis, watch, observed)
+    observations, products = stages.result("observe", basis, watch, observed)
     menus = [menu(r, sites) for r in recipes]
     options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
     times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
@@ -147,11 +147,11 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
             return {**activations, **attention_grids(sites, products, formats, *chosen)}
 
     basis = [*basis, [f.short for f in formats], chosen]
-    grids = kept.result("ranges", basis, watch, ranges)
+    grids = stages.result("ranges", basis, watch, ranges)
     calibration = Calibration(executor, sites, observations, weights, grids, formats, products, importance)
-    tables = _tables(calibration, menus, recipes, inputs, watch, kept, basis)
+    tables = _tables(calibration, menus, recipes, inputs, watch, stages, basis)
     gc.collect()  # backward passes leave cycles too
-    return Analysis(calibration, folded, costs, tables, latency, kept, basis)
+    return Analysis(calibration, folded, costs, tables, latency, stages, basis)
 
 
 def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageCache:
@@ -183,10 +183,10 @@ def _tables(
     recipes: Sequence[Recipe],
     inputs: Inputs,
     watch: Stopwatch,
-    kept: StageCache,
+    stages: StageCache,
     basis: Sequence[object],
 ) -> dict[TableKey, LossTable]:
-    """The loss table of every score of `recipes`. Weights are prequantized for the first that is not kept."""
+    """The loss table of every score of `recipes`. Weights are prequantized for the first that is not in the cache."""
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
     compensate = recipes[0].compensate
     fitted, judged = inputs.batches.halves(recipes[0].seed)
@@ -207,14 +207,13 @@ def _tables(
             return rank_sites(known, recipe, free, scored, inputs.task, advance)
 
     return {
-        key: kept.result("relevance", [*basis, sorted(free), compensate, key], watch, partial(table, r))
+        key: stages.result("relevance", [*basis, sorted(free), compensate, key], watch, partial(table, r))
         for key, r in {table_key(r): r for r in recipes}.items()
     }
 
 
 def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:
-    found = find_sites(graph)
-    sites = tuple(s for s in found if s.weight is not None or recipe.attention == "integer")
+    sites = tuple(s for s in find_sites(graph) if s.weight is not None or recipe.attention == "integer")
     if not any(s.weight is not None for s in sites):
         raise InputError(
             f"model {graph.name!r} has nothing to quantize: no linear or convolution with constant weights was found"

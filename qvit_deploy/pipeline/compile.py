@@ -143,7 +143,7 @@ def build(
 
     chosen = {name: o.text for name, o in allocation.items()}
     basis = [*analysis.basis, chosen, recipe.compensate, recipe.seed, recipe.distill_epochs]
-    plan = analysis.kept.result("plan", basis, watch, planned)
+    plan = analysis.stages.result("plan", basis, watch, planned)
     for target in targets_of(recipe.targets):
         plan = target.prepare(plan)
     with watch.stage("emit"):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from qvit_deploy.artifacts.atomic import make_folder
-from qvit_deploy.cache import store as stored
+from qvit_deploy.cache import store
 from qvit_deploy.data.pairs.make import ImagePair
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
@@ -169,13 +169,13 @@ def _file(folder: Path, identity: str, pair: str) -> Path:
 def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] | None:
     """The maps in a file, or None when it is not there or damaged."""
     try:
-        maps: dict[str, np.ndarray] = stored.load(path)
-    except (OSError, stored.DamagedError):
+        maps: dict[str, np.ndarray] = store.load(path)
+    except (OSError, store.DamagedError):
         return None
-    whole = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
-    return maps if whole else None
+    complete = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
+    return maps if complete else None
 
 
 def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
     make_folder(path.parent)
-    stored.store(maps, path)
+    store.store(maps, path)

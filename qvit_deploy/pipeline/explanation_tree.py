@@ -121,8 +121,8 @@ def _component(
 ) -> dict[str, Any]:
     effects = pair.effects[component]
     base, source = ordered(pair.clean.metric, pair.corrupt.metric, direction)
-    whole = source - base
-    added_up = completeness(effects, whole)
+    difference = source - base
+    added_up = completeness(effects, difference)
     return {
         "kind": component.kind,
         "block": component.block,

@@ -44,9 +44,9 @@ def fold(
     sites = find_sites(graph)
     groups = norm_groups(graph, sites) if recipe.fold else ()
     scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
-    taken = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
+    already_folded = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
     bits = narrowest(recipe)
-    readers = equalizable(graph, sites, taken) if recipe.equalize else {}
+    readers = equalizable(graph, sites, already_folded) if recipe.equalize else {}
     heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
     # In an order: rows are sampled tensor after tensor, and the order of a set of names changes with every process.
     tensors = dict.fromkeys([*readers, *(g.norm for g in groups), *(c.tensor for c in heads)])

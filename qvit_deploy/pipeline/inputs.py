@@ -72,8 +72,8 @@ class Inputs:
             seed: that of the recipe the inputs were opened with.
         """
         drawn = self.batches.images
-        wanted = len(drawn) + count
-        more = open_images(self.calib, self.preprocess, limit=wanted, seed=seed, skip_bad=self.skip_bad_images)
+        limit = len(drawn) + count
+        more = open_images(self.calib, self.preprocess, limit=limit, seed=seed, skip_bad=self.skip_bad_images)
         rest = more.without(drawn)
         return rest if len(rest) else None
 

@@ -147,8 +147,8 @@ class _Bench:
 
     def _outputs(self, graph: Graph) -> list[Arrays]:
         """Of the images, and of the test images if there are any, by ONNX Runtime."""
-        opened = open_model(graph.serialize())
-        return [outputs(opened, images, lambda _: None) for images in (self.images, self.test) if images is not None]
+        session = open_model(graph.serialize())
+        return [outputs(session, images, lambda _: None) for images in (self.images, self.test) if images is not None]
 
     def _compared(self, measured: list[Arrays]) -> dict[str, Any]:
         task = self.inputs.task

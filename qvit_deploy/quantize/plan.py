@@ -115,7 +115,7 @@ def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
 
     Read only: the matrices share the graph's memory where they can.
     """
-    found = {}
+    matrices = {}
     for site in sites:
         if site.weight is None:
             continue
@@ -123,5 +123,5 @@ def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
         assert array is not None
         ours = array.dtype == np.float32 and array.flags.writeable
         matrix = torch.from_numpy(array if ours else array.astype(np.float32))
-        found[site.name] = matrix if site.kind == "linear" else matrix.flatten(1).t().contiguous()
-    return found
+        matrices[site.name] = matrix if site.kind == "linear" else matrix.flatten(1).t().contiguous()
+    return matrices

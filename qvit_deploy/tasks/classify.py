@@ -57,11 +57,11 @@ class Classify(Task):
         name, _, given = text.partition(":")
         if name not in METRICS:
             raise InputError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
-        build, wanted = METRICS[name]
+        build, arity = METRICS[name]
         parts = given.split(",") if given else []
-        if parts and (len(parts) != wanted or not all(re.fullmatch(r"\d{1,9}", part) for part in parts)):
-            example = f"{name}:{','.join('35'[:wanted])}"
-            raise InputError(f"metric {text!r}: give {wanted} class number{'s' * (wanted > 1)}, e.g. {example}")
+        if parts and (len(parts) != arity or not all(re.fullmatch(r"\d{1,9}", part) for part in parts)):
+            example = f"{name}:{','.join('35'[:arity])}"
+            raise InputError(f"metric {text!r}: give {arity} class number{'s' * (arity > 1)}, e.g. {example}")
         classes = [int(part) for part in parts]
 
         def metric(clean: Outputs, corrupt: Outputs) -> Objective:

@@ -116,8 +116,8 @@ class LevelGrid(OrdinaryGrid):
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
         """x rounded to the values of the levels."""
         scale = np.float32(self.scale)
-        moved = self.table().numpy() - np.arange(LEVEL_TOP + 1, dtype=np.float32)
-        table = emitter.constant(f"{name}.levels", moved * scale)
+        corrections = self.table().numpy() - np.arange(LEVEL_TOP + 1, dtype=np.float32)
+        table = emitter.constant(f"{name}.levels", corrections * scale)
         return Prepared(x, write_look_up(emitter, x, scale, scale, np.int8(0), table, f"{name}.fine"))
 
     def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
@@ -160,8 +160,8 @@ class LogGrid(OrdinaryGrid):
         serves all sites."""
         bits, unit = self.format.bits, np.float32(1) / np.float32(FINE_TOP)
         powers = _log_powers(bits, self.steps)[_log_table(bits, self.steps)].numpy()
-        moved = powers - np.arange(FINE_TOP + 1, dtype=np.float32) * unit
-        table = emitter.shared(f"log2.{self.steps}.q{bits}", moved)
+        corrections = powers - np.arange(FINE_TOP + 1, dtype=np.float32) * unit
+        table = emitter.shared(f"log2.{self.steps}.q{bits}", corrections)
         rounded = write_look_up(emitter, x, np.float32(self.scale), unit, np.uint16(0), table, name)
         largest = emitter.constant(f"{name}.range", np.float32(self.largest))
         return Prepared(x, emitter.add("Mul", [rounded, largest], f"{name}.power"))
@@ -222,6 +222,6 @@ def _uniform_codes(p: Tensor, scale: float, top: int) -> Tensor:
 @lru_cache
 def _nearest(levels: tuple[int, ...]) -> Tensor:
     """Index of the level nearest to every integer 0..LEVEL_TOP, int64; ties go to the lower level."""
-    found = torch.tensor(levels)
-    middles = (found[1:] + found[:-1]) // 2
+    ascending = torch.tensor(levels)
+    middles = (ascending[1:] + ascending[:-1]) // 2
     return torch.bucketize(torch.arange(LEVEL_TOP + 1), middles)

@@ -44,8 +44,8 @@ def set_output_names(model: ir.Model, names: list[str]) -> None:
 def _free_name(model: ir.Model, name: str, keep: ir.Value) -> None:
     """Rename whatever else is called `name`."""
     graph = model.graph
-    taken = graph.initializers.get(name)
-    others = [taken] if taken is not None else []
+    initializer = graph.initializers.get(name)
+    others = [initializer] if initializer is not None else []
     others += [out for node in graph for out in node.outputs if out.name == name]
     for other in others:
         if other is not keep:

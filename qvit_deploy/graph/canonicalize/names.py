@@ -61,8 +61,8 @@ def module_path(node: ir.Node) -> str | None:
     parts = node.name.strip("/").split("/")[:-1]
     # A container that is itself called shows up before its child: "blocks", "blocks.0".
     following = [*parts[1:], ""][: len(parts)]
-    kept = [a for a, b in zip(parts, following, strict=True) if not b.startswith(f"{a}.")]
-    return ".".join(kept)
+    scopes = [a for a, b in zip(parts, following, strict=True) if not b.startswith(f"{a}.")]
+    return ".".join(scopes)
 
 
 def _name_parameters(graph: ir.Graph, paths: dict[ir.Node, str | None]) -> None:
@@ -113,12 +113,12 @@ def _stem(value: ir.Value | None, kind: str) -> str | None:
 
 
 def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
-    taken = {str(v.name) for v in graph.initializers.values() if v is not value}
-    value.name = free_name(name, taken)
+    used = {str(v.name) for v in graph.initializers.values() if v is not value}
+    value.name = free_name(name, used)
 
 
 def _unique(name: str, used: set[str]) -> str:
-    """Rule 4; the name found joins `used`."""
-    found = free_name(name, used, separator="_")
-    used.add(found)
-    return found
+    """Rule 4; the name joins `used`."""
+    unique = free_name(name, used, separator="_")
+    used.add(unique)
+    return unique

@@ -28,15 +28,19 @@ CLIP = 1000.0
 """Channel scales may differ this much from the median: they cost nothing here but a coarser weight grid."""
 
 
-def equalizable(graph: Graph, sites: tuple[Site, ...], taken: set[str]) -> dict[str, tuple[Site, ...]]:
-    """Activation tensor -> the linear sites that read it, without images and the sites named in `taken`."""
+def equalizable(graph: Graph, sites: tuple[Site, ...], folded: set[str]) -> dict[str, tuple[Site, ...]]:
+    """Returns activation tensor -> the linear sites that read it, without image inputs and shared weights.
+
+    Args:
+        folded: names of sites whose input a fold has equalized already; they are left out.
+    """
     readers: dict[str, list[Site]] = {}
     for site in sites:
-        if site.kind == "linear" and site.role != "image" and site.name not in taken:
+        if site.kind == "linear" and site.role != "image" and site.name not in folded:
             readers.setdefault(site.input, []).append(site)
-    weights = [s.weight for found in readers.values() for s in found if s.weight is not None]
+    weights = [s.weight for consumers in readers.values() for s in consumers if s.weight is not None]
     shared = {w for w in weights if len(graph.initializers[w].uses()) != 1}
-    return {name: tuple(found) for name, found in readers.items() if not any(s.weight in shared for s in found)}
+    return {name: tuple(own) for name, own in readers.items() if not any(s.weight in shared for s in own)}
 
 
 def equalize(
@@ -80,17 +84,17 @@ def _insert(graph: Graph, name: str, products: set[str], fold: Fold) -> str:
     x = next(v for n in graph.nodes() for v in n.outputs if v.name == name)
     users = [use.node for use in x.uses() if use.idx == 0 and use.node.outputs[0].name in products]
     constants = {"factor": 1 / fold.scale, "shift": -fold.shift / fold.scale}
-    value, made = x, list[ir.Node]()
-    for op_type, (what, array) in zip(("Mul", "Add"), constants.items(), strict=True):
-        parameter = add_initializer(graph, f"{name}.equalize.{what}", array)
+    value, nodes = x, list[ir.Node]()
+    for op_type, (parameter_name, array) in zip(("Mul", "Add"), constants.items(), strict=True):
+        parameter = add_initializer(graph, f"{name}.equalize.{parameter_name}", array)
         node = ir.node(op_type, [value, parameter], name=f"{name}.equalize.{op_type}")
         value = node.outputs[0]
         value.name = f"{name}.equalized" if op_type == "Add" else f"{name}.equalize.product"
         value.shape, value.type = x.shape, x.type
-        made.append(node)
+        nodes.append(node)
     producer = x.producer()
     assert producer is not None
-    graph.model.graph.insert_after(producer, made)
+    graph.model.graph.insert_after(producer, nodes)
     for user in users:
         user.replace_input_with(0, value)
     return f"{name}.equalized"

@@ -114,9 +114,9 @@ def softmax_grid(sample: ProductSample, format: Format, kind: SoftmaxCodes, rows
     highest = float(p.max())
 
     def error(grid: ProbabilityGrid) -> float:
-        moved = RowGrid(grid).apply(sample.left) if rows else grid.apply(p) - grid.shift
+        quantized = RowGrid(grid).apply(sample.left) if rows else grid.apply(p) - grid.shift
         handicap = 1.0 if grid.on_integers else FLOAT_HANDICAP
-        return handicap * float(sample.left_error(moved).sum())
+        return handicap * float(sample.left_error(quantized).sum())
 
     kinds = ("uniform", "log2", "log-sqrt2", "levels") if kind == "auto" else (kind,)
     makers = [_MAKERS[k] for k in kinds if format.bits <= _WIDEST[k]] or [_uniform]

@@ -81,8 +81,8 @@ def channel_ranges(rows: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Te
         reach = torch.maximum(high - around, around - low)
         for fraction in CHANNEL_FRACTIONS:
             step = (reach * fraction / (levels - 0.5)).clamp_min(1e-12)
-            moved = ((rows - around) / step).round_().clamp_(-levels, levels - 1).mul_(step).add_(around)
-            error = weights @ moved.sub_(rows).square_()
+            rounded = ((rows - around) / step).round_().clamp_(-levels, levels - 1).mul_(step).add_(around)
+            error = weights @ rounded.sub_(rows).square_()
             better = error < best
             best = torch.where(better, error, best)
             width = torch.where(better, reach * fraction, width)

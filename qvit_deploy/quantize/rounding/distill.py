@@ -149,8 +149,8 @@ class _Learner:
             rounded = _on_grid(x / scale, self.grid.format) * scale
             if bias:
                 return run(rounded, weight, self.bias * self.unit)
-            made: Tensor = run(rounded, weight)
-            return made if site.output != site.product else made + self._along(made)
+            y: Tensor = run(rounded, weight)
+            return y if site.output != site.product else y + self._along(y)
 
         functions: dict[ir.Node, OpFn] = {product: multiplied}
         if site.output != site.product:

@@ -43,14 +43,14 @@ def cross_validated_share(weight: Tensor, halves: tuple[GramAccumulator, GramAcc
         """||X W - X' W*||^2 of the half not fitted to, but for a constant."""
         total = 0.0
         for (fitted, seen), aim in zip(pairs, aims, strict=True):
-            moved = regress(weight, fitted, share)
-            total += float((moved * (seen.covariance @ moved - 2 * aim)).sum(dtype=torch.float64))
+            regressed = regress(weight, fitted, share)
+            total += float((regressed * (seen.covariance @ regressed - 2 * aim)).sum(dtype=torch.float64))
         return total
 
     best, least = math.inf, error(math.inf)
     for share in SHARES:
-        found = error(share)
-        if not found < least:
+        current = error(share)
+        if not current < least:
             break
-        best, least = share, found
+        best, least = share, current
     return best / 2

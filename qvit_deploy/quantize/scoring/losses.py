@@ -64,18 +64,18 @@ def site_errors(calibration: RoundedCalibration) -> dict[str, SiteError]:
             continue
         rows = observations[site.input].rows[:ROWS]
         a_grids = {f: grids[site.input, f] for f in formats}
-        moved = {f: g.apply(rows) - g.shift - rows for f, g in a_grids.items()}
+        quantization_error = {f: g.apply(rows) - g.shift - rows for f, g in a_grids.items()}
         if site.kind == "linear":
             weight = weights[site.name]
             output = rows @ weight
             power = float((output - output.mean(0)).square().sum()) + 1e-20
-            activation = {f: float((d @ weight).square().sum()) / power for f, d in moved.items()}
+            activation = {f: float((d @ weight).square().sum()) / power for f, d in quantization_error.items()}
             centred = rows - observations[site.input].mean
             change = {f: centred @ calibration.weight_error(site.name, f) for f in formats}
             weight_error = {f: float(c.square().sum()) / power for f, c in change.items()}
         else:
             power = float(rows.square().sum()) + 1e-20
-            activation = {f: float(d.square().sum()) / power for f, d in moved.items()}
+            activation = {f: float(d.square().sum()) / power for f, d in quantization_error.items()}
             weight = weights[site.name]
             base = float(weight.square().sum()) + 1e-20
             weight_error = {f: float(calibration.weight_error(site.name, f).square().sum()) / base for f in formats}

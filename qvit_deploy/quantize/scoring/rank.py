@@ -91,14 +91,14 @@ def _totals(mean: Scores, calibration: RoundedCalibration) -> Scores:
         s.name: mean.values[s.name] * (elements[s.input] + (0 if s.second is None else elements[s.second]))
         for s in calibration.sites
     }
-    whole = sum(totals.values())
-    return replace(mean, values={name: total / whole for name, total in totals.items()})
+    network = sum(totals.values())
+    return replace(mean, values={name: total / network for name, total in totals.items()})
 
 
 def _dealt(scores: Scores, how: str, givers: list[str], receivers: list[str]) -> Scores:
     """`scores` with the value of every giver handed to the receiver beside it."""
-    moved = {to: scores.values[giver] for giver, to in zip(givers, receivers, strict=True)}
-    return replace(scores, values={**scores.values, **moved}, method=f"{how}:{scores.method}")
+    swapped = {to: scores.values[giver] for giver, to in zip(givers, receivers, strict=True)}
+    return replace(scores, values={**scores.values, **swapped}, method=f"{how}:{scores.method}")
 
 
 def _narrowest(losses: Mapping[str, SiteError], method: str, images: int) -> Scores:

@@ -92,10 +92,10 @@ class _Changes:
             if site.kind == "linear":
                 rho = self._coefficients[site.output]
                 weight = self.calibration.weights[site.name]
-                self._activation[site.name] += self._moved(activation, rho @ weight.t(), name)
-                self._weight[site.name] += self._rounded(activation - self._means[name], rho, site.name)
+                self._activation[site.name] += self._activation_effects(activation, rho @ weight.t(), name)
+                self._weight[site.name] += self._weight_effects(activation - self._means[name], rho, site.name)
             else:
-                change = self._moved(activation, g, name)
+                change = self._activation_effects(activation, g, name)
                 (self._activation if name == site.input else self._weight)[site.name] += change
                 if site.kind == "conv":
                     # Rounding in one format moves a kernel by as much, relative to its size, as the input.
@@ -111,14 +111,14 @@ class _Changes:
             name: SiteError(by_format(total), by_format(self._weight[name])) for name, total in self._activation.items()
         }
 
-    def _rounded(self, x: Tensor, rho: Tensor, site: str) -> Tensor:
+    def _weight_effects(self, x: Tensor, rho: Tensor, site: str) -> Tensor:
         """Squared sum (x (W' - W)) rho of each image, summed over the batch, [formats]; windows of one image are
         summed before."""
         outer = x.reshape(self._size, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(self._size, -1, rho.shape[-1])
         errors = (self.calibration.weight_error(site, f) for f in self.calibration.formats)
         return torch.stack([outer.flatten(1) @ error.flatten() for error in errors], 1).square().sum(0)
 
-    def _moved(self, x: Tensor, coefficient: Tensor, name: str) -> Tensor:
+    def _activation_effects(self, x: Tensor, coefficient: Tensor, name: str) -> Tensor:
         """Squared sum (x' - x) rho of each image, summed over the batch, [formats]."""
         effects = []
         for format in self.calibration.formats:

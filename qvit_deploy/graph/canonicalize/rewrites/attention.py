@@ -37,13 +37,12 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
         return
     if _is_softmax(q):
         return
-    factors = [_scale_above(q), _scale_above(k), _scale_below(node)]
-    found = [f for f in factors if f is not None]
+    scales = [s for s in (_scale_above(q), _scale_above(k), _scale_below(node)) if s is not None]
     direct = scaled(q)
-    if not found or (len(found) == 1 and direct is not None and found[0][0] is q.producer() and _is_mul(q)):
+    if not scales or (len(scales) == 1 and direct is not None and scales[0][0] is q.producer() and _is_mul(q)):
         return
     total = 1.0
-    for scale_node, factor in found:
+    for scale_node, factor in scales:
         total *= factor
         source = _unscaled(scale_node)
         replace(scale_node.outputs[0], source)

@@ -60,17 +60,17 @@ def _values(model: ir.Model, names: list[str]) -> dict[str, bool]:
 
 def _take(graph: ir.Graph, node: ir.Node, branch_name: str) -> None:
     branch = node.attributes[branch_name].as_graph()
-    taken = {value.name for other in graph for value in other.outputs} | set(graph.initializers)
+    used = {value.name for other in graph for value in other.outputs} | set(graph.initializers)
     for value in list(branch.initializers.values()):
         del branch.initializers[str(value.name)]
-        value.name = f"{node.name}/{value.name}" if value.name in taken else value.name
+        value.name = f"{node.name}/{value.name}" if value.name in used else value.name
         graph.register_initializer(value)
     results = list(branch.outputs)
     branch.outputs.clear()
     for inner in list(branch):
         branch.remove(inner)
         for output in inner.outputs:
-            output.name = f"{node.name}/{output.name}" if output.name in taken else output.name
+            output.name = f"{node.name}/{output.name}" if output.name in used else output.name
         graph.insert_before(node, inner)
     for old, new in zip(node.outputs, results, strict=True):
         if old.is_graph_output() and (new.producer() is None or new.is_graph_output()):

@@ -34,16 +34,16 @@ _DEPTH = 8  # the longest written form nests six deep
 def fuse_gelus(model: ir.Model) -> None:
     """Applies the rules in place. What is no GELU up to the rounding of a half-precision export stays."""
     for node in list(model.graph):
-        found = written_out(node)
-        if found is not None:
-            result, x, approximate = found
+        match = decomposed(node)
+        if match is not None:
+            result, x, approximate = match
             out = result.outputs[0]
             attributes: dict[str, int | float | str] = {"approximate": approximate}
             replace(out, emit(result, "Gelu", [x], dims(out), dict(attributes)))
     remove_unused(model)
 
 
-def written_out(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
+def decomposed(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
     """(the node with the result, x, approximate) when `node` is the Erf or Tanh of a decomposed GELU."""
     if node.op_type not in _ARGUMENTS:
         return None

@@ -23,9 +23,9 @@ def normalise_layer_norms(model: ir.Model) -> None:
     """Applies the rules in place; shapes must be known. A norm over several axes keeps them."""
     graph = model.graph
     for node in list(graph):
-        found = written_out(node)
-        if found is not None:
-            x, epsilon = found
+        match = decomposed(node)
+        if match is not None:
+            x, epsilon = match
             width = dims(x)[-1]
             if isinstance(width, int):
                 _fuse(graph, node, x, epsilon, width)
@@ -35,7 +35,7 @@ def normalise_layer_norms(model: ir.Model) -> None:
             _complete(graph, node)
 
 
-def written_out(node: ir.Node) -> tuple[ir.Value, float] | None:
+def decomposed(node: ir.Node) -> tuple[ir.Value, float] | None:
     """(x, epsilon) when `node` is the quotient of a decomposed LayerNorm; at any opset, shapes known or not."""
     if node.op_type == "Div" and node.inputs[0] is not None:
         pairs = [(node.inputs[0], producer(node.inputs[1], "Sqrt"))]

@@ -109,18 +109,18 @@ def _merge_transposes(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _cancel_around_reshape(graph: ir.Graph, node: ir.Node) -> bool:
     """Rule 4: the flatten(2).transpose(1, 2) behind a patch embedding that is already in token order."""
-    found = _chain(node, "Transpose", "Reshape")
-    if found is None:
+    chain = _chain(node, "Transpose", "Reshape")
+    if chain is None:
         return False
-    x, first, middle = found
+    x, first, middle = chain
     if sole_reader(middle.outputs[0]) is None or sole_reader(first.outputs[0]) is None:
         return False
     start = _numbers(dims(x))
     inner = _numbers(dims(middle.outputs[0]))
     if start is None or inner is None or math.prod(start) != math.prod(inner):
         return False
-    moved = np.arange(math.prod(start)).reshape(start).transpose(perm_of(first)).reshape(inner)
-    if not np.array_equal(moved.transpose(perm_of(node)).reshape(-1), np.arange(moved.size)):
+    elements = np.arange(math.prod(start)).reshape(start).transpose(perm_of(first)).reshape(inner)
+    if not np.array_equal(elements.transpose(perm_of(node)).reshape(-1), np.arange(elements.size)):
         return False
     return _reshape(graph, node, x)
 
@@ -130,16 +130,16 @@ def _moves_nothing(graph: ir.Graph, node: ir.Node) -> bool:
     if node.op_type != "Transpose" or node.inputs[0] is None:
         return False
     sizes = dims(node.inputs[0])
-    moved = [axis for axis in perm_of(node) if sizes[axis] != 1]
-    return moved == sorted(moved) and _reshape(graph, node, node.inputs[0])
+    axes = [axis for axis in perm_of(node) if sizes[axis] != 1]
+    return axes == sorted(axes) and _reshape(graph, node, node.inputs[0])
 
 
 def _swap(graph: ir.Graph, node: ir.Node) -> bool:
     """Rule 6."""
-    found = _chain(node, "Reshape", "Transpose")
-    if found is None:
+    chain = _chain(node, "Reshape", "Transpose")
+    if chain is None:
         return False
-    x, first, middle = found
+    x, first, middle = chain
     before, after = dims(x), dims(node.outputs[0])
     if len(before) < 3 or after != [*before[:-2], before[-1], before[-2]]:
         return False
@@ -147,8 +147,8 @@ def _swap(graph: ir.Graph, node: ir.Node) -> bool:
     if start is None or inner is None or math.prod(start) != math.prod(inner):
         return False
     elements = np.arange(math.prod(start))
-    moved = elements.reshape(inner).transpose(perm_of(middle)).reshape(-1)
-    if not np.array_equal(moved, elements.reshape(start).swapaxes(-1, -2).reshape(-1)):
+    permuted = elements.reshape(inner).transpose(perm_of(middle)).reshape(-1)
+    if not np.array_equal(permuted, elements.reshape(start).swapaxes(-1, -2).reshape(-1)):
         return False
     perm = [*range(len(before) - 2), len(before) - 1, len(before) - 2]
     _become(node, emit(node, "Transpose", [x], after, {"perm": perm}, _type(node)))

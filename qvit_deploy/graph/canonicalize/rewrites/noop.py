@@ -70,11 +70,11 @@ def _passes_through(node: ir.Node) -> ir.Value | None:
     traits = TRAITS.get(op)
     if traits is not None and traits.neutral is not None:
         pairs = [(x, node.inputs[1]), (node.inputs[1], x)] if traits.commutes else [(x, node.inputs[1])]
-        for kept, neutral in pairs:
-            if kept is None or neutral is None or dims(kept) != dims(out):
+        for operand, neutral in pairs:
+            if operand is None or neutral is None or dims(operand) != dims(out):
                 continue
             if scalar(neutral) == traits.neutral or (op == "Add" and _is_zero_mask(neutral)):
-                return kept
+                return operand
     if op == "Where":
         return _constant_choice(node)
     return None
