@@ -51,10 +51,11 @@ class EmittedGraph(Graph):
     sites: Mapping[str, EmittedSite]
 
     def clone(self) -> EmittedGraph:
+        """Returns an independent copy, as `Graph.clone` does."""
         return EmittedGraph(self.model.clone(), self.name, self.sites)
 
     def product(self, site: str) -> ir.Node | None:
-        """The node of the product of `site`; None where the graph has none."""
+        """Returns the node of the product of `site`; None where the graph has none."""
         if site not in self.sites:
             return None
         name = self.sites[site].product

@@ -19,8 +19,10 @@ class IntegerLinear(NamedTuple):
     Attributes:
         product: the MatMul.
         last: the Add of the bias, or the product where there is none.
-        quantize: makes the codes of the input.
-        scale, weight, weight_scale: of the codes; int8 codes [in, out]; per column or one.
+        quantize: the QuantizeLinear that makes the codes of the input.
+        scale: scale of those codes, a scalar.
+        weight: int8 codes [in, out].
+        weight_scale: scale of every column, or one for all.
         bias: float32 [out], None where there is none.
     """
 
@@ -34,7 +36,7 @@ class IntegerLinear(NamedTuple):
 
 
 def integer_linear(product: ir.Node) -> IntegerLinear | None:
-    """The quantized linear whose product is `product`, if it is one."""
+    """Returns the quantized linear whose product is `product`, if it is one."""
     x, weight = (producer(value, "DequantizeLinear") for value in product.inputs)
     quantize = None if x is None else producer(x.inputs[0], "QuantizeLinear")
     if x is None or weight is None or quantize is None:
@@ -72,7 +74,7 @@ class UnsignedCodes:
         return self._zero
 
     def of(self, quantize: ir.Node) -> ir.Value:
-        """The uint8 codes of what `quantize` makes int8 codes of."""
+        """Returns uint8 codes of the tensor that `quantize` turns into int8 codes."""
         source, signed = quantize.inputs[0], quantize.outputs[0]
         assert source is not None and signed.name is not None
         scale = scalar(quantize.inputs[1])

@@ -40,7 +40,8 @@ class Quantizers:
         self._shared: dict[str, Quantized] = {}
 
     def quantized(self, x: ir.Value, grid: Grid, reader: ir.Node) -> Quantized:
-        """x on its grid, for one reader.
+        """Quantizes x on its grid, for one reader.
+
 
         All readers share one pair, except in ONNX Runtime, where they share the shifted and clipped tensor but not the
         pair: on x86 it makes an int8 pair uint8 before it fuses, and passes over pairs with several readers (separate

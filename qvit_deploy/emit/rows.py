@@ -22,7 +22,9 @@ TOKENS = 1
 
 
 def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
-    """Tensor -> the rows of it that are still computed, in their order; empty when no such Gather ends the graph.
+    """Narrows the graph to the rows that are read and returns tensor -> the rows of it that are still computed, in
+    their order; empty when no such Gather ends the graph.
+
 
     Nodes come out unsorted, so sort the graph afterwards.
     """
@@ -41,7 +43,7 @@ def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
 
 
 def _narrow(graph: ir.Graph, gathers: Mapping[ir.Node, int]) -> dict[str, tuple[int, ...]]:
-    """The same for Gathers, and the rows they take, that read one tensor."""
+    """Does the same for Gathers, and the rows they take, that read one tensor."""
     rows = tuple(dict.fromkeys(gathers.values()))
     narrow: dict[ir.Node, tuple[int, ...]] = {}
     for node in reversed(list(graph)):
@@ -72,7 +74,7 @@ def _narrow(graph: ir.Graph, gathers: Mapping[ir.Node, int]) -> dict[str, tuple[
 
 
 def _squeeze(graph: ir.Graph, gather: ir.Node) -> None:
-    """A Squeeze in place of the Gather of the only row."""
+    """Puts a Squeeze in place of the Gather of the only row."""
     squeeze = ir.node("Squeeze", [gather.inputs[0], add_ints(graph, [TOKENS])], name=f"{gather.name}.Squeeze")
     old, new = gather.outputs[0], squeeze.outputs[0]
     new.shape, new.type = old.shape, old.type
@@ -83,7 +85,7 @@ def _squeeze(graph: ir.Graph, gather: ir.Node) -> None:
 
 
 def _row_operands(node: ir.Node) -> tuple[int, ...]:
-    """Operands whose rows become the rows of the result; none when rows mix, or when it cannot be told."""
+    """Returns the operands whose rows become the rows of the result; none when rows mix, or when it cannot be told."""
     output = node.outputs[0]
     if _rank(output) != 3:
         return ()
@@ -103,6 +105,8 @@ def _row_operands(node: ir.Node) -> tuple[int, ...]:
 
 
 def _operands_with_rows(node: ir.Node) -> tuple[int, ...]:
+    """Returns the operands, of an operator on two, that have the rows of the result; none when one of them mixes
+    rows."""
     operands = []
     for index, value in enumerate(node.inputs):
         array = constant(value)
@@ -120,6 +124,7 @@ def _operands_with_rows(node: ir.Node) -> tuple[int, ...]:
 def _rows_of(
     graph: ir.Graph, value: ir.Value, rows: tuple[int, ...], before: ir.Node, gathered: dict[ir.Value, ir.Value]
 ) -> ir.Value:
+    """Returns a Gather of `rows` from `value`, one for all its readers."""
     if value not in gathered:
         name = f"{value.name}.row" + "_".join(map(str, rows))
         node = ir.node("Gather", [value, add_ints(graph, rows)], {"axis": TOKENS}, name=name)
@@ -132,7 +137,7 @@ def _rows_of(
 
 
 def _rank(value: ir.Value | None) -> int | None:
-    """Of elementwise results without a shape: the rank of what they were made from."""
+    """Returns the number of dimensions; of an elementwise result without a shape that of its first operand."""
     while value is not None and value.shape is None:
         node = value.producer()
         value = node.inputs[0] if node is not None and node.op_type in KEEPS_ROWS | KEEPS_ROWS_OF_BOTH else None

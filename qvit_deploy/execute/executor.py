@@ -128,7 +128,9 @@ class Executor:
     def run_branches(
         self, images: Tensor, taps: Mapping[str, Tap], branches: Mapping[str, Branch]
     ) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Tensor]]]]:
-        """Returns (outputs by name, branch name -> the outputs with each of its tensors in place of the computed one).
+        """Runs the graph, and from every branch point the rest of it on other values: (outputs by name, branch name ->
+        the outputs with each of its values in place of the computed one).
+
 
         One forward pass that at every branch point also runs the rest of the graph, once per tensor the branch
         returns. What comes before it is computed once, however many branches there are.
@@ -159,20 +161,21 @@ class Executor:
         return {output: env[s] for output, s in self._output_slots.items()}, branched
 
     def start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
-        """Slot -> tensor before the first step: the constants and the image."""
+        """Returns slot -> tensor before the first step: the constants and the image."""
         name = self.graph.input.name or ""
         images = images.to(self.device)
         return {**self._constants, self._input_slot: _tapped(taps[name], images) if name in taps else images}
 
     def slot(self, name: str) -> int:
-        """The slot of the tensor called `name`. Raises KeyError when there is none."""
+        """Returns the slot of the tensor called `name`. Raises KeyError when there is none."""
         slot = next((slot for value, slot in self._slots.items() if value.name == name), None)
         if slot is None:
             raise KeyError(f"no tensor named {name!r} in the graph")
         return slot
 
     def steps(self, observed: frozenset[str]) -> list[Step]:
-        """The steps to run, in order; a matmul and its bias become one step unless the tensor between is observed."""
+        """Returns the steps to run, in order; a matmul and its bias become one step unless the tensor between is
+        observed."""
         if observed in self._plans:
             return self._plans[observed]
         raw: list[tuple[OpFn, list[ir.Value | None], list[ir.Value]]] = []
@@ -212,8 +215,8 @@ class Executor:
 
 
 def merged_bias(product: ir.Node) -> ir.Node | None:
-    """The Add that runs in one kernel with `product`, unless the tensor between is observed: that of a constant [out]
-    bias, behind a MatMul with a constant [in, out] weight."""
+    """Returns the Add that runs in one kernel with `product`, unless the tensor between is observed: that of a constant
+    [out] bias, behind a MatMul with a constant [in, out] weight."""
     weight = product.inputs[1] if product.op_type == "MatMul" else None
     if weight is None or not weight.is_initializer() or weight.shape is None or len(weight.shape) != 2:
         return None

@@ -28,7 +28,8 @@ class NormGroup:
 
 
 def norm_groups(graph: Graph, sites: tuple[Site, ...]) -> tuple[NormGroup, ...]:
-    """The LayerNorms whose output reaches linear sites only, through operators that keep the channel axis last.
+    """Returns the LayerNorms whose output reaches linear sites only, through operators that keep the channel axis last.
+
 
     A norm is left out when anything else reads it (a residual addition in post-norm blocks, zero padding of
     windows, a pooling), because a channel-wise change would then alter the function.
@@ -55,7 +56,7 @@ def norm_groups(graph: Graph, sites: tuple[Site, ...]) -> tuple[NormGroup, ...]:
 
 
 def _linear_readers(value: ir.Value) -> set[str] | None:
-    """Product names of the MatMuls that read `value`'s channels; None when something else does."""
+    """Returns the product names of the MatMuls that read `value`'s channels; None when something else does."""
     if value.is_graph_output() or not value.uses():
         return None
     readers: set[str] = set()
@@ -82,7 +83,7 @@ def _linear_readers(value: ir.Value) -> set[str] | None:
 
 
 def _only_pieces_of(concat: ir.Node, value: ir.Value) -> bool:
-    """True when every input of `concat` is `value` or was cut from the same LayerNorm output (a roll)."""
+    """Returns True when every input of `concat` is `value` or was cut from the same LayerNorm output (a roll)."""
     return len({id(_origin(v)) for v in concat.inputs}) == 1
 
 

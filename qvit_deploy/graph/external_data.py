@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 
 def problem(tensor: ir.ExternalTensor) -> str | None:
-    """Why the data of a tensor cannot be read, or None when it lies in the model's folder and is long enough."""
+    """Says why the data of a tensor cannot be read; None when it lies in the model's folder and is long enough."""
     location = str(tensor.location)
     folder = Path(tensor.base_dir).resolve()
     target = (folder / location).resolve()
@@ -23,7 +23,7 @@ def problem(tensor: ir.ExternalTensor) -> str | None:
 
 
 def tensors(model: ir.Model) -> list[ir.ExternalTensor]:
-    """Every tensor of the model whose data lies in another file."""
+    """Returns every tensor of the model whose data lies in another file."""
     values: list[object] = []
     for graph in model.graphs():
         values += [value.const_value for value in graph.initializers.values()]

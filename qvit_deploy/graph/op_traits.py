@@ -255,14 +255,15 @@ REDEFINED = Operators(lambda t: t.redefined)
 
 
 def slope_at_zero(node: ir.Node) -> float:
-    """The limit of f(x) / x at 0 for a node of `ACTIVATIONS`."""
+    """Returns the limit of f(x) / x at 0 for a node of `ACTIVATIONS`."""
     slope = TRAITS[node.op_type].slope_at_zero
     assert slope is not None, f"{node.op_type} is no activation"
     return slope(node) if callable(slope) else slope
 
 
 def keeps_last_axis(node: ir.Node) -> bool:
-    """Whether a node moves values and leaves the last axis of its first input as it is; False if shapes are unknown."""
+    """Tells whether a node moves values and leaves the last axis of its first input as it is; False if shapes are
+    unknown."""
     x, y, traits = node.inputs[0], node.outputs[0], TRAITS.get(node.op_type)
     if x is None or x.shape is None or y.shape is None or traits is None or traits.keeps_last_axis is None:
         return False

@@ -47,7 +47,7 @@ class Site:
 
 
 def find_sites(graph: Graph) -> tuple[Site, ...]:
-    """All sites in topological order. Names are unique."""
+    """Returns all sites in topological order. Their names are unique."""
     sites: list[Site] = []
     uses_of_name: dict[str, int] = {}
     for node in graph.nodes():
@@ -125,7 +125,7 @@ def _module(weight: ir.Value) -> str:
 
 
 def _bias_after(node: ir.Node, columns: int) -> tuple[str | None, str]:
-    """(name of the bias or None, name of the tensor after it) of a MatMul with `columns` outputs."""
+    """Returns (name of the bias or None, name of the tensor after it) of a MatMul with `columns` outputs."""
     add = bias_of(node)
     bias = None if add is None else add.inputs[1]
     if add is None or bias is None or not bias.is_initializer() or bias.shape is None or bias.shape[0] != columns:
@@ -174,7 +174,8 @@ def _reaches_softmax(value: ir.Value, depth: int = 8) -> bool:
 
 
 def _attention_module(value: ir.Value) -> str:
-    """Module path of the attention a key or value tensor belongs to: the owner of the nearest projection."""
+    """Returns the module path of the attention a key or value tensor belongs to: the owner of the nearest
+    projection."""
     frontier: list[ir.Value | None] = [value]
     for _ in range(40):
         following: list[ir.Value | None] = []

@@ -72,8 +72,9 @@ def quantization_drift(
     metric: Metric,
     task: Task,
 ) -> Drift:
-    """The drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and one of
-    the quantized graph.
+    """Returns the drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and
+    one of the quantized graph.
+
 
     Args:
         executor: of the float graph, with the overrides of `rule_set` bound to n images.
@@ -147,7 +148,7 @@ class _Passes:
         self.errors[name] = (float(error.square().sum()) / max(power, 1e-30)) ** 0.5
 
     def unexplained(self) -> float:
-        """The largest difference that no site accounts for, relative. Raises CheckError above `UNEXPLAINED`."""
+        """Returns the largest difference that no site accounts for, relative. Raises CheckError above `UNEXPLAINED`."""
         worst = max(self._differences, key=self._differences.__getitem__)
         difference = self._differences[worst]
         if difference > UNEXPLAINED:
@@ -159,7 +160,7 @@ class _Passes:
 
 
 def _rows(site: Site, effect: Tensor, batch: int) -> Tensor:
-    """[batch, rows]: summed over the last axis, and over heads for an attention product."""
+    """Returns [batch, rows]: summed over the last axis, and over heads for an attention product."""
     if site.kind in ("matmul_qk", "matmul_av") and effect.ndim == 4:
         effect = effect.sum(1)
     if site.kind == "conv":

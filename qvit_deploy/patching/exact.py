@@ -29,7 +29,8 @@ def patch_effects(
     direction: Direction = "denoising",
     at_once: int = 64,
 ) -> dict[Component, np.ndarray]:
-    """Component -> the exact change of the metric when each of its cells is patched, float64 [cells].
+    """Returns component -> the exact change of the metric when each of its cells is patched, float64 [cells].
+
 
     Args:
         executor: of the graph alone; rules do not change forward values, but cost time.
@@ -69,8 +70,8 @@ def patch_effects(
 def _patches(
     components: Sequence[Component], source: Mapping[Component, Tensor], counts: Mapping[Component, int], rows: int
 ) -> Branch:
-    """The patched versions of the tensor that `components` share, each with the next `rows` cells of one component
-    taken from `source`."""
+    """Returns the patched versions of the tensor that `components` share, each with the next `rows` cells of one
+    component taken from `source`."""
 
     def patches(value: Tensor) -> Iterator[Tensor]:
         for component in components:
@@ -81,13 +82,13 @@ def _patches(
 
 
 def rows_at_once(counts: Sequence[int], most: int) -> int:
-    """How many repetitions, at most `most`, run the fewest images for components with `counts` cells."""
+    """Returns how many repetitions, at most `most`, run the fewest images for components with `counts` cells."""
     most = max(1, min(most, max(counts)))
     return min(range(most, 0, -1), key=lambda rows: rows + sum(-(-count // rows) * rows for count in counts))
 
 
 def _each(objective: Objective, outputs: Outputs, count: int) -> Tensor:
-    """The objective of one pair on each of the first `count` images of `outputs`, [count]."""
+    """Returns the objective of one pair on each of the first `count` images of `outputs`, [count]."""
     return torch.cat([objective(examples(outputs, slice(i, i + 1))) for i in range(count)])
 
 
@@ -114,7 +115,9 @@ def circuit_metric(
     corrupt: Tensor,
     metric: Metric,
 ) -> Callable[[Sequence[int]], float]:
-    """A function (cells that keep their clean activations) -> the metric of the clean run with all others corrupted.
+    """Returns a function (cells that keep their clean activations) -> the metric of the clean run with all others
+    corrupted.
+
 
     Cells are counted over `components` in their order. The corrupted values are those of the corrupt run; what lies
     between the components is computed as usual (MIB, Mueller et al. 2025, node patching).

@@ -76,12 +76,12 @@ def absolute_order(scores: ArrayLike) -> tuple[int, ...]:
 
 
 def cpr(scores: ArrayLike, evaluate: Evaluate) -> FaithfulnessCurve:
-    """The curve whose `area` is the circuit performance ratio of `scores`: higher is better."""
+    """Returns the curve whose `area` is the circuit performance ratio of `scores`: higher is better."""
     return faithfulness_curve(signed_order(scores), evaluate)
 
 
 def cmd(scores: ArrayLike, evaluate: Evaluate) -> FaithfulnessCurve:
-    """The curve whose `distance` is the circuit-model distance of `scores`: lower is better."""
+    """Returns the curve whose `distance` is the circuit-model distance of `scores`: lower is better."""
     return faithfulness_curve(absolute_order(scores), evaluate)
 
 

@@ -63,7 +63,8 @@ def attribute(
     task: Task,
     direction: Direction = "denoising",
 ) -> Attribution:
-    """The effects of all patches of all pairs.
+    """Returns the effects of all patches of all pairs.
+
 
     Args:
         executor: with the overrides of `rule_set` bound to len(clean) images.
@@ -113,12 +114,12 @@ def attribute(
 
 
 def ordered(clean: T, corrupt: T, direction: Direction) -> tuple[T, T]:
-    """(clean, corrupt) as (base, source) of the patches, and (base, source) as (clean, corrupt)."""
+    """Returns (clean, corrupt) as (base, source) of the patches, and (base, source) as (clean, corrupt)."""
     return (corrupt, clean) if direction == "denoising" else (clean, corrupt)
 
 
 def objective_of(metric: Metric, base: Outputs, source: Outputs, direction: Direction) -> Objective:
-    """The objective of pairs whose outputs are known."""
+    """Returns the objective of pairs whose outputs are known."""
     return metric(*ordered(base, source, direction))
 
 

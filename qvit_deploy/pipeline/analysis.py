@@ -1,4 +1,4 @@
-"""What is known of a model before formats are chosen; an allocation under any budget is made from it in no time."""
+"""What is known of a model before formats are chosen: from it, an allocation under any budget takes no time."""
 
 from __future__ import annotations
 
@@ -65,29 +65,29 @@ class Analysis:
     basis: Sequence[object]
 
     def table(self, recipe: Recipe) -> LossTable:
-        """The loss table of `recipe`, one of those the analysis was made for."""
+        """Returns the loss table of `recipe`, one of those the analysis was made for."""
         return self.tables[table_key(recipe)]
 
     def allocate(self, recipe: Recipe) -> Allocation:
-        """The widths with the least loss inside the budget of `recipe`. Raises BudgetError."""
+        """Returns the widths with the least loss inside the budget of `recipe`. Raises BudgetError."""
         errors = self.table(recipe).errors
         options = menu(recipe, self.calibration.sites)
         loss = {n: {o: errors[n].at(o.weights, o.activations) for o in choices} for n, choices in options.items()}
         return choose(recipe, self.costs, options, loss)
 
     def loss(self, recipe: Recipe, allocation: Allocation) -> float:
-        """What `allocation` loses, in the unit of the score of `recipe`."""
+        """Returns what `allocation` loses, in the unit of the score of `recipe`."""
         errors = self.table(recipe).errors
         return math.fsum(errors[name].at(o.weights, o.activations) for name, o in allocation.items())
 
 
 def table_key(recipe: Recipe) -> TableKey:
-    """What of a recipe decides its loss table."""
+    """Returns the choices of a recipe that decide its loss table."""
     return recipe.score, recipe.rules, recipe.seed
 
 
 def menu(recipe: Recipe, sites: Sequence[Site]) -> Menu:
-    """The widths `recipe` lets every site choose from."""
+    """Returns the widths `recipe` lets every site choose from."""
     return site_options(recipe, [s.name for s in sites], [s.name for s in sites if s.weight])
 
 
@@ -97,7 +97,7 @@ def site_costs(
     weights: Mapping[str, torch.Tensor],
     latencies: Mapping[str, Mapping[Option, int]],
 ) -> tuple[SiteCost, ...]:
-    """The sizes of every site, with the nanoseconds of its options where `latencies` has them."""
+    """Returns the sizes of every site, with the nanoseconds of its options where `latencies` has them."""
     costs = []
     for site in sites:
         weight = weights.get(site.name)
@@ -108,7 +108,8 @@ def site_costs(
 
 
 def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: Path | None = None) -> Analysis:
-    """Everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
+    """Does everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
+
 
     Args:
         cache: folder to keep the results of stages in.
@@ -186,7 +187,8 @@ def _tables(
     stages: StageCache,
     basis: Sequence[object],
 ) -> dict[TableKey, LossTable]:
-    """The loss table of every score of `recipes`. Weights are prequantized for the first that is not in the cache."""
+    """Returns the loss table of every score of `recipes`. Weights are prequantized for the first that is not in the
+    cache."""
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
     compensate = recipes[0].compensate
     fitted, judged = inputs.batches.halves(recipes[0].seed)

@@ -168,7 +168,7 @@ def emit(
 
 
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
-    """What the manifest says before anything is verified or written."""
+    """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
     sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {

@@ -42,7 +42,7 @@ class ExactMaps:
     effects: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def of(self, pair: ImagePair, components: Sequence[Component]) -> dict[Component, np.ndarray]:
-        """The maps of a pair. Raises KeyError when it was not computed."""
+        """Returns the maps of a pair. Raises KeyError when it was not computed."""
         maps = self.effects[_digest(pair)]
         return {c: maps[_key(c)] for c in components}
 
@@ -96,7 +96,7 @@ def exact_maps(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is asked of every pair."""
+    """What is computed for every pair."""
 
     task: Task
     metric: str
@@ -107,7 +107,7 @@ class _Work:
 def _computed(
     graph: Graph, work: _Work, pairs: Mapping[str, ImagePair], processes: int
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """(digest of a pair, its maps), as they are done."""
+    """Yields (digest of a pair, its maps), as they are done."""
     if processes <= 1 or len(pairs) <= 1:
         patcher = _Patcher(graph, work)
         yield from ((digest, patcher.maps(pair.clean, pair.corrupt)) for digest, pair in pairs.items())
@@ -134,7 +134,7 @@ class _Patcher:
         self._metric, self._work = work.task.parse_metric(work.metric), work
 
     def maps(self, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
-        """`_key` of a component -> the exact effect of each of its cells, float64 [cells]."""
+        """Returns `_key` of a component -> the exact effect of each of its cells, float64 [cells]."""
         first, second = torch.tensor(clean)[None], torch.tensor(corrupt)[None]
         work = self._work
         effects = patch_effects(
@@ -145,7 +145,7 @@ class _Patcher:
 
 @lru_cache(maxsize=1)
 def _patcher(file: Path, work: _Work) -> _Patcher:
-    """Of a worker process, which patches many pairs of one graph; the processes share the cores."""
+    """Returns the patcher of a worker process, which patches many pairs of one graph; the processes share the cores."""
     torch.set_num_threads(1)
     return _Patcher(Graph.deserialize(file.read_bytes(), "model"), work)
 
@@ -167,7 +167,7 @@ def _file(folder: Path, identity: str, pair: str) -> Path:
 
 
 def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] | None:
-    """The maps in a file, or None when it is not there or damaged."""
+    """Returns the maps in a file, or None when it is not there or damaged."""
     try:
         maps: dict[str, np.ndarray] = store.load(path)
     except (OSError, store.DamagedError):

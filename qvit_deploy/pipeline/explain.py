@@ -67,7 +67,8 @@ class PairMaps:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What `explain` found.
+    """The maps of all pairs, and how they were made.
+
 
     Attributes:
         rules: name of the rule set.
@@ -95,7 +96,8 @@ def explain(
     task: Task = CLASSIFY,
     advance: Advance = lambda _: None,
 ) -> Explanation:
-    """Maps of all pairs; `advance` counts pairs.
+    """Estimates the maps of all pairs; `advance` counts pairs.
+
 
     Args:
         metric: see `Task.parse_metric`.
@@ -129,14 +131,14 @@ def explain(
 
 
 def rule_set_called(name: str, secant_quantizers: bool) -> RuleSet:
-    """The rule set of that name. Raises InputError."""
+    """Returns the rule set of that name. Raises InputError."""
     if name not in RULE_SETS:
         raise InputError(f"there is no rule set {name!r}; choose from {', '.join(RULE_SETS)}")
     return RULE_SETS[name].with_secant_quantizers() if secant_quantizers else RULE_SETS[name]
 
 
 def image_batch(model: ModelFile, image: np.ndarray) -> Tensor:
-    """`image` [C, H, W] as [1, C, H, W], repeated to the batch of a graph that fixes one."""
+    """Returns `image` [C, H, W] as [1, C, H, W], repeated to the batch of a graph that fixes one."""
     return torch.tensor(image)[None].expand(model.graph.static_batch or 1, *image.shape)
 
 
@@ -150,7 +152,7 @@ class _Ruled:
         self._executor = Executor(model.graph, overrides=bound.overrides)
 
     def attribution(self, pair: ImagePair, components: Sequence[Component]) -> Attribution:
-        """The estimated effects of all patches of `pair`."""
+        """Returns the estimated effects of all patches of `pair`."""
         clean, corrupt = (image_batch(self._model, image) for image in (pair.clean, pair.corrupt))
         return attribute(
             self._executor, self._rule_set, components, clean, corrupt, self._metric, self._task, self._direction
@@ -170,5 +172,5 @@ def _pair_maps(pair: ImagePair, estimate: Attribution, truth: Truth | None) -> P
 
 
 def _of_one(maps: Mapping[Component, np.ndarray]) -> dict[Component, np.ndarray]:
-    """The maps of the first of a batch of pairs: a graph with a fixed batch runs one pair several times."""
+    """Returns the maps of the first of a batch of pairs: a graph with a fixed batch runs one pair several times."""
     return {component: values[0] for component, values in maps.items()}

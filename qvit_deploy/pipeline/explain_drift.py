@@ -99,7 +99,8 @@ def explain_drift(
     task: Task = CLASSIFY,
     advance: Advance = lambda _: None,
 ) -> DriftExplanation:
-    """The drift between the float and a quantized graph of one bundle; `advance` counts images.
+    """Returns the drift between the float and a quantized graph of one bundle; `advance` counts images.
+
 
     Raises:
         InputError: no such metric or rule set.
@@ -137,7 +138,8 @@ def _drifts(
     task: Task,
     advance: Advance,
 ) -> Iterator[Drift]:
-    """The drift on each batch of images; rules are bound to a batch size, so a smaller last batch binds them anew."""
+    """Yields the drift on each batch of images; rules are bound to a batch size, so a smaller last batch binds them
+    anew."""
     measured, size, runner = task.parse_metric(metric), 0, Executor(quantized.graph)
     for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
         batch = torch.from_numpy(padded(pixels, clean.graph.static_batch))

@@ -38,8 +38,9 @@ AFTER_FOLD = {
 def fold(
     graph: Graph, recipe: Recipe, batches: Batches, objective: Objective, watch: Stopwatch
 ) -> tuple[Graph, Graph, dict[str, Tensor]]:
-    """(`graph` with its channels brought to ranges that quantize well, the function and the operators the same; that
-    with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear reads)."""
+    """Returns (`graph` with its channels brought to ranges that quantize well, the function and the operators the same;
+    that with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear
+    reads)."""
     graph, count = absorb_scales(graph), len(batches.images)
     sites = find_sites(graph)
     groups = norm_groups(graph, sites) if recipe.fold else ()

@@ -55,7 +55,8 @@ class Job:
 
 
 def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[str, float | str]]) -> list[Recipe]:
-    """One recipe per score and budget; uniform widths, which no score chooses, once.
+    """Returns one recipe per score and budget; uniform widths, which no score chooses, once.
+
 
     Args:
         base: everything else; its own budget is not used.
@@ -70,7 +71,8 @@ def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[st
 
 
 def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) -> list[SweepRow]:
-    """The rows of all `jobs`, in their order, with the Pareto front of each model marked.
+    """Returns the rows of all `jobs`, in their order, with the Pareto front of each model marked.
+
 
     Args:
         engine: "local" runs one model after the other here (each keeps all cores busy); "ray" hands each model to a
@@ -85,7 +87,7 @@ def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) ->
 
 
 def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
-    """One row per recipe of `job`, in order. Raises what `sweep` raises."""
+    """Analyses one model and returns one row per recipe of `job`, in order. Raises what `sweep` raises."""
     watch = Stopwatch(progress)
     job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
     recipe = job.recipes[0]
@@ -138,7 +140,7 @@ class _Bench:
         self.known: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
 
     def measured(self, row: SweepRow, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> SweepRow:
-        """`row` with what the model of `allocation` does; equal allocations are built once."""
+        """Returns `row` with what the model of `allocation` does; equal allocations are built once."""
         key = tuple(allocation.items())
         if key not in self.known:
             _, emitted = build(self.inputs, analysis, allocation, recipe, Stopwatch())
@@ -146,7 +148,7 @@ class _Bench:
         return replace(row, **self.known[key])
 
     def _outputs(self, graph: Graph) -> list[Arrays]:
-        """Of the images, and of the test images if there are any, by ONNX Runtime."""
+        """Runs ONNX Runtime on the images, and on the test images if there are any."""
         session = open_model(graph.serialize())
         return [outputs(session, images, lambda _: None) for images in (self.images, self.test) if images is not None]
 
@@ -181,7 +183,7 @@ def _on_ray(jobs: Sequence[Job]) -> list[list[SweepRow]]:
 
 
 def _absolute(job: Job) -> Job:
-    """A worker need not run in this folder."""
+    """Returns `job` with absolute paths, since a worker need not run in this folder."""
 
     def here(spec: str | None) -> str | None:
         return spec if spec is None or spec.startswith(("timm:", "demo:")) else str(Path(spec).expanduser().absolute())

@@ -42,10 +42,11 @@ class Calibration:
 
     @property
     def graph(self) -> Graph:
+        """The graph that was calibrated."""
         return self.executor.graph
 
     def with_weights(self, rounded: RoundedWeights) -> RoundedCalibration:
-        """The same with every weight in every format, as loss tables need it."""
+        """Returns the same calibration with every weight in every format, as loss tables need it."""
         return RoundedCalibration(**vars(self), rounded=rounded)
 
 
@@ -60,5 +61,5 @@ class RoundedCalibration(Calibration):
     rounded: RoundedWeights
 
     def weight_error(self, site: str, format: Format) -> Tensor:
-        """What rounding to `format` adds to the weight of a site, float32 [in, out]."""
+        """Returns what rounding to `format` adds to the weight of a site, float32 [in, out]."""
         return self.rounded[site, format].value() - self.weights[site]

@@ -43,10 +43,12 @@ class WeightPlan:
 
     @property
     def w_bits(self) -> int:
+        """Width of the weight."""
         return self.format.bits
 
     @property
     def a_bits(self) -> int:
+        """Width of the activation."""
         return self.grid.format.bits
 
     @property
@@ -55,6 +57,7 @@ class WeightPlan:
         return ((self.site.input, self.grid),)
 
     def with_half_scales(self) -> WeightPlan:
+        """Returns the plan with grids whose scales float16 holds exactly."""
         return replace(self, grid=self.grid.with_half_scale())
 
 
@@ -81,6 +84,7 @@ class ProductPlan:
 
     @property
     def a_bits(self) -> int:
+        """Width of the first operand."""
         return self.grid.format.bits
 
     @property
@@ -89,6 +93,7 @@ class ProductPlan:
         return (self.site.input, self.grid), (self.second, self.second_grid)
 
     def with_half_scales(self) -> ProductPlan:
+        """Returns the plan with grids whose scales float16 holds exactly."""
         return replace(self, grid=self.grid.with_half_scale(), second_grid=self.second_grid.with_half_scale())
 
 
@@ -111,7 +116,8 @@ class Plan:
 
 
 def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
-    """Site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out]).
+    """Returns site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out]).
+
 
     Read only: the matrices share the graph's memory where they can.
     """

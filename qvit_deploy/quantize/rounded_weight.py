@@ -23,7 +23,7 @@ class RoundedWeight:
     scale: Tensor
 
     def value(self) -> Tensor:
-        """float32 [in, out]."""
+        """Returns the dequantized weight, float32 [in, out]."""
         return self.codes.float() * self.scale
 
 

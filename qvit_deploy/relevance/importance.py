@@ -32,7 +32,8 @@ def row_importance(
     objective: Objective,
     advance: Advance,
 ) -> dict[str, Tensor]:
-    """Tensor name -> weight of the squared error of each of its rows, float32 [rows per image], mean 1.
+    """Returns tensor name -> weight of the squared error of each of its rows, float32 [rows per image], mean 1.
+
 
     A row is what lies along the last axis; the rows of an image are counted in memory order. The weight is the root
     mean square of the coefficients that `rule_set` puts on the row (for `gradient`, the square root of the diagonal of

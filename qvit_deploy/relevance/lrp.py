@@ -29,7 +29,8 @@ def propagate(
     objective: Objective,
     replaced: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """One forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
+    """Runs one forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
+
 
     Nothing is kept after `visit` returns, so the cost in memory is that of an ordinary backward pass.
 
@@ -92,7 +93,7 @@ class _Replaced(torch.autograd.Function):
 
 
 def replaced_by(computed: Tensor, value: Tensor) -> Tensor:
-    """`value`, whose gradient goes to `computed`."""
+    """Returns `value`, whose gradient goes to `computed`."""
     result: Tensor = _Replaced.apply(computed, value)
     return result
 
@@ -105,7 +106,8 @@ def site_relevance(
     objective: Objective,
     advance: Advance,
 ) -> Scores:
-    """LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
+    """Returns the LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
+
 
     For an attention product both operands count. The mean of the absolute value is used because these rules conserve
     the signed sum, which therefore cannot tell fc1 from fc2: they lie on one path and pass the same sum on.

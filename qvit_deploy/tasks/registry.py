@@ -11,7 +11,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY,)}
 
 
 def task_called(name: str) -> Task:
-    """The task of that name. Raises InputError."""
+    """Returns the task of that name. Raises InputError."""
     if name not in TASKS:
         raise InputError(f"there is no task {name!r}; choose from {', '.join(TASKS)}")
     return TASKS[name]

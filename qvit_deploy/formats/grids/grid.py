@@ -121,10 +121,10 @@ class Grid(Protocol):
         """The logarithmic codes that the common grid makes; None where it makes others."""
 
     def apply(self, x: Tensor) -> Tensor:
-        """The dequantized value of x + shift, float32, what the consumer's product reads."""
+        """Returns the dequantized value of x + shift, float32, what the consumer's product reads."""
 
     def with_half_scale(self) -> Grid:
-        """The grid whose scale float16 holds exactly; the same where it is not written in half precision."""
+        """Returns the grid whose scale float16 holds exactly; the same where it is not written in half precision."""
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
         """Writes what stands in front of the quantizers, once for all readers of x; `name` is that of the codes."""
@@ -134,7 +134,7 @@ class Grid(Protocol):
 
 
 class OrdinaryGrid:
-    """What most grids answer."""
+    """The answers that most grids give: not plain, on integers, only a shift to take back."""
 
     shift: float = 0.0
 

@@ -30,7 +30,8 @@ from qvit_deploy.graph.graph import Graph
 
 
 def canonicalize(model: ir.Model, name: str) -> Graph:
-    """The canonical graph of `model`, which is used up: hand in a model nobody else holds.
+    """Returns the canonical graph of `model`, which is used up: hand in a model nobody else holds.
+
 
     Raises:
         InputError: no single image input, an opset that cannot be used, or ONNX Runtime cannot run the model.

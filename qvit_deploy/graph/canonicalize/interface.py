@@ -17,7 +17,7 @@ INPUT_NAME, OUTPUT_NAME, BATCH = "image", "logits", "batch"
 
 
 def check_interface(model: ir.Model) -> None:
-    """Enforce rules 1 and 2. Raises InputError."""
+    """Enforces rules 1 and 2. Raises InputError."""
     shape = Interface.of(model).image.shape
     if not model.graph.outputs:
         raise InputError("the model has no outputs")
@@ -35,14 +35,14 @@ def output_names(model: ir.Model) -> list[str]:
 
 
 def set_output_names(model: ir.Model, names: list[str]) -> None:
-    """Rule 3, after the rewrites replaced the nodes behind the outputs."""
+    """Applies rule 3, after the rewrites replaced the nodes behind the outputs."""
     for value, name in zip(model.graph.outputs, names, strict=True):
         _free_name(model, name, keep=value)
         value.name = name
 
 
 def _free_name(model: ir.Model, name: str, keep: ir.Value) -> None:
-    """Rename whatever else is called `name`."""
+    """Renames whatever else is called `name`."""
     graph = model.graph
     initializer = graph.initializers.get(name)
     others = [initializer] if initializer is not None else []

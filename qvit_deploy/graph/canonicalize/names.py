@@ -42,7 +42,7 @@ def set_names(model: ir.Model) -> None:
 
 
 def sort_initializers(model: ir.Model) -> None:
-    """List initializers in the order the graph reads them, so equal graphs are equal files."""
+    """Lists initializers in the order the graph reads them, so equal graphs are equal files."""
     graph = model.graph
     read = [v for node in graph for v in node.inputs if v is not None and v.is_initializer()]
     graph.initializers.clear()
@@ -51,7 +51,7 @@ def sort_initializers(model: ir.Model) -> None:
 
 
 def module_path(node: ir.Node) -> str | None:
-    """The dotted path of the module `node` was traced in; None when nothing recorded it."""
+    """Returns the dotted path of the module `node` was traced in; None when nothing recorded it."""
     recorded = node.metadata_props.get(_SCOPES)
     if recorded is not None:
         scopes = [str(scope) for scope in ast.literal_eval(recorded)]
@@ -66,7 +66,7 @@ def module_path(node: ir.Node) -> str | None:
 
 
 def _name_parameters(graph: ir.Graph, paths: dict[ir.Node, str | None]) -> None:
-    """Rule 2."""
+    """Applies rule 2."""
     for node in graph:
         path = paths[node]
         if node.op_type in ("Conv", "LayerNormalization"):
@@ -87,7 +87,7 @@ def _name_parameters(graph: ir.Graph, paths: dict[ir.Node, str | None]) -> None:
 
 
 def _name_other_constants(graph: ir.Graph) -> None:
-    """Rule 3."""
+    """Applies rule 3."""
     for value in list(graph.initializers.values()):
         name = str(value.name)
         if _NAMELESS.search(name) and value.uses():
@@ -118,7 +118,7 @@ def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
 
 
 def _unique(name: str, used: set[str]) -> str:
-    """Rule 4; the name joins `used`."""
+    """Applies rule 4 and adds the name to `used`."""
     unique = free_name(name, used, separator="_")
     used.add(unique)
     return unique

@@ -46,7 +46,7 @@ class Provenance:
         self.varying = {str(v.name) for v in self.frontier if v in shaped}
 
     def weight_name(self, value: ir.Value) -> str | None:
-        """The parameter that `value` is a rearrangement of, when it is made of exactly one."""
+        """Returns the parameter that `value` is a rearrangement of, when it is made of exactly one."""
         names = self._weights_of(value)
         return next(iter(names)) if len(names) == 1 else None
 
@@ -63,5 +63,5 @@ class Provenance:
 
 
 def has_subgraph(node: ir.Node) -> bool:
-    """Whether the node holds graphs of its own: an If, a Loop, a Scan."""
+    """Tells whether the node holds graphs of its own: an If, a Loop, a Scan."""
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())

@@ -46,7 +46,8 @@ def equalizable(graph: Graph, sites: tuple[Site, ...], folded: set[str]) -> dict
 def equalize(
     graph: Graph, readers: Mapping[str, tuple[Site, ...]], observations: Mapping[str, Observation], bits: int
 ) -> tuple[Graph, dict[str, str]]:
-    """(a new graph computing the same function, tensor -> its equalized form that the linears now read).
+    """Returns (a new graph computing the same function, tensor -> its equalized form that the linears now read).
+
 
     Only tensors where it is `WORTH` it at `bits` are touched.
 
@@ -67,7 +68,7 @@ def equalize(
 
 
 def _gain(observation: Observation, fold: Fold, bits: int) -> float:
-    """Squared error on one scale for all channels, as a multiple of that on equalized channels."""
+    """Returns the squared error on one scale for all channels, as a multiple of that on equalized channels."""
     scale, shift = torch.from_numpy(fold.scale).float(), torch.from_numpy(fold.shift).float()
     plain = _error(observation.rows, observation.weights, torch.ones_like(scale), bits)
     return plain / max(_error((observation.rows - shift) / scale, observation.weights, scale.square(), bits), 1e-30)

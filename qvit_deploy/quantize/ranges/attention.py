@@ -47,7 +47,8 @@ def attention_grids(
     softmax_rows: bool,
     granularity: Granularity,
 ) -> dict[tuple[str, Format], Grid]:
-    """(tensor name, format) -> grid of the operands of attention products.
+    """Returns (tensor name, format) -> grid of the operands of attention products.
+
 
     Left out, so that `activations.activation_grids` serves them, are tensors that something else quantizes too.
 
@@ -78,7 +79,8 @@ def attention_grids(
 def operand_grid(
     sample: ProductSample, is_left: bool, format: Format, granularity: Granularity
 ) -> ActivationGrid | HeadGrid:
-    """The grid of a query, key or value with the least error of the product.
+    """Returns the grid of a query, key or value with the least error of the product.
+
 
     Args:
         granularity: "head" gives every head its own range, if the operands have a head axis.
@@ -98,7 +100,8 @@ def operand_grid(
 
 
 def softmax_grid(sample: ProductSample, format: Format, kind: SoftmaxCodes, rows: bool) -> ProbabilityGrid | RowGrid:
-    """The grid of attention probabilities with the least error of the product, among those of `kind`.
+    """Returns the grid of attention probabilities with the least error of the product, among those of `kind`.
+
 
     A kind that makes no sense at this width gives way to uniform codes: logarithms beyond `LOG_BITS`, and levels above
     6 bits, where there are no more integers than codes.

@@ -61,7 +61,7 @@ class Moments:
 
 
 def pooled(parts: Sequence[GramAccumulator], dtype: torch.dtype = torch.float64) -> Moments:
-    """Centred second moments (covariances) and means of the rows of all `parts`."""
+    """Returns the centred second moments (covariances) and means of the rows of all `parts`."""
     n = max(sum(p.total for p in parts), 1e-30)
     mq = torch.stack([p.mean_quantized for p in parts]).sum(0).div_(n).to(dtype)
     mf = torch.stack([p.mean_float for p in parts]).sum(0).div_(n).to(dtype)
@@ -100,7 +100,9 @@ def factorise(moments: Moments, share: float) -> Factor:
 
 
 def regress(weight: Tensor, moments: Moments, share: float) -> Tensor:
-    """W* of step 1, float32 [K, N]. With X' == X it stays at the float weights: damping pulls towards W, not to 0.
+    """Returns W* of step 1, float32 [K, N]. With X' == X it stays at the float weights: damping pulls towards W, not to
+    0.
+
 
     Minimises ||X W - X' W*||^2 + damping ||W* - W||^2.
 
@@ -133,7 +135,7 @@ def round_weight(
 
 
 def round_with_feedback(weight: Tensor, scale: Tensor, format: Format, feedback: Tensor) -> Tensor:
-    """Codes [K, N] (float32) of step 2 on the fixed per-column grid `scale` [N]."""
+    """Returns the codes [K, N] (float32) of step 2 on the fixed per-column grid `scale` [N]."""
     rest = weight.clone()
     codes = torch.empty_like(rest)
     for start in range(0, len(rest), BLOCK):
@@ -150,6 +152,6 @@ def round_with_feedback(weight: Tensor, scale: Tensor, format: Format, feedback:
 
 
 def corrected_bias(bias: Tensor | None, weight: Tensor, dequantized: Tensor, moments: Moments) -> Tensor:
-    """b' of step 3, float32 [N]: the mean output of the quantized layer equals the float layer's."""
+    """Returns b' of step 3, float32 [N]: the mean output of the quantized layer equals the float layer's."""
     shift = moments.mean_float @ weight.double() - moments.mean_quantized @ dequantized.double()
     return (shift if bias is None else bias.double() + shift).float()

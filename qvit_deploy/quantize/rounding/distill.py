@@ -57,7 +57,8 @@ def distill(
     task: Task,
     advance: Advance,
 ) -> Plan:
-    """`plan` with other codes, scales and biases; widths and attention grids stay.
+    """Returns `plan` with other codes, scales and biases; widths and attention grids stay.
+
 
     Args:
         batches: calibration images, float32 [b, C, H, W] each; all but the last of one size. All are held, because
@@ -126,20 +127,20 @@ class _Learner:
         self.bias = (torch.from_numpy(bias) / self.unit).requires_grad_()
 
     def _unit(self, calibration: Calibration) -> float:
-        """Standard deviation of the output; of a convolution, whose rows are not sampled, of its bias."""
+        """Returns the standard deviation of the output; of a convolution, whose rows are not sampled, of its bias."""
         if self.plan.site.kind != "linear":
             return max(float(np.std(self.plan.bias)) if self.plan.bias is not None else 0.0, 1e-6)
         observation, weight = calibration.observations[self.plan.site.input], calibration.weights[self.plan.site.name]
         return max(float(((observation.rows - observation.mean) @ weight).square().mean().sqrt()), 1e-6)
 
     def groups(self) -> Iterator[dict[str, object]]:
-        """Parameter groups of the optimizer."""
+        """Returns the parameter groups of the optimizer."""
         yield {"params": [self.weight], "lr": CODE_RATE}
         yield {"params": [self.scale, self.range], "lr": SCALE_RATE}
         yield {"params": [self.bias], "lr": BIAS_RATE}
 
     def functions(self, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
-        """The quantized product, and the addition of the bias where that is a node of its own."""
+        """Returns node -> function of the quantized product, and of the bias where that is a node of its own."""
         site = self.plan.site
         product, run = nodes[site.product], build(nodes[site.product])
 
@@ -175,7 +176,7 @@ class _Learner:
 
 
 def _attention(plan: ProductPlan, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
-    """An attention product on its fixed grids."""
+    """Returns node -> function of an attention product on its fixed grids."""
     node = nodes[plan.site.product]
     run = build(node)
     return {node: lambda x, y: run(_through(plan.grid, x), _through(plan.second_grid, y))}
@@ -186,7 +187,7 @@ def _through(grid: Grid, x: Tensor) -> Tensor:
 
 
 def _on_grid(x: Tensor, format: Format) -> Tensor:
-    """Nearest codes of x, in steps; the gradient is 1 inside the range and 0 outside."""
+    """Returns the nearest codes of x, in steps; the gradient is 1 inside the range and 0 outside."""
     inside = x.clamp(*format.range)
     return inside + (format.quantize(inside, torch.ones(())) - inside).detach()
 
@@ -220,7 +221,7 @@ class Loss:
         return errors[SIGNAL] + (torch.stack(stream).mean() if stream else 0.0)
 
     def _values(self, executor: Executor, images: Tensor) -> dict[str, Tensor]:
-        """What is compared, by name: the signal first."""
+        """Returns the tensors that are compared, by name: the signal first."""
         values = executor.run(images, fetch=[*executor.outputs, *self.stream])
         signal = self.task.signal({name: values[name] for name in executor.outputs})
         return {SIGNAL: signal, **{name: values[name] for name in self.stream}}
@@ -234,7 +235,7 @@ def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:
 
 
 def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """[b, C, H, W] flipped and shifted at random."""
+    """Flips and shifts images [b, C, H, W] at random."""
 
     def drawn(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))

@@ -103,7 +103,8 @@ class _Runs:
         self.last_reader = {s.input: s.name for s in sites}
 
     def inputs(self, site: Site, format: Format, grids: Grids) -> _Inputs:
-        """The input of `site` in `format`; sites that share it, one after the other in the graph, share the work."""
+        """Returns the input of `site` in `format`; sites that share it, one after the other in the graph, share the
+        work."""
         key = site.input, format
         if self.last is None or self.last[0] != key:
             self.last = None  # at 224 pixels and 128 images an input takes 0.3 GB
@@ -120,7 +121,7 @@ class _Runs:
         return self.last[1]
 
     def apply(self, plan: WeightPlan, inputs: _Inputs) -> None:
-        """The quantized run goes on with what the planned site makes of its inputs."""
+        """Lets the quantized run go on with what the planned site computes from its inputs."""
         site, scale = plan.site, torch.from_numpy(plan.weight_scale)
         column = scale if site.kind == "linear" else scale[:, None, None, None]
         weight = plan.format.dequantize(torch.from_numpy(plan.codes.astype(np.float32)), column)
@@ -138,7 +139,7 @@ class _Runs:
         self.quantized.replace(site.output, planned)
 
     def multiply(self, plan: ProductPlan) -> None:
-        """The same for an attention product."""
+        """Lets the quantized run go on with what the planned attention product computes."""
         left, right = (self.quantized.advance(name) for name, _ in plan.operands)
         grid, second = plan.grid, plan.second_grid
 
@@ -183,7 +184,7 @@ class _Rounder:
         self.seed = seed
 
     def to_nearest(self, site: Site) -> SitePlan:
-        """On the calibration's own grids."""
+        """Plans a site with weights rounded to nearest, on the calibration's own grids."""
         if site.second is not None:
             return self.product(site, site.second)
         weights, activations = self.formats[site.name]
@@ -192,13 +193,14 @@ class _Rounder:
         return self._plan(site, grid, rounded, self._initializer(site.bias))
 
     def product(self, site: Site, second: str) -> ProductPlan:
-        """An attention product of the site's input and `second`."""
+        """Plans the attention product of the site's input and `second`."""
         weights, activations = self.formats[site.name]
         grids = self.calibration.grids
         return ProductPlan(site, grids[site.input, activations], second, grids[second, weights])
 
     def fitted(self, site: Site, inputs: _Inputs, feedback: bool) -> WeightPlan:
-        """Without `feedback` weights are rounded to nearest; a convolution's always are, and its bias stays."""
+        """Plans a site with weights fitted to its quantized inputs. Without `feedback` they are rounded to nearest; a
+        convolution's always are, and its bias stays."""
         weight, format = self.calibration.weights[site.name], self.formats[site.name][0]
         bias = self._initializer(site.bias)
         if inputs.halves is None:

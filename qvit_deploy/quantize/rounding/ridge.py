@@ -23,7 +23,9 @@ COLUMNS = 64
 
 
 def cross_validated_share(weight: Tensor, halves: tuple[GramAccumulator, GramAccumulator], seed: int) -> float:
-    """The damping for `compensate.regress` with the least error on images it was not fitted to; infinity: none helps.
+    """Returns the damping for `compensate.regress` with the least error on images it was not fitted to; infinity: none
+    helps.
+
 
     The penalty that suits half of the rows is half the share of the covariance of all of them.
 

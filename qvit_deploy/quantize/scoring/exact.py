@@ -64,7 +64,8 @@ def _keep(operands: MutableMapping[str, Tensor], name: str) -> Tap:
 
 
 def _branch(site: Site, calibration: RoundedCalibration, operands: MutableMapping[str, Tensor]) -> Branch:
-    """What the site's output might be: with the input quantized to each format, then with the other operand."""
+    """Returns the branch at a site's output: its values with the input quantized to each format, then with the other
+    operand."""
     product = build(next(n for n in calibration.graph.nodes() if n.outputs[0].name == site.product))
     formats, grids = calibration.formats, calibration.grids
     # The bias makes good for what rounding the weights does to the mean output.

@@ -29,11 +29,11 @@ class SiteError:
     weight: Mapping[Format, float]
 
     def at(self, weights: Format, activations: Format) -> float:
-        """Both together; the two are independent to first order, so they add."""
+        """Adds the errors of both operands, which are independent to first order."""
         return self.weight[weights] + self.activation[activations]
 
     def scaled(self, factor: float) -> SiteError:
-        """Every error times `factor`."""
+        """Returns every error times `factor`."""
         return SiteError(
             {f: e * factor for f, e in self.activation.items()}, {f: e * factor for f, e in self.weight.items()}
         )
@@ -47,7 +47,8 @@ class MeasuredErrors(NamedTuple):
 
 
 def site_errors(calibration: RoundedCalibration) -> dict[str, SiteError]:
-    """Site name -> `SiteError`, on sampled rows.
+    """Returns site name -> `SiteError`, on sampled rows.
+
 
     Errors are relative to the output without its mean, which is no signal: folds move it between the product and the
     bias, and the bias makes good for what rounding the weights does to it.

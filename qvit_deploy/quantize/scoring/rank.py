@@ -39,7 +39,8 @@ def rank_sites(
     task: Task,
     advance: Advance,
 ) -> LossTable:
-    """The loss table of `recipe.score`.
+    """Returns the loss table of `recipe.score`.
+
 
     * `exact`: the measured squared change of the task's signal, for a classifier of the logits (`exact`).
     * `gradient`, `relp`: the first-order estimate of the change of the task's objective, by the gradient or by the
@@ -96,13 +97,13 @@ def _totals(mean: Scores, calibration: RoundedCalibration) -> Scores:
 
 
 def _dealt(scores: Scores, how: str, givers: list[str], receivers: list[str]) -> Scores:
-    """`scores` with the value of every giver handed to the receiver beside it."""
+    """Returns `scores` with the value of every giver handed to the receiver at its place."""
     swapped = {to: scores.values[giver] for giver, to in zip(givers, receivers, strict=True)}
     return replace(scores, values={**scores.values, **swapped}, method=f"{how}:{scores.method}")
 
 
 def _narrowest(losses: Mapping[str, SiteError], method: str, images: int) -> Scores:
-    """Each site's share of the loss with every site in the cheapest format."""
+    """Returns each site's share of the loss with every site in the cheapest format."""
     values = {name: loss.at(min(loss.weight), min(loss.activation)) for name, loss in losses.items()}
     total = sum(values.values()) or 1.0
     return Scores({name: value / total for name, value in values.items()}, method, images, {})

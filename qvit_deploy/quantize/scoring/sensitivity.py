@@ -80,7 +80,7 @@ class _Changes:
         self._size, self._coefficients = 0, dict[str, Tensor]()
 
     def begin(self, size: int) -> None:
-        """What is visited from here on belongs to a batch of `size` images."""
+        """Lets what is visited from here on belong to a batch of `size` images."""
         self._size, self._coefficients = size, {}
 
     def visit(self, name: str, activation: Tensor, g: Tensor) -> None:
@@ -102,7 +102,7 @@ class _Changes:
                     self._weight[site.name] += change
 
     def mean(self, images: int) -> dict[str, SiteError]:
-        """Site name -> mean over `images`."""
+        """Returns site name -> mean over `images`."""
 
         def by_format(total: Tensor) -> dict[Format, float]:
             return {f: float(v) / images for f, v in zip(self.calibration.formats, total, strict=True)}
@@ -112,14 +112,14 @@ class _Changes:
         }
 
     def _weight_effects(self, x: Tensor, rho: Tensor, site: str) -> Tensor:
-        """Squared sum (x (W' - W)) rho of each image, summed over the batch, [formats]; windows of one image are
-        summed before."""
+        """Returns the squared sum (x (W' - W)) rho of each image, summed over the batch, [formats]; windows of one
+        image are summed before."""
         outer = x.reshape(self._size, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(self._size, -1, rho.shape[-1])
         errors = (self.calibration.weight_error(site, f) for f in self.calibration.formats)
         return torch.stack([outer.flatten(1) @ error.flatten() for error in errors], 1).square().sum(0)
 
     def _activation_effects(self, x: Tensor, coefficient: Tensor, name: str) -> Tensor:
-        """Squared sum (x' - x) rho of each image, summed over the batch, [formats]."""
+        """Returns the squared sum (x' - x) rho of each image, summed over the batch, [formats]."""
         effects = []
         for format in self.calibration.formats:
             grid = self.calibration.grids[name, format]

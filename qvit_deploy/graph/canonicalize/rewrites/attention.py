@@ -56,7 +56,7 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _is_softmax(value: ir.Value) -> bool:
-    """Whether `value` is attention probabilities: they are quantized as they leave the Softmax, unscaled."""
+    """Tells whether `value` is attention probabilities: they are quantized as they leave the Softmax, unscaled."""
     node = value.producer()
     while node is not None and node.op_type in ("Transpose", "Reshape") and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -69,7 +69,7 @@ def _is_mul(value: ir.Value) -> bool:
 
 
 def _scale_above(value: ir.Value) -> tuple[ir.Node, float] | None:
-    """The scalar product on the way to `value`, looking through layout changes nothing else reads."""
+    """Returns the scalar product on the way to `value`, looking through layout changes nothing else reads."""
     while sole_reader(value) is not None:
         factor = scaled(value)
         node = value.producer()

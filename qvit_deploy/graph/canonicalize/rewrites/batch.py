@@ -41,7 +41,7 @@ _SMALL, _LARGE = 2, 3
 
 
 def specialise(model: ir.Model) -> None:
-    """Apply the rules in place. Raises InputError when ONNX Runtime cannot run the model."""
+    """Applies the rules in place. Raises InputError when ONNX Runtime cannot run the model."""
     graph = model.graph
     image = graph.inputs[0]
     common.ShapeInferencePass()(model)  # for element types; shapes are measured below
@@ -104,7 +104,7 @@ def _measure(
 
 
 def _symbolic(small: Sequence[int], large: Sequence[int]) -> list[Dim]:
-    """Rule 2: dimensions at batch 2 and at batch 3 -> dimensions."""
+    """Applies rule 2: dimensions at batch 2 and at batch 3 -> dimensions."""
     return [_dimension(a, b) for a, b in zip(small, large, strict=True)]
 
 
@@ -117,13 +117,13 @@ def _dimension(small: int, large: int) -> Dim:
 
 
 def _affine(small: int, large: int) -> tuple[int, int]:
-    """(slope, offset) of slope * batch + offset through the two measured points."""
+    """Returns (slope, offset) of slope * batch + offset through the two measured points."""
     slope = (large - small) // (_LARGE - _SMALL)
     return slope, small - slope * _SMALL
 
 
 def _fix_reshape(node: ir.Node, builder: _Builder) -> None:
-    """Rule 3."""
+    """Applies rule 3."""
     target = shape_constant(builder.graph, dims(node.outputs[0]))
     if target is not None:
         node.replace_input_with(1, target)
@@ -135,13 +135,13 @@ def _counts_up(indices: np.ndarray) -> bool:
 
 
 def _reads_flat(node: ir.Node) -> bool:
-    """Whether `node` gathers from a vector, so that counting indices give every element (or a leading part)."""
+    """Tells whether `node` gathers from a vector, so that counting indices give every element (or a leading part)."""
     data = node.inputs[0]
     return node.op_type == "Gather" and data is not None and dims(data) == _flat_dims(node.outputs[0])
 
 
 def _flat_dims(value: ir.Value) -> list[Dim] | None:
-    """The shape `value` would have as a vector, or None when that is not a multiple of the batch."""
+    """Returns the shape `value` would have as a vector, or None when that is not a multiple of the batch."""
     shape = dims(value)
     number = math.prod(d for d in shape if isinstance(d, int))
     symbols = [d for d in shape if isinstance(d, str)]
@@ -151,7 +151,7 @@ def _flat_dims(value: ir.Value) -> list[Dim] | None:
 
 
 def _gather_to_reshape(node: ir.Node, builder: _Builder) -> None:
-    """Rule 6."""
+    """Applies rule 6."""
     out = node.outputs[0]
     target = shape_constant(builder.graph, dims(out))
     reshaped = emit(node, "Reshape", [node.inputs[0], target], dims(out), dtype=out.dtype or ir.DataType.FLOAT)

@@ -21,7 +21,7 @@ _BATCH = 2  # for a model with a symbolic batch
 
 
 def decide_branches(model: ir.Model) -> None:
-    """Apply the rules in place. Raises UnsupportedOpError, and InputError when the model does not run."""
+    """Applies the rules in place. Raises UnsupportedOpError, and InputError when the model does not run."""
     graph = model.graph
     while True:
         branching = [node for node in graph if has_subgraph(node)]

@@ -44,7 +44,7 @@ def fuse_gelus(model: ir.Model) -> None:
 
 
 def decomposed(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
-    """(the node with the result, x, approximate) when `node` is the Erf or Tanh of a decomposed GELU."""
+    """Returns (the node with the result, x, approximate) when `node` is the Erf or Tanh of a decomposed GELU."""
     if node.op_type not in _ARGUMENTS:
         return None
     approximate, argument = _ARGUMENTS[node.op_type]
@@ -60,7 +60,7 @@ def decomposed(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
 
 
 def polynomial(value: ir.Value | None, x: ir.Value, e: ir.Value, depth: int = _DEPTH) -> Polynomial | None:
-    """`value` as a polynomial in x and e, or None when it is not one."""
+    """Returns `value` as a polynomial in x and e, or None when it is not one."""
     if value is x:
         return {(1, 0): 1.0}
     if value is e:

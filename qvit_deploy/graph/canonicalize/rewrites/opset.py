@@ -31,7 +31,7 @@ _LARGE_BYTES = 1024
 
 
 def to_canonical_opset(model: ir.Model) -> ir.Model:
-    """`model` at opset 21 without functions and Constant nodes. Raises InputError, UnsupportedOpError."""
+    """Returns `model` at opset 21 without functions and Constant nodes. Raises InputError, UnsupportedOpError."""
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
     if version is None or not OLDEST_OPSET <= version <= NEWEST_OPSET:
         raise InputError(
@@ -104,7 +104,7 @@ def _inline_schema_functions(model: ir.Model, version: int) -> ir.Model:
 
 
 def _hand_down_name(call: ir.Node, producers: dict[str | None, ir.Node], known: set[str | None]) -> None:
-    """Give the nodes of an inlined body the name and the module scope of the node they replace."""
+    """Gives the nodes of an inlined body the name and the module scope of the node they replace."""
     waiting = [producers[out.name] for out in call.outputs if out.name in producers]
     while waiting:
         node = waiting.pop()
@@ -130,7 +130,7 @@ def _require_known(node: ir.Node) -> None:
 
 
 def _through_proto(model: ir.Model, transform: Callable[[onnx.ModelProto], onnx.ModelProto]) -> ir.Model:
-    """Apply a function on protobufs while the large weights wait outside, declared as graph inputs."""
+    """Applies a function on protobufs while the large weights wait outside, declared as graph inputs."""
     graph = model.graph
     waiting = {
         name: value
