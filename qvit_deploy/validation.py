@@ -24,7 +24,6 @@ class Record(BaseModel):
 def validated(model: type[Model], tree: object, called: str, error: type[InputError] = InputError) -> Model:
     """Returns `tree` as a value of `model`.
 
-
     Args:
         called: what is not valid, the beginning of the message.
         error: what is raised.
@@ -51,7 +50,6 @@ def first_problem(error: ValidationError) -> str:
 
 def read_json(path: Path, called: str | None = None) -> Any:
     """Reads a JSON file; NaN and infinities come through, for a model to refuse.
-
 
     Args:
         called: the beginning of a message; None for the path.

@@ -33,7 +33,6 @@ class Editor:
     ) -> ir.Value:
         """Adds a node in front of `before` and returns its result, called `output` and of type `dtype`.
 
-
         Its shape is left unknown: shapes in the emitted graph are those that canonicalization measured.
         """
         node = ir.node(op_type, inputs, attributes or {}, name=f"{output}.{op_type}")

@@ -55,7 +55,7 @@ def integer_linear(product: ir.Node) -> IntegerLinear | None:
 
 
 class UnsignedCodes:
-    """uint8 codes beside the int8 ones of a graph; one quantizer for all readers on the same grid.
+    """Adds uint8 codes next to the int8 ones of a graph; one quantizer for all readers on the same grid.
 
     Attributes:
         names: int8 codes -> uint8 codes.

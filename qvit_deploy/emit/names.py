@@ -19,7 +19,6 @@ _CALL, _RAW, _CODES = ".qvit", ".raw", ".weight.q"
 def codes_name(tensor: str, format: Format) -> str:
     """Names the codes of activation `tensor` in `format`: the first reader's; the others' go on with `.2`, `.3`, ...
 
-
     They are int8 (of a `LevelGrid`: the levels themselves), of a `LogGrid` the uint16 codes that its own are read from.
     """
     return f"{tensor}.q{format.short}"

@@ -24,10 +24,9 @@ from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> EmittedGraph:
     """Returns a new graph, float32 between its quantizers, in which every site of `plan` computes with integer codes.
 
-
     Args:
         for_onnxruntime: write pairs as ONNX Runtime fuses them; otherwise one pair serves all readers of a tensor
-            and nothing stands beside the quantizers (TensorRT).
+            and nothing surrounds the quantizers (TensorRT).
     """
     copy = graph.clone()
     writer = _Writer(copy, for_onnxruntime)
@@ -82,7 +81,7 @@ class _Writer:
         return _operand(left), _operand(right)
 
     def restore(self, node: ir.Node, plan: ProductPlan, left: Quantized, second: ir.Value) -> None:
-        """Takes back, behind an attention product, what its quantizers did to the operands beside rounding."""
+        """Undoes, behind an attention product, what its quantizers did to the operands besides rounding."""
         name, steps = plan.site.output, list[tuple[str, ir.Value]]()
         residues = plan.grid.residue, plan.second_grid.residue
         if residues[0].shift:

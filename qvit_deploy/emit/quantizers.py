@@ -20,7 +20,7 @@ class Quantized:
     Attributes:
         source: what is quantized.
         codes: name of its codes.
-        value: the dequantized value, before what the product's output takes back.
+        value: the dequantized value, before the product's output undoes the grid's residue.
         largest: the largest value of every row, where rows were divided by it.
     """
 
@@ -41,7 +41,6 @@ class Quantizers:
 
     def quantized(self, x: ir.Value, grid: Grid, reader: ir.Node) -> Quantized:
         """Quantizes x on its grid, for one reader.
-
 
         All readers share one pair, except in ONNX Runtime, where they share the shifted and clipped tensor but not the
         pair: on x86 it makes an int8 pair uint8 before it fuses, and passes over pairs with several readers (separate

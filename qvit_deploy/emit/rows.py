@@ -25,7 +25,6 @@ def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
     """Narrows the graph to the rows that are read and returns tensor -> the rows of it that are still computed, in
     their order; empty when no such Gather ends the graph.
 
-
     Nodes come out unsorted, so sort the graph afterwards.
     """
     readers: dict[ir.Value, dict[ir.Node, int]] = {}

@@ -17,7 +17,6 @@ CODE_SHIFT = 128
 class RuntimeModel:
     """The model that was written, and how its tensors correspond to those of the Q/DQ graph.
 
-
     Attributes:
         proto: the model.
         codes: name of int8 codes in the Q/DQ graph -> tensor of `proto` that holds them, plus `CODE_SHIFT`.

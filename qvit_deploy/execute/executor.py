@@ -131,7 +131,6 @@ class Executor:
         """Runs the graph, and from every branch point the rest of it on other values: (outputs by name, branch name ->
         the outputs with each of its values in place of the computed one).
 
-
         One forward pass that at every branch point also runs the rest of the graph, once per tensor the branch
         returns. What comes before it is computed once, however many branches there are.
 

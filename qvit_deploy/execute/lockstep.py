@@ -35,7 +35,6 @@ class Lockstep:
     def advance(self, name: str) -> list[Tensor]:
         """Returns the tensor `name` of every batch, after running the graph to there when it has not got so far.
 
-
         Raises:
             KeyError: the graph does not compute it, or it is behind and nothing reads it any more.
         """

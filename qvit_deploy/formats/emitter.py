@@ -51,7 +51,6 @@ def write_look_up(
 ) -> ir.Value:
     """Writes u * unit + table[u] with u the uniform codes of x on steps of `scale`, and returns it.
 
-
     The table holds the difference of the value to u * unit, so that the sum is the value and, unlike a look-up of
     the values themselves, has a gradient: the one that passes straight through the quantizer.
     """

@@ -22,7 +22,7 @@ SMALLEST_SCALE = 1e-12
 
 @dataclass(frozen=True)
 class Block:
-    """Elements that share a scale of their own, stored beside them, as those of MX and NVFP4 do.
+    """A group of elements with a scale of its own, stored next to them, as in MX and NVFP4.
 
     Attributes:
         size: how many neighbours along the axis that a product sums over.

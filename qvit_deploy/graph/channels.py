@@ -30,7 +30,6 @@ class NormGroup:
 def norm_groups(graph: Graph, sites: tuple[Site, ...]) -> tuple[NormGroup, ...]:
     """Returns the LayerNorms whose output reaches linear sites only, through operators that keep the channel axis last.
 
-
     A norm is left out when anything else reads it (a residual addition in post-norm blocks, zero padding of
     windows, a pooling), because a channel-wise change would then alter the function.
     """

@@ -24,7 +24,6 @@ def emit(
 ) -> ir.Value:
     """Inserts one node in front of `before` and returns its output.
 
-
     The node inherits name and metadata of `origin` (default: `before`): module scopes live there, and
     `canonicalize.names` reads them, and makes value names unique at the end.
     """
@@ -77,7 +76,6 @@ def shape_constant(graph: ir.Graph, shape: Sequence[Dim]) -> ir.Value | None:
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Lets everything that read `old`, graph outputs included, read `new`.
 
-
     A graph output must be made by a node and be listed once, so where `new` cannot take that place an
     Identity stands in.
     """
@@ -91,7 +89,6 @@ def replace(old: ir.Value, new: ir.Value) -> None:
 def detach_constants(model: ir.Model) -> None:
     """Gives every initializer a tensor of its own over the same numbers.
 
-
     A value renames its tensor along with itself; without this, renaming would reach into the protobuf or the
     graph the model was made from.
     """
@@ -103,7 +100,6 @@ def detach_constants(model: ir.Model) -> None:
 
 def remove_unused(model: ir.Model) -> None:
     """Drops nodes and initializers nothing reads, and optional outputs and trailing absent inputs of those that stay.
-
 
     Bodies of local functions stay as they were written: a plugin and its body are released together.
     """

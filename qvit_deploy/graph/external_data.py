@@ -1,4 +1,4 @@
-"""Weights kept in files beside a model. A model is untrusted: its external data could name any file on the machine."""
+"""Weights in files next to a model. A model is untrusted: its external data could name any file on the machine."""
 
 from __future__ import annotations
 

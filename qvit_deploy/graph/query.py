@@ -51,7 +51,6 @@ def node_making(graph: Graph, name: str) -> ir.Node:
 def sole_reader(value: ir.Value, *op_types: str) -> ir.Node | None:
     """Returns the one node that reads `value`, once (when it is one of `op_types`, if any are given).
 
-
     None when several nodes read it, or one does twice, or when it is also an output of the graph.
     """
     uses = list(value.uses())
@@ -91,7 +90,6 @@ def operands(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
 
 def scaled(value: ir.Value) -> tuple[ir.Value, float] | None:
     """Returns (x, c) when `value` is x * c or x / c for a scalar constant c, as one Mul or Div node.
-
 
     A constant with more dimensions than x would widen the product's shape, so it does not count.
     """

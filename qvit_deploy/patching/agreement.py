@@ -152,7 +152,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Summary:
-    """`Agreement` over pairs.
+    """The mean of `Agreement` over pairs.
 
     Attributes:
         metrics: one `Mean` for each of `METRICS`.

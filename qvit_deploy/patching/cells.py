@@ -58,7 +58,6 @@ MOST_PREFIX = 32
 def token_grid(tokens: int, height: int, width: int) -> tuple[int, int, int] | None:
     """Returns (tokens in front, rows, columns) of `tokens` on an image [height, width], patches being square, or None.
 
-
     Of the grids of whole square patches that fit, the largest is taken: what is left over are class, distillation and
     register tokens.
     """

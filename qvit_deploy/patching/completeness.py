@@ -25,7 +25,6 @@ def completeness(effects: ArrayLike, difference: float) -> float | None:
     """Returns the sum of the estimates of a layer's cells over the true `difference` of the metric; None where that is
     0.
 
-
     Args:
         effects: [cells], change of the metric.
         difference: of the metric between source and base run.

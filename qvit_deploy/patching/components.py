@@ -64,7 +64,6 @@ class _Skip:
 def find_components(graph: Graph) -> tuple[Component, ...]:
     """Returns all components of `graph` in the order it computes them.
 
-
     Raises:
         InputError: the graph has no block with attention and a skip connection around it.
     """
@@ -139,7 +138,7 @@ def _between(trunk: ir.Value, branch: ir.Value, flow: Dataflow) -> tuple[bool, t
 
 
 def _blocks(skips: list[_Skip]) -> list[list[_Skip]]:
-    """Skips grouped into blocks: each attention with the MLPs up to the next."""
+    """Groups skips into blocks: each attention with the MLPs up to the next."""
     blocks: list[list[_Skip]] = []
     for skip in skips:
         if not blocks or skip.is_attention:

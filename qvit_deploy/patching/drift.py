@@ -58,7 +58,7 @@ class Drift:
 
     @property
     def estimated(self) -> np.ndarray:
-        """The sum of all effects, float64 [images]; to be held against `after - before`."""
+        """The sum of all effects, float64 [images]; to be compared with `after - before`."""
         total: np.ndarray = np.sum([e.sum(1) for e in self.effects.values()], axis=0)
         return total
 
@@ -74,7 +74,6 @@ def quantization_drift(
 ) -> Drift:
     """Returns the drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and
     one of the quantized graph.
-
 
     Args:
         executor: of the float graph, with the overrides of `rule_set` bound to n images.

@@ -31,7 +31,6 @@ def patch_effects(
 ) -> dict[Component, np.ndarray]:
     """Returns component -> the exact change of the metric when each of its cells is patched, float64 [cells].
 
-
     Args:
         executor: of the graph alone; rules do not change forward values, but cost time.
         clean, corrupt: one pair, float32 [1, C, H, W] each.
@@ -117,7 +116,6 @@ def circuit_metric(
 ) -> Callable[[Sequence[int]], float]:
     """Returns a function (cells that keep their clean activations) -> the metric of the clean run with all others
     corrupted.
-
 
     Cells are counted over `components` in their order. The corrupted values are those of the corrupt run; what lies
     between the components is computed as usual (MIB, Mueller et al. 2025, node patching).

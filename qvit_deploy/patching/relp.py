@@ -33,7 +33,7 @@ Maps = Mapping[Component, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """Estimated effects of patches on the metric, and what goes with them.
+    """Estimated effects of patches on the metric, and the metric itself on both images.
 
     Attributes:
         effects: change of the metric when one cell is patched.
@@ -64,7 +64,6 @@ def attribute(
     direction: Direction = "denoising",
 ) -> Attribution:
     """Returns the effects of all patches of all pairs.
-
 
     Args:
         executor: with the overrides of `rule_set` bound to len(clean) images.

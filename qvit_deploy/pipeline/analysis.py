@@ -53,7 +53,7 @@ class Analysis:
         tables: `table_key` of a recipe -> its loss table.
         latency: the recipe's latency table, if it has one.
         stages: keeps the results of stages.
-        basis: what the calibration depends on beside the basis of `stages`, JSON.
+        basis: what the calibration depends on besides the basis of `stages`, JSON.
     """
 
     calibration: Calibration
@@ -109,7 +109,6 @@ def site_costs(
 
 def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: Path | None = None) -> Analysis:
     """Does everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
-
 
     Args:
         cache: folder to keep the results of stages in.

@@ -1,4 +1,4 @@
-"""How far estimated maps can be trusted: held against exact patching, as circuits, and against ONNX Runtime."""
+"""How far estimated maps can be trusted: against exact patching, as circuits, and against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ExactComparison:
 
 
 def compare_with_exact(model: ModelFile, explanation: Explanation, task: Task = CLASSIFY) -> ExactComparison:
-    """Holds the maps of `explanation`, made with exact ones beside them, against these.
+    """Compares the estimated maps of `explanation` with the exact ones that it has too.
 
     Raises:
         CheckError: ONNX Runtime does not agree with the executor on a patched float graph.

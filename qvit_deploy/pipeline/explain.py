@@ -1,4 +1,4 @@
-"""RelP on pairs of images: maps of every component, and exact patching beside them where it was done."""
+"""RelP on pairs of images: maps of every component, and those of exact patching where it was done."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What the estimates of one pair are held against.
+    """What the estimates of one pair are compared with.
 
     Attributes:
         exact: effects of the patches themselves, float64.
@@ -53,7 +53,7 @@ class PairMaps:
 
     Attributes:
         effects, distances, reached: see `Attribution`.
-        truth: None where no exact maps were asked for.
+        truth: None without exact maps.
     """
 
     pair: ImagePair
@@ -68,7 +68,6 @@ class PairMaps:
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """The maps of all pairs, and how they were made.
-
 
     Attributes:
         rules: name of the rule set.
@@ -98,12 +97,11 @@ def explain(
 ) -> Explanation:
     """Estimates the maps of all pairs; `advance` counts pairs.
 
-
     Args:
         metric: see `Task.parse_metric`.
         rules: name of a rule set.
         secant_quantizers: quantizers pass the slope of their secant on, not the gradient as it is.
-        exact: the exact maps of the pairs, to be kept beside the estimates.
+        exact: the exact maps of the pairs, to compare the estimates with.
         task: what the outputs mean.
 
     Raises:
@@ -114,7 +112,7 @@ def explain(
     check_differentiable(model.graph)
     measured, components = task.parse_metric(metric), find_components(model.graph)
     ruled = _Ruled(model, rule_set, measured, direction, task)
-    # The gradient's own maps are wanted beside exact ones; under the rules `gradient` they are there already.
+    # Exact maps are compared with the gradient's too; under the rules `gradient` those are there already.
     plain = ruled if rules == "gradient" else None
     if exact is not None and plain is None:
         plain = _Ruled(model, RULE_SETS["gradient"], measured, direction, task)

@@ -57,7 +57,7 @@ class MetricDrift:
 
     Attributes:
         before, after: of the float and of the quantized model.
-        estimated: the sum of all sites' effects, to be held against `after - before`.
+        estimated: the sum of all sites' effects, to be compared with `after - before`.
     """
 
     before: np.ndarray
@@ -100,7 +100,6 @@ def explain_drift(
     advance: Advance = lambda _: None,
 ) -> DriftExplanation:
     """Returns the drift between the float and a quantized graph of one bundle; `advance` counts images.
-
 
     Raises:
         InputError: no such metric or rule set.

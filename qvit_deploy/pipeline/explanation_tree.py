@@ -33,7 +33,6 @@ def relp_tree(
     Maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map, `completeness` the sum of the
     estimates over the true difference, `beyond` whether it cannot be right.
 
-
     Args:
         model: one line that says what was explained.
         comparison: with exact patching, where that was done.
@@ -61,8 +60,8 @@ def relp_tree(
 def drift_tree(
     model: str, explanation: DriftExplanation, image_size: tuple[int, int, int], task: Task = CLASSIFY
 ) -> dict[str, Any]:
-    """Returns a `DriftExplanation` as plain values: per site its share of the drift, and the sum of all sites against the
-    true drift, which `beyond` says it misses."""
+    """Returns a `DriftExplanation` as plain values: per site its share of the drift, and the sum of all sites against
+    the true drift; `beyond` says whether the sum misses it."""
     drift, agreement = explanation.drift, explanation.agreement
     return {
         "schema": SCHEMA,

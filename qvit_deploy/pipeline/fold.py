@@ -38,9 +38,11 @@ AFTER_FOLD = {
 def fold(
     graph: Graph, recipe: Recipe, batches: Batches, objective: Objective, watch: Stopwatch
 ) -> tuple[Graph, Graph, dict[str, Tensor]]:
-    """Returns (`graph` with its channels brought to ranges that quantize well, the function and the operators the same;
-    that with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear
-    reads)."""
+    """Brings the channels of `graph` to ranges that quantize well, without changing the function that it computes.
+
+    Returns: (the graph with every fold that parameters absorb; the same with an explicit factor and shift per channel
+        where nothing absorbs them; importance of the rows of every tensor that a linear reads).
+    """
     graph, count = absorb_scales(graph), len(batches.images)
     sites = find_sites(graph)
     groups = norm_groups(graph, sites) if recipe.fold else ()

@@ -69,7 +69,6 @@ class Inputs:
     def held_out(self, count: int, seed: int) -> ImageSet | None:
         """Draws up to `count` images of the same DATA that calibration does not see; None when it sees all.
 
-
         Args:
             seed: that of the recipe the inputs were opened with.
         """

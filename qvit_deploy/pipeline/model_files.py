@@ -64,7 +64,6 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
 def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
     """Returns the sites of a bundle's float graph that its plan quantizes.
 
-
     Raises:
         BundleError: the float graph lacks one of them.
     """

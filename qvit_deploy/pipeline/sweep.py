@@ -57,7 +57,6 @@ class Job:
 def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[str, float | str]]) -> list[Recipe]:
     """Returns one recipe per score and budget; uniform widths, which no score chooses, once.
 
-
     Args:
         base: everything else; its own budget is not used.
         budgets: (field of the recipe, its value).
@@ -72,7 +71,6 @@ def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[st
 
 def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) -> list[SweepRow]:
     """Returns the rows of all `jobs`, in their order, with the Pareto front of each model marked.
-
 
     Args:
         engine: "local" runs one model after the other here (each keeps all cores busy); "ray" hands each model to a

@@ -1,4 +1,4 @@
-"""What calibration leaves behind: everything a loss or a plan needs to know before formats are chosen."""
+"""The result of calibration: everything a loss or a plan needs to know before formats are chosen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Calibration:
 
     Attributes:
         executor: runs the (folded) graph in float.
-        observations: tensor name -> what the calibration images made of it.
+        observations: tensor name -> its statistics on the calibration images.
         weights: site name -> [in, out] float32 (`plan.site_weights`).
         grids: has each of `formats` for every tensor.
         formats: ascending.

@@ -107,17 +107,16 @@ class Plan:
     sites: Mapping[str, SitePlan]
 
     def weights(self) -> dict[str, WeightPlan]:
-        """Site name -> plan of the sites that have a weight."""
+        """Returns site name -> plan of the sites that have a weight."""
         return {name: site for name, site in self.sites.items() if isinstance(site, WeightPlan)}
 
     def products(self) -> dict[str, ProductPlan]:
-        """Site name -> plan of the attention products."""
+        """Returns site name -> plan of the attention products."""
         return {name: site for name, site in self.sites.items() if isinstance(site, ProductPlan)}
 
 
 def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
     """Returns site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out]).
-
 
     Read only: the matrices share the graph's memory where they can.
     """

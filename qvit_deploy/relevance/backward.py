@@ -62,7 +62,6 @@ def with_backward(forward: Forward, backward: Backward) -> Forward:
 def halved(forward: Forward) -> Forward:
     """Applies the uniform rule of a product: both operands get half of their plain gradient.
 
-
     Half-rule of a gate: p/2 + detach(p/2) (Arras et al. 2019; Jafari et al. 2024). Attention products: AttnLRP
     (Achtibat et al. 2024, eq. for bilinear products; LXT `divide_gradient`); Chefer et al. 2021, section 3.2, where
     R_A = A * (S B^T) / 2 with S = R/Z = g.
@@ -78,7 +77,6 @@ def halved(forward: Forward) -> Forward:
 def stopped(forward: Forward) -> Forward:
     """Stops the gradient: the AH-rule on a softmax (Ali et al. 2022), or a norm's denominator in the LN-rule.
 
-
     The output still receives its gradient (patching an attention map has an effect); the inputs receive none.
     """
     return with_backward(forward, lambda _g, _y, *inputs: tuple(None for _ in inputs))
@@ -92,7 +90,6 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
 def layer_norm(g: Tensor, x: Tensor, scale: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     """Applies the LN-rule (Ali et al. 2022): the denominator is constant, the mean is not.
 
-
     g_x = (I - 11^T/d) (scale * g) / sigma, with sigma = sqrt(var + eps) over `dims` and d their size.
     """
     h = g * scale * torch.rsqrt(x.var(dims, correction=0, keepdim=True) + eps)
@@ -101,7 +98,6 @@ def layer_norm(g: Tensor, x: Tensor, scale: Tensor, dims: tuple[int, ...], eps: 
 
 def secant(g: Tensor, y: Tensor, x: Tensor, slope_at_zero: float) -> Tensor:
     """Applies the identity rule of an activation with act(0) = 0 (MambaLRP, Jafari et al. 2024): g_x = g * act(x)/x.
-
 
     At x == 0 the factor takes its limit (0.5 for GELU and SiLU), where RelP's own code gives 0.
     """
@@ -115,7 +111,6 @@ def passed(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 def z_plus(g: Tensor, y: Tensor, x: Tensor, w_plus: Tensor, w_minus: Tensor) -> Tensor:
     """Applies the z+ rule of y = x @ w + b: only terms with x_j w_jk >= 0 carry relevance, the bias none.
-
 
     R = y*g (the bias inside y), S = R / (x+ W+ + x- W-), R_x = x+ * (S W+^T) + x- * (S W-^T)
     (Montavon et al. 2017; Chefer et al. 2021, eq. 5 with alpha = 1).
@@ -155,7 +150,6 @@ def z_box(
     """Applies the z^B rule of the layer that reads the image (Montavon et al. 2017; Chefer et al. 2021 on the patch
     embedding).
 
-
     With l and h the image's lowest and highest pixel, z = W x - W+ l - W- h, S = y*g / z and
     R_x = x * (W^T S) - l * (W+^T S) - h * (W-^T S); returned as R_x / x.
     """
@@ -174,7 +168,6 @@ def z_box(
 
 def residual(g: Tensor, a: Tensor, b: Tensor, batch: int) -> tuple[Tensor, Tensor]:
     """Applies the rule of a skip connection y = a + b (Chefer et al. 2021, eq. 9-10), with the sums per image.
-
 
     The branches' relevances a*g and b*g, with totals s_a and s_b, are rescaled to totals of
     |s_a| / (|s_a| + |s_b|) and |s_b| / (...) of s_a + s_b. In gradient form that is one factor per image and branch:

@@ -31,7 +31,6 @@ def propagate(
 ) -> dict[str, Tensor]:
     """Runs one forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
 
-
     Nothing is kept after `visit` returns, so the cost in memory is that of an ordinary backward pass.
 
     Args:
@@ -107,7 +106,6 @@ def site_relevance(
     advance: Advance,
 ) -> Scores:
     """Returns the LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
-
 
     For an attention product both operands count. The mean of the absolute value is used because these rules conserve
     the signed sum, which therefore cannot tell fc1 from fc2: they lie on one path and pass the same sum on.

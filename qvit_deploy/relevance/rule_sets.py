@@ -42,7 +42,7 @@ class RuleSet:
 
     Attributes:
         rules: freezing rules first (see `Dataflow`).
-        expected: names of rules that must fire where the graph holds operators that are their business.
+        expected: names of rules that must fire where the graph holds operators they apply to.
         unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the objective's value.
     """
 
@@ -62,7 +62,6 @@ class RuleSet:
 
     def bind(self, graph: Graph, batch: int) -> BoundRules:
         """Returns the replacements for `graph` when it runs on `batch` images at a time.
-
 
         The product of a linear layer may come to hold the bias that follows: who reads it gets the layer's output.
 

@@ -44,7 +44,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """A rule: which nodes it matches, and what replaces them.
 
     Attributes:
         name: the name its firings are counted under; variants of one rule share it.

@@ -48,7 +48,6 @@ class Classify(Task):
     def parse_metric(self, text: str) -> Metric:
         """Reads `logit-diff`, `logit` or `log-prob`, or one of them with its classes: `logit-diff:3,5`, `logit:3`.
 
-
         Without classes they are those of `predictions_apart`.
 
         Raises:
@@ -125,8 +124,7 @@ def log_probability(classes: Tensor) -> Objective:
 
 
 def predictions_apart(clean: Tensor, corrupt: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns (class predicted on clean, class it is held against), int64 [pairs] each, of logits [pairs, classes].
-
+    """Returns (class predicted on clean, class it is compared with), int64 [pairs] each, of logits [pairs, classes].
 
     The other class is the one predicted on corrupt; where that is the same one, the class whose logit gained most on
     the predicted one.
@@ -144,7 +142,7 @@ METRICS: Mapping[str, tuple[Callable[[Tensor, Tensor], Objective], int]] = Mappi
         "log-prob": (lambda classes, _: log_probability(classes), 1),
     }
 )
-"""Name -> (objective of a class and the class it is held against, how many of them the user may name)."""
+"""Name -> (objective of a class and the class it is compared with, how many of them the user may name)."""
 
 METRIC_TEXT = MappingProxyType(
     {

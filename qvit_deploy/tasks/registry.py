@@ -7,7 +7,7 @@ from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
 
 TASKS: dict[str, Task] = {task.name: task for task in (CLASSIFY,)}
-"""Name -> task. A new one is a file beside this one and a place in this list."""
+"""Name -> task. A new one is a file next to this one and a place in this list."""
 
 
 def task_called(name: str) -> Task:

@@ -86,7 +86,6 @@ class Task(ABC):
     def parse_metric(self, text: str) -> Metric:
         """Returns the metric of patches that `--metric` names.
 
-
         Raises:
             InputError: there is no such metric; and, from the metric itself, what it names is not in the model.
         """

@@ -16,7 +16,7 @@ from qvit_deploy.formats.grids.half import half_scale
 
 @dataclass(frozen=True)
 class ActivationGrid(OrdinaryGrid):
-    """x is quantized as Q(x + shift) in `format`; the product's output takes the shift back.
+    """x is quantized as Q(x + shift) in `format`; the product's output undoes the shift.
 
     Attributes:
         format: of the codes.

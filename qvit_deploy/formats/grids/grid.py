@@ -20,7 +20,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Residue:
-    """What a quantizer does to its operand beside rounding, and the product's output has to take back.
+    """What a quantizer does to its operand besides rounding, and the product's output has to undo.
 
     Attributes:
         shift: what was added to every element.
@@ -89,7 +89,7 @@ class Grid(Protocol):
 
     @property
     def shift(self) -> float:
-        """What `apply` adds to the values beside rounding them; the product's output takes it back."""
+        """What `apply` adds to the values besides rounding them; the product's output subtracts it again."""
 
     @property
     def emitted_scale(self) -> float:
@@ -106,7 +106,7 @@ class Grid(Protocol):
 
     @property
     def residue(self) -> Residue:
-        """What the output of a product that reads the emitted operand has to take back."""
+        """What the output of a product that reads the emitted operand has to undo."""
 
     @property
     def per_tensor(self) -> OneScale | None:
@@ -134,7 +134,7 @@ class Grid(Protocol):
 
 
 class OrdinaryGrid:
-    """The answers that most grids give: not plain, on integers, only a shift to take back."""
+    """The answers that most grids give: not plain, on integers, only a shift to undo."""
 
     shift: float = 0.0
 

@@ -174,7 +174,6 @@ class LogGrid(OrdinaryGrid):
 def log_codes(p: Tensor, largest: float, bits: int, steps: int) -> Tensor:
     """Returns the codes q of p >= 0: round(-steps * log2(p / largest)), int64 in 0..2^bits - 1.
 
-
     p is first rounded to the grid of 65,536 values on [0, largest], which makes the codes exact everywhere. The last
     code stands for 0 and is that of everything nearer to 0 than to the smallest power. Values above `largest` get 0.
 

@@ -32,7 +32,6 @@ from qvit_deploy.graph.graph import Graph
 def canonicalize(model: ir.Model, name: str) -> Graph:
     """Returns the canonical graph of `model`, which is used up: hand in a model nobody else holds.
 
-
     Raises:
         InputError: no single image input, an opset that cannot be used, or ONNX Runtime cannot run the model.
         UnsupportedOpError: an operator or the way it is used has no canonical form; names the node.

@@ -10,9 +10,12 @@ from qvit_deploy.graph.op_traits import DESCRIBES, RANDOM
 class Provenance:
     """A classification of the nodes and values of `graph`, read once.
 
-    data_nodes: nodes that depend on pixels. activations: their outputs.
-    frontier: values that do not depend on pixels but are read by data nodes (or are graph outputs) and are
-    not initializers yet. varying: names among them that depend on some shape, so possibly on the batch.
+    Attributes:
+        data_nodes: nodes that depend on pixels.
+        activations: their outputs.
+        frontier: values that do not depend on pixels but are read by data nodes (or are graph outputs) and are not
+            initializers yet.
+        varying: names among them that depend on some shape, so possibly on the batch.
     """
 
     def __init__(self, graph: ir.Graph) -> None:

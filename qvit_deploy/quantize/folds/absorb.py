@@ -18,8 +18,7 @@ from qvit_deploy.quantize.folds.norms import replace_constant
 def absorb_scales(graph: Graph) -> Graph:
     """Returns a new graph computing the same function, without the multiplications that follow linear sites.
 
-
-    Only factors that nothing else sees are moved: the linear's output has one reader, the weight and the bias have
+    Only factors that nothing else reads are absorbed: the linear's output has one reader, the weight and the bias have
     one owner. Arithmetic in float64, stored as float32.
     """
     scaled = graph.clone()

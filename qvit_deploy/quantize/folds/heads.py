@@ -29,7 +29,6 @@ DAMPING = 1e-3
 def balanced(left: Array, right: Array) -> Array:
     """Returns T with T^T left T = T^-1 right T^-T and equal diagonals there, float64 [n, n].
 
-
     With second moments `left` of x and `right` of y, rounding x T and y T^-T to b bits per channel, each channel on its
     own range, disturbs x y^T by about sum_c (T^T left T)_cc (T^-1 right T^-T)_cc. Its least value over all invertible
     T is (sum_i sqrt(lambda_i))^2 / n with lambda the eigenvalues of left x right: reached where the two moments are one
@@ -63,7 +62,6 @@ def fold_heads(
     observations: Mapping[str, Observation],
 ) -> Graph:
     """Returns a new graph computing the same function, every head's channels mapped by `balanced`.
-
 
     Arithmetic in float64, stored as float32.
 

@@ -17,7 +17,6 @@ from qvit_deploy.quantize.ranges.clip import activation_scale
 def activation_grid(observation: Observation, importance: Tensor, format: Format) -> ActivationGrid:
     """Returns the grid with the least weighted squared error.
 
-
     Args:
         importance: [channels] weight of each channel's error (see `clip.activation_scale`).
     """
@@ -28,7 +27,6 @@ def activation_grid(observation: Observation, importance: Tensor, format: Format
 def channel_importance(sites: Iterable[Site], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns activation tensor -> what an error of each channel does to the outputs of the linears that read it: the
     squared norm of its rows in their weights, float32 [channels].
-
 
     Args:
         weights: site name -> [in, out] float32, for the linear sites.

@@ -49,7 +49,6 @@ def attention_grids(
 ) -> dict[tuple[str, Format], Grid]:
     """Returns (tensor name, format) -> grid of the operands of attention products.
 
-
     Left out, so that `activations.activation_grids` serves them, are tensors that something else quantizes too.
 
     Args:
@@ -81,7 +80,6 @@ def operand_grid(
 ) -> ActivationGrid | HeadGrid:
     """Returns the grid of a query, key or value with the least error of the product.
 
-
     Args:
         granularity: "head" gives every head its own range, if the operands have a head axis.
     """
@@ -101,7 +99,6 @@ def operand_grid(
 
 def softmax_grid(sample: ProductSample, format: Format, kind: SoftmaxCodes, rows: bool) -> ProbabilityGrid | RowGrid:
     """Returns the grid of attention probabilities with the least error of the product, among those of `kind`.
-
 
     A kind that makes no sense at this width gives way to uniform codes: logarithms beyond `LOG_BITS`, and levels above
     6 bits, where there are no more integers than codes.

@@ -21,7 +21,6 @@ CHANNEL_FRACTIONS = torch.linspace(0.16, 1.0, 22)
 def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: float, format: Format) -> Tensor:
     """Returns the per-tensor scale with the least importance-weighted squared error.
 
-
     Args:
         rows: sampled activations, float32 [rows, channels], the extreme rows among them.
         weights: weight of each row's error, [rows].
@@ -39,7 +38,6 @@ def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: 
 
 def weight_scale(weight: Tensor, format: Format, importance: Tensor | None = None) -> Tensor:
     """Returns the per-output-channel scales with the least squared error.
-
 
     Args:
         weight: [in, out] float32.
@@ -64,7 +62,6 @@ def weight_scale(weight: Tensor, format: Format, importance: Tensor | None = Non
 def channel_ranges(rows: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Returns half width and centre of every channel's own range with the least weighted squared error of b-bit
     rounding.
-
 
     Every fraction of the range is tried around the middle of the extremes, around the median and half way between: a
     tail on one side is then cut on that side only.

@@ -1,4 +1,4 @@
-"""Making good for rounding: regression against quantized inputs, GPTQ rounding, bias correction.
+"""Compensation of rounding errors: regression against quantized inputs, GPTQ rounding, bias correction.
 
 With X the float inputs of a linear, X' their quantized values and Y = X W the float outputs, three steps, each exact
 for its part of min ||Y - X' W' - b'||^2 over the calibration rows:
@@ -6,7 +6,7 @@ for its part of min ||Y - X' W' - b'||^2 over the calibration rows:
 1. ridge regression: W* = (S + damping I)^-1 (C W + damping W) with S = cov(X', X') and C = cov(X', X). It absorbs the
    part of the activation error that is linear in the input (`ridge` chooses the damping);
 2. rounding with error feedback (GPTQ, Frantar et al. 2023, algorithm 1; the Hessian is S): each rounded row's error
-   is moved onto the rows not rounded yet;
+   is spread over the rows not rounded yet;
 3. bias: b' = b + mean(X) W - mean(X') W', so that the mean output is exactly that of the float layer.
 """
 
@@ -24,7 +24,7 @@ from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.rounded_weight import RoundedWeight
 
 DAMPING = 0.01
-"""Of the mean diagonal of S, added to it for rounding (GPTQ's default); makes a rank-deficient S solvable too."""
+"""Share of the mean diagonal of S added to it for rounding (GPTQ's default); makes a rank-deficient S solvable too."""
 
 BLOCK = 128
 """Rows rounded between two updates of the rest (a matter of speed only)."""
@@ -41,7 +41,7 @@ class GramAccumulator:
         self.mean_float = torch.zeros(channels, dtype=torch.float64)
 
     def add(self, quantized: Tensor, x: Tensor, weights: Tensor) -> None:
-        """Takes in rows [n, K]; `weights` [n] says how much each counts."""
+        """Adds rows [n, K]; `weights` [n] says how much each counts."""
         self.total += float(weights.sum(dtype=torch.float64))
         weighted = quantized * weights[:, None]
         self.quantized.addmm_(weighted.t(), quantized)
@@ -103,7 +103,6 @@ def regress(weight: Tensor, moments: Moments, share: float) -> Tensor:
     """Returns W* of step 1, float32 [K, N]. With X' == X it stays at the float weights: damping pulls towards W, not to
     0.
 
-
     Minimises ||X W - X' W*||^2 + damping ||W* - W||^2.
 
     Args:
@@ -122,7 +121,7 @@ def round_weight(
 
     Args:
         feedback: U (`Factor.feedback`): rounds as in step 2. A row's rounding error counts there by what the rows after
-            it cannot make good, which is 1 / U_kk^2. None rounds to nearest.
+            it cannot compensate, which is 1 / U_kk^2. None rounds to nearest.
         importance: without `feedback`, weight of each row's error in the choice of the scales, [in].
     """
     if feedback is None:

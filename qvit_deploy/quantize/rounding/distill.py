@@ -4,7 +4,7 @@ Rounding fits each layer to its own output; what the layers do to each other's e
 and biases of all layers learn together, by gradients through the quantized graph, to give the float model's outputs and
 residual stream. Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432); scales learn as in LSQ
 (Esser et al., arXiv 1902.08153). No label is needed: the float model answers for any image, so each is shown flipped
-and shifted at random, without which 64 images would be learnt by heart.
+and shifted at random; without that, the plan overfits 64 images.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CODE_RATE = 3e-2
 """First step of Adam on weights, in steps of their grid: a code flips after some 20 that agree."""
 
 SCALE_RATE = 3e-4
-"""On the logarithm of scales."""
+"""First step on the logarithm of scales."""
 
 BIAS_RATE = 3e-4
-"""On biases, in standard deviations of the layer's output."""
+"""First step on biases, in standard deviations of the layer's output."""
 
 LAST_RATE = 0.02
 """Share of the rates left at the end; they fall along a cosine."""
@@ -58,7 +58,6 @@ def distill(
     advance: Advance,
 ) -> Plan:
     """Returns `plan` with other codes, scales and biases; widths and attention grids stay.
-
 
     Args:
         batches: calibration images, float32 [b, C, H, W] each; all but the last of one size. All are held, because
@@ -89,7 +88,7 @@ def distill(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         order = torch.randperm(len(images), generator=generator)
-        # A graph of fixed batch size needs whole batches.
+        # A graph of fixed batch size needs full batches.
         for chosen in torch.cat([order, order[: -len(order) % size]]).split(size):
             error = loss(student, _varied(images[chosen], generator))
             if not math.isfinite(float(error.detach())):
@@ -134,7 +133,7 @@ class _Learner:
         return max(float(((observation.rows - observation.mean) @ weight).square().mean().sqrt()), 1e-6)
 
     def groups(self) -> Iterator[dict[str, object]]:
-        """Returns the parameter groups of the optimizer."""
+        """Yields the parameter groups of the optimizer."""
         yield {"params": [self.weight], "lr": CODE_RATE}
         yield {"params": [self.scale, self.range], "lr": SCALE_RATE}
         yield {"params": [self.bias], "lr": BIAS_RATE}
@@ -228,7 +227,7 @@ class Loss:
 
 
 def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:
-    """Names of the sums of two tensors that both depend on the image."""
+    """Yields the names of the sums of two tensors that both depend on the image."""
     for node in nodes:
         if node.op_type == "Add" and all(v is not None and v.producer() is not None for v in node.inputs):
             yield node.outputs[0].name or ""

@@ -2,7 +2,7 @@
 
 Two runs over the calibration images go side by side (`execute.lockstep`): one in float, one in which everything up to
 here is quantized. Ranges, regression, rounding and bias of a layer are fitted to its inputs in the second, so that it
-also makes good what it can of the errors it is handed; the target is its output in the first.
+also compensates what it can of the errors before it; the target is its output in the first.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def build_plan(
 @dataclass(frozen=True, eq=False)
 class _Inputs:
     """The input of a linear or a convolution in the quantized run: every batch, its grid, and (of a linear) second
-    moments beside the float run's, on two halves of the images."""
+    moments against the float run's, on two halves of the images."""
 
     values: list[Tensor]
     grid: Grid
@@ -144,7 +144,7 @@ class _Runs:
         grid, second = plan.grid, plan.second_grid
 
         def planned(run: OpFn, index: int) -> Tensor:
-            # The emitted graph takes a shift back behind the product; here it goes before.
+            # The emitted graph undoes a shift behind the product; here it is undone in front.
             x, y = grid.apply(left[index]) - grid.shift, second.apply(right[index]) - second.shift
             return run(x, y)
 

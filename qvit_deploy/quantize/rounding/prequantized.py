@@ -1,7 +1,7 @@
 """Weights rounded before their widths are chosen, so that a loss table sees the errors that a plan will have.
 
-Error feedback takes away most of what rounding to nearest costs, and not in the same measure everywhere: a table made
-of weights rounded to nearest gives the wrong layers the bits.
+Error feedback removes most of the error of rounding to nearest, but not the same share of it everywhere: a table of
+weights rounded to nearest would give the bits to the wrong layers.
 """
 
 from __future__ import annotations

@@ -26,7 +26,6 @@ def cross_validated_share(weight: Tensor, halves: tuple[GramAccumulator, GramAcc
     """Returns the damping for `compensate.regress` with the least error on images it was not fitted to; infinity: none
     helps.
 
-
     The penalty that suits half of the rows is half the share of the covariance of all of them.
 
     Args:

@@ -68,7 +68,7 @@ def _branch(site: Site, calibration: RoundedCalibration, operands: MutableMappin
     operand."""
     product = build(next(n for n in calibration.graph.nodes() if n.outputs[0].name == site.product))
     formats, grids = calibration.formats, calibration.grids
-    # The bias makes good for what rounding the weights does to the mean output.
+    # The bias compensates what rounding the weights does to the mean output.
     mean = calibration.observations[site.input].mean if site.kind == "linear" else 0.0
 
     def layout(matrix: Tensor) -> Tensor:

@@ -49,12 +49,11 @@ class MeasuredErrors(NamedTuple):
 def site_errors(calibration: RoundedCalibration) -> dict[str, SiteError]:
     """Returns site name -> `SiteError`, on sampled rows.
 
-
     Errors are relative to the output without its mean, which is no signal: folds move it between the product and the
-    bias, and the bias makes good for what rounding the weights does to it.
+    bias, and the bias compensates what rounding the weights does to it.
 
     For a convolution, whose rows are not the sampled ones, the operands' own relative errors stand in for the output's.
-    An attention product's are measured on the operands `calibration` kept.
+    An attention product's are measured on the operands `calibration` sampled.
     """
     observations, weights, grids = calibration.observations, calibration.weights, calibration.grids
     formats = calibration.formats

@@ -41,7 +41,6 @@ def rank_sites(
 ) -> LossTable:
     """Returns the loss table of `recipe.score`.
 
-
     * `exact`: the measured squared change of the task's signal, for a classifier of the logits (`exact`).
     * `gradient`, `relp`: the first-order estimate of the change of the task's objective, by the gradient or by the
       coefficients of the `relp` rules (`sensitivity`).

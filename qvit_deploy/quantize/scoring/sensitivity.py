@@ -68,7 +68,7 @@ class _Changes:
         sites, count = calibration.sites, len(calibration.formats)
         self._activation = {s.name: torch.zeros(count) for s in sites}
         self._weight = {s.name: torch.zeros(count) for s in sites}
-        # The bias makes good for what rounding the weights does to the mean output.
+        # The bias compensates what rounding the weights does to the mean output.
         self._means = {s.input: calibration.observations[s.input].mean for s in sites if s.kind == "linear"}
         self._readers: dict[str, list[Site]] = {}
         for site in sites:

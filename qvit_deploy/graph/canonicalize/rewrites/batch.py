@@ -160,7 +160,7 @@ def _gather_to_reshape(node: ir.Node, builder: _Builder) -> None:
 
 
 class _Builder:
-    """Emits, ahead of all other nodes, what has to be computed from the batch size at run time."""
+    """Emits, in front of all other nodes, what has to be computed from the batch size at run time."""
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
@@ -170,7 +170,7 @@ class _Builder:
         self.names: list[tuple[ir.Value, str]] = []
 
     def rebuild(self, value: ir.Value, name: str, small: np.ndarray, large: np.ndarray) -> ir.Value:
-        """Rules 4 and 5 for a `value` measured as `small` and `large`; `name` is for the copy of rule 5."""
+        """Applies rules 4 and 5 to a `value` measured as `small` and `large`; `name` is for the copy of rule 5."""
         if small.shape == large.shape and small.dtype == np.int64 and small.ndim <= 1:
             vector = self._vector(small.reshape(-1).tolist(), large.reshape(-1).tolist())
             return vector if small.ndim else self._emit("Reshape", [vector, add_ints(self.graph, [])], [])
@@ -192,7 +192,7 @@ class _Builder:
         )
 
     def _vector(self, small: list[int], large: list[int]) -> ir.Value:
-        """Rule 4."""
+        """Applies rule 4: an int64 vector that is `small` at batch 2 and `large` at batch 3."""
         pieces: list[ir.Value] = []
         constants: list[int] = []
         for a, b in zip(small, large, strict=True):

@@ -44,7 +44,7 @@ def _is_boundary(value: ir.Value) -> bool:
 
 
 def _passes_through(node: ir.Node) -> ir.Value | None:
-    """Returns the input that `node` merely hands on, or None."""
+    """Returns the input that `node` passes on unchanged, or None."""
     x = node.inputs[0] if node.inputs else None
     if x is None or any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         return None

@@ -48,7 +48,6 @@ def to_float32(model: ir.Model) -> None:
 def require_finite(model: ir.Model) -> None:
     """Raises NonFiniteError for the first weight with NaN or infinity.
 
-
     -inf is how a constant attention mask says "not here": tensors of only 0 and -inf pass, and so do scalars,
     which the exporter writes for the same purpose.
     """
