@@ -20,6 +20,8 @@ from qvit_deploy.graph.query import bias_of
 Tap = Callable[[Tensor], "Tensor | None"]
 """Called with a tensor as it is computed; returns None to read it, or a tensor to replace it downstream."""
 
+_Operation = tuple[OpFn, list["ir.Value | None"], list[ir.Value]]
+
 Branch = Callable[[Tensor], Iterable[Tensor]]
 """Called with a tensor as it is computed; returns the values that the rest of the graph shall run on in its place."""
 
@@ -72,7 +74,7 @@ class Executor:
         overrides = overrides or {}
         self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
         self._overridden = set(overrides)
-        self._plans: dict[frozenset[str], list[Step]] = {}
+        self._steps: dict[frozenset[str], list[Step]] = {}
 
     def _slot(self, value: ir.Value) -> int:
         return self._slots.setdefault(value, len(self._slots))
@@ -175,9 +177,24 @@ class Executor:
     def steps(self, observed: frozenset[str]) -> list[Step]:
         """Returns the steps to run, in order; a matmul and its bias become one step unless the tensor between is
         observed."""
-        if observed in self._plans:
-            return self._plans[observed]
-        raw: list[tuple[OpFn, list[ir.Value | None], list[ir.Value]]] = []
+        if observed not in self._steps:
+            operations = self._operations(observed)
+            drops = self._drops(operations)
+            self._steps[observed] = [
+                Step(
+                    run,
+                    tuple(-1 if v is None else self._slot(v) for v in inputs),
+                    tuple(self._slot(v) for v in outputs),
+                    tuple(v.name or "" for v in outputs),
+                    tuple(drops.get(index, ())),
+                )
+                for index, (run, inputs, outputs) in enumerate(operations)
+            ]
+        return self._steps[observed]
+
+    def _operations(self, observed: frozenset[str]) -> list[_Operation]:
+        """Returns (function, inputs, outputs) of every node, with biases merged into matmuls where nothing sees it."""
+        operations: list[_Operation] = []
         merged: set[ir.Node] = set()
         for node, function in self._functions:
             if node in merged:
@@ -186,11 +203,15 @@ class Executor:
             bias = None if alone else merged_bias(node)
             if bias is not None and bias not in self._overridden:
                 merged.add(bias)
-                raw.append((_linear, [node.inputs[0], node.inputs[1], bias.inputs[1]], list(bias.outputs)))
+                operations.append((_linear, [node.inputs[0], node.inputs[1], bias.inputs[1]], list(bias.outputs)))
             else:
-                raw.append((function, list(node.inputs), list(node.outputs)))
+                operations.append((function, list(node.inputs), list(node.outputs)))
+        return operations
+
+    def _drops(self, operations: Sequence[_Operation]) -> dict[int, list[int]]:
+        """Returns index of an operation -> the slots that nothing reads after it."""
         last_use: dict[int, int] = {}
-        for index, (_, inputs, _) in enumerate(raw):
+        for index, (_, inputs, _) in enumerate(operations):
             for value in inputs:
                 if value is not None:
                     last_use[self._slot(value)] = index
@@ -199,18 +220,7 @@ class Executor:
         for slot, index in last_use.items():
             if slot not in keep:
                 drops.setdefault(index, []).append(slot)
-        steps = [
-            Step(
-                run,
-                tuple(-1 if v is None else self._slot(v) for v in inputs),
-                tuple(self._slot(v) for v in outputs),
-                tuple(v.name or "" for v in outputs),
-                tuple(drops.get(index, ())),
-            )
-            for index, (run, inputs, outputs) in enumerate(raw)
-        ]
-        self._plans[observed] = steps
-        return steps
+        return drops
 
 
 def merged_bias(product: ir.Node) -> ir.Node | None:

@@ -22,6 +22,7 @@ import torch
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.patching.relp import float64_array
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.tasks.task import Metric, Objective, Outputs, Task, arrays
@@ -102,11 +103,11 @@ def quantization_drift(
     replaced = {name: after[name] for name in by_output}
     propagate(executor, images, inputs | by_output.keys(), passes.visit_replaced, start, replaced)
     return Drift(
-        effects={site.name: passes.effects[name].cpu().double().numpy() for name, site in by_output.items()},
+        effects={site.name: float64_array(passes.effects[name]) for name, site in by_output.items()},
         errors={site.name: passes.errors[name] for name, site in by_output.items()},
         in_order=frozenset(s.name for s in sites if after[s.output].shape[0] == len(images)),
-        before=_numpy(objectives[0](before)),
-        after=_numpy(objectives[0](outputs_after)),
+        before=float64_array(objectives[0](before)),
+        after=float64_array(objectives[0](outputs_after)),
         answers_before=task.answers(arrays(before)),
         answers_after=task.answers(arrays(outputs_after)),
         unexplained=passes.unexplained(),
@@ -165,8 +166,3 @@ def _rows(site: Site, effect: Tensor, batch: int) -> Tensor:
     if site.kind == "conv":
         effect = effect.flatten(2).transpose(1, 2)
     return effect.sum(-1).reshape(batch, -1)
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    result: np.ndarray = values.detach().cpu().double().numpy()
-    return result

@@ -14,7 +14,7 @@ import torch
 from qvit_deploy.execute.executor import Branch, Executor
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component
-from qvit_deploy.patching.relp import Direction, objective_of, ordered
+from qvit_deploy.patching.relp import Direction, float64_array, objective_of, ordered
 from qvit_deploy.tasks.task import Metric, Objective, Outputs, examples
 
 Tensor = torch.Tensor
@@ -62,7 +62,7 @@ def patch_effects(
             for component in sharing:
                 chunks = _chunks(counts[component], rows)
                 values = torch.cat([_each(objective, next(patched), len(chunk)) for chunk in chunks]) - unpatched
-                effects[component] = values.cpu().double().numpy()
+                effects[component] = float64_array(values)
     return {c: effects[c] for c in components}
 
 

@@ -94,9 +94,9 @@ def attribute(
     def visit(name: str, activation: Tensor, g: Tensor) -> None:
         difference = from_source.pop(name) - activation
         for component in readers[name]:
-            effects[component] = _numpy(cells.sums(component, difference * g, pairs))
-            distances[component] = _numpy(cells.sums(component, difference.square(), pairs).sqrt())
-            reached[component] = _numpy(cells.sums(component, g.abs(), pairs)) > 0
+            effects[component] = float64_array(cells.sums(component, difference * g, pairs))
+            distances[component] = float64_array(cells.sums(component, difference.square(), pairs).sqrt())
+            reached[component] = float64_array(cells.sums(component, g.abs(), pairs)) > 0
 
     base_outputs = propagate(executor, base, readers, visit, start)
     on_clean, on_corrupt = values
@@ -105,8 +105,8 @@ def attribute(
         effects={c: effects[c] for c in components},
         distances={c: distances[c] for c in components},
         reached={c: reached[c] for c in components},
-        clean=_numpy(on_clean),
-        corrupt=_numpy(on_corrupt),
+        clean=float64_array(on_clean),
+        corrupt=float64_array(on_corrupt),
         clean_answers=answers[0],
         corrupt_answers=answers[1],
     )
@@ -130,6 +130,7 @@ def _check_different(clean: Tensor, corrupt: Tensor) -> None:
         )
 
 
-def _numpy(values: Tensor) -> np.ndarray:
+def float64_array(values: Tensor) -> np.ndarray:
+    """Returns a tensor as a float64 numpy array, without its gradient."""
     result: np.ndarray = values.detach().cpu().double().numpy()
     return result

@@ -122,31 +122,31 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     stages = _open_cache(cache, inputs, watch)
     basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
     source = inputs.source.graph
-    make = partial(fold, source, recipe, batches, inputs.task.objective, watch)
-    folded, graph, importance = stages.result("fold", basis, watch, make)
+    folding = partial(fold, source, recipe, batches, inputs.task.objective, watch)
+    folded, graph, importance = stages.result("fold", basis, watch, folding)
     # A graph from the cache has the name of the file it was first read from.
     folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
     basis = [*basis, recipe.attention]
-    observed = partial(_observe, executor, sites, importance, recipe, batches, watch)
-    observations, products = stages.result("observe", basis, watch, observed)
+    observing = partial(_observe, executor, sites, importance, recipe, batches, watch)
+    observations, products = stages.result("observe", basis, watch, observing)
     menus = [menu(r, sites) for r in recipes]
     options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
-    times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
-    costs = site_costs(sites, observations, weights, times)
+    latencies = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
+    costs = site_costs(sites, observations, weights, latencies)
     for r, m in zip(recipes, menus, strict=True):
         require_feasible(r, costs, m)
     formats = tuple(sorted({f for choices in options.values() for o in choices for f in (o.weights, o.activations)}))
-    chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
+    attention = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
 
     def ranges() -> Grids:
         with watch.stage("ranges"):
             activations = activation_grids(sites, observations, weights, formats)
-            return {**activations, **attention_grids(sites, products, formats, *chosen)}
+            return {**activations, **attention_grids(sites, products, formats, *attention)}
 
-    basis = [*basis, [f.short for f in formats], chosen]
+    basis = [*basis, [f.short for f in formats], attention]
     grids = stages.result("ranges", basis, watch, ranges)
     calibration = Calibration(executor, sites, observations, weights, grids, formats, products, importance)
     tables = _tables(calibration, menus, recipes, inputs, watch, stages, basis)
@@ -173,8 +173,8 @@ def _observe(
 ) -> tuple[dict[str, Observation], dict[str, ProductSample]]:
     count = len(batches.images)
     with watch.stage("observe", count) as advance:
-        seen = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
-        return seen, observe_products(executor, batches, sites, count, recipe.seed)
+        observations = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
+        return observations, observe_products(executor, batches, sites, count, recipe.seed)
 
 
 def _tables(
@@ -203,9 +203,9 @@ def _tables(
 
     def table(recipe: Recipe) -> LossTable:
         images = EXACT_IMAGES if recipe.score == "exact" else SCORED_IMAGES
-        scored, known = judged.sample(images, recipe.seed, SCORED_AT_ONCE), with_weights()
+        scored, rounded = judged.sample(images, recipe.seed, SCORED_AT_ONCE), with_weights()
         with watch.stage("relevance", len(scored.images)) as advance:
-            return rank_sites(known, recipe, free, scored, inputs.task, advance)
+            return rank_sites(rounded, recipe, free, scored, inputs.task, advance)
 
     return {
         key: stages.result("relevance", [*basis, sorted(free), compensate, key], watch, partial(table, r))

@@ -40,7 +40,7 @@ class Truth:
 
     Attributes:
         exact: effects of the patches themselves, float64.
-        gradient: their estimates by the plain gradient, float64.
+        gradient: their estimates by the gradient gradient, float64.
     """
 
     exact: Maps
@@ -110,22 +110,22 @@ def explain(
     """
     rule_set = rule_set_called(rules, secant_quantizers)
     check_differentiable(model.graph)
-    measured, components = task.parse_metric(metric), find_components(model.graph)
-    ruled = _Ruled(model, rule_set, measured, direction, task)
+    metric_of_pair, components = task.parse_metric(metric), find_components(model.graph)
+    estimator = _Estimator(model, rule_set, metric_of_pair, direction, task)
     # Exact maps are compared with the gradient's too; under the rules `gradient` those are there already.
-    plain = ruled if rules == "gradient" else None
-    if exact is not None and plain is None:
-        plain = _Ruled(model, RULE_SETS["gradient"], measured, direction, task)
+    gradient = estimator if rules == "gradient" else None
+    if exact is not None and gradient is None:
+        gradient = _Estimator(model, RULE_SETS["gradient"], metric_of_pair, direction, task)
     maps = []
     for pair in pairs:
-        estimate = ruled.attribution(pair, components)
+        estimate = estimator.attribution(pair, components)
         truth = None
-        if exact is not None and plain is not None:
-            gradient = estimate if plain is ruled else plain.attribution(pair, components)
-            truth = Truth(exact.of(pair, components), _of_one(gradient.effects))
+        if exact is not None and gradient is not None:
+            first_order = estimate if gradient is estimator else gradient.attribution(pair, components)
+            truth = Truth(exact.of(pair, components), _of_one(first_order.effects))
         maps.append(_pair_maps(pair, estimate, truth))
         advance(1)
-    return Explanation(components, rule_set.name, metric, direction, ruled.firings, tuple(maps))
+    return Explanation(components, rule_set.name, metric, direction, estimator.firings, tuple(maps))
 
 
 def rule_set_called(name: str, secant_quantizers: bool) -> RuleSet:
@@ -140,8 +140,8 @@ def image_batch(model: ModelFile, image: np.ndarray) -> Tensor:
     return torch.tensor(image)[None].expand(model.graph.static_batch or 1, *image.shape)
 
 
-class _Ruled:
-    """A model under a rule set, for one pair at a time."""
+class _Estimator:
+    """Estimates the effects of patches on a model by one rule set, for one pair at a time."""
 
     def __init__(self, model: ModelFile, rule_set: RuleSet, metric: Metric, direction: Direction, task: Task) -> None:
         bound = rule_set.bind(model.graph, model.graph.static_batch or 1)

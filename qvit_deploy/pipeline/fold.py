@@ -62,12 +62,12 @@ def fold(
             importance = row_importance(graph, names, scored, rules, objective, advance)
         gc.collect()  # backward passes leave cycles that hold every activation
     with watch.stage("fold", count) as advance:
-        seen = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
-        graph = fold_heads(graph, sites, scores, values, seen)
+        observations = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
+        graph = fold_heads(graph, sites, scores, values, observations)
         folded = fold_norms(
-            graph, sites, groups, {g.norm: channel_fold(seen[g.norm], recipe.fold_clip, bits) for g in groups}
+            graph, sites, groups, {g.norm: channel_fold(observations[g.norm], recipe.fold_clip, bits) for g in groups}
         )
         sites = find_sites(folded)  # some have a bias now
         readers = {name: tuple(s for s in sites if s.input == name) for name in readers}
-        graph, renamed = equalize(folded, readers, seen, bits)
+        graph, renamed = equalize(folded, readers, observations, bits)
     return folded, graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}

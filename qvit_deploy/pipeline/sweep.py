@@ -93,14 +93,14 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
         job.model, job.calib, recipe, task=job.task, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
     )  # fmt: skip
-    bench = _Bench(inputs, job, watch) if job.measure or job.data is not None else None
+    evaluation = _Evaluation(inputs, job, watch) if job.measure or job.data is not None else None
     analysis = analyse(inputs, job.recipes, watch, job.cache)
     rows = []
     with watch.stage("points", len(job.recipes)) as advance:
         for recipe in job.recipes:
             allocation = analysis.allocate(recipe)
             row = _row(job.model, recipe, analysis, allocation)
-            rows.append(row if bench is None else bench.measured(row, analysis, allocation, recipe))
+            rows.append(row if evaluation is None else evaluation.measured(row, analysis, allocation, recipe))
             advance(1)
     return rows
 
@@ -122,7 +122,7 @@ def _row(model: str, recipe: Recipe, analysis: Analysis, allocation: Allocation)
     )
 
 
-class _Bench:
+class _Evaluation:
     """Measures emitted models against the float model: on images nothing was calibrated on, and on the test data."""
 
     def __init__(self, inputs: Inputs, job: Job, watch: Stopwatch) -> None:
@@ -134,16 +134,16 @@ class _Bench:
         if job.data is not None:
             self.test = open_images(job.data, inputs.preprocess, skip_bad=job.skip_bad_images, split="test")
         with watch.stage("float"):
-            self.exact = self._outputs(inputs.source.graph)
-        self.known: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
+            self.float_outputs = self._outputs(inputs.source.graph)
+        self.results: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
 
     def measured(self, row: SweepRow, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> SweepRow:
         """Returns `row` with what the model of `allocation` does; equal allocations are built once."""
         key = tuple(allocation.items())
-        if key not in self.known:
+        if key not in self.results:
             _, emitted = build(self.inputs, analysis, allocation, recipe, Stopwatch())
-            self.known[key] = self._compared(self._outputs(emitted))
-        return replace(row, **self.known[key])
+            self.results[key] = self._compared(self._outputs(emitted))
+        return replace(row, **self.results[key])
 
     def _outputs(self, graph: Graph) -> list[Arrays]:
         """Runs ONNX Runtime on the images, and on the test images if there are any."""
@@ -153,15 +153,18 @@ class _Bench:
     def _compared(self, measured: list[Arrays]) -> dict[str, Any]:
         task = self.inputs.task
         facts: dict[str, Any] = {
-            "sqnr_db": task.sqnr_db(self.exact[0], measured[0]),
-            "agreement": task.agreement(self.exact[0], measured[0]),
+            "sqnr_db": task.sqnr_db(self.float_outputs[0], measured[0]),
+            "agreement": task.agreement(self.float_outputs[0], measured[0]),
             "images": len(self.images),
             "held_out": self.held_out,
         }
         if self.test is not None:
-            facts |= {"test_agreement": task.agreement(self.exact[1], measured[1]), "test_images": len(self.test)}
+            facts |= {
+                "test_agreement": task.agreement(self.float_outputs[1], measured[1]),
+                "test_images": len(self.test),
+            }
             if self.test.labels is not None:
-                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.exact)]
+                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.float_outputs)]
                 facts |= {"top1": scores[0], "float_top1": scores[1]}
         return facts
 

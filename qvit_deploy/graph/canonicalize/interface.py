@@ -1,4 +1,4 @@
-"""The model's mouth: one float32 image input called `image`, and named outputs.
+"""Inputs and outputs have one form: one float32 image input called `image`, and named outputs.
 
 Rules, in order:
 1. exactly one input remains once initializers are not counted, of rank 4 with known channels, height, width;

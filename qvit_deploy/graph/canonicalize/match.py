@@ -1,4 +1,4 @@
-"""What rewrites ask when they recognise a formula written out."""
+"""Comparisons that rewrites need to recognise a decomposed operator."""
 
 from __future__ import annotations
 

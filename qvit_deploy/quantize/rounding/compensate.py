@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qvit_deploy.formats.format import Format
+from qvit_deploy.graph.sites import Kind
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.rounded_weight import RoundedWeight
 
@@ -40,8 +41,14 @@ class GramAccumulator:
         self.mean_quantized = torch.zeros(channels, dtype=torch.float64)
         self.mean_float = torch.zeros(channels, dtype=torch.float64)
 
-    def add(self, quantized: Tensor, x: Tensor, weights: Tensor) -> None:
-        """Adds rows [n, K]; `weights` [n] says how much each counts."""
+    def add(self, quantized: Tensor, x: Tensor, importance: Tensor | None) -> None:
+        """Adds rows [n, K] of full images.
+
+        Args:
+            importance: weight of each row of an image, [rows per image]; None: all count alike.
+        """
+        n = len(quantized)
+        weights = torch.ones(n) if importance is None else importance.repeat(n // len(importance))
         self.total += float(weights.sum(dtype=torch.float64))
         weighted = quantized * weights[:, None]
         self.quantized.addmm_(weighted.t(), quantized)
@@ -148,6 +155,13 @@ def round_with_feedback(weight: Tensor, scale: Tensor, format: Format, feedback:
             block[i + 1 :].addr_(corner[i, i + 1 :], errors[i], alpha=-1)
         rest[stop:].addmm_(feedback[start:stop, stop:].t(), errors, alpha=-1)
     return codes
+
+
+def add_bias(product: Tensor, bias: Tensor, kind: Kind) -> Tensor:
+    """Adds bias [channels] along the channel axis of a product: the last of a linear, axis 1 of a convolution."""
+    shape = [1] * product.ndim
+    shape[-1 if kind == "linear" else 1] = -1
+    return product + bias.reshape(shape)
 
 
 def corrected_bias(bias: Tensor | None, weight: Tensor, dequantized: Tensor, moments: Moments) -> Tensor:

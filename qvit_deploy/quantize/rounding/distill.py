@@ -27,6 +27,7 @@ from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
+from qvit_deploy.quantize.rounding.compensate import add_bias
 from qvit_deploy.tasks.task import Task
 
 CODE_RATE = 3e-2
@@ -150,21 +151,20 @@ class _Learner:
             if bias:
                 return run(rounded, weight, self.bias * self.unit)
             y: Tensor = run(rounded, weight)
-            return y if site.output != site.product else y + self._along(y)
+            return y if site.output != site.product else self._with_bias(y)
 
         functions: dict[ir.Node, OpFn] = {product: multiplied}
         if site.output != site.product:
             add = nodes[site.output]
             position = next(i for i, v in enumerate(add.inputs) if v is not None and v.name == site.product)
-            functions[add] = lambda *operands: operands[position] + self._along(operands[position])
+            functions[add] = lambda *operands: self._with_bias(operands[position])
         return functions
 
-    def _along(self, product: Tensor) -> Tensor:
-        shape = [1] * product.ndim
-        shape[-1 if self.plan.site.kind == "linear" else 1] = -1
-        return (self.bias * self.unit).reshape(shape)
+    def _with_bias(self, product: Tensor) -> Tensor:
+        return add_bias(product, self.bias * self.unit, self.plan.site.kind)
 
     def result(self) -> WeightPlan:
+        """Returns the plan with what was learnt."""
         with torch.no_grad():
             codes = _on_grid(self.weight, self.plan.format).numpy().astype(self.plan.format.container)
             scale = self.scale.exp().clamp_min(SMALLEST_SCALE).reshape(-1).numpy()

@@ -30,6 +30,7 @@ from qvit_deploy.quantize.rounded_weight import RoundedWeight
 from qvit_deploy.quantize.rounding.compensate import (
     DAMPING,
     GramAccumulator,
+    add_bias,
     corrected_bias,
     factorise,
     pooled,
@@ -133,8 +134,7 @@ class _Runs:
             if site.bias is not None:
                 return run(x, weight, bias)
             product: Tensor = run(x, weight)
-            channel_axis = -1 if site.kind == "linear" else 1
-            return product if bias is None else product + _along(bias, product, channel_axis)
+            return product if bias is None else add_bias(product, bias, site.kind)
 
         self.quantized.replace(site.output, planned)
 
@@ -166,12 +166,11 @@ class _Runs:
         importance = self.calibration.importance.get(name)
         for index, (value, x, images) in enumerate(zip(values, exact, self.images, strict=True)):
             rows = grid.apply(value).reshape(-1, channels).cpu()
-            weights = torch.ones(len(rows)) if importance is None else importance.repeat(len(rows) // len(importance))
             # Single images go to the halves in turn.
             cut = (images + index % 2) // 2 * (len(rows) // images)
-            operands = rows, x.reshape(-1, channels).cpu(), weights
-            halves[0].add(*(operand[:cut] for operand in operands))
-            halves[1].add(*(operand[cut:] for operand in operands))
+            exact_rows = x.reshape(-1, channels).cpu()
+            halves[0].add(rows[:cut], exact_rows[:cut], importance)
+            halves[1].add(rows[cut:], exact_rows[cut:], importance)
         return halves
 
 
@@ -232,9 +231,3 @@ class _Rounder:
     def _initializer(self, name: str | None) -> Tensor | None:
         array = None if name is None else constant(self.calibration.graph.initializers[name])
         return None if array is None else torch.from_numpy(np.array(array, dtype=np.float32))
-
-
-def _along(bias: Tensor, product: Tensor, axis: int) -> Tensor:
-    shape = [1] * product.ndim
-    shape[axis] = len(bias)
-    return bias.reshape(shape)

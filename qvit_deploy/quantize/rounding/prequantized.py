@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
@@ -64,6 +63,5 @@ def _feedback(values: list[Tensor], importance: Tensor | None) -> Tensor:
     accumulator = GramAccumulator(values[0].shape[-1])
     for value in values:
         rows = value.reshape(-1, value.shape[-1]).cpu()
-        weights = torch.ones(len(rows)) if importance is None else importance.repeat(len(rows) // len(importance))
-        accumulator.add(rows, rows, weights)
+        accumulator.add(rows, rows, importance)
     return factorise(pooled([accumulator]), DAMPING).feedback()

@@ -38,14 +38,14 @@ def cross_validated_share(weight: Tensor, halves: tuple[GramAccumulator, GramAcc
     # Single precision: with 3 percent of the diagonal added, no factorisation here is near its limits.
     moments = [pooled([half], torch.float32) for half in halves]
     pairs = [(moments[0], moments[1]), (moments[1], moments[0])]
-    aims = [seen.cross @ weight for _, seen in pairs]
+    targets = [held_out.cross @ weight for _, held_out in pairs]
 
     def error(share: float) -> float:
         """||X W - X' W*||^2 of the half not fitted to, but for a constant."""
         total = 0.0
-        for (fitted, seen), aim in zip(pairs, aims, strict=True):
+        for (fitted, held_out), target in zip(pairs, targets, strict=True):
             regressed = regress(weight, fitted, share)
-            total += float((regressed * (seen.covariance @ regressed - 2 * aim)).sum(dtype=torch.float64))
+            total += float((regressed * (held_out.covariance @ regressed - 2 * target)).sum(dtype=torch.float64))
         return total
 
     best, least = math.inf, error(math.inf)
