@@ -23,7 +23,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
-from qvit_deploy.pipeline.fold import AFTER_FOLD, SCORED_AT_ONCE, SCORED_IMAGES, fold
+from qvit_deploy.pipeline.fold import AFTER_FOLD, SCORED_AT_ONCE, fold
 from qvit_deploy.pipeline.inputs import Batches, Inputs
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.quantize.calibration import Calibration, RoundedCalibration
@@ -31,16 +31,13 @@ from qvit_deploy.quantize.plan import Grids, site_weights
 from qvit_deploy.quantize.ranges.activations import activation_grids
 from qvit_deploy.quantize.ranges.attention import attention_grids
 from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
-from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
+from qvit_deploy.quantize.scoring.rank import SCORES, LossTable, rank_sites
 from qvit_deploy.recipe import Recipe, narrowest
 
 Menu = Mapping[str, tuple[Option, ...]]
 """Site name -> the widths it may get."""
 
 TableKey = tuple[str, str, int]
-
-EXACT_IMAGES = 8
-"""Images of the exact sensitivity, which costs hundreds of forward passes an image (`quantize.scoring.exact`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,8 +199,7 @@ def _tables(
         return calibration.with_weights(rounded)
 
     def table(recipe: Recipe) -> LossTable:
-        images = EXACT_IMAGES if recipe.score == "exact" else SCORED_IMAGES
-        scored, rounded = judged.sample(images, recipe.seed, SCORED_AT_ONCE), with_weights()
+        scored, rounded = judged.sample(SCORES[recipe.score].images, recipe.seed, SCORED_AT_ONCE), with_weights()
         with watch.stage("relevance", len(scored.images)) as advance:
             return rank_sites(rounded, recipe, free, scored, inputs.task, advance)
 

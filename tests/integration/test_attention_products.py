@@ -21,19 +21,26 @@ def _compiled(name: str, folder: Path, **choices: object) -> Compiled:
     return compile(demo(name), folder / "bundle", calib="demo:fashion-mnist", recipe=recipe)
 
 
+CODES: dict[SoftmaxCodes, tuple[bool, Granularity, int]] = {
+    "uniform": (False, "head", 38),
+    "levels": (True, "tensor", 38),
+    "log2": (False, "tensor", 32),
+    "log-sqrt2": (True, "head", 32),
+}
+"""Codes of probabilities -> whether rows are normalized, scales of the other operands, products on integers."""
+FAST = (("vit", "levels"), ("swin", "log2"))
+
+
 @pytest.mark.parametrize(
-    ("softmax", "rows", "granularity", "integer"),
+    ("model", "softmax"),
     [
-        ("uniform", False, "head", 38),
-        ("levels", True, "tensor", 38),
-        ("log2", False, "tensor", 32),
-        ("log-sqrt2", True, "head", 32),
+        pytest.param(model, softmax, marks=[] if (model, softmax) in FAST else pytest.mark.slow)
+        for model in ("vit", "swin")
+        for softmax in CODES
     ],
 )
-@pytest.mark.parametrize("model", ["vit", "swin"])
-def test_a_demo_model_at_4_bits_is_verified(
-    model: str, softmax: SoftmaxCodes, rows: bool, granularity: Granularity, integer: int, tmp_path: Path
-) -> None:
+def test_a_demo_model_at_4_bits_is_verified(model: str, softmax: SoftmaxCodes, tmp_path: Path) -> None:
+    rows, granularity, integer = CODES[softmax]
     choices = {"softmax": softmax, "softmax_rows": rows, "attention_granularity": granularity}
     manifest = _compiled(model, tmp_path, uniform="w4a4", **choices).bundle.manifest
     checked = manifest.verification

@@ -144,7 +144,7 @@ def test_a_model_with_nothing_to_quantize(qvit: Command, inputs: Inputs, out: Pa
         (["--bits", "4,16"], ["bits must be between 2 and 8"]),
         (["--uniform", "w4a4", "--mean-bits", 4], ["uniform and mean_bits exclude each other"]),
         (["--uniform", "4"], ["'4' is not a width like w8a8"]),
-        (["--target", "abacus"], ["targets", "onnxruntime"]),
+        (["--target", "abacus"], ["no target 'abacus'", "onnxruntime"]),
         (["--max-latency", 3], ["max_latency_ms needs a latency_table"]),
         (["--latency-table", "none.json"], ["latency table none.json: cannot be read"]),
         (["--images", 1], ["calibration_images"]),

@@ -36,7 +36,9 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", ["default", *(pytest.param(r, marks=pytest.mark.slow) for r in RECIPES if r != "default")]
+)
 def test_bundles_are_the_same_without_a_cold_or_a_warm_cache(
     qvit: Command, inputs: Inputs, tmp_path: Path, recipe: str
 ) -> None:

@@ -21,6 +21,7 @@ from qvit_deploy.bench.sites.models import INDEX, OVERHEAD, read_index
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.targets.tensorrt.engine import gpu
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
 from tests.support.artifacts.bundle_example import tree
 from tests.support.command_line import REPOSITORY, Command, Inputs, Result, program
@@ -129,12 +130,13 @@ def test_sites_in_plugins_on_a_device_that_is_not_there(
 @pytest.fixture
 def at_hand(device: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, with a GPU for this process too, and the driver and modules for those that it starts."""
-    monkeypatch.setattr(site_times, "require_gpu", lambda what: Gpu("Test GPU 7", 87))
+    for place in (gpu, site_times):
+        monkeypatch.setattr(place, "require_gpu", lambda what: Gpu("Test GPU 7", 87))
     monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
     monkeypatch.setitem(sys.modules, "pycuda.driver", Memory().module())
     monkeypatch.setenv("LD_LIBRARY_PATH", str(device.parent))
     monkeypatch.syspath_prepend(device.parent)  # which workers get
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(device.parent), str(REPOSITORY / "tests" / "targets")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(device.parent), str(REPOSITORY)]))
     return device.parent
 
 

@@ -36,7 +36,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("family", [pytest.param(f, marks=[] if f == "swinv2" else pytest.mark.slow) for f in SMALL])
 def test_families(family: str) -> None:
     """Post-norm, LayerScale, rotary embeddings, gated MLPs, talking heads, class attention."""
     name, size = SMALL[family]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,6 +31,39 @@ class LossTable:
     scores: Scores
 
 
+@dataclass(frozen=True, eq=False)
+class ScoringJob:
+    """What a score is computed from.
+
+    Attributes:
+        recipe: its `rules` and `seed` matter to the scores that use them.
+        free: names of the sites whose formats are open to choice; the others keep their share.
+        batches: images to score on, float32 [b, C, H, W] each.
+        task: what the outputs mean.
+        advance: counts images.
+    """
+
+    calibration: RoundedCalibration
+    recipe: Recipe
+    free: Collection[str]
+    batches: Iterable[Tensor]
+    task: Task
+    advance: Advance
+
+
+@dataclass(frozen=True)
+class Score:
+    """A way to say what every format costs at every site.
+
+    Attributes:
+        rank: makes the loss table.
+        images: on how many images it is computed, at most.
+    """
+
+    rank: Callable[[ScoringJob], LossTable]
+    images: int = 32
+
+
 def rank_sites(
     calibration: RoundedCalibration,
     recipe: Recipe,
@@ -39,50 +72,85 @@ def rank_sites(
     task: Task,
     advance: Advance,
 ) -> LossTable:
-    """Returns the loss table of `recipe.score`.
+    """Returns the loss table of `recipe.score`; the arguments are those of a `ScoringJob`."""
+    return SCORES[recipe.score].rank(ScoringJob(calibration, recipe, free, batches, task, advance))
 
-    * `exact`: the measured squared change of the task's signal, for a classifier of the logits (`exact`).
-    * `gradient`, `relp`: the first-order estimate of the change of the task's objective, by the gradient or by the
-      coefficients of the `relp` rules (`sensitivity`).
-    * the others: the relative error of the site's output (`losses`) times a share. `lrp`: its share of the absolute
-      LRP relevance under `recipe.rules`. `uniform`: the same share for every site. `random` and `inverted` are what
-      `lrp` is compared with: the same shares, dealt to the sites in `free` at random (by `recipe.seed`), or in
-      reverse, so that the least relevant of them gets the share of the most relevant. The spread of the shares, and
-      with it how far bits are moved, stays what it is under `lrp`.
 
-    Args:
-        free: sites whose width is open to choice; the others keep their share.
-        batches: images to score on, float32 [b, C, H, W] each; not read for `uniform`.
-        task: what the outputs mean.
-        advance: counts images.
+def _measured(job: ScoringJob) -> LossTable:
+    """Measures the squared change of the task's signal, for a classifier of the logits, format by format."""
+    losses, images = exact_sensitivity(job.calibration, job.batches, job.task, job.advance)
+    return LossTable(losses, _narrowest(losses, "exact:sensitivity", images))
+
+
+def _first_order(name: str) -> Callable[[ScoringJob], LossTable]:
+    """Returns the score that estimates the change of the task's objective to first order, by the coefficients that the
+    backward pass of a rule set gives."""
+
+    def rank(job: ScoringJob) -> LossTable:
+        rules = RULE_SETS[name]
+        losses, images = linear_sensitivity(job.calibration, job.batches, rules, job.task.objective, job.advance)
+        return LossTable(losses, _narrowest(losses, f"{name}:sensitivity", images))
+
+    return rank
+
+
+def _shared(shares: Callable[[ScoringJob], Scores]) -> Callable[[ScoringJob], LossTable]:
+    """Returns the score that takes the relative error of each site's output times the share that `shares` gives it."""
+
+    def rank(job: ScoringJob) -> LossTable:
+        errors, scores = site_errors(job.calibration), shares(job)
+        return LossTable({name: error.scaled(scores.values[name]) for name, error in errors.items()}, scores)
+
+    return rank
+
+
+def _uniform(job: ScoringJob) -> Scores:
+    """Gives all sites the same share; no image is read."""
+    names = [site.name for site in job.calibration.sites]
+    return Scores(dict.fromkeys(names, 1 / len(names)), "uniform", 0, {})
+
+
+def _lrp(job: ScoringJob) -> Scores:
+    """Gives each site its share of the absolute LRP relevance under `recipe.rules`."""
+    calibration, rules = job.calibration, RULE_SETS[job.recipe.rules]
+    mean = site_relevance(calibration.graph, calibration.sites, job.batches, rules, job.task.objective, job.advance)
+    return _totals(mean, calibration)
+
+
+def _random(job: ScoringJob) -> Scores:
+    """Deals the shares of `lrp` to the free sites at random, by `recipe.seed`.
+
+    The spread of the shares, and with it how far bits are moved, stays what it is under `lrp`.
     """
-    if recipe.score == "exact":
-        losses, images = exact_sensitivity(calibration, batches, task, advance)
-        return LossTable(losses, _narrowest(losses, "exact:sensitivity", images))
-    if recipe.score in ("gradient", "relp"):
-        rules = RULE_SETS[recipe.score]
-        losses, images = linear_sensitivity(calibration, batches, rules, task.objective, advance)
-        return LossTable(losses, _narrowest(losses, f"{recipe.score}:sensitivity", images))
-    errors = site_errors(calibration)
-    names = list(errors)
-    if recipe.score == "uniform":
-        scores = Scores(dict.fromkeys(names, 1 / len(names)), "uniform", 0, {})
-    else:
-        rules = RULE_SETS[recipe.rules]
-        mean = site_relevance(calibration.graph, calibration.sites, batches, rules, task.objective, advance)
-        scores = _totals(mean, calibration)
-        movable = [name for name in names if name in free]
-        if recipe.score == "random":
-            dealt = np.random.default_rng(recipe.seed).permutation(movable).tolist()
-            scores = _dealt(scores, "random", movable, dealt)
-        elif recipe.score == "inverted":
-            ranked = sorted(movable, key=lambda name: scores.values[name])
-            scores = _dealt(scores, "inverted", ranked, ranked[::-1])
-    return LossTable({name: error.scaled(scores.values[name]) for name, error in errors.items()}, scores)
+    scores, movable = _lrp(job), _movable(job)
+    return _dealt(scores, "random", movable, np.random.default_rng(job.recipe.seed).permutation(movable).tolist())
+
+
+def _inverted(job: ScoringJob) -> Scores:
+    """Deals the shares of `lrp` in reverse: the least relevant free site gets that of the most relevant."""
+    scores = _lrp(job)
+    ranked = sorted(_movable(job), key=lambda name: scores.values[name])
+    return _dealt(scores, "inverted", ranked, ranked[::-1])
+
+
+def _movable(job: ScoringJob) -> list[str]:
+    return [site.name for site in job.calibration.sites if site.name in job.free]
+
+
+SCORES: dict[str, Score] = {
+    "exact": Score(_measured, images=8),  # hundreds of forward passes an image
+    "gradient": Score(_first_order("gradient")),
+    "relp": Score(_first_order("relp")),
+    "uniform": Score(_shared(_uniform)),
+    "lrp": Score(_shared(_lrp)),
+    "random": Score(_shared(_random)),
+    "inverted": Score(_shared(_inverted)),
+}
+"""Scores by name; `recipe.Score` names the same. `random` and `inverted` are what `lrp` is compared with."""
 
 
 def _totals(mean: Scores, calibration: RoundedCalibration) -> Scores:
-    """Shares of the sum of |relevance| over a site's elements, from the mean per element.
+    """Returns shares of the sum of |relevance| over a site's elements, from the mean per element.
 
     An error of a site moves all of its elements, so a layer four times as wide counts four times.
     """

@@ -6,12 +6,15 @@ products. The rest is done here, in order:
 1. behind the last attention only the tokens that are read are computed (`emit.rows`);
 2. inputs of linears are quantized to uint8 around 128, the integers of the int8 codes plus 128, and dequantized as if
    their zero point were 0; the bias subtracts the difference, 128 times the scales and the sum of a column's codes.
-   Without AMX the kernels of x86 multiply uint8 by int8 only, and would make that correction in every run.
+   Without AMX the kernels of x86 multiply uint8 by int8 only, and would make that correction in every run;
+3. codes that a table is looked up by are uint16: OpenVINO 2026.4 cannot load a Gather by int8 codes that it takes for
+   an operand of an integer product.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 
 from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
@@ -30,11 +33,26 @@ def emit_openvino(emitted: Graph) -> RuntimeModel:
     codes, editor = UnsignedCodes(graph), Editor(copy, for_onnxruntime=False)
     linears = [linear for node in list(graph) if node.op_type == "MatMul" and (linear := integer_linear(node))]
     biases = dict(_shift(editor, linear, codes) for linear in linears)
+    _widen_indices(graph)
     remove_unused(copy.model)
     graph.sort()
     return RuntimeModel(
         copy.to_proto(), codes.names, rows, tuple(str(each.product.name) for each in linears), biases=biases
     )
+
+
+def _widen_indices(graph: ir.Graph) -> None:
+    """Quantizes to uint16 what a Cast makes an index of: the codes are the same, none is negative."""
+    for cast in [node for node in graph if node.op_type == "Cast"]:
+        codes = cast.inputs[0]
+        quantize = None if codes is None else codes.producer()
+        if codes is None or quantize is None or quantize.op_type != "QuantizeLinear" or codes.dtype != ir.DataType.INT8:
+            continue
+        zero = quantize.inputs[2]
+        assert zero is not None and zero.name is not None
+        zero.const_value = ir.tensor(np.array(0, np.uint16), name=zero.name)
+        for value in (zero, codes):
+            value.type = ir.TensorType(ir.DataType.UINT16)
 
 
 def _shift(editor: Editor, linear: IntegerLinear, codes: UnsignedCodes) -> tuple[str, float]:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
+from qvit_deploy import recipe
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.losses import site_errors
-from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
+from qvit_deploy.quantize.scoring.rank import SCORES, LossTable, Score, ScoringJob, rank_sites
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.relevance.scores import Scores
 from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
@@ -83,3 +87,25 @@ def test_random_deals_the_shares_of_the_free_sites_by_its_seed(
     for values in dealt:
         assert sorted(values.values()) == sorted(lrp.values())
         assert {n: values[n] for n in ("stem", "head")} == {n: lrp[n] for n in ("stem", "head")}
+
+
+def test_the_recipe_names_the_scores_there_are() -> None:
+    assert set(get_args(recipe.Score)) == set(SCORES)
+
+
+def test_a_score_is_added_by_a_value(
+    calibrated: Calibrated, calibration: RoundedCalibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the number of weights: what `bits per parameter` would say."""
+
+    def by_size(job: ScoringJob) -> LossTable:
+        errors, sizes = site_errors(job.calibration), {s.name: s.params + 1 for s in job.calibration.sites}
+        shares = {name: size / sum(sizes.values()) for name, size in sizes.items()}
+        table = {name: error.scaled(shares[name]) for name, error in errors.items()}
+        return LossTable(table, Scores(shares, "size", 0, {}))
+
+    monkeypatch.setitem(SCORES, "size", Score(by_size))
+    choices = Recipe().model_copy(update={"score": "size"})
+    table = rank_sites(calibration, choices, FREE, calibrated.images.split(2), CLASSIFY, lambda _: None)
+    assert table.scores.method == "size"
+    assert max(table.scores.values, key=lambda name: table.scores.values[name]) == "patch"

@@ -13,6 +13,7 @@ from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.recipe import SoftmaxCodes
 from qvit_deploy.targets.openvino import verification as openvino_verification
 from qvit_deploy.targets.openvino.emission import emit_openvino
 from qvit_deploy.targets.openvino.verification import verify_openvino
@@ -50,6 +51,15 @@ def test_a_sound_file_passes(calibrated: Calibrated, emitted: Graph, plan: Plan)
     assert found.code_mismatches == 0 and found.ties <= 2 and found.worst_site_error < 1e-5
     assert found.float_sqnr_db > 10 and found.reference_sqnr_db > found.float_sqnr_db
     assert found.integer_products == len(plan.sites)
+
+
+@pytest.mark.parametrize("softmax", ["levels", "log2"])
+def test_probabilities_on_levels_and_on_logarithms_pass_too(softmax: SoftmaxCodes) -> None:
+    calibrated = calibrate(mixed_vit(), (4,), attention=True, images=8, softmax=softmax)
+    plan = calibrated.plan({s.name: (4, 4) for s in calibrated.sites if s.kind != "conv"})
+    emitted = emit_qdq(calibrated.graph, plan)
+    found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    assert found.code_mismatches == 0
 
 
 def test_quantized_attention_products_pass_too() -> None:
