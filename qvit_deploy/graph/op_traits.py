@@ -30,7 +30,7 @@ class Traits:
             `reshapes` it (all values in their order), `permutes` them, `repeats` them (same shape: same tensor),
             `picks` some of them, or `joins` several tensors.
         keeps_last_axis: for what moves values: whether a node leaves the last axis of x as it is. Called with nodes
-            whose x and y have shapes. None: it never does, or nobody has looked.
+            whose x and y have shapes. None: it never does, or that was not examined.
         elementwise: each element of y depends only on the elements of the operands at its place.
         broadcasts: an elementwise operator whose y has the shape that its operands broadcast to.
         scales: for a constant second operand c, y is x times a constant: f(a x, c) = a f(x, c).

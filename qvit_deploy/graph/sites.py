@@ -146,8 +146,8 @@ def _role(value: ir.Value) -> Role:
         if x is None or other is None or not other.is_initializer() or other.shape is None or len(other.shape) != 1:
             break
         value = x
-    reader_roles = {roles.get(node.op_type, "other") for node in producers(value)}
-    return reader_roles.pop() if len(reader_roles) == 1 else "other"
+    producer_roles = {roles.get(node.op_type, "other") for node in producers(value)}
+    return producer_roles.pop() if len(producer_roles) == 1 else "other"
 
 
 def _is_image(value: ir.Value) -> bool:

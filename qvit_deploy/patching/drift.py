@@ -135,16 +135,16 @@ class _Passes:
         """Keeps the coefficients of the float run."""
         self._coefficients[name] = g
 
-    def visit_replaced(self, name: str, own: Tensor, g: Tensor) -> None:
-        """Takes the effect of a site's error, or how far an input is from the quantized run's."""
+    def visit_replaced(self, name: str, float_value: Tensor, g: Tensor) -> None:
+        """Records the effect of a site's error, or how far an input is from the quantized run's."""
         after = self._after[name]
-        error = after - own
+        error = after - float_value
         site = self.by_output.get(name)
         if site is None:
             self._differences[name] = float(error.abs().max() / after.abs().max().clamp(min=1e-12))
             return
         self.effects[name] = _rows(site, error * (g + self._coefficients.pop(name)) / 2, self._images)
-        power = float(own.square().sum())
+        power = float(float_value.square().sum())
         self.errors[name] = (float(error.square().sum()) / max(power, 1e-30)) ** 0.5
 
     def unexplained(self) -> float:

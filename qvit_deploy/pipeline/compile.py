@@ -51,7 +51,7 @@ VERIFIED_IMAGES = 32
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compile leaves behind: the bundle and how long each stage took (not part of the bundle, which is
+    """The result of a compile: the bundle and how long each stage took (not part of the bundle, which is
     reproducible byte for byte)."""
 
     bundle: Bundle

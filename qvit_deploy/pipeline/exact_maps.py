@@ -1,4 +1,4 @@
-"""Exact patching of many pairs: kept on disk as it goes, and spread over processes."""
+"""Exact patching of many pairs: stored on disk pair by pair, and spread over processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
 
 VERSION = 2
-"""Of the files below; another version is computed again."""
+"""Version of the stored files; maps of another version are computed again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +64,8 @@ def exact_maps(
     Args:
         at_once: patches that run side by side in each process.
         processes: how many share the pairs.
-        folder: where each pair's maps are kept as soon as they are known; what is there already, of the same model,
-            images and metric, is not computed again.
+        folder: where each pair's maps are stored as soon as they are computed; those that are there already, of the
+            same model, images and metric, are not computed again.
 
     Raises:
         InputError: the folder cannot be written, no such metric, or a graph without attention.

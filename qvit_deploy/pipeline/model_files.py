@@ -23,7 +23,7 @@ class ModelFile:
     Attributes:
         path: the .onnx file.
         description: one line for reports.
-        manifest: of the bundle it lies in, if it was opened as one.
+        manifest: of the bundle that was opened; None for a single .onnx file.
     """
 
     path: Path

@@ -74,7 +74,7 @@ def _any_of(op_types: Set[str]) -> Callable[[ir.Node, Dataflow], bool]:
 
 
 def _products(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
-    """Nodes of these types with both operands live: attention products, gates, residual sums."""
+    """Matches nodes of these types with both operands live: attention products, gates, residual sums."""
     return lambda node, flow: node.op_type in op_types and flow.is_used(node) and flow.data_inputs(node) == [0, 1]
 
 
@@ -166,7 +166,7 @@ def _residual(node: ir.Node, context: Context) -> Replacements:
 
 
 class _Signed:
-    """W+ and W- of a constant weight, computed at the first backward pass and kept."""
+    """Computes W+ and W- of a constant weight at the first backward pass and caches them."""
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None
@@ -243,7 +243,7 @@ def _apply_weight(own: OpFn, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _weighted(op_type: str, data: int) -> Callable[[ir.Node, Dataflow], bool]:
-    """Nodes whose only live operand is number `data`: the layers with weights."""
+    """Matches nodes whose only live operand is number `data`: the layers with weights."""
     return lambda node, flow: node.op_type == op_type and flow.is_used(node) and flow.data_inputs(node) == [data]
 
 
@@ -259,7 +259,7 @@ def _is_norm_size(node: ir.Node, flow: Dataflow) -> bool:
     return node.op_type == "ReduceL2" or (is_root and reduced(node.inputs[0], flow))
 
 
-_NORMS = frozenset({*NORMS, "Sqrt", "ReduceL2"})  # a norm written out ends in a root or a length
+_NORMS = frozenset({*NORMS, "Sqrt", "ReduceL2"})  # a decomposed norm ends in a root or a length
 _ACTIVATIONS = frozenset({*ACTIVATIONS, "Erf"})  # a Sigmoid may be an activation or a gate
 
 # What follows are the rules themselves; `rule_sets.py` composes them.

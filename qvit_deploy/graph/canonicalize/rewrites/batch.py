@@ -1,4 +1,4 @@
-"""Shape arithmetic disappears: constants are folded and every shape is known up to the batch size.
+"""Folds shape arithmetic: constants are computed and every shape is known up to the batch size.
 
 The model runs at batch 2 and at batch 3 (`measure.py`). Whatever does not depend on pixels has a value in both
 runs; whatever does has a shape in both. Rules, in order:

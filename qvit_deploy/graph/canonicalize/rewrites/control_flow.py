@@ -1,4 +1,4 @@
-"""If nodes whose condition does not depend on the image are decided.
+"""Puts in place of every If whose condition does not depend on the image the branch that it takes.
 
 Rules, in order:
 1. the conditions that depend on weights and shapes alone are computed by running the model (`measure.py`); the
@@ -44,9 +44,9 @@ def decide_branches(model: ir.Model) -> None:
 
 def _values(model: ir.Model, names: list[str]) -> dict[str, bool]:
     batch, *shape = dims(model.graph.inputs[0])
-    known = {name: v.const_value for name, v in model.graph.initializers.items() if name in names}
-    computed = [name for name in names if name not in known]
-    values = {name: bool(tensor.numpy().all()) for name, tensor in known.items() if tensor is not None}
+    constants = {name: v.const_value for name, v in model.graph.initializers.items() if name in names}
+    computed = [name for name in names if name not in constants]
+    values = {name: bool(tensor.numpy().all()) for name, tensor in constants.items() if tensor is not None}
     if computed:
         try:
             probe = Probe(model, [], computed)

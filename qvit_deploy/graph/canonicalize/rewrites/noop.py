@@ -1,4 +1,4 @@
-"""Nodes that change nothing go.
+"""Removes nodes that change nothing.
 
 Rules, in order, repeated until none fires:
 1. Identity, inference-time Dropout, Cast to the type it already has;
