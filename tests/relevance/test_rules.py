@@ -1,4 +1,4 @@
-"""Each rule on the smallest graph that has it, against RelP's reference functions (facts/relp.md 1.3)."""
+"""Each rule on the smallest graph that has it, against RelP's reference functions (arXiv 2508.21258)."""
 
 from __future__ import annotations
 

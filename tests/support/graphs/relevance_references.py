@@ -1,6 +1,6 @@
 """Independent references: RelP's stop-gradient forms and Chefer's relevance forms, in plain torch and numpy.
 
-`ln_rule`, `gelu_rule` and `half_rule` are those of facts/relp.md 1.3, `lrp_*` of lrp-qvit.md 2.1.
+`ln_rule`, `gelu_rule` and `half_rule` are RelP's (arXiv 2508.21258), `lrp_*` LRP-QViT's (arXiv 2401.11243).
 They share no code with the package: relevance here is propagated as relevance, not as gradient.
 """
 
