@@ -1,4 +1,4 @@
-"""How long work reports itself: the library announces stages, whoever called it decides what to show."""
+"""How long work reports its progress: the library announces stages, whoever called it decides what to show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Advance = Callable[[int], None]
 class Progress(Protocol):
     """Opens a stage of `total` units (None: unknown) and hands out the function that advances it."""
 
-    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]: ...
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Returns a context that lasts as long as the stage."""
 
 
 class Stopwatch:
@@ -26,6 +27,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Times a stage and passes it on."""
         start = time.perf_counter()
         try:
             if self.inner is None:

@@ -128,15 +128,16 @@ class Recipe(BaseModel):
 
     @property
     def has_budget(self) -> bool:
+        """Whether any field bounds the cost of the allocation."""
         return any(getattr(self, name) is not None for name in BUDGETS)
 
     def digest(self) -> str:
-        """sha256 over the canonical JSON of all choices."""
+        """Returns the SHA-256 of the canonical JSON of all choices, hexadecimal."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def parse_uniform(text: str) -> tuple[int, int]:
-    """'w4a8' -> (4, 8). Raises ValueError for anything else."""
+    """Reads 'w4a8' as (4, 8). Raises ValueError for anything else."""
     match = re.fullmatch(r"w([2-8])a([2-8])", text.lower())
     if match is None:
         raise ValueError(f"{text!r} is not a width like w8a8 (2 to 8 bits each)")
@@ -144,5 +145,5 @@ def parse_uniform(text: str) -> tuple[int, int]:
 
 
 def narrowest(recipe: Recipe) -> int:
-    """Fewest activation bits a site may get."""
+    """Returns the fewest activation bits a site may get."""
     return min(recipe.bits) if recipe.uniform is None else parse_uniform(recipe.uniform)[1]

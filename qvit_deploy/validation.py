@@ -22,7 +22,7 @@ class Record(BaseModel):
 
 
 def validated(model: type[Model], tree: object, called: str, error: type[InputError] = InputError) -> Model:
-    """`tree` as a value of `model`.
+    """Returns `tree` as a value of `model`.
 
     Args:
         called: what is not valid, the beginning of the message.
@@ -33,12 +33,13 @@ def validated(model: type[Model], tree: object, called: str, error: type[InputEr
     """
     try:
         return model.model_validate(tree)
-    except ValidationError as found:
-        raise error(f"{called}: {first_problem(found)}") from None
+    except ValidationError as problems:
+        raise error(f"{called}: {first_problem(problems)}") from None
 
 
 def first_problem(error: ValidationError) -> str:
-    """`place: message (and N more)` of the first problem; the place, fields and indices between dots, may be empty."""
+    """Returns `place: message (and N more)` of the first problem; the place, fields and indices between dots, may be
+    empty."""
     problems = error.errors()
     # pydantic marks the key of a mapping, which the part in front names already.
     place = ".".join(str(part) for part in problems[0]["loc"] if part != "[key]")
@@ -48,7 +49,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 def read_json(path: Path, called: str | None = None) -> Any:
-    """What the JSON file holds; NaN and infinities come through, for a model to refuse.
+    """Reads a JSON file; NaN and infinities come through, for a model to refuse.
 
     Args:
         called: the beginning of a message; None for the path.
@@ -68,7 +69,7 @@ def read_json(path: Path, called: str | None = None) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """The value of JSON text. Raises ValueError with one line: it is empty, or not valid, or was cut off."""
+    """Returns the value of JSON text. Raises ValueError with one line: it is empty, or not valid, or was cut off."""
     if not content.strip():
         raise ValueError("is empty")
     try:
@@ -78,8 +79,8 @@ def parse_json(content: bytes) -> Any:
 
 
 def non_finite(tree: object, where: str = "") -> str:
-    """The dotted path of the first NaN or infinity in a JSON tree, or "". JSON has no such numbers."""
+    """Returns the dotted path of the first NaN or infinity in a JSON tree, or "". JSON has no such numbers."""
     if isinstance(tree, float) and not math.isfinite(tree):
         return where
     items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list) else ()
-    return next((found for k, v in items if (found := non_finite(v, f"{where}.{k}".lstrip(".")))), "")
+    return next((place for k, v in items if (place := non_finite(v, f"{where}.{k}".lstrip(".")))), "")

@@ -31,7 +31,7 @@ class Editor:
         dtype: ir.DataType = ir.DataType.FLOAT,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
-        """The result, called `output` and of type `dtype`, of a new node in front of `before`.
+        """Adds a node in front of `before` and returns its result, called `output` and of type `dtype`.
 
         Its shape is left unknown: shapes in the emitted graph are those that canonicalization measured.
         """
@@ -42,16 +42,17 @@ class Editor:
         return value
 
     def constant(self, name: str, array: np.ndarray | np.generic) -> ir.Value:
-        """A new initializer called `name`, or `name.1`, `name.2`... when that is taken."""
+        """Adds an initializer called `name`, or `name.1`, `name.2`... when that is used."""
         return add_constant(self.graph, name, np.asarray(array))
 
     def shared(self, name: str, array: np.ndarray) -> ir.Value:
-        """The constant of that name, made when it is first asked for."""
+        """Returns the constant of that name, added at its first use."""
         known = self.graph.initializers.get(name)
         return known if known is not None else self.constant(name, array)
 
     def row_axis(self) -> ir.Value:
-        """int64 [1], the axes of the Unsqueeze and Squeeze that lift [batch, channels] to [batch, 1, channels]."""
+        """Returns int64 [1], the axes of the Unsqueeze and Squeeze that lift [batch, channels] to [batch, 1,
+        channels]."""
         return self.shared("row_axis", np.array([1], np.int64))
 
     def behind(self, node: ir.Node, steps: list[tuple[str, ir.Value]]) -> None:
@@ -74,6 +75,6 @@ class Editor:
         last.name = name
 
     def lifts(self, x: ir.Value) -> bool:
-        """True for [batch, channels] inputs that become [batch, 1, channels]: ONNX Runtime makes a Gemm of a rank-2
-        MatMul + Add before it looks for Q/DQ, and would run it in float."""
+        """Returns True for [batch, channels] inputs that become [batch, 1, channels]: ONNX Runtime makes a Gemm of a
+        rank-2 MatMul + Add before it looks for Q/DQ, and would run it in float."""
         return self.for_onnxruntime and x.shape is not None and len(x.shape) == 2

@@ -51,12 +51,13 @@ class EmittedGraph(Graph):
     sites: Mapping[str, EmittedSite]
 
     def clone(self) -> EmittedGraph:
+        """Returns an independent copy, as `Graph.clone` does."""
         return EmittedGraph(self.model.clone(), self.name, self.sites)
 
     def product(self, site: str) -> ir.Node | None:
-        """The node of the product of `site`; None where the graph has none."""
+        """Returns the node of the product of `site`; None where the graph has none."""
         if site not in self.sites:
             return None
-        wanted = self.sites[site].product
-        made = (node for node in self.nodes() if node.op_type in ("MatMul", "Conv"))
-        return next((node for node in made if node.outputs[0].name == wanted), None)
+        name = self.sites[site].product
+        products = (node for node in self.nodes() if node.op_type in ("MatMul", "Conv"))
+        return next((node for node in products if node.outputs[0].name == name), None)

@@ -19,8 +19,10 @@ class IntegerLinear(NamedTuple):
     Attributes:
         product: the MatMul.
         last: the Add of the bias, or the product where there is none.
-        quantize: makes the codes of the input.
-        scale, weight, weight_scale: of the codes; int8 codes [in, out]; per column or one.
+        quantize: the QuantizeLinear that makes the codes of the input.
+        scale: scale of those codes, a scalar.
+        weight: int8 codes [in, out].
+        weight_scale: scale of every column, or one for all.
         bias: float32 [out], None where there is none.
     """
 
@@ -34,7 +36,7 @@ class IntegerLinear(NamedTuple):
 
 
 def integer_linear(product: ir.Node) -> IntegerLinear | None:
-    """The quantized linear whose product is `product`, if it is one."""
+    """Returns the quantized linear whose product is `product`, if it is one."""
     x, weight = (producer(value, "DequantizeLinear") for value in product.inputs)
     quantize = None if x is None else producer(x.inputs[0], "QuantizeLinear")
     if x is None or weight is None or quantize is None:
@@ -46,14 +48,14 @@ def integer_linear(product: ir.Node) -> IntegerLinear | None:
     last, bias = product, None
     add = sole_reader(product.outputs[0])
     if add is not None and add.op_type == "Add":
-        found = next((constant(v) for v in add.inputs if v is not product.outputs[0]), None)
-        if found is not None and found.size == matrix.shape[1]:
-            last, bias = add, found.reshape(-1)
+        addend = next((constant(v) for v in add.inputs if v is not product.outputs[0]), None)
+        if addend is not None and addend.size == matrix.shape[1]:
+            last, bias = add, addend.reshape(-1)
     return IntegerLinear(product, last, quantize, scale, codes, weight_scale, bias)
 
 
 class UnsignedCodes:
-    """uint8 codes beside the int8 ones of a graph; one quantizer for all readers on the same grid.
+    """Adds uint8 codes next to the int8 ones of a graph; one quantizer for all readers on the same grid.
 
     Attributes:
         names: int8 codes -> uint8 codes.
@@ -72,7 +74,7 @@ class UnsignedCodes:
         return self._zero
 
     def of(self, quantize: ir.Node) -> ir.Value:
-        """The uint8 codes of what `quantize` makes int8 codes of."""
+        """Returns uint8 codes of the tensor that `quantize` turns into int8 codes."""
         source, signed = quantize.inputs[0], quantize.outputs[0]
         assert source is not None and signed.name is not None
         scale = scalar(quantize.inputs[1])
@@ -82,8 +84,8 @@ class UnsignedCodes:
                 self.names[signed.name] = str(reader.outputs[0].name)
                 return reader.outputs[0]
         node = ir.node("QuantizeLinear", [source, quantize.inputs[1], self.zero], name=f"{quantize.name}.unsigned")
-        made = node.outputs[0]
-        made.name, made.type, made.shape = f"{signed.name}.unsigned", ir.TensorType(ir.DataType.UINT8), signed.shape
+        codes = node.outputs[0]
+        codes.name, codes.type, codes.shape = f"{signed.name}.unsigned", ir.TensorType(ir.DataType.UINT8), signed.shape
         self._graph.insert_before(quantize, node)
-        self.names[signed.name] = made.name
-        return made
+        self.names[signed.name] = codes.name
+        return codes

@@ -17,9 +17,9 @@ _NAMESPACE, _VERSION = "plugin_namespace", "plugin_version"
 
 
 def inlined(model: bytes) -> bytes:
-    """The file with the functions' nodes in place of every call, each under a name of its own: TensorRT-RTX refuses two
-    layers of one name, which is what calling a function twice comes to. A file without functions, or that is no ONNX,
-    comes back as it is."""
+    """Returns the file with the functions' nodes in place of every call, each under a name of its own: TensorRT-RTX
+    refuses two layers of one name, which is what calling a function twice comes to. A file without functions, or that
+    is no ONNX, comes back as it is."""
     proto = _read(model)
     if proto is None or not proto.functions:
         return model
@@ -27,7 +27,8 @@ def inlined(model: bytes) -> bytes:
 
 
 def inline(model: ir.Model) -> ir.Model:
-    """`model`, changed in place: its functions' nodes for every call. Metadata of a call goes to each of its nodes."""
+    """Puts its functions' nodes in place of every call in `model`, and returns it. The metadata of a call goes to each
+    of its nodes."""
     domains = {domain for domain, _, _ in model.functions}
     InlinePass()(model)
     for domain in domains - {node.domain for node in model.graph.all_nodes()}:
@@ -36,31 +37,31 @@ def inline(model: ir.Model) -> ir.Model:
 
 
 def without_plugin_bodies(model: bytes) -> bytes:
-    """The file without the bodies of operators that a plugin runs, which a runtime might prefer to the plugin. One that
-    has none comes back as it is."""
+    """Returns the file without the bodies of operators that a plugin runs, which a runtime might prefer to the plugin.
+    One that has none comes back as it is."""
     proto = _read(model)
-    kept = [] if proto is None else [f for f in proto.functions if _NAMESPACE not in f.attribute]
-    if proto is None or len(kept) == len(proto.functions):
+    standard = [] if proto is None else [f for f in proto.functions if _NAMESPACE not in f.attribute]
+    if proto is None or len(standard) == len(proto.functions):
         return model
     del proto.functions[:]
-    proto.functions.extend(kept)
+    proto.functions.extend(standard)
     return proto.SerializeToString(deterministic=True)
 
 
 def writes_codes(node: ir.Node) -> bool:
-    """Whether a node is an operator of ours that makes codes for others, and no product."""
+    """Tells whether a node is an operator of ours that makes codes for others, and no product."""
     return node.domain == DOMAIN and node.op_type.startswith(LAYER_NORM)
 
 
 def plugin_operators(model: bytes) -> tuple[str, ...]:
-    """The operators whose nodes name a plugin, as namespace::name:version, sorted."""
-    found = set()
+    """Returns the operators whose nodes name a plugin, as namespace::name:version, sorted."""
+    operators = set()
     proto = _read(model)
     for node in () if proto is None else proto.graph.node:
         given = {a.name: a.s.decode(errors="replace") for a in node.attribute if a.name in (_NAMESPACE, _VERSION)}
         if given.get(_NAMESPACE):
-            found.add(f"{given[_NAMESPACE]}::{node.op_type}:{given.get(_VERSION) or 1}")
-    return tuple(sorted(found))
+            operators.add(f"{given[_NAMESPACE]}::{node.op_type}:{given.get(_VERSION) or 1}")
+    return tuple(sorted(operators))
 
 
 def _read(model: bytes) -> onnx.ModelProto | None:

@@ -17,7 +17,7 @@ _CALL, _RAW, _CODES = ".qvit", ".raw", ".weight.q"
 
 
 def codes_name(tensor: str, format: Format) -> str:
-    """Name of the codes of activation `tensor` in `format`: the first reader's; the others' go on with `.2`, `.3`, ...
+    """Names the codes of activation `tensor` in `format`: the first reader's; the others' go on with `.2`, `.3`, ...
 
     They are int8 (of a `LevelGrid`: the levels themselves), of a `LogGrid` the uint16 codes that its own are read from.
     """
@@ -25,60 +25,62 @@ def codes_name(tensor: str, format: Format) -> str:
 
 
 def weight_codes(site: str, format: Format) -> str:
-    """Codes of the weight of `site`."""
+    """Names the codes of the weight of `site`."""
     return f"{site}{_CODES}{format.short}"
 
 
 def weight_scale(site: str) -> str:
+    """Names the scales of the weight of `site`."""
     return f"{site}.weight.scale"
 
 
 def weight_zero(site: str) -> str:
+    """Names the zero points of the weight of `site`."""
     return f"{site}.weight.zero"
 
 
 def weight_value(site: str) -> str:
-    """The dequantized weight of `site`, which its product reads."""
+    """Names the dequantized weight of `site`, which its product reads."""
     return f"{site}.weight.value"
 
 
 def bias(site: str) -> str:
-    """The bias of `site`, corrected for what rounding does to the mean output."""
+    """Names the bias of `site`, corrected for what rounding does to the mean output."""
     return f"{site}.bias.corrected"
 
 
 def raw(output: str) -> str:
-    """The result of a product behind which something is put that takes over its name, `output`."""
+    """Names the result of a product behind which something is put that takes over its name, `output`."""
     return f"{output}{_RAW}"
 
 
 def without_raw(tensor: str) -> str:
-    """What the result of a product was called before something was put behind it."""
+    """Returns what the result of a product was called before something was put behind it."""
     return tensor.removesuffix(_RAW)
 
 
 def call(site: str) -> str:
-    """The node of an operator of ours that runs `site`, or writes codes under that name."""
+    """Names the node of an operator of ours that runs `site`, or writes codes under that name."""
     return f"{site}{_CALL}"
 
 
 def site_of_call(node: str) -> str:
-    """The site that a node with an operator of ours runs."""
+    """Returns the site that a node with an operator of ours runs."""
     return node.removesuffix(_CALL)
 
 
 def site_of_weight(tensor: str) -> str | None:
-    """The site whose weight, in any form, a constant is; None for other names."""
-    found = _WEIGHT.match(tensor)
-    return None if found is None else found[1]
+    """Returns the site whose weight, in any form, a constant is; None for other names."""
+    match = _WEIGHT.match(tensor)
+    return None if match is None else match[1]
 
 
 def site_of_weight_codes(tensor: str) -> str:
-    """The site whose weight codes a constant holds; empty for other names."""
+    """Returns the site whose weight codes a constant holds; empty for other names."""
     return tensor.rpartition(_CODES)[0]
 
 
 def site_of_bias(tensor: str) -> str | None:
-    """The site whose bias, in any form, a constant is; None for other names."""
-    found = _BIAS.match(tensor)
-    return None if found is None else found[1]
+    """Returns the site whose bias, in any form, a constant is; None for other names."""
+    match = _BIAS.match(tensor)
+    return None if match is None else match[1]

@@ -22,11 +22,11 @@ from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 
 
 def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> EmittedGraph:
-    """A new graph, float32 between its quantizers, in which every site of `plan` computes with integer codes.
+    """Returns a new graph, float32 between its quantizers, in which every site of `plan` computes with integer codes.
 
     Args:
-        for_onnxruntime: write pairs the way ONNX Runtime fuses them; otherwise one pair serves all readers of a tensor
-            and nothing stands beside the quantizers (TensorRT).
+        for_onnxruntime: write pairs as ONNX Runtime fuses them; otherwise one pair serves all readers of a tensor
+            and nothing surrounds the quantizers (TensorRT).
     """
     copy = graph.clone()
     writer = _Writer(copy, for_onnxruntime)
@@ -51,11 +51,11 @@ class _Writer:
         self.activations = Quantizers(self.editor)
 
     def site(self, node: ir.Node, plan: SitePlan) -> tuple[EmittedOperand, EmittedOperand]:
-        """Quantizes the operands of the product `node`; where they are then."""
+        """Quantizes the operands of the product `node` and returns where they are then."""
         return self.weighted(node, plan) if isinstance(plan, WeightPlan) else self.product(node, plan)
 
     def weighted(self, node: ir.Node, plan: WeightPlan) -> tuple[EmittedOperand, EmittedOperand]:
-        """A linear or a convolution."""
+        """Quantizes the operands of a linear or a convolution, and gives it its corrected bias."""
         x = node.inputs[0]
         assert x is not None
         activation = self.activations.quantized(x, plan.grid, node)
@@ -70,7 +70,7 @@ class _Writer:
         return _operand(activation), EmittedOperand(None, codes, value.name or "")
 
     def product(self, node: ir.Node, plan: ProductPlan) -> tuple[EmittedOperand, EmittedOperand]:
-        """An attention product."""
+        """Quantizes the operands of an attention product, and puts behind it what they need."""
         x, second = node.inputs[0], node.inputs[1]
         assert x is not None and second is not None
         left = self.activations.quantized(x, plan.grid, node)
@@ -81,7 +81,7 @@ class _Writer:
         return _operand(left), _operand(right)
 
     def restore(self, node: ir.Node, plan: ProductPlan, left: Quantized, second: ir.Value) -> None:
-        """Takes back, behind an attention product, what its quantizers did to the operands beside rounding."""
+        """Undoes, behind an attention product, what its quantizers did to the operands besides rounding."""
         name, steps = plan.site.output, list[tuple[str, ir.Value]]()
         residues = plan.grid.residue, plan.second_grid.residue
         if residues[0].shift:

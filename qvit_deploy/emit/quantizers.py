@@ -20,7 +20,7 @@ class Quantized:
     Attributes:
         source: what is quantized.
         codes: name of its codes.
-        value: the dequantized value, before what the product's output takes back.
+        value: the dequantized value, before the product's output undoes the grid's residue.
         largest: the largest value of every row, where rows were divided by it.
     """
 
@@ -40,7 +40,7 @@ class Quantizers:
         self._shared: dict[str, Quantized] = {}
 
     def quantized(self, x: ir.Value, grid: Grid, reader: ir.Node) -> Quantized:
-        """x on its grid, for one reader.
+        """Quantizes x on its grid, for one reader.
 
         All readers share one pair, except in ONNX Runtime, where they share the shifted and clipped tensor but not the
         pair: on x86 it makes an int8 pair uint8 before it fuses, and passes over pairs with several readers (separate
@@ -62,8 +62,8 @@ class Quantizers:
         # A scale of its own too: pairs with one and the same scale would be merged.
         name = base if self._readers[base] == 1 else f"{base}.{self._readers[base]}"
         codes, value = grid.write(prepared.value, name, emitter)
-        for made in (codes, value):
-            made.shape = x.shape if not self.editor.lifts(x) else None
+        for written in (codes, value):
+            written.shape = x.shape if not self.editor.lifts(x) else None
         self._shared[base] = Quantized(prepared.source, name, value, prepared.largest)
         return self._shared[base]
 

@@ -22,7 +22,8 @@ TOKENS = 1
 
 
 def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
-    """Tensor -> the rows of it that are still computed, in their order; empty when no such Gather ends the graph.
+    """Narrows the graph to the rows that are read and returns tensor -> the rows of it that are still computed, in
+    their order; empty when no such Gather ends the graph.
 
     Nodes come out unsorted, so sort the graph afterwards.
     """
@@ -34,14 +35,14 @@ def keep_read_rows(graph: ir.Graph) -> dict[str, tuple[int, ...]]:
             continue
         if _rank(source) == 3 and axis in (TOKENS, TOKENS - 3):
             readers.setdefault(source, {})[gather] = int(row)
-    kept: dict[str, tuple[int, ...]] = {}
+    computed: dict[str, tuple[int, ...]] = {}
     for gathers in readers.values():
-        kept |= _narrow(graph, gathers)
-    return kept
+        computed |= _narrow(graph, gathers)
+    return computed
 
 
 def _narrow(graph: ir.Graph, gathers: Mapping[ir.Node, int]) -> dict[str, tuple[int, ...]]:
-    """The same for Gathers, and the rows they take, that read one tensor."""
+    """Does the same for Gathers, and the rows they take, that read one tensor."""
     rows = tuple(dict.fromkeys(gathers.values()))
     narrow: dict[ir.Node, tuple[int, ...]] = {}
     for node in reversed(list(graph)):
@@ -51,13 +52,13 @@ def _narrow(graph: ir.Graph, gathers: Mapping[ir.Node, int]) -> dict[str, tuple[
         read = all((n in gathers and i == 0) or i in narrow.get(n, ()) for n, i in uses)
         if operands and uses and read and not output.is_graph_output() and len(node.outputs) == 1:
             narrow[node] = operands
-    taken: dict[ir.Value, ir.Value] = {}
+    gathered: dict[ir.Value, ir.Value] = {}
     for node, operands in narrow.items():
         for index in operands:
             value = node.inputs[index]
             assert value is not None
             if value.producer() not in narrow:
-                node.replace_input_with(index, _rows_of(graph, value, rows, node, taken))
+                node.replace_input_with(index, _rows_of(graph, value, rows, node, gathered))
     for node in narrow:
         output = node.outputs[0]
         output.shape = None if output.shape is None else ir.Shape([output.shape[0], len(rows), output.shape[2]])
@@ -72,7 +73,7 @@ def _narrow(graph: ir.Graph, gathers: Mapping[ir.Node, int]) -> dict[str, tuple[
 
 
 def _squeeze(graph: ir.Graph, gather: ir.Node) -> None:
-    """A Squeeze in place of the Gather of the only row."""
+    """Puts a Squeeze in place of the Gather of the only row."""
     squeeze = ir.node("Squeeze", [gather.inputs[0], add_ints(graph, [TOKENS])], name=f"{gather.name}.Squeeze")
     old, new = gather.outputs[0], squeeze.outputs[0]
     new.shape, new.type = old.shape, old.type
@@ -83,12 +84,12 @@ def _squeeze(graph: ir.Graph, gather: ir.Node) -> None:
 
 
 def _row_operands(node: ir.Node) -> tuple[int, ...]:
-    """Operands whose rows become the rows of the result; none when rows mix, or when it cannot be told."""
+    """Returns the operands whose rows become the rows of the result; none when rows mix, or when it cannot be told."""
     output = node.outputs[0]
     if _rank(output) != 3:
         return ()
     if node.op_type in KEEPS_ROWS_OF_BOTH:
-        return _of_two(node)
+        return _operands_with_rows(node)
     if node.op_type not in KEEPS_ROWS | {"MatMul", "Attention"} or _rank(node.inputs[0]) != 3:
         return ()
     if node.op_type == "LayerNormalization" and node.attributes.get_int("axis", -1) not in (-1, 2):
@@ -102,37 +103,40 @@ def _row_operands(node: ir.Node) -> tuple[int, ...]:
     return (0,)
 
 
-def _of_two(node: ir.Node) -> tuple[int, ...]:
-    found = []
+def _operands_with_rows(node: ir.Node) -> tuple[int, ...]:
+    """Returns the operands, of an operator on two, that have the rows of the result; none when one of them mixes
+    rows."""
+    operands = []
     for index, value in enumerate(node.inputs):
         array = constant(value)
         if array is not None:
             if array.ndim >= 2 and array.shape[-2] != 1:
                 return ()
         elif _rank(value) == 3:
-            found.append(index)
+            operands.append(index)
         else:
             return ()
-    rows = {dims(v)[TOKENS] for i in found if (v := node.inputs[i]) is not None and v.shape is not None}
-    return tuple(found) if len(found) == 1 or len(rows) == 1 else ()
+    rows = {dims(v)[TOKENS] for i in operands if (v := node.inputs[i]) is not None and v.shape is not None}
+    return tuple(operands) if len(operands) == 1 or len(rows) == 1 else ()
 
 
 def _rows_of(
-    graph: ir.Graph, value: ir.Value, rows: tuple[int, ...], before: ir.Node, taken: dict[ir.Value, ir.Value]
+    graph: ir.Graph, value: ir.Value, rows: tuple[int, ...], before: ir.Node, gathered: dict[ir.Value, ir.Value]
 ) -> ir.Value:
-    if value not in taken:
+    """Returns a Gather of `rows` from `value`, one for all its readers."""
+    if value not in gathered:
         name = f"{value.name}.row" + "_".join(map(str, rows))
         node = ir.node("Gather", [value, add_ints(graph, rows)], {"axis": TOKENS}, name=name)
-        made = node.outputs[0]
-        made.name, made.type = name, value.type
-        made.shape = None if value.shape is None else ir.Shape([value.shape[0], len(rows), value.shape[2]])
+        output = node.outputs[0]
+        output.name, output.type = name, value.type
+        output.shape = None if value.shape is None else ir.Shape([value.shape[0], len(rows), value.shape[2]])
         graph.insert_before(before, node)
-        taken[value] = made
-    return taken[value]
+        gathered[value] = output
+    return gathered[value]
 
 
 def _rank(value: ir.Value | None) -> int | None:
-    """Of elementwise results without a shape: the rank of what they were made from."""
+    """Returns the number of dimensions; of an elementwise result without a shape that of its first operand."""
     while value is not None and value.shape is None:
         node = value.producer()
         value = node.inputs[0] if node is not None and node.op_type in KEEPS_ROWS | KEEPS_ROWS_OF_BOTH else None

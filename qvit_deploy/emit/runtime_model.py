@@ -15,7 +15,7 @@ CODE_SHIFT = 128
 
 @dataclass(frozen=True, eq=False)
 class RuntimeModel:
-    """What was written.
+    """The model that was written, and how its tensors correspond to those of the Q/DQ graph.
 
     Attributes:
         proto: the model.
@@ -35,15 +35,17 @@ class RuntimeModel:
 
     @property
     def model(self) -> ir.Model:
+        """The model as `onnx_ir`, parsed anew at every access."""
         return ir.from_proto(self.proto)
 
     def serialize(self) -> bytes:
+        """Returns the file's bytes; equal models give equal bytes."""
         return self.proto.SerializeToString(deterministic=True)
 
     def renamed(self, names: list[str]) -> list[str]:
-        """Where tensors of the Q/DQ graph are to be found here."""
+        """Returns the names here of tensors of the Q/DQ graph."""
         return [self.codes.get(name, name) for name in names]
 
     def signed(self, name: str, array: np.ndarray) -> np.ndarray:
-        """Tensor `name` of the Q/DQ graph, made of the one that is found here: codes as int8."""
+        """Returns tensor `name` of the Q/DQ graph, computed from the one that holds it here: codes as int8."""
         return (array.astype(np.int16) - CODE_SHIFT).astype(np.int8) if name in self.codes else array

@@ -20,8 +20,10 @@ from qvit_deploy.graph.query import bias_of
 Tap = Callable[[Tensor], "Tensor | None"]
 """Called with a tensor as it is computed; returns None to read it, or a tensor to replace it downstream."""
 
-Fork = Callable[[Tensor], Iterable[Tensor]]
-"""Called with a tensor as it is computed; returns what it might have been instead."""
+_Operation = tuple[OpFn, list["ir.Value | None"], list[ir.Value]]
+
+Branch = Callable[[Tensor], Iterable[Tensor]]
+"""Called with a tensor as it is computed; returns the values that the rest of the graph shall run on in its place."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Executor:
         overrides = overrides or {}
         self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
         self._overridden = set(overrides)
-        self._plans: dict[frozenset[str], list[Step]] = {}
+        self._steps: dict[frozenset[str], list[Step]] = {}
 
     def _slot(self, value: ir.Value) -> int:
         return self._slots.setdefault(value, len(self._slots))
@@ -99,10 +101,10 @@ class Executor:
         Returns: name -> tensor, in the order of `fetch`.
         """
         taps = taps or {}
-        wanted = list(fetch) if fetch is not None else list(self._output_slots)
-        steps = self.steps(frozenset(taps) | frozenset(wanted))
+        names = list(fetch) if fetch is not None else list(self._output_slots)
+        steps = self.steps(frozenset(taps) | frozenset(names))
         results: dict[str, Tensor] = {}
-        remaining = set(wanted)
+        remaining = set(names)
         env = self.start(images, taps)
         name = self.graph.input.name or ""
         if name in remaining:
@@ -118,64 +120,81 @@ class Executor:
                 break
         if remaining:
             raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
-        return {n: results[n] for n in wanted}
+        return {n: results[n] for n in names}
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the graph's outputs, in its order."""
         return tuple(self._output_slots)
 
-    def run_forked(
-        self, images: Tensor, taps: Mapping[str, Tap], forks: Mapping[str, Fork]
+    def run_branches(
+        self, images: Tensor, taps: Mapping[str, Tap], branches: Mapping[str, Branch]
     ) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Tensor]]]]:
-        """(outputs by name, fork name -> the outputs with each of its tensors in place of the computed one).
+        """Runs the graph, and from every branch point the rest of it on other values: (outputs by name, branch name ->
+        the outputs with each of its values in place of the computed one).
 
-        One forward pass that at every fork also runs the rest of the graph, once per tensor the fork returns. What
-        comes before a fork is computed once, however many forks there are.
+        One forward pass that at every branch point also runs the rest of the graph, once per tensor the branch
+        returns. What comes before it is computed once, however many branches there are.
 
         Args:
             taps: as for `run`.
-            forks: name of a tensor behind the image -> `Fork`.
+            branches: name of a tensor behind the image -> `Branch`.
 
         Raises:
             KeyError: the graph computes no tensor of that name.
         """
-        steps = self.steps(frozenset(taps) | frozenset(forks))
+        steps = self.steps(frozenset(taps) | frozenset(branches))
         env = self.start(images, taps)
-        forked: dict[str, list[dict[str, Tensor]]] = {}
+        branched: dict[str, list[dict[str, Tensor]]] = {}
         for index, step in enumerate(steps):
             execute(step, env, taps)
             for slot, name in zip(step.outputs, step.names, strict=True):
-                if name not in forks:
+                if name not in branches:
                     continue
-                forked[name] = []
-                for other in forks[name](env[slot]):
-                    branch = {**env, slot: other}
+                branched[name] = []
+                for value in branches[name](env[slot]):
+                    branch_env = {**env, slot: value}
                     for later in steps[index + 1 :]:
-                        execute(later, branch, {})
-                    forked[name].append({output: branch[s] for output, s in self._output_slots.items()})
-        if missing := forks.keys() - forked.keys():
+                        execute(later, branch_env, {})
+                    branched[name].append({output: branch_env[s] for output, s in self._output_slots.items()})
+        if missing := branches.keys() - branched.keys():
             raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
-        return {output: env[s] for output, s in self._output_slots.items()}, forked
+        return {output: env[s] for output, s in self._output_slots.items()}, branched
 
     def start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
-        """Slot -> tensor before the first step: the constants and the image."""
+        """Returns slot -> tensor before the first step: the constants and the image."""
         name = self.graph.input.name or ""
         images = images.to(self.device)
         return {**self._constants, self._input_slot: _tapped(taps[name], images) if name in taps else images}
 
     def slot(self, name: str) -> int:
-        """The slot of the tensor called `name`. Raises KeyError when there is none."""
-        found = next((slot for value, slot in self._slots.items() if value.name == name), None)
-        if found is None:
+        """Returns the slot of the tensor called `name`. Raises KeyError when there is none."""
+        slot = next((slot for value, slot in self._slots.items() if value.name == name), None)
+        if slot is None:
             raise KeyError(f"no tensor named {name!r} in the graph")
-        return found
+        return slot
 
     def steps(self, observed: frozenset[str]) -> list[Step]:
-        """The steps to run, in order; a matmul and its bias become one step unless the tensor between is observed."""
-        if observed in self._plans:
-            return self._plans[observed]
-        raw: list[tuple[OpFn, list[ir.Value | None], list[ir.Value]]] = []
+        """Returns the steps to run, in order; a matmul and its bias become one step unless the tensor between is
+        observed."""
+        if observed not in self._steps:
+            operations = self._operations(observed)
+            drops = self._drops(operations)
+            self._steps[observed] = [
+                Step(
+                    run,
+                    tuple(-1 if v is None else self._slot(v) for v in inputs),
+                    tuple(self._slot(v) for v in outputs),
+                    tuple(v.name or "" for v in outputs),
+                    tuple(drops.get(index, ())),
+                )
+                for index, (run, inputs, outputs) in enumerate(operations)
+            ]
+        return self._steps[observed]
+
+    def _operations(self, observed: frozenset[str]) -> list[_Operation]:
+        """Returns (function, inputs, outputs) of every node, with biases merged into matmuls where nothing sees it."""
+        operations: list[_Operation] = []
         merged: set[ir.Node] = set()
         for node, function in self._functions:
             if node in merged:
@@ -184,11 +203,15 @@ class Executor:
             bias = None if alone else merged_bias(node)
             if bias is not None and bias not in self._overridden:
                 merged.add(bias)
-                raw.append((_linear, [node.inputs[0], node.inputs[1], bias.inputs[1]], list(bias.outputs)))
+                operations.append((_linear, [node.inputs[0], node.inputs[1], bias.inputs[1]], list(bias.outputs)))
             else:
-                raw.append((function, list(node.inputs), list(node.outputs)))
+                operations.append((function, list(node.inputs), list(node.outputs)))
+        return operations
+
+    def _drops(self, operations: Sequence[_Operation]) -> dict[int, list[int]]:
+        """Returns index of an operation -> the slots that nothing reads after it."""
         last_use: dict[int, int] = {}
-        for index, (_, inputs, _) in enumerate(raw):
+        for index, (_, inputs, _) in enumerate(operations):
             for value in inputs:
                 if value is not None:
                     last_use[self._slot(value)] = index
@@ -197,23 +220,12 @@ class Executor:
         for slot, index in last_use.items():
             if slot not in keep:
                 drops.setdefault(index, []).append(slot)
-        steps = [
-            Step(
-                run,
-                tuple(-1 if v is None else self._slot(v) for v in inputs),
-                tuple(self._slot(v) for v in outputs),
-                tuple(v.name or "" for v in outputs),
-                tuple(drops.get(index, ())),
-            )
-            for index, (run, inputs, outputs) in enumerate(raw)
-        ]
-        self._plans[observed] = steps
-        return steps
+        return drops
 
 
 def merged_bias(product: ir.Node) -> ir.Node | None:
-    """The Add that runs in one kernel with `product`, unless the tensor between is observed: that of a constant [out]
-    bias, behind a MatMul with a constant [in, out] weight."""
+    """Returns the Add that runs in one kernel with `product`, unless the tensor between is observed: that of a constant
+    [out] bias, behind a MatMul with a constant [in, out] weight."""
     weight = product.inputs[1] if product.op_type == "MatMul" else None
     if weight is None or not weight.is_initializer() or weight.shape is None or len(weight.shape) != 2:
         return None
@@ -223,8 +235,8 @@ def merged_bias(product: ir.Node) -> ir.Node | None:
 def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None:
     """Runs one step in `env` (slot -> tensor) and forgets what is not read again."""
     value = step.run(*[env[i] if i >= 0 else None for i in step.inputs])
-    made = value if isinstance(value, (tuple, list)) else (value,)
-    for slot, name, tensor in zip(step.outputs, step.names, made, strict=False):
+    results = value if isinstance(value, (tuple, list)) else (value,)
+    for slot, name, tensor in zip(step.outputs, step.names, results, strict=False):
         env[slot] = _tapped(taps[name], tensor) if name in taps else tensor
     for slot in step.drops:
         env.pop(slot, None)

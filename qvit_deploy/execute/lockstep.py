@@ -33,7 +33,7 @@ class Lockstep:
         self._replacements: dict[str, Replacement] = {}
 
     def advance(self, name: str) -> list[Tensor]:
-        """The tensor `name` of every batch; runs the graph to there when it has not got so far.
+        """Returns the tensor `name` of every batch, after running the graph to there when it has not got so far.
 
         Raises:
             KeyError: the graph does not compute it, or it is behind and nothing reads it any more.
@@ -55,5 +55,5 @@ class Lockstep:
         return [live[slot] for live in self._live]
 
     def replace(self, name: str, replacement: Replacement) -> None:
-        """When the step that computes `name` (alone) is reached, `replacement` computes it instead."""
+        """Lets `replacement` compute `name`, the only output of its step, when that step is reached."""
         self._replacements[name] = replacement

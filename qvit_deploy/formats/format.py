@@ -22,7 +22,7 @@ SMALLEST_SCALE = 1e-12
 
 @dataclass(frozen=True)
 class Block:
-    """Elements that share a scale of their own, stored beside them, as those of MX and NVFP4 do.
+    """A group of elements with a scale of its own, stored next to them, as in MX and NVFP4.
 
     Attributes:
         size: how many neighbours along the axis that a product sums over.
@@ -66,7 +66,8 @@ class Format(ABC):
 
     @abstractmethod
     def quantize(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Codes of x, float32 of its shape; `scale` broadcasts against x. Rounds half to even, as QuantizeLinear."""
+        """Returns the codes of x, float32 of its shape; `scale` broadcasts against x. Rounds half to even, as
+        QuantizeLinear."""
 
     @property
     def onnx_type(self) -> ir.DataType:
@@ -79,23 +80,23 @@ class Format(ABC):
         return False
 
     def choose_scale(self, absmax: Tensor) -> Tensor:
-        """The scale whose highest code is `absmax` (any shape, elementwise): float32, positive."""
+        """Returns the scale whose highest code is `absmax` (any shape, elementwise): float32, positive."""
         return (absmax.float() / self.range[1]).clamp_min(SMALLEST_SCALE)
 
     def dequantize(self, codes: Tensor, scale: Tensor) -> Tensor:
-        """codes x scale, float32."""
+        """Returns codes x scale, float32."""
         return codes * scale
 
     def fake_quantize(self, x: Tensor, scale: Tensor) -> Tensor:
-        """x moved to the nearest point of the format at this scale."""
+        """Rounds x to the nearest point of the format at this scale."""
         return self.dequantize(self.quantize(x, scale), scale)
 
     def compact(self, codes: Tensor) -> Tensor:
-        """The same codes in a torch type that takes less memory, where there is one."""
+        """Returns the same codes in a torch type that takes less memory, where there is one."""
         return codes
 
     def stored_bits(self, elements: int) -> int:
-        """What `elements` codes cost with the scales of their blocks, in bits when packed at their width."""
+        """Returns what `elements` codes cost with the scales of their blocks, in bits when packed at their width."""
         scales = 0 if self.block is None else -(-elements // self.block.size) * self.block.scale_bits
         return elements * self.bits + scales
 

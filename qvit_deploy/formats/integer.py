@@ -48,5 +48,5 @@ class Int(Format):
         return (x / scale).round().clamp_(*self.range)
 
     def compact(self, codes: Tensor) -> Tensor:
-        """int8."""
+        """Returns the codes as int8."""
         return codes.char()

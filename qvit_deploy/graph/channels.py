@@ -28,7 +28,7 @@ class NormGroup:
 
 
 def norm_groups(graph: Graph, sites: tuple[Site, ...]) -> tuple[NormGroup, ...]:
-    """The LayerNorms whose output reaches linear sites only, through operators that keep the channel axis last.
+    """Returns the LayerNorms whose output reaches linear sites only, through operators that keep the channel axis last.
 
     A norm is left out when anything else reads it (a residual addition in post-norm blocks, zero padding of
     windows, a pooling), because a channel-wise change would then alter the function.
@@ -55,34 +55,34 @@ def norm_groups(graph: Graph, sites: tuple[Site, ...]) -> tuple[NormGroup, ...]:
 
 
 def _linear_readers(value: ir.Value) -> set[str] | None:
-    """Product names of the MatMuls that read `value`'s channels; None when something else does."""
+    """Returns the product names of the MatMuls that read `value`'s channels; None when something else does."""
     if value.is_graph_output() or not value.uses():
         return None
-    found: set[str] = set()
+    readers: set[str] = set()
     for use in value.uses():
         node = use.node
         if node.op_type == "MatMul" and use.idx == 0:
-            found.add(node.outputs[0].name or "")
+            readers.add(node.outputs[0].name or "")
         elif node.op_type in DESCRIBES:
             continue
         elif node.op_type != "Concat" and use.idx == 0 and keeps_last_axis(node):
             for output in node.outputs:
-                deeper = _linear_readers(output) if output.uses() else set()
-                if deeper is None:
+                indirect = _linear_readers(output) if output.uses() else set()
+                if indirect is None:
                     return None
-                found |= deeper
+                readers |= indirect
         elif node.op_type == "Concat" and keeps_last_axis(node) and _only_pieces_of(node, value):
-            deeper = _linear_readers(node.outputs[0])
-            if deeper is None:
+            indirect = _linear_readers(node.outputs[0])
+            if indirect is None:
                 return None
-            found |= deeper
+            readers |= indirect
         else:
             return None
-    return found
+    return readers
 
 
 def _only_pieces_of(concat: ir.Node, value: ir.Value) -> bool:
-    """True when every input of `concat` is `value` or was cut from the same LayerNorm output (a roll)."""
+    """Returns True when every input of `concat` is `value` or was cut from the same LayerNorm output (a roll)."""
     return len({id(_origin(v)) for v in concat.inputs}) == 1
 
 

@@ -22,7 +22,7 @@ def emit(
     dtype: ir.DataType = ir.DataType.FLOAT,
     origin: ir.Node | None = None,
 ) -> ir.Value:
-    """Insert one node in front of `before` and return its output.
+    """Inserts one node in front of `before` and returns its output.
 
     The node inherits name and metadata of `origin` (default: `before`): module scopes live there, and
     `canonicalize.names` reads them, and makes value names unique at the end.
@@ -38,17 +38,17 @@ def emit(
     return output
 
 
-def free_name(name: str, taken: Container[str], separator: str = ".") -> str:
-    """`name`, or `name.1`, `name.2`... when that is taken."""
+def free_name(name: str, used: Container[str], separator: str = ".") -> str:
+    """Returns `name`, or `name.1`, `name.2`... when that is used."""
     candidate, count = name, 0
-    while candidate in taken:
+    while candidate in used:
         count += 1
         candidate = f"{name}{separator}{count}"
     return candidate
 
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Register `array` as an initializer called `name`, or `name.1`, `name.2`... when that is taken."""
+    """Registers `array` as an initializer called `name`, or `name.1`, `name.2`... when that is used."""
     unique = free_name(name, graph.initializers)
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
@@ -57,7 +57,7 @@ def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def add_ints(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
-    """An int64 vector; one initializer serves every node that needs the same numbers."""
+    """Returns an int64 vector constant; one initializer serves every node that needs the same numbers."""
     name = "ints_" + "_".join(str(n) for n in numbers)
     existing = graph.initializers.get(name)
     if existing is not None:
@@ -66,14 +66,15 @@ def add_ints(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
 
 
 def shape_constant(graph: ir.Graph, shape: Sequence[Dim]) -> ir.Value | None:
-    """A Reshape target: ints as they are, the one symbolic dimension as -1; None when two are symbolic."""
+    """Returns the target of a Reshape: ints as they are, the one symbolic dimension as -1; None when two are
+    symbolic."""
     if sum(not isinstance(d, int) for d in shape) > 1:
         return None
     return add_ints(graph, [d if isinstance(d, int) else -1 for d in shape])
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """Let everything that read `old`, graph outputs included, read `new`.
+    """Lets everything that read `old`, graph outputs included, read `new`.
 
     A graph output must be made by a node and be listed once, so where `new` cannot take that place an
     Identity stands in.
@@ -86,7 +87,7 @@ def replace(old: ir.Value, new: ir.Value) -> None:
 
 
 def detach_constants(model: ir.Model) -> None:
-    """Give every initializer a tensor of its own over the same numbers.
+    """Gives every initializer a tensor of its own over the same numbers.
 
     A value renames its tensor along with itself; without this, renaming would reach into the protobuf or the
     graph the model was made from.
@@ -98,7 +99,7 @@ def detach_constants(model: ir.Model) -> None:
 
 
 def remove_unused(model: ir.Model) -> None:
-    """Drop nodes and initializers nothing reads, and optional outputs and trailing absent inputs of those that stay.
+    """Drops nodes and initializers nothing reads, and optional outputs and trailing absent inputs of those that stay.
 
     Bodies of local functions stay as they were written: a plugin and its body are released together.
     """

@@ -1,4 +1,4 @@
-"""Weights kept in files beside a model. A model is untrusted: its external data could name any file on the machine."""
+"""Weights in files next to a model. A model is untrusted: its external data could name any file on the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 
 def problem(tensor: ir.ExternalTensor) -> str | None:
-    """Why the data of a tensor cannot be read, or None when it lies in the model's folder and is long enough."""
+    """Says why the data of a tensor cannot be read; None when it lies in the model's folder and is long enough."""
     location = str(tensor.location)
     folder = Path(tensor.base_dir).resolve()
     target = (folder / location).resolve()
@@ -23,11 +23,11 @@ def problem(tensor: ir.ExternalTensor) -> str | None:
 
 
 def tensors(model: ir.Model) -> list[ir.ExternalTensor]:
-    """Every tensor of the model whose data lies in another file."""
-    found: list[object] = []
+    """Returns every tensor of the model whose data lies in another file."""
+    values: list[object] = []
     for graph in model.graphs():
-        found += [value.const_value for value in graph.initializers.values()]
+        values += [value.const_value for value in graph.initializers.values()]
     scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for node in (node for scope in scopes for node in scope.all_nodes()):
-        found += [a.value for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
-    return [tensor for tensor in found if isinstance(tensor, ir.ExternalTensor)]
+        values += [a.value for a in node.attributes.values() if a.type == ir.AttributeType.TENSOR]
+    return [tensor for tensor in values if isinstance(tensor, ir.ExternalTensor)]

@@ -37,10 +37,12 @@ class Graph:
 
     @property
     def outputs(self) -> list[ir.Value]:
+        """The output values, in the model's order."""
         return list(self.model.graph.outputs)
 
     @property
     def initializers(self) -> dict[str, ir.Value]:
+        """Name -> value of every constant, in the model's order."""
         return dict(self.model.graph.initializers)
 
     def nodes(self) -> Iterator[ir.Node]:
@@ -53,28 +55,29 @@ class Graph:
         return self.interface.static_batch
 
     def clone(self) -> Graph:
-        """An independent copy: nodes and values are new, constant tensors are shared (never mutate them)."""
+        """Returns an independent copy: nodes and values are new, constant tensors are shared (never mutate them)."""
         return Graph(self.model.clone(), self.name)
 
     def to_proto(self) -> onnx.ModelProto:
+        """Returns the graph as an ONNX protobuf."""
         return ir.to_proto(self.model)
 
     def serialize(self) -> bytes:
-        """The .onnx file's bytes; equal graphs give equal bytes."""
+        """Returns the .onnx file's bytes; equal graphs give equal bytes."""
         return self.to_proto().SerializeToString(deterministic=True)
 
     @classmethod
     def deserialize(cls, content: bytes, name: str) -> Graph:
-        """The graph that `serialize` wrote."""
+        """Reads the graph that `serialize` wrote."""
         return cls(ir.from_proto(onnx.load_from_string(content)), name)
 
     def digest(self) -> str:
-        """SHA-256 of `serialize`."""
+        """Returns the SHA-256 of `serialize`, hexadecimal."""
         return hashlib.sha256(self.serialize()).hexdigest()
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The numpy array behind an initializer or Constant node, or None when the value depends on data."""
+    """Returns the numpy array behind an initializer or Constant node, or None when the value depends on data."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)

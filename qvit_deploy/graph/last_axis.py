@@ -18,27 +18,27 @@ def _ranks(node: ir.Node) -> tuple[int, int]:
 
 
 def kept_by_transpose(node: ir.Node) -> bool:
-    """The permutation ends with the last axis."""
+    """Tells whether the permutation ends with the last axis."""
     rank = _ranks(node)[0]
     perm = node.attributes.get_ints("perm", list(range(rank))[::-1])
     return perm[-1] == rank - 1
 
 
 def kept_by_reshape(node: ir.Node) -> bool:
-    """The target, a constant, ends with the size that the last axis has."""
+    """Tells whether the target, a constant, ends with the size that the last axis has."""
     x, shape = node.inputs[0], constant(node.inputs[1])
     assert x is not None and x.shape is not None
     return shape is not None and isinstance(x.shape[-1], int) and int(shape[-1]) == x.shape[-1]
 
 
 def kept_by_slice(node: ir.Node) -> bool:
-    """The axes are given, are constant, and the last is not among them."""
+    """Tells whether the axes are given, are constant, and the last is not among them."""
     rank, axes = _ranks(node)[0], constant(node.inputs[3]) if len(node.inputs) > 3 else None
     return axes is not None and all(int(a) % rank != rank - 1 for a in axes)
 
 
 def kept_by_gather(node: ir.Node) -> bool:
-    """It gathers along another axis, by constant indices."""
+    """Tells whether it gathers along another axis, by constant indices."""
     return kept_by_axis(node) and node.inputs[1] is not None and node.inputs[1].is_initializer()
 
 
@@ -49,12 +49,12 @@ def kept_by_axis(node: ir.Node) -> bool:
 
 
 def kept_by_squeeze(node: ir.Node) -> bool:
-    """The axes taken away are constant, and the last is not among them."""
+    """Tells whether the removed axes are constant, and the last is not among them."""
     return _axes_before_last(node, _ranks(node)[0])
 
 
 def kept_by_unsqueeze(node: ir.Node) -> bool:
-    """The axes added are constant, and the last of the result is not among them."""
+    """Tells whether the added axes are constant, and the last of the result is not among them."""
     return _axes_before_last(node, _ranks(node)[1])
 
 

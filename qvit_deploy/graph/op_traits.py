@@ -30,7 +30,7 @@ class Traits:
             `reshapes` it (all values in their order), `permutes` them, `repeats` them (same shape: same tensor),
             `picks` some of them, or `joins` several tensors.
         keeps_last_axis: for what moves values: whether a node leaves the last axis of x as it is. Called with nodes
-            whose x and y have shapes. None: it never does, or nobody has looked.
+            whose x and y have shapes. None: it never does, or that was not examined.
         elementwise: each element of y depends only on the elements of the operands at its place.
         broadcasts: an elementwise operator whose y has the shape that its operands broadcast to.
         scales: for a constant second operand c, y is x times a constant: f(a x, c) = a f(x, c).
@@ -255,14 +255,15 @@ REDEFINED = Operators(lambda t: t.redefined)
 
 
 def slope_at_zero(node: ir.Node) -> float:
-    """The limit of f(x) / x at 0 for a node of `ACTIVATIONS`."""
+    """Returns the limit of f(x) / x at 0 for a node of `ACTIVATIONS`."""
     slope = TRAITS[node.op_type].slope_at_zero
     assert slope is not None, f"{node.op_type} is no activation"
     return slope(node) if callable(slope) else slope
 
 
 def keeps_last_axis(node: ir.Node) -> bool:
-    """Whether a node moves values and leaves the last axis of its first input as it is; False if shapes are unknown."""
+    """Tells whether a node moves values and leaves the last axis of its first input as it is; False if shapes are
+    unknown."""
     x, y, traits = node.inputs[0], node.outputs[0], TRAITS.get(node.op_type)
     if x is None or x.shape is None or y.shape is None or traits is None or traits.keeps_last_axis is None:
         return False

@@ -15,13 +15,14 @@ Dim = int | str
 
 
 def producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The node that makes `value` (when it is one of `op_types`, if any are given); None for inputs and constants."""
+    """Returns the node that makes `value` (when it is one of `op_types`, if any are given); None for inputs and
+    constants."""
     node = None if value is None else value.producer()
     return node if node is not None and (not op_types or node.op_type in op_types) else None
 
 
 def producers(value: ir.Value | None, through: Set[str] = MOVES) -> Iterator[ir.Node]:
-    """The nodes whose results reach `value` through operators in `through` only (data operands)."""
+    """Yields the nodes whose results reach `value` through operators in `through` only (data operands)."""
     stack, seen = [value], set()
     while stack:
         node = producer(stack.pop())
@@ -35,20 +36,20 @@ def producers(value: ir.Value | None, through: Set[str] = MOVES) -> Iterator[ir.
 
 
 def nodes_by_output(graph: Graph) -> dict[str, ir.Node]:
-    """Name of a tensor -> the node that makes it."""
+    """Maps the name of every computed tensor to the node that makes it."""
     return {value.name or "": node for node in graph.nodes() for value in node.outputs}
 
 
 def node_making(graph: Graph, name: str) -> ir.Node:
-    """The node that makes the tensor `name`. Raises KeyError when none does."""
-    found = next((node for node in graph.nodes() if any(value.name == name for value in node.outputs)), None)
-    if found is None:
+    """Returns the node that makes the tensor `name`. Raises KeyError when none does."""
+    node = next((node for node in graph.nodes() if any(value.name == name for value in node.outputs)), None)
+    if node is None:
         raise KeyError(f"no node makes a tensor named {name!r}")
-    return found
+    return node
 
 
 def sole_reader(value: ir.Value, *op_types: str) -> ir.Node | None:
-    """The one node that reads `value`, once (when it is one of `op_types`, if any are given).
+    """Returns the one node that reads `value`, once (when it is one of `op_types`, if any are given).
 
     None when several nodes read it, or one does twice, or when it is also an output of the graph.
     """
@@ -60,7 +61,7 @@ def sole_reader(value: ir.Value, *op_types: str) -> ir.Node | None:
 
 
 def bias_of(product: ir.Node) -> ir.Node | None:
-    """The Add that puts a constant [out] bias on a MatMul's product, when nothing else reads the product."""
+    """Returns the Add that puts a constant [out] bias on a MatMul's product, when nothing else reads the product."""
     output = product.outputs[0]
     add = sole_reader(output, "Add")
     bias = constant(add.inputs[1]) if add is not None and add.inputs[0] is output else None
@@ -68,19 +69,19 @@ def bias_of(product: ir.Node) -> ir.Node | None:
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """The number in a constant with a single element, else None."""
+    """Returns the number in a constant with a single element, else None."""
     array = constant(value) if value is not None and _size(value) in (None, 1) else None
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
 def ints(value: ir.Value | None) -> list[int] | None:
-    """A constant integer tensor as a flat list; None when it is not constant."""
+    """Returns a constant integer tensor as a flat list; None when it is not constant."""
     array = constant(value)
     return None if array is None else [int(i) for i in array.reshape(-1)]
 
 
 def operands(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """Both orders of a binary node's two inputs."""
+    """Yields both orders of a binary node's two inputs."""
     a, b = node.inputs[0], node.inputs[1]
     if a is not None and b is not None:
         yield a, b
@@ -88,7 +89,7 @@ def operands(node: ir.Node) -> Iterator[tuple[ir.Value, ir.Value]]:
 
 
 def scaled(value: ir.Value) -> tuple[ir.Value, float] | None:
-    """(x, c) when `value` is x * c or x / c for a scalar constant c, as one Mul or Div node.
+    """Returns (x, c) when `value` is x * c or x / c for a scalar constant c, as one Mul or Div node.
 
     A constant with more dimensions than x would widen the product's shape, so it does not count.
     """
@@ -104,18 +105,18 @@ def scaled(value: ir.Value) -> tuple[ir.Value, float] | None:
 
 
 def dims(value: ir.Value) -> list[Dim]:
-    """The shape of `value`, which must be known."""
+    """Returns the shape of `value`, which must be known."""
     assert value.shape is not None, f"shape of {value.name} is not known"
     return [d if isinstance(d, int) else str(d.value) for d in value.shape]
 
 
 def rank(value: ir.Value) -> int:
-    """The number of dimensions of `value`, whose shape must be known."""
+    """Returns the number of dimensions of `value`, whose shape must be known."""
     return len(dims(value))
 
 
 def perm_of(transpose: ir.Node) -> list[int]:
-    """The permutation of a Transpose node (the default reverses the axes)."""
+    """Returns the permutation of a Transpose node (the default reverses the axes)."""
     assert transpose.inputs[0] is not None
     default = list(range(rank(transpose.inputs[0])))[::-1]
     return list(transpose.attributes.get_ints("perm", default))

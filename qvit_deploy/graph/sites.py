@@ -47,14 +47,14 @@ class Site:
 
 
 def find_sites(graph: Graph) -> tuple[Site, ...]:
-    """All sites in topological order. Names are unique."""
+    """Returns all sites in topological order. Their names are unique."""
     sites: list[Site] = []
-    taken: dict[str, int] = {}
+    uses_of_name: dict[str, int] = {}
     for node in graph.nodes():
         site = _linear(node) or _conv(node) or _attention(node)
         if site is None:
             continue
-        count = taken[site.name] = taken.get(site.name, 0) + 1
+        count = uses_of_name[site.name] = uses_of_name.get(site.name, 0) + 1
         if count > 1:  # one weight used at several places, or an export without names
             site = replace(site, name=f"{site.name}.{count}")
         sites.append(site)
@@ -125,7 +125,7 @@ def _module(weight: ir.Value) -> str:
 
 
 def _bias_after(node: ir.Node, columns: int) -> tuple[str | None, str]:
-    """(name of the bias or None, name of the tensor after it) of a MatMul with `columns` outputs."""
+    """Returns (name of the bias or None, name of the tensor after it) of a MatMul with `columns` outputs."""
     add = bias_of(node)
     bias = None if add is None else add.inputs[1]
     if add is None or bias is None or not bias.is_initializer() or bias.shape is None or bias.shape[0] != columns:
@@ -146,8 +146,8 @@ def _role(value: ir.Value) -> Role:
         if x is None or other is None or not other.is_initializer() or other.shape is None or len(other.shape) != 1:
             break
         value = x
-    found = {roles.get(node.op_type, "other") for node in producers(value)}
-    return found.pop() if len(found) == 1 else "other"
+    producer_roles = {roles.get(node.op_type, "other") for node in producers(value)}
+    return producer_roles.pop() if len(producer_roles) == 1 else "other"
 
 
 def _is_image(value: ir.Value) -> bool:
@@ -174,7 +174,8 @@ def _reaches_softmax(value: ir.Value, depth: int = 8) -> bool:
 
 
 def _attention_module(value: ir.Value) -> str:
-    """Module path of the attention a key or value tensor belongs to: the owner of the nearest projection."""
+    """Returns the module path of the attention a key or value tensor belongs to: the owner of the nearest
+    projection."""
     frontier: list[ir.Value | None] = [value]
     for _ in range(40):
         following: list[ir.Value | None] = []

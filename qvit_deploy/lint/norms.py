@@ -15,7 +15,7 @@ def _layer_norms(view: View) -> Iterator[tuple[ir.Node, ir.Value]]:
     """Yields the last node and the input of every LayerNorm that is decomposed into arithmetic."""
     for node in view.named("Div", "Mul"):
         try:
-            match = layer_norm.written_out(node)
+            match = layer_norm.decomposed(node)
         except Exception:  # nodes of untrusted files may lack inputs or have attributes of the wrong type
             continue
         if match is not None:
@@ -37,7 +37,7 @@ def _half_layer_norm(view: View) -> Iterator[Hit]:
 def _gelu(view: View) -> Iterator[Hit]:
     for node in view.named("Erf", "Tanh"):
         try:
-            match = gelu.written_out(node)
+            match = gelu.decomposed(node)
         except Exception:  # as above
             continue
         if match is not None:

@@ -152,7 +152,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Summary:
-    """`Agreement` over pairs.
+    """The mean of `Agreement` over pairs.
 
     Attributes:
         metrics: one `Mean` for each of `METRICS`.
@@ -171,7 +171,7 @@ class Summary:
 
 
 def summarise(agreements: Sequence[Agreement]) -> Summary:
-    """One `Agreement` per pair of images -> mean and interval over pairs. Raises ValueError without any."""
+    """Averages one `Agreement` per pair of images: mean and interval over pairs. Raises ValueError without any."""
     if not agreements:
         raise ValueError("there is no agreement to summarise")
     chances = [a.top_chance for a in agreements if a.top_chance is not None]
@@ -186,7 +186,7 @@ def summarise(agreements: Sequence[Agreement]) -> Summary:
 
 
 def random_map(shape: Sequence[int], seed: int) -> Floats:
-    """The baseline that knows nothing: independent standard normal scores, float64 `shape`."""
+    """Returns the baseline that knows nothing: independent standard normal scores, float64 `shape`."""
     return np.random.default_rng(seed).standard_normal(tuple(shape))
 
 
@@ -201,7 +201,7 @@ def _checked(entries: NDArray[Any], what: str) -> NDArray[Any]:
 def _measure(
     estimate: NDArray[Any], truth: NDArray[Any], above: NDArray[np.bool_], top: int
 ) -> Iterator[tuple[str, float | str]]:
-    """(metric, value or why there is none) in the order of `METRICS`."""
+    """Yields (metric, value or why there is none) in the order of `METRICS`."""
     if truth.size < 3:
         yield from ((name, f"fewer than 3 entries ({truth.size})") for name in METRICS)
         return
@@ -228,7 +228,8 @@ def _measure(
 
 
 def _is_constant(entries: NDArray[Any]) -> bool:
-    """Whether the entries differ by no more than the rounding of their own type: their correlation would be noise."""
+    """Tells whether the entries differ by no more than the rounding of their own type: their correlation would be
+    noise."""
     if not entries.any():
         return True
     wide = entries.astype(np.float64)
@@ -247,7 +248,8 @@ def _pearson(a: Floats, g: Floats) -> float:
 
 
 def _top(entries: Floats, k: int) -> Floats:
-    """The chance of each entry to be among the `k` largest magnitudes when equal ones are put in random order."""
+    """Returns the chance of each entry to be among the `k` largest magnitudes when equal ones are put in random
+    order."""
     magnitudes = np.abs(entries)
     last = np.partition(magnitudes, -k)[-k]
     inside, tied = magnitudes > last, magnitudes == last

@@ -12,19 +12,19 @@ Tensor = torch.Tensor
 
 
 def count(component: Component, tensor: Tensor, batch: int) -> int:
-    """Cells per image of `tensor`, which holds `batch` images."""
+    """Counts the cells per image of `tensor`, which holds `batch` images."""
     return tensor.shape[1] if component.kind == "head" else tensor.numel() // (batch * tensor.shape[-1])
 
 
 def sums(component: Component, tensor: Tensor, batch: int) -> Tensor:
-    """The sum over each cell of `tensor`, [batch, cells]."""
+    """Sums over each cell of `tensor`: [batch, cells]."""
     view = _view(component, tensor, batch)
     return view.sum((1, 3)) if component.kind == "head" else view.sum(-1)
 
 
 def patched(component: Component, base: Tensor, source: Tensor, cells: Sequence[int]) -> Tensor:
-    """`base`, which holds len(cells) images or more, with cell `cells[i]` of image i taken from `source`, which holds
-    one image."""
+    """Returns `base`, which holds len(cells) images or more, with cell `cells[i]` of image i replaced by that of
+    `source`, which holds one image."""
     batch = base.shape[0] // source.shape[0]
     result = base.clone()
     target, new = _view(component, result, batch), _view(component, source, 1)
@@ -45,7 +45,7 @@ def assign(component: Component, target: Tensor, source: Tensor, chosen: Sequenc
 
 
 def _view(component: Component, tensor: Tensor, batch: int) -> Tensor:
-    """[batch, windows, heads, rest] of a head's tensor, [batch, tokens, channels] of any other."""
+    """Returns [batch, windows, heads, rest] of a head's tensor, [batch, tokens, channels] of any other."""
     if component.kind == "head":
         return tensor.reshape(batch, -1, tensor.shape[1], tensor.shape[2] * tensor.shape[3])
     return tensor.reshape(batch, -1, tensor.shape[-1])
@@ -56,7 +56,7 @@ MOST_PREFIX = 32
 
 
 def token_grid(tokens: int, height: int, width: int) -> tuple[int, int, int] | None:
-    """(tokens in front, rows, columns) of `tokens` on an image [height, width], patches being square, or None.
+    """Returns (tokens in front, rows, columns) of `tokens` on an image [height, width], patches being square, or None.
 
     Of the grids of whole square patches that fit, the largest is taken: what is left over are class, distillation and
     register tokens.

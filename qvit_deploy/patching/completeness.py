@@ -22,7 +22,8 @@ DRIFT_ERROR = 0.5
 
 
 def completeness(effects: ArrayLike, difference: float) -> float | None:
-    """The sum of the estimates of a layer's cells over the true `difference` of the metric; None where that is 0.
+    """Returns the sum of the estimates of a layer's cells over the true `difference` of the metric; None where that is
+    0.
 
     Args:
         effects: [cells], change of the metric.
@@ -32,14 +33,14 @@ def completeness(effects: ArrayLike, difference: float) -> float | None:
 
 
 def is_beyond(kind: str, value: float) -> bool:
-    """Whether the completeness of a component of that kind says that its estimates have the wrong size: outside
+    """Tells whether the completeness of a component of that kind says that its estimates have the wrong size: outside
     [1 / FACTOR, FACTOR] for the residual stream, larger in magnitude than FACTOR for the rest."""
     return abs(value) > FACTOR or (kind == "residual" and value < 1 / FACTOR)
 
 
 def misses(slope: float | None, error: float | None) -> bool:
-    """Whether a sum of effects with this regression slope on the true drift, and this normalized error, says that the
-    effects have the wrong size. None is a drift of zero, which has no size."""
+    """Tells whether a sum of effects with this regression slope on the true drift, and this normalized error, says that
+    the effects have the wrong size. None is a drift of zero, which has no size."""
     if slope is None or error is None:
         return False
     return not 1 / FACTOR <= slope <= FACTOR or error > DRIFT_ERROR

@@ -43,6 +43,7 @@ class Component:
 
     @property
     def name(self) -> str:
+        """The block's label and the kind."""
         return f"{self.label} {self.kind}"
 
 
@@ -61,7 +62,7 @@ class _Skip:
 
 
 def find_components(graph: Graph) -> tuple[Component, ...]:
-    """All components of `graph` in the order it computes them.
+    """Returns all components of `graph` in the order it computes them.
 
     Raises:
         InputError: the graph has no block with attention and a skip connection around it.
@@ -105,8 +106,8 @@ def _skips(graph: Graph) -> Iterator[_Skip]:
 def _skip(
     add: ir.Node, operand: ir.Value, branch: ir.Value, flow: Dataflow, trunks: dict[ir.Value, ir.Value]
 ) -> _Skip | None:
-    """The skip connection of `add` if `operand` is what `branch` comes from: itself, before it was reshaped, or the
-    trunk it was added to (parallel attention and MLP)."""
+    """Returns the skip connection of `add` if `operand` is what `branch` comes from: itself, before it was reshaped, or
+    the trunk it was added to (parallel attention and MLP)."""
     trunk: ir.Value | None = operand
     while trunk is not None:
         reached, nodes = _between(trunk, branch, flow)
@@ -123,7 +124,7 @@ def _skip(
 
 
 def _between(trunk: ir.Value, branch: ir.Value, flow: Dataflow) -> tuple[bool, tuple[ir.Node, ...]]:
-    """(whether `branch` is computed from `trunk`, the data nodes that do so)."""
+    """Returns (whether `branch` is computed from `trunk`, the data nodes that do so)."""
     reached, nodes, stack = False, dict[ir.Node, None](), [branch]
     while stack:
         value = stack.pop()
@@ -137,7 +138,7 @@ def _between(trunk: ir.Value, branch: ir.Value, flow: Dataflow) -> tuple[bool, t
 
 
 def _blocks(skips: list[_Skip]) -> list[list[_Skip]]:
-    """Skips grouped into blocks: each attention with the MLPs up to the next."""
+    """Groups skips into blocks: each attention with the MLPs up to the next."""
     blocks: list[list[_Skip]] = []
     for skip in skips:
         if not blocks or skip.is_attention:
@@ -147,7 +148,8 @@ def _blocks(skips: list[_Skip]) -> list[list[_Skip]]:
 
 
 def _heads(skip: _Skip, order: Mapping[ir.Node, int]) -> str | None:
-    """The product of probabilities and values, with what scales it afterwards, when its heads are axis 1 of 4."""
+    """Returns the product of probabilities and values, with what scales it afterwards, when its heads are axis 1 of
+    4."""
     products = [n for n in skip.nodes if n.op_type == "MatMul" and not _has_weight(n)]
     if not products:
         return None
@@ -160,7 +162,7 @@ def _heads(skip: _Skip, order: Mapping[ir.Node, int]) -> str | None:
 
 
 def _has_weight(node: ir.Node) -> bool:
-    """Whether a product's second operand is constant, dequantized from codes or not."""
+    """Tells whether a product's second operand is constant, dequantized from codes or not."""
     value = node.inputs[1]
     while value is not None and (producer := value.producer()) is not None:
         if producer.op_type not in MOVES | {"DequantizeLinear"}:
@@ -170,8 +172,8 @@ def _has_weight(node: ir.Node) -> bool:
 
 
 def _label(block: list[_Skip], earlier: Set[ir.Node]) -> str:
-    """What the names of all weights of a block begin with, up to a dot: `blocks.3`. A branch may also read what is
-    older than its trunk (class attention)."""
+    """Returns what the names of all weights of a block begin with, up to a dot: `blocks.3`. A branch may also read what
+    is older than its trunk (class attention)."""
     modules = [
         name.partition(".weight")[0].split(".")[:-1]
         for skip in block

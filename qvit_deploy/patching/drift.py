@@ -22,6 +22,7 @@ import torch
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.patching.relp import float64_array
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RuleSet
 from qvit_deploy.tasks.task import Metric, Objective, Outputs, Task, arrays
@@ -58,7 +59,7 @@ class Drift:
 
     @property
     def estimated(self) -> np.ndarray:
-        """The sum of all effects, float64 [images]; to be held against `after - before`."""
+        """The sum of all effects, float64 [images]; to be compared with `after - before`."""
         total: np.ndarray = np.sum([e.sum(1) for e in self.effects.values()], axis=0)
         return total
 
@@ -72,8 +73,8 @@ def quantization_drift(
     metric: Metric,
     task: Task,
 ) -> Drift:
-    """The drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and one of
-    the quantized graph.
+    """Returns the drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and
+    one of the quantized graph.
 
     Args:
         executor: of the float graph, with the overrides of `rule_set` bound to n images.
@@ -102,11 +103,11 @@ def quantization_drift(
     replaced = {name: after[name] for name in by_output}
     propagate(executor, images, inputs | by_output.keys(), passes.visit_replaced, start, replaced)
     return Drift(
-        effects={site.name: passes.effects[name].cpu().double().numpy() for name, site in by_output.items()},
+        effects={site.name: float64_array(passes.effects[name]) for name, site in by_output.items()},
         errors={site.name: passes.errors[name] for name, site in by_output.items()},
         in_order=frozenset(s.name for s in sites if after[s.output].shape[0] == len(images)),
-        before=_numpy(objectives[0](before)),
-        after=_numpy(objectives[0](outputs_after)),
+        before=float64_array(objectives[0](before)),
+        after=float64_array(objectives[0](outputs_after)),
         answers_before=task.answers(arrays(before)),
         answers_after=task.answers(arrays(outputs_after)),
         unexplained=passes.unexplained(),
@@ -134,20 +135,20 @@ class _Passes:
         """Keeps the coefficients of the float run."""
         self._coefficients[name] = g
 
-    def visit_replaced(self, name: str, own: Tensor, g: Tensor) -> None:
-        """Takes the effect of a site's error, or how far an input is from the quantized run's."""
+    def visit_replaced(self, name: str, float_value: Tensor, g: Tensor) -> None:
+        """Records the effect of a site's error, or how far an input is from the quantized run's."""
         after = self._after[name]
-        error = after - own
+        error = after - float_value
         site = self.by_output.get(name)
         if site is None:
             self._differences[name] = float(error.abs().max() / after.abs().max().clamp(min=1e-12))
             return
         self.effects[name] = _rows(site, error * (g + self._coefficients.pop(name)) / 2, self._images)
-        power = float(own.square().sum())
+        power = float(float_value.square().sum())
         self.errors[name] = (float(error.square().sum()) / max(power, 1e-30)) ** 0.5
 
     def unexplained(self) -> float:
-        """The largest difference that no site accounts for, relative. Raises CheckError above `UNEXPLAINED`."""
+        """Returns the largest difference that no site accounts for, relative. Raises CheckError above `UNEXPLAINED`."""
         worst = max(self._differences, key=self._differences.__getitem__)
         difference = self._differences[worst]
         if difference > UNEXPLAINED:
@@ -159,14 +160,9 @@ class _Passes:
 
 
 def _rows(site: Site, effect: Tensor, batch: int) -> Tensor:
-    """[batch, rows]: summed over the last axis, and over heads for an attention product."""
+    """Returns [batch, rows]: summed over the last axis, and over heads for an attention product."""
     if site.kind in ("matmul_qk", "matmul_av") and effect.ndim == 4:
         effect = effect.sum(1)
     if site.kind == "conv":
         effect = effect.flatten(2).transpose(1, 2)
     return effect.sum(-1).reshape(batch, -1)
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    result: np.ndarray = values.detach().cpu().double().numpy()
-    return result

@@ -1,7 +1,7 @@
 """Exact activation patching: one cell replaced, the rest of the graph run again, the metric read. The ground truth.
 
 Many patches run at once: the base image is repeated, and at every component the repetitions get a different cell each
-and go through the rest of the graph (`Executor.run_forked`). What comes before a component is computed once for all.
+and go through the rest of the graph (`Executor.run_branches`). What comes before a component is computed once for all.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 
-from qvit_deploy.execute.executor import Executor, Fork
+from qvit_deploy.execute.executor import Branch, Executor
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component
-from qvit_deploy.patching.relp import Direction, objective_of, ordered
+from qvit_deploy.patching.relp import Direction, float64_array, objective_of, ordered
 from qvit_deploy.tasks.task import Metric, Objective, Outputs, examples
 
 Tensor = torch.Tensor
@@ -29,7 +29,7 @@ def patch_effects(
     direction: Direction = "denoising",
     at_once: int = 64,
 ) -> dict[Component, np.ndarray]:
-    """Component -> the exact change of the metric when each of its cells is patched, float64 [cells].
+    """Returns component -> the exact change of the metric when each of its cells is patched, float64 [cells].
 
     Args:
         executor: of the graph alone; rules do not change forward values, but cost time.
@@ -52,25 +52,25 @@ def patch_effects(
         by_tensor: dict[str, list[Component]] = {}
         for component in components:
             by_tensor.setdefault(component.tensor, []).append(component)
-        forks = {name: _patches(sharing, from_source, counts, rows) for name, sharing in by_tensor.items()}
-        outputs, forked = executor.run_forked(_repeated(base, rows), {}, forks)
+        branches = {name: _patches(sharing, from_source, counts, rows) for name, sharing in by_tensor.items()}
+        outputs, branched = executor.run_branches(_repeated(base, rows), {}, branches)
         objective = objective_of(metric, _first_of(outputs), from_source_run, direction)
         unpatched = objective(_first_of(outputs))
         effects = {}
         for name, sharing in by_tensor.items():
-            patched = iter(forked[name])
+            patched = iter(branched[name])
             for component in sharing:
                 chunks = _chunks(counts[component], rows)
                 values = torch.cat([_each(objective, next(patched), len(chunk)) for chunk in chunks]) - unpatched
-                effects[component] = values.cpu().double().numpy()
+                effects[component] = float64_array(values)
     return {c: effects[c] for c in components}
 
 
 def _patches(
     components: Sequence[Component], source: Mapping[Component, Tensor], counts: Mapping[Component, int], rows: int
-) -> Fork:
-    """The patched versions of the tensor that `components` share, each with the next `rows` cells of one component
-    taken from `source`."""
+) -> Branch:
+    """Returns the patched versions of the tensor that `components` share, each with the next `rows` cells of one
+    component taken from `source`."""
 
     def patches(value: Tensor) -> Iterator[Tensor]:
         for component in components:
@@ -81,13 +81,13 @@ def _patches(
 
 
 def rows_at_once(counts: Sequence[int], most: int) -> int:
-    """How many repetitions, at most `most`, run the fewest images for components with `counts` cells."""
+    """Returns how many repetitions, at most `most`, run the fewest images for components with `counts` cells."""
     most = max(1, min(most, max(counts)))
     return min(range(most, 0, -1), key=lambda rows: rows + sum(-(-count // rows) * rows for count in counts))
 
 
 def _each(objective: Objective, outputs: Outputs, count: int) -> Tensor:
-    """The objective of one pair on each of the first `count` images of `outputs`, [count]."""
+    """Returns the objective of one pair on each of the first `count` images of `outputs`, [count]."""
     return torch.cat([objective(examples(outputs, slice(i, i + 1))) for i in range(count)])
 
 
@@ -114,7 +114,8 @@ def circuit_metric(
     corrupt: Tensor,
     metric: Metric,
 ) -> Callable[[Sequence[int]], float]:
-    """A function (cells that keep their clean activations) -> the metric of the clean run with all others corrupted.
+    """Returns a function (cells that keep their clean activations) -> the metric of the clean run with all others
+    corrupted.
 
     Cells are counted over `components` in their order. The corrupted values are those of the corrupt run; what lies
     between the components is computed as usual (MIB, Mueller et al. 2025, node patching).

@@ -30,7 +30,7 @@ class FaithfulnessCurve:
 
     Attributes:
         sizes: circuit sizes as shares of all components, increasing.
-        kept: the number of components of each, size x components rounded down.
+        counts: the number of components in each, size x components rounded down.
         metric: m(C) of each.
         clean: m with every component kept.
         corrupt: m with none.
@@ -38,7 +38,7 @@ class FaithfulnessCurve:
     """
 
     sizes: tuple[float, ...]
-    kept: tuple[int, ...]
+    counts: tuple[int, ...]
     metric: tuple[float, ...]
     clean: float
     corrupt: float
@@ -76,12 +76,12 @@ def absolute_order(scores: ArrayLike) -> tuple[int, ...]:
 
 
 def cpr(scores: ArrayLike, evaluate: Evaluate) -> FaithfulnessCurve:
-    """The curve whose `area` is the circuit performance ratio of `scores`: higher is better."""
+    """Returns the curve whose `area` is the circuit performance ratio of `scores`: higher is better."""
     return faithfulness_curve(signed_order(scores), evaluate)
 
 
 def cmd(scores: ArrayLike, evaluate: Evaluate) -> FaithfulnessCurve:
-    """The curve whose `distance` is the circuit-model distance of `scores`: lower is better."""
+    """Returns the curve whose `distance` is the circuit-model distance of `scores`: lower is better."""
     return faithfulness_curve(absolute_order(scores), evaluate)
 
 
@@ -102,8 +102,8 @@ def faithfulness_curve(order: Sequence[int], evaluate: Evaluate, sizes: Sequence
     if len(sizes) < 2 or sizes[0] <= 0 or sizes[-1] > 1 or any(b <= a for a, b in pairwise(sizes)):
         raise ValueError(f"circuit sizes must increase strictly within (0, 1], got {tuple(sizes)}")
     # 0.29 x 100 is 28.999...: a product this close to a whole number is that number.
-    kept = tuple(math.floor(size * len(order) + 1e-9) for size in sizes)
-    metric = {n: float(evaluate(tuple(order[:n]))) for n in sorted({0, *kept, len(order)})}
+    counts = tuple(math.floor(size * len(order) + 1e-9) for size in sizes)
+    metric = {n: float(evaluate(tuple(order[:n]))) for n in sorted({0, *counts, len(order)})}
     bad = [n for n, m in metric.items() if not math.isfinite(m)]
     if bad:
         raise NonFiniteError(f"the metric is NaN or infinite with {bad[0]} of {len(order)} components kept")
@@ -111,8 +111,8 @@ def faithfulness_curve(order: Sequence[int], evaluate: Evaluate, sizes: Sequence
     same = abs(clean - corrupt) <= 1e-6 * max(abs(clean), abs(corrupt))
     return FaithfulnessCurve(
         sizes=tuple(sizes),
-        kept=kept,
-        metric=tuple(metric[n] for n in kept),
+        counts=counts,
+        metric=tuple(metric[n] for n in counts),
         clean=clean,
         corrupt=corrupt,
         undefined=f"the metric is {clean:.6g} clean and {corrupt:.6g} corrupted: no difference" if same else None,

@@ -33,7 +33,7 @@ Maps = Mapping[Component, np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """Estimated effects of patches on the metric, and what goes with them.
+    """Estimated effects of patches on the metric, and the metric itself on both images.
 
     Attributes:
         effects: change of the metric when one cell is patched.
@@ -63,7 +63,7 @@ def attribute(
     task: Task,
     direction: Direction = "denoising",
 ) -> Attribution:
-    """The effects of all patches of all pairs.
+    """Returns the effects of all patches of all pairs.
 
     Args:
         executor: with the overrides of `rule_set` bound to len(clean) images.
@@ -94,9 +94,9 @@ def attribute(
     def visit(name: str, activation: Tensor, g: Tensor) -> None:
         difference = from_source.pop(name) - activation
         for component in readers[name]:
-            effects[component] = _numpy(cells.sums(component, difference * g, pairs))
-            distances[component] = _numpy(cells.sums(component, difference.square(), pairs).sqrt())
-            reached[component] = _numpy(cells.sums(component, g.abs(), pairs)) > 0
+            effects[component] = float64_array(cells.sums(component, difference * g, pairs))
+            distances[component] = float64_array(cells.sums(component, difference.square(), pairs).sqrt())
+            reached[component] = float64_array(cells.sums(component, g.abs(), pairs)) > 0
 
     base_outputs = propagate(executor, base, readers, visit, start)
     on_clean, on_corrupt = values
@@ -105,20 +105,20 @@ def attribute(
         effects={c: effects[c] for c in components},
         distances={c: distances[c] for c in components},
         reached={c: reached[c] for c in components},
-        clean=_numpy(on_clean),
-        corrupt=_numpy(on_corrupt),
+        clean=float64_array(on_clean),
+        corrupt=float64_array(on_corrupt),
         clean_answers=answers[0],
         corrupt_answers=answers[1],
     )
 
 
 def ordered(clean: T, corrupt: T, direction: Direction) -> tuple[T, T]:
-    """(clean, corrupt) as (base, source) of the patches, and (base, source) as (clean, corrupt)."""
+    """Returns (clean, corrupt) as (base, source) of the patches, and (base, source) as (clean, corrupt)."""
     return (corrupt, clean) if direction == "denoising" else (clean, corrupt)
 
 
 def objective_of(metric: Metric, base: Outputs, source: Outputs, direction: Direction) -> Objective:
-    """The objective of pairs whose outputs are known."""
+    """Returns the objective of pairs whose outputs are known."""
     return metric(*ordered(base, source, direction))
 
 
@@ -130,6 +130,7 @@ def _check_different(clean: Tensor, corrupt: Tensor) -> None:
         )
 
 
-def _numpy(values: Tensor) -> np.ndarray:
+def float64_array(values: Tensor) -> np.ndarray:
+    """Returns a tensor as a float64 numpy array, without its gradient."""
     result: np.ndarray = values.detach().cpu().double().numpy()
     return result

@@ -1,4 +1,4 @@
-"""What is known of a model before formats are chosen; an allocation under any budget is made from it in no time."""
+"""What is known of a model before formats are chosen: from it, an allocation under any budget takes no time."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Analysis:
             the quantized graph at its sites only.
         tables: `table_key` of a recipe -> its loss table.
         latency: the recipe's latency table, if it has one.
-        kept: where results of stages are kept.
-        basis: what the calibration depends on beside the basis of `kept`, JSON.
+        stages: keeps the results of stages.
+        basis: what the calibration depends on besides the basis of `stages`, JSON.
     """
 
     calibration: Calibration
@@ -58,33 +58,33 @@ class Analysis:
     costs: tuple[SiteCost, ...]
     tables: Mapping[TableKey, LossTable]
     latency: LatencyTable | None
-    kept: StageCache
+    stages: StageCache
     basis: Sequence[object]
 
     def table(self, recipe: Recipe) -> LossTable:
-        """The loss table of `recipe`, one of those the analysis was made for."""
+        """Returns the loss table of `recipe`, one of those the analysis was made for."""
         return self.tables[table_key(recipe)]
 
     def allocate(self, recipe: Recipe) -> Allocation:
-        """The widths with the least loss inside the budget of `recipe`. Raises BudgetError."""
+        """Returns the widths with the least loss inside the budget of `recipe`. Raises BudgetError."""
         errors = self.table(recipe).errors
         options = menu(recipe, self.calibration.sites)
         loss = {n: {o: errors[n].at(o.weights, o.activations) for o in choices} for n, choices in options.items()}
         return choose(recipe, self.costs, options, loss)
 
     def loss(self, recipe: Recipe, allocation: Allocation) -> float:
-        """What `allocation` loses, in the unit of the score of `recipe`."""
+        """Returns what `allocation` loses, in the unit of the score of `recipe`."""
         errors = self.table(recipe).errors
         return math.fsum(errors[name].at(o.weights, o.activations) for name, o in allocation.items())
 
 
 def table_key(recipe: Recipe) -> TableKey:
-    """What of a recipe decides its loss table."""
+    """Returns the choices of a recipe that decide its loss table."""
     return recipe.score, recipe.rules, recipe.seed
 
 
 def menu(recipe: Recipe, sites: Sequence[Site]) -> Menu:
-    """The widths `recipe` lets every site choose from."""
+    """Returns the widths `recipe` lets every site choose from."""
     return site_options(recipe, [s.name for s in sites], [s.name for s in sites if s.weight])
 
 
@@ -94,7 +94,7 @@ def site_costs(
     weights: Mapping[str, torch.Tensor],
     latencies: Mapping[str, Mapping[Option, int]],
 ) -> tuple[SiteCost, ...]:
-    """The sizes of every site, with the nanoseconds of its options where `latencies` has them."""
+    """Returns the sizes of every site, with the nanoseconds of its options where `latencies` has them."""
     costs = []
     for site in sites:
         weight = weights.get(site.name)
@@ -105,50 +105,50 @@ def site_costs(
 
 
 def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: Path | None = None) -> Analysis:
-    """Everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
+    """Does everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
 
     Args:
         cache: folder to keep the results of stages in.
 
     Raises:
         InputError: the model has nothing to quantize, the latency table does not fit it, or `cache` cannot be written.
-        BudgetError: the budget of one of the recipes cannot be met; found out before the long stages.
+        BudgetError: the budget of one of the recipes cannot be met; raised before the long stages.
     """
     recipe, batches = recipes[0], inputs.batches
     latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
-    kept = _open_cache(cache, inputs, watch)
+    stages = _open_cache(cache, inputs, watch)
     basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
     source = inputs.source.graph
-    make = partial(fold, source, recipe, batches, inputs.task.objective, watch)
-    folded, graph, importance = kept.result("fold", basis, watch, make)
-    # A kept graph has the name of the file it was first read from.
+    folding = partial(fold, source, recipe, batches, inputs.task.objective, watch)
+    folded, graph, importance = stages.result("fold", basis, watch, folding)
+    # A graph from the cache has the name of the file it was first read from.
     folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
     sites = _sites(graph, recipe)
     weights = site_weights(graph, sites)
     executor = Executor(graph)
     basis = [*basis, recipe.attention]
-    observed = partial(_observe, executor, sites, importance, recipe, batches, watch)
-    observations, products = kept.result("observe", basis, watch, observed)
+    observing = partial(_observe, executor, sites, importance, recipe, batches, watch)
+    observations, products = stages.result("observe", basis, watch, observing)
     menus = [menu(r, sites) for r in recipes]
     options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
-    times = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
-    costs = site_costs(sites, observations, weights, times)
+    latencies = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
+    costs = site_costs(sites, observations, weights, latencies)
     for r, m in zip(recipes, menus, strict=True):
         require_feasible(r, costs, m)
     formats = tuple(sorted({f for choices in options.values() for o in choices for f in (o.weights, o.activations)}))
-    chosen = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
+    attention = recipe.softmax, recipe.softmax_rows, recipe.attention_granularity
 
     def ranges() -> Grids:
         with watch.stage("ranges"):
             activations = activation_grids(sites, observations, weights, formats)
-            return {**activations, **attention_grids(sites, products, formats, *chosen)}
+            return {**activations, **attention_grids(sites, products, formats, *attention)}
 
-    basis = [*basis, [f.short for f in formats], chosen]
-    grids = kept.result("ranges", basis, watch, ranges)
+    basis = [*basis, [f.short for f in formats], attention]
+    grids = stages.result("ranges", basis, watch, ranges)
     calibration = Calibration(executor, sites, observations, weights, grids, formats, products, importance)
-    tables = _tables(calibration, menus, recipes, inputs, watch, kept, basis)
+    tables = _tables(calibration, menus, recipes, inputs, watch, stages, basis)
     gc.collect()  # backward passes leave cycles too
-    return Analysis(calibration, folded, costs, tables, latency, kept, basis)
+    return Analysis(calibration, folded, costs, tables, latency, stages, basis)
 
 
 def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageCache:
@@ -170,8 +170,8 @@ def _observe(
 ) -> tuple[dict[str, Observation], dict[str, ProductSample]]:
     count = len(batches.images)
     with watch.stage("observe", count) as advance:
-        seen = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
-        return seen, observe_products(executor, batches, sites, count, recipe.seed)
+        observations = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
+        return observations, observe_products(executor, batches, sites, count, recipe.seed)
 
 
 def _tables(
@@ -180,10 +180,11 @@ def _tables(
     recipes: Sequence[Recipe],
     inputs: Inputs,
     watch: Stopwatch,
-    kept: StageCache,
+    stages: StageCache,
     basis: Sequence[object],
 ) -> dict[TableKey, LossTable]:
-    """The loss table of every score of `recipes`. Weights are prequantized for the first that is not kept."""
+    """Returns the loss table of every score of `recipes`. Weights are prequantized for the first that is not in the
+    cache."""
     free = {name for m in menus for name, choices in m.items() if len(choices) > 1}
     compensate = recipes[0].compensate
     fitted, judged = inputs.batches.halves(recipes[0].seed)
@@ -198,19 +199,18 @@ def _tables(
         return calibration.with_weights(rounded)
 
     def table(recipe: Recipe) -> LossTable:
-        scored, known = judged.sample(SCORES[recipe.score].images, recipe.seed, SCORED_AT_ONCE), with_weights()
+        scored, rounded = judged.sample(SCORES[recipe.score].images, recipe.seed, SCORED_AT_ONCE), with_weights()
         with watch.stage("relevance", len(scored.images)) as advance:
-            return rank_sites(known, recipe, free, scored, inputs.task, advance)
+            return rank_sites(rounded, recipe, free, scored, inputs.task, advance)
 
     return {
-        key: kept.result("relevance", [*basis, sorted(free), compensate, key], watch, partial(table, r))
+        key: stages.result("relevance", [*basis, sorted(free), compensate, key], watch, partial(table, r))
         for key, r in {table_key(r): r for r in recipes}.items()
     }
 
 
 def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:
-    found = find_sites(graph)
-    sites = tuple(s for s in found if s.weight is not None or recipe.attention == "integer")
+    sites = tuple(s for s in find_sites(graph) if s.weight is not None or recipe.attention == "integer")
     if not any(s.weight is not None for s in sites):
         raise InputError(
             f"model {graph.name!r} has nothing to quantize: no linear or convolution with constant weights was found"

@@ -46,11 +46,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 VERIFIED_IMAGES = 32
+"""Calibration images that every target is verified on."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compile leaves behind: the bundle and how long each stage took (not part of the bundle, which is
+    """The result of a compile: the bundle and how long each stage took (not part of the bundle, which is
     reproducible byte for byte)."""
 
     bundle: Bundle
@@ -106,21 +107,21 @@ def compile(
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
-        seen = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
+        images = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
         job = VerificationJob(
-            float_graph=inputs.source.graph, reference=reference, plan=plan, images=seen, task=inputs.task
+            float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
         verified = {t.name: t.verify(model, job) for t, model in emitted.items()}
-        checked = Verification.of(
+        verification = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
-            fold_error=fold_error(inputs.source.graph, folded, seen, inputs.task),
+            fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
         )
         files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
-        manifest = validate({**facts, "verification": checked, "files": records}, "the manifest")
+        manifest = validate({**facts, "verification": verification, "files": records}, "the manifest")
         files["report.html"] = render_report(manifest)
         bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
     return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
@@ -130,24 +131,24 @@ def build(
     inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe, watch: Stopwatch
 ) -> tuple[Plan, EmittedGraph]:
     """Rounds the weights to the formats of `allocation` and writes the quantized graph."""
-    known, batches = analysis.calibration, inputs.batches
+    calibration, batches = analysis.calibration, inputs.batches
     formats = {name: (o.weights, o.activations) for name, o in allocation.items()}
 
-    def planned() -> Plan:
-        with watch.stage("round", len(known.sites)) as advance:
-            plan = build_plan(known, formats, recipe.compensate, batches, recipe.seed, advance)
+    def round_weights() -> Plan:
+        with watch.stage("round", len(calibration.sites)) as advance:
+            plan = build_plan(calibration, formats, recipe.compensate, batches, recipe.seed, advance)
         if not recipe.distill_epochs:
             return plan
         with watch.stage("distill", recipe.distill_epochs) as advance:
-            return distill(known, plan, batches, recipe.distill_epochs, recipe.seed, inputs.task, advance)
+            return distill(calibration, plan, batches, recipe.distill_epochs, recipe.seed, inputs.task, advance)
 
     chosen = {name: o.text for name, o in allocation.items()}
     basis = [*analysis.basis, chosen, recipe.compensate, recipe.seed, recipe.distill_epochs]
-    plan = analysis.kept.result("plan", basis, watch, planned)
+    plan = analysis.stages.result("plan", basis, watch, round_weights)
     for target in targets_of(recipe.targets):
         plan = target.prepare(plan)
     with watch.stage("emit"):
-        return plan, emit_qdq(known.graph, plan)
+        return plan, emit_qdq(calibration.graph, plan)
 
 
 def emit(
@@ -168,7 +169,7 @@ def emit(
 
 
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
-    """What the manifest says before anything is verified or written."""
+    """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
     sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {

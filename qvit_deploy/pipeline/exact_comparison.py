@@ -1,4 +1,4 @@
-"""How far estimated maps can be trusted: held against exact patching, as circuits, and against ONNX Runtime."""
+"""How far estimated maps can be trusted: against exact patching, as circuits, and against ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FLOAT_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class ExactComparison:
-    """What an explanation is worth.
+    """How far an explanation can be trusted.
 
     Attributes:
         agreement: kind -> method -> how its maps agree with exact patching, over pairs.
@@ -52,7 +52,7 @@ class ExactComparison:
 
 
 def compare_with_exact(model: ModelFile, explanation: Explanation, task: Task = CLASSIFY) -> ExactComparison:
-    """Holds the maps of `explanation`, made with exact ones beside them, against these.
+    """Compares the estimated maps of `explanation` with the exact ones that it has too.
 
     Raises:
         CheckError: ONNX Runtime does not agree with the executor on a patched float graph.
@@ -69,17 +69,17 @@ def _agreement(
 ) -> dict[Kind, dict[str, Summary]]:
     result: dict[Kind, dict[str, Summary]] = {}
     for kind in KINDS:
-        mine = [c for c in components if c.kind == kind]
-        if not mine:
+        of_kind = [c for c in components if c.kind == kind]
+        if not of_kind:
             continue
         agreements: dict[str, list[Agreement]] = {}
         for index, pair in enumerate(pairs):
             truth = _truth(pair)
-            exact, reached = _joined(truth.exact, mine), _joined(pair.reached, mine)
+            exact, reached = _joined(truth.exact, of_kind), _joined(pair.reached, of_kind)
             methods = {
-                rules: _joined(pair.effects, mine),
-                "gradient": _joined(truth.gradient, mine),
-                "|difference|": _joined(pair.distances, mine),
+                rules: _joined(pair.effects, of_kind),
+                "gradient": _joined(truth.gradient, of_kind),
+                "|difference|": _joined(pair.distances, of_kind),
                 "random": random_map(exact.shape, index),
             }
             for method, estimate in methods.items():
@@ -91,19 +91,19 @@ def _agreement(
 def _circuits(
     model: ModelFile, components: Sequence[Component], pairs: Sequence[PairMaps], metric: Metric, rules: str
 ) -> dict[str, tuple[float | None, float | None]]:
-    mine = [c for c in components if c.kind in CIRCUIT_KINDS]
+    nodes = [c for c in components if c.kind in CIRCUIT_KINDS]
     executor = Executor(model.graph)
     curves: dict[str, list[tuple[FaithfulnessCurve, FaithfulnessCurve]]] = {}
     for index, pair in enumerate(pairs):
         clean, corrupt = (torch.tensor(i)[None] for i in (pair.pair.clean, pair.pair.corrupt))
-        evaluate = circuit_metric(executor, mine, clean, corrupt, metric)
+        evaluate = circuit_metric(executor, nodes, clean, corrupt, metric)
         truth = _truth(pair)
-        exact = _joined(truth.exact, mine)
+        exact = _joined(truth.exact, nodes)
         # A circuit keeps what raises the metric towards the clean image's.
         sign = np.sign(pair.clean.metric - pair.corrupt.metric) or 1.0
         methods = {
-            "exact": exact, rules: _joined(pair.effects, mine), "gradient": _joined(truth.gradient, mine),
-            "|difference|": sign * _joined(pair.distances, mine), "random": random_map(exact.shape, index),
+            "exact": exact, rules: _joined(pair.effects, nodes), "gradient": _joined(truth.gradient, nodes),
+            "|difference|": sign * _joined(pair.distances, nodes), "random": random_map(exact.shape, index),
         }  # fmt: skip
         for method, scores in methods.items():
             curves.setdefault(method, []).append((cpr(sign * scores, evaluate), cmd(scores, evaluate)))
@@ -127,9 +127,9 @@ def _cross_check(
         values = executor.run(source, fetch=[c.tensor for c in strongest])
         for component in strongest:
             value = values[component.tensor]
-            ours = arrays(executor.run(base, {component.tensor: partial(_constant, value)}))
-            theirs = patched_outputs(model.graph, base.numpy(), component.tensor, value.cpu().numpy())
-            worst = max(worst, relative_error(task.signal(ours), task.signal(theirs)))
+            by_executor = arrays(executor.run(base, {component.tensor: partial(_constant, value)}))
+            by_runtime = patched_outputs(model.graph, base.numpy(), component.tensor, value.cpu().numpy())
+            worst = max(worst, relative_error(task.signal(by_executor), task.signal(by_runtime)))
     is_float = not any(n.op_type == "QuantizeLinear" for n in model.graph.nodes())
     if is_float and worst > FLOAT_TOLERANCE:
         raise CheckError(

@@ -1,4 +1,4 @@
-"""Exact patching of many pairs: kept on disk as it goes, and spread over processes."""
+"""Exact patching of many pairs: stored on disk pair by pair, and spread over processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from qvit_deploy.artifacts.atomic import make_folder
-from qvit_deploy.cache import store as stored
+from qvit_deploy.cache import store
 from qvit_deploy.data.pairs.make import ImagePair
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
@@ -28,7 +28,7 @@ from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
 
 VERSION = 2
-"""Of the files below; another version is computed again."""
+"""Version of the stored files; maps of another version are computed again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class ExactMaps:
     effects: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def of(self, pair: ImagePair, components: Sequence[Component]) -> dict[Component, np.ndarray]:
-        """The maps of a pair. Raises KeyError when it was not computed."""
+        """Returns the maps of a pair. Raises KeyError when it was not computed."""
         maps = self.effects[_digest(pair)]
         return {c: maps[_key(c)] for c in components}
 
@@ -64,8 +64,8 @@ def exact_maps(
     Args:
         at_once: patches that run side by side in each process.
         processes: how many share the pairs.
-        folder: where each pair's maps are kept as soon as they are known; what is there already, of the same model,
-            images and metric, is not computed again.
+        folder: where each pair's maps are stored as soon as they are computed; those that are there already, of the
+            same model, images and metric, are not computed again.
 
     Raises:
         InputError: the folder cannot be written, no such metric, or a graph without attention.
@@ -96,7 +96,7 @@ def exact_maps(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is asked of every pair."""
+    """What is computed for every pair."""
 
     task: Task
     metric: str
@@ -107,7 +107,7 @@ class _Work:
 def _computed(
     graph: Graph, work: _Work, pairs: Mapping[str, ImagePair], processes: int
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """(digest of a pair, its maps), as they are done."""
+    """Yields (digest of a pair, its maps), as they are done."""
     if processes <= 1 or len(pairs) <= 1:
         patcher = _Patcher(graph, work)
         yield from ((digest, patcher.maps(pair.clean, pair.corrupt)) for digest, pair in pairs.items())
@@ -134,7 +134,7 @@ class _Patcher:
         self._metric, self._work = work.task.parse_metric(work.metric), work
 
     def maps(self, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
-        """`_key` of a component -> the exact effect of each of its cells, float64 [cells]."""
+        """Returns `_key` of a component -> the exact effect of each of its cells, float64 [cells]."""
         first, second = torch.tensor(clean)[None], torch.tensor(corrupt)[None]
         work = self._work
         effects = patch_effects(
@@ -145,7 +145,7 @@ class _Patcher:
 
 @lru_cache(maxsize=1)
 def _patcher(file: Path, work: _Work) -> _Patcher:
-    """Of a worker process, which patches many pairs of one graph; the processes share the cores."""
+    """Returns the patcher of a worker process, which patches many pairs of one graph; the processes share the cores."""
     torch.set_num_threads(1)
     return _Patcher(Graph.deserialize(file.read_bytes(), "model"), work)
 
@@ -167,15 +167,15 @@ def _file(folder: Path, identity: str, pair: str) -> Path:
 
 
 def _read(path: Path, components: Sequence[Component]) -> dict[str, np.ndarray] | None:
-    """The maps in a file, or None when it is not there or damaged."""
+    """Returns the maps in a file, or None when it is not there or damaged."""
     try:
-        maps: dict[str, np.ndarray] = stored.load(path)
-    except (OSError, stored.DamagedError):
+        maps: dict[str, np.ndarray] = store.load(path)
+    except (OSError, store.DamagedError):
         return None
-    whole = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
-    return maps if whole else None
+    complete = set(maps) == {_key(c) for c in components} and all(np.isfinite(m).all() for m in maps.values())
+    return maps if complete else None
 
 
 def _write(path: Path, maps: dict[str, np.ndarray]) -> None:
     make_folder(path.parent)
-    stored.store(maps, path)
+    store.store(maps, path)

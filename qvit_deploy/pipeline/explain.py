@@ -1,4 +1,4 @@
-"""RelP on pairs of images: maps of every component, and exact patching beside them where it was done."""
+"""RelP on pairs of images: maps of every component, and those of exact patching where it was done."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What the estimates of one pair are held against.
+    """What the estimates of one pair are compared with.
 
     Attributes:
         exact: effects of the patches themselves, float64.
-        gradient: their estimates by the plain gradient, float64.
+        gradient: their estimates by the gradient gradient, float64.
     """
 
     exact: Maps
@@ -53,7 +53,7 @@ class PairMaps:
 
     Attributes:
         effects, distances, reached: see `Attribution`.
-        truth: None where no exact maps were asked for.
+        truth: None without exact maps.
     """
 
     pair: ImagePair
@@ -67,7 +67,7 @@ class PairMaps:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What `explain` found.
+    """The maps of all pairs, and how they were made.
 
     Attributes:
         rules: name of the rule set.
@@ -95,13 +95,13 @@ def explain(
     task: Task = CLASSIFY,
     advance: Advance = lambda _: None,
 ) -> Explanation:
-    """Maps of all pairs; `advance` counts pairs.
+    """Estimates the maps of all pairs; `advance` counts pairs.
 
     Args:
         metric: see `Task.parse_metric`.
         rules: name of a rule set.
         secant_quantizers: quantizers pass the slope of their secant on, not the gradient as it is.
-        exact: the exact maps of the pairs, to be kept beside the estimates.
+        exact: the exact maps of the pairs, to compare the estimates with.
         task: what the outputs mean.
 
     Raises:
@@ -110,38 +110,38 @@ def explain(
     """
     rule_set = rule_set_called(rules, secant_quantizers)
     check_differentiable(model.graph)
-    measured, components = task.parse_metric(metric), find_components(model.graph)
-    ruled = _Ruled(model, rule_set, measured, direction, task)
-    # The gradient's own maps are wanted beside exact ones; under the rules `gradient` they are there already.
-    plain = ruled if rules == "gradient" else None
-    if exact is not None and plain is None:
-        plain = _Ruled(model, RULE_SETS["gradient"], measured, direction, task)
+    metric_of_pair, components = task.parse_metric(metric), find_components(model.graph)
+    estimator = _Estimator(model, rule_set, metric_of_pair, direction, task)
+    # Exact maps are compared with the gradient's too; under the rules `gradient` those are there already.
+    gradient = estimator if rules == "gradient" else None
+    if exact is not None and gradient is None:
+        gradient = _Estimator(model, RULE_SETS["gradient"], metric_of_pair, direction, task)
     maps = []
     for pair in pairs:
-        estimate = ruled.attribution(pair, components)
+        estimate = estimator.attribution(pair, components)
         truth = None
-        if exact is not None and plain is not None:
-            gradient = estimate if plain is ruled else plain.attribution(pair, components)
-            truth = Truth(exact.of(pair, components), _of_one(gradient.effects))
+        if exact is not None and gradient is not None:
+            first_order = estimate if gradient is estimator else gradient.attribution(pair, components)
+            truth = Truth(exact.of(pair, components), _of_one(first_order.effects))
         maps.append(_pair_maps(pair, estimate, truth))
         advance(1)
-    return Explanation(components, rule_set.name, metric, direction, ruled.firings, tuple(maps))
+    return Explanation(components, rule_set.name, metric, direction, estimator.firings, tuple(maps))
 
 
 def rule_set_called(name: str, secant_quantizers: bool) -> RuleSet:
-    """The rule set of that name. Raises InputError."""
+    """Returns the rule set of that name. Raises InputError."""
     if name not in RULE_SETS:
         raise InputError(f"there is no rule set {name!r}; choose from {', '.join(RULE_SETS)}")
     return RULE_SETS[name].with_secant_quantizers() if secant_quantizers else RULE_SETS[name]
 
 
 def image_batch(model: ModelFile, image: np.ndarray) -> Tensor:
-    """`image` [C, H, W] as [1, C, H, W], repeated to the batch of a graph that fixes one."""
+    """Returns `image` [C, H, W] as [1, C, H, W], repeated to the batch of a graph that fixes one."""
     return torch.tensor(image)[None].expand(model.graph.static_batch or 1, *image.shape)
 
 
-class _Ruled:
-    """A model under a rule set, for one pair at a time."""
+class _Estimator:
+    """Estimates the effects of patches on a model by one rule set, for one pair at a time."""
 
     def __init__(self, model: ModelFile, rule_set: RuleSet, metric: Metric, direction: Direction, task: Task) -> None:
         bound = rule_set.bind(model.graph, model.graph.static_batch or 1)
@@ -150,7 +150,7 @@ class _Ruled:
         self._executor = Executor(model.graph, overrides=bound.overrides)
 
     def attribution(self, pair: ImagePair, components: Sequence[Component]) -> Attribution:
-        """The estimated effects of all patches of `pair`."""
+        """Returns the estimated effects of all patches of `pair`."""
         clean, corrupt = (image_batch(self._model, image) for image in (pair.clean, pair.corrupt))
         return attribute(
             self._executor, self._rule_set, components, clean, corrupt, self._metric, self._task, self._direction
@@ -170,5 +170,5 @@ def _pair_maps(pair: ImagePair, estimate: Attribution, truth: Truth | None) -> P
 
 
 def _of_one(maps: Mapping[Component, np.ndarray]) -> dict[Component, np.ndarray]:
-    """The maps of the first of a batch of pairs: a graph with a fixed batch runs one pair several times."""
+    """Returns the maps of the first of a batch of pairs: a graph with a fixed batch runs one pair several times."""
     return {component: values[0] for component, values in maps.items()}

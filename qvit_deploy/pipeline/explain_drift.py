@@ -57,7 +57,7 @@ class MetricDrift:
 
     Attributes:
         before, after: of the float and of the quantized model.
-        estimated: the sum of all sites' effects, to be held against `after - before`.
+        estimated: the sum of all sites' effects, to be compared with `after - before`.
     """
 
     before: np.ndarray
@@ -99,7 +99,7 @@ def explain_drift(
     task: Task = CLASSIFY,
     advance: Advance = lambda _: None,
 ) -> DriftExplanation:
-    """The drift between the float and a quantized graph of one bundle; `advance` counts images.
+    """Returns the drift between the float and a quantized graph of one bundle; `advance` counts images.
 
     Raises:
         InputError: no such metric or rule set.
@@ -137,7 +137,8 @@ def _drifts(
     task: Task,
     advance: Advance,
 ) -> Iterator[Drift]:
-    """The drift on each batch of images; rules are bound to a batch size, so a smaller last batch binds them anew."""
+    """Yields the drift on each batch of images; rules are bound to a batch size, so a smaller last batch binds them
+    anew."""
     measured, size, runner = task.parse_metric(metric), 0, Executor(quantized.graph)
     for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
         batch = torch.from_numpy(padded(pixels, clean.graph.static_batch))

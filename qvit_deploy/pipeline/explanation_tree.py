@@ -28,8 +28,10 @@ def relp_tree(
     image_size: tuple[int, int, int],
     task: Task = CLASSIFY,
 ) -> dict[str, Any]:
-    """An `Explanation`; maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map,
-    `completeness` the sum of the estimates over the true difference, `beyond` whether it cannot be right.
+    """Returns an `Explanation` as plain values.
+
+    Maps are lists of cells, `grid` is (tokens in front, rows, columns) of a token map, `completeness` the sum of the
+    estimates over the true difference, `beyond` whether it cannot be right.
 
     Args:
         model: one line that says what was explained.
@@ -58,8 +60,8 @@ def relp_tree(
 def drift_tree(
     model: str, explanation: DriftExplanation, image_size: tuple[int, int, int], task: Task = CLASSIFY
 ) -> dict[str, Any]:
-    """A `DriftExplanation`: per site its share of the drift, and the sum against the true drift; `beyond`
-    is whether the sum misses it."""
+    """Returns a `DriftExplanation` as plain values: per site its share of the drift, and the sum of all sites against
+    the true drift; `beyond` says whether the sum misses it."""
     drift, agreement = explanation.drift, explanation.agreement
     return {
         "schema": SCHEMA,
@@ -96,8 +98,8 @@ def _site(site: SiteDrift, true: np.ndarray, image_size: tuple[int, int, int]) -
 
 
 def _share(effects: np.ndarray, true: np.ndarray) -> float | None:
-    """The part of the drift that a site explains, sum(e d) / sum(d d): over all sites these add up to the slope of the
-    estimated on the true drift."""
+    """Returns the part of the drift that a site explains, sum(e d) / sum(d d): over all sites these add up to the slope
+    of the estimated on the true drift."""
     power = float(true @ true)
     return float(effects @ true) / power if power else None
 
@@ -121,8 +123,8 @@ def _component(
 ) -> dict[str, Any]:
     effects = pair.effects[component]
     base, source = ordered(pair.clean.metric, pair.corrupt.metric, direction)
-    whole = source - base
-    added_up = completeness(effects, whole)
+    difference = source - base
+    added_up = completeness(effects, difference)
     return {
         "kind": component.kind,
         "block": component.block,

@@ -38,15 +38,18 @@ AFTER_FOLD = {
 def fold(
     graph: Graph, recipe: Recipe, batches: Batches, objective: Objective, watch: Stopwatch
 ) -> tuple[Graph, Graph, dict[str, Tensor]]:
-    """(`graph` with its channels brought to ranges that quantize well, the function and the operators the same; that
-    with factors in front of what nothing can absorb them; importance of the rows of every tensor a linear reads)."""
+    """Brings the channels of `graph` to ranges that quantize well, without changing the function that it computes.
+
+    Returns: (the graph with every fold that parameters absorb; the same with an explicit factor and shift per channel
+        where nothing absorbs them; importance of the rows of every tensor that a linear reads).
+    """
     graph, count = absorb_scales(graph), len(batches.images)
     sites = find_sites(graph)
     groups = norm_groups(graph, sites) if recipe.fold else ()
     scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
-    taken = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
+    already_folded = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
     bits = narrowest(recipe)
-    readers = equalizable(graph, sites, taken) if recipe.equalize else {}
+    readers = equalizable(graph, sites, already_folded) if recipe.equalize else {}
     heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
     # In an order: rows are sampled tensor after tensor, and the order of a set of names changes with every process.
     tensors = dict.fromkeys([*readers, *(g.norm for g in groups), *(c.tensor for c in heads)])
@@ -59,12 +62,12 @@ def fold(
             importance = row_importance(graph, names, scored, rules, objective, advance)
         gc.collect()  # backward passes leave cycles that hold every activation
     with watch.stage("fold", count) as advance:
-        seen = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
-        graph = fold_heads(graph, sites, scores, values, seen)
+        observations = observe(Executor(graph), batches, tensors, count, recipe.seed, importance, advance)
+        graph = fold_heads(graph, sites, scores, values, observations)
         folded = fold_norms(
-            graph, sites, groups, {g.norm: channel_fold(seen[g.norm], recipe.fold_clip, bits) for g in groups}
+            graph, sites, groups, {g.norm: channel_fold(observations[g.norm], recipe.fold_clip, bits) for g in groups}
         )
         sites = find_sites(folded)  # some have a bias now
         readers = {name: tuple(s for s in sites if s.input == name) for name in readers}
-        graph, renamed = equalize(folded, readers, seen, bits)
+        graph, renamed = equalize(folded, readers, observations, bits)
     return folded, graph, importance | {new: importance[old] for old, new in renamed.items() if old in importance}

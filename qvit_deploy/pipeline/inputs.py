@@ -37,16 +37,17 @@ class Batches:
     static: bool
 
     def sample(self, count: int, seed: int, at_once: int | None = None) -> Batches:
-        """`count` of the images, balanced over the classes when they are labelled, in batches of `at_once`."""
+        """Returns `count` of the images, balanced over the classes when they are labelled, in batches of `at_once`."""
         size = self.size if at_once is None or self.static else min(at_once, self.size)
         return Batches(self.images.subset(count, seed), size, self.static)
 
     def halves(self, seed: int) -> tuple[Batches, Batches]:
-        """Two disjoint halves of two or more images, each balanced over the classes when they are labelled."""
+        """Returns two disjoint halves of two or more images, each balanced over the classes when they are labelled."""
         first = self.images.subset(len(self.images) // 2, seed)
         return Batches(first, self.size, self.static), Batches(self.images.without(first), self.size, self.static)
 
     def arrays(self) -> Iterator[np.ndarray]:
+        """Yields float32 [size, C, H, W] arrays; the last is smaller, or padded for a static graph."""
         for pixels, _ in self.images.batches(self.size):
             yield padded(pixels, self.size if self.static else None)
 
@@ -66,14 +67,14 @@ class Inputs:
     skip_bad_images: bool
 
     def held_out(self, count: int, seed: int) -> ImageSet | None:
-        """Up to `count` images of the same DATA that calibration does not see; None when it sees all.
+        """Draws up to `count` images of the same DATA that calibration does not see; None when it sees all.
 
         Args:
             seed: that of the recipe the inputs were opened with.
         """
         drawn = self.batches.images
-        wanted = len(drawn) + count
-        more = open_images(self.calib, self.preprocess, limit=wanted, seed=seed, skip_bad=self.skip_bad_images)
+        limit = len(drawn) + count
+        more = open_images(self.calib, self.preprocess, limit=limit, seed=seed, skip_bad=self.skip_bad_images)
         rest = more.without(drawn)
         return rest if len(rest) else None
 
@@ -140,7 +141,7 @@ def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
 
 
 def _calib(calib: str | None, model: object) -> str:
-    """The DATA to calibrate on; the demo models bring theirs."""
+    """Returns the DATA to calibrate on; the demo models bring theirs."""
     if calib is not None:
         return calib
     if isinstance(model, str) and model.startswith("demo:"):

@@ -23,7 +23,7 @@ class ModelFile:
     Attributes:
         path: the .onnx file.
         description: one line for reports.
-        manifest: of the bundle it lies in, if it was opened as one.
+        manifest: of the bundle that was opened; None for a single .onnx file.
     """
 
     path: Path
@@ -62,7 +62,7 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
 
 
 def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
-    """The sites of a bundle's float graph that its plan quantizes.
+    """Returns the sites of a bundle's float graph that its plan quantizes.
 
     Raises:
         BundleError: the float graph lacks one of them.

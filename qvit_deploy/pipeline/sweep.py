@@ -55,7 +55,7 @@ class Job:
 
 
 def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[str, float | str]]) -> list[Recipe]:
-    """One recipe per score and budget; uniform widths, which no score chooses, once.
+    """Returns one recipe per score and budget; uniform widths, which no score chooses, once.
 
     Args:
         base: everything else; its own budget is not used.
@@ -70,7 +70,7 @@ def plan_recipes(base: Recipe, scores: Sequence[str], budgets: Sequence[tuple[st
 
 
 def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) -> list[SweepRow]:
-    """The rows of all `jobs`, in their order, with the Pareto front of each model marked.
+    """Returns the rows of all `jobs`, in their order, with the Pareto front of each model marked.
 
     Args:
         engine: "local" runs one model after the other here (each keeps all cores busy); "ray" hands each model to a
@@ -85,7 +85,7 @@ def sweep(jobs: Sequence[Job], engine: str, progress: Progress | None = None) ->
 
 
 def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
-    """One row per recipe of `job`, in order. Raises what `sweep` raises."""
+    """Analyses one model and returns one row per recipe of `job`, in order. Raises what `sweep` raises."""
     watch = Stopwatch(progress)
     job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
     recipe = job.recipes[0]
@@ -93,14 +93,14 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
         job.model, job.calib, recipe, task=job.task, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
     )  # fmt: skip
-    bench = _Bench(inputs, job, watch) if job.measure or job.data is not None else None
+    evaluation = _Evaluation(inputs, job, watch) if job.measure or job.data is not None else None
     analysis = analyse(inputs, job.recipes, watch, job.cache)
     rows = []
     with watch.stage("points", len(job.recipes)) as advance:
         for recipe in job.recipes:
             allocation = analysis.allocate(recipe)
             row = _row(job.model, recipe, analysis, allocation)
-            rows.append(row if bench is None else bench.measured(row, analysis, allocation, recipe))
+            rows.append(row if evaluation is None else evaluation.measured(row, analysis, allocation, recipe))
             advance(1)
     return rows
 
@@ -122,7 +122,7 @@ def _row(model: str, recipe: Recipe, analysis: Analysis, allocation: Allocation)
     )
 
 
-class _Bench:
+class _Evaluation:
     """Measures emitted models against the float model: on images nothing was calibrated on, and on the test data."""
 
     def __init__(self, inputs: Inputs, job: Job, watch: Stopwatch) -> None:
@@ -134,34 +134,37 @@ class _Bench:
         if job.data is not None:
             self.test = open_images(job.data, inputs.preprocess, skip_bad=job.skip_bad_images, split="test")
         with watch.stage("float"):
-            self.exact = self._outputs(inputs.source.graph)
-        self.known: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
+            self.float_outputs = self._outputs(inputs.source.graph)
+        self.results: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
 
     def measured(self, row: SweepRow, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> SweepRow:
-        """`row` with what the model of `allocation` does; equal allocations are built once."""
+        """Returns `row` with what the model of `allocation` does; equal allocations are built once."""
         key = tuple(allocation.items())
-        if key not in self.known:
+        if key not in self.results:
             _, emitted = build(self.inputs, analysis, allocation, recipe, Stopwatch())
-            self.known[key] = self._compared(self._outputs(emitted))
-        return replace(row, **self.known[key])
+            self.results[key] = self._compared(self._outputs(emitted))
+        return replace(row, **self.results[key])
 
     def _outputs(self, graph: Graph) -> list[Arrays]:
-        """Of the images, and of the test images if there are any, by ONNX Runtime."""
-        opened = open_model(graph.serialize())
-        return [outputs(opened, images, lambda _: None) for images in (self.images, self.test) if images is not None]
+        """Runs ONNX Runtime on the images, and on the test images if there are any."""
+        session = open_model(graph.serialize())
+        return [outputs(session, images, lambda _: None) for images in (self.images, self.test) if images is not None]
 
     def _compared(self, measured: list[Arrays]) -> dict[str, Any]:
         task = self.inputs.task
         facts: dict[str, Any] = {
-            "sqnr_db": task.sqnr_db(self.exact[0], measured[0]),
-            "agreement": task.agreement(self.exact[0], measured[0]),
+            "sqnr_db": task.sqnr_db(self.float_outputs[0], measured[0]),
+            "agreement": task.agreement(self.float_outputs[0], measured[0]),
             "images": len(self.images),
             "held_out": self.held_out,
         }
         if self.test is not None:
-            facts |= {"test_agreement": task.agreement(self.exact[1], measured[1]), "test_images": len(self.test)}
+            facts |= {
+                "test_agreement": task.agreement(self.float_outputs[1], measured[1]),
+                "test_images": len(self.test),
+            }
             if self.test.labels is not None:
-                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.exact)]
+                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.float_outputs)]
                 facts |= {"top1": scores[0], "float_top1": scores[1]}
         return facts
 
@@ -181,7 +184,7 @@ def _on_ray(jobs: Sequence[Job]) -> list[list[SweepRow]]:
 
 
 def _absolute(job: Job) -> Job:
-    """A worker need not run in this folder."""
+    """Returns `job` with absolute paths, since a worker need not run in this folder."""
 
     def here(spec: str | None) -> str | None:
         return spec if spec is None or spec.startswith(("timm:", "demo:")) else str(Path(spec).expanduser().absolute())

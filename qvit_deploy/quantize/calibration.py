@@ -1,4 +1,4 @@
-"""What calibration leaves behind: everything a loss or a plan needs to know before formats are chosen."""
+"""The result of calibration: everything a loss or a plan needs to know before formats are chosen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Calibration:
 
     Attributes:
         executor: runs the (folded) graph in float.
-        observations: tensor name -> what the calibration images made of it.
+        observations: tensor name -> its statistics on the calibration images.
         weights: site name -> [in, out] float32 (`plan.site_weights`).
         grids: has each of `formats` for every tensor.
         formats: ascending.
@@ -42,10 +42,11 @@ class Calibration:
 
     @property
     def graph(self) -> Graph:
+        """The graph that was calibrated."""
         return self.executor.graph
 
     def with_weights(self, rounded: RoundedWeights) -> RoundedCalibration:
-        """The same with every weight in every format, as loss tables need it."""
+        """Returns the same calibration with every weight in every format, as loss tables need it."""
         return RoundedCalibration(**vars(self), rounded=rounded)
 
 
@@ -60,5 +61,5 @@ class RoundedCalibration(Calibration):
     rounded: RoundedWeights
 
     def weight_error(self, site: str, format: Format) -> Tensor:
-        """What rounding to `format` adds to the weight of a site, float32 [in, out]."""
+        """Returns what rounding to `format` adds to the weight of a site, float32 [in, out]."""
         return self.rounded[site, format].value() - self.weights[site]

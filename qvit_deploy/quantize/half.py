@@ -11,7 +11,7 @@ from qvit_deploy.quantize.plan import Plan
 
 
 def half_scales(plan: Plan) -> Plan:
-    """`plan` with the scale of every plain grid rounded to the nearest float16.
+    """Returns `plan` with the scale of every plain grid rounded to the nearest float16.
 
     Grids with a shift, per head or per row, levels or logarithms keep their scales: none of them is written in half
     precision (`targets.tensorrt.half.emission`). So do scales outside float16's normal range.

@@ -43,10 +43,12 @@ class WeightPlan:
 
     @property
     def w_bits(self) -> int:
+        """Width of the weight."""
         return self.format.bits
 
     @property
     def a_bits(self) -> int:
+        """Width of the activation."""
         return self.grid.format.bits
 
     @property
@@ -55,6 +57,7 @@ class WeightPlan:
         return ((self.site.input, self.grid),)
 
     def with_half_scales(self) -> WeightPlan:
+        """Returns the plan with grids whose scales float16 holds exactly."""
         return replace(self, grid=self.grid.with_half_scale())
 
 
@@ -81,6 +84,7 @@ class ProductPlan:
 
     @property
     def a_bits(self) -> int:
+        """Width of the first operand."""
         return self.grid.format.bits
 
     @property
@@ -89,6 +93,7 @@ class ProductPlan:
         return (self.site.input, self.grid), (self.second, self.second_grid)
 
     def with_half_scales(self) -> ProductPlan:
+        """Returns the plan with grids whose scales float16 holds exactly."""
         return replace(self, grid=self.grid.with_half_scale(), second_grid=self.second_grid.with_half_scale())
 
 
@@ -102,20 +107,20 @@ class Plan:
     sites: Mapping[str, SitePlan]
 
     def weights(self) -> dict[str, WeightPlan]:
-        """Site name -> plan of the sites that have a weight."""
+        """Returns site name -> plan of the sites that have a weight."""
         return {name: site for name, site in self.sites.items() if isinstance(site, WeightPlan)}
 
     def products(self) -> dict[str, ProductPlan]:
-        """Site name -> plan of the attention products."""
+        """Returns site name -> plan of the attention products."""
         return {name: site for name, site in self.sites.items() if isinstance(site, ProductPlan)}
 
 
 def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
-    """Site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out]).
+    """Returns site name -> weight as a matrix [in, out] float32 (a convolution's kernel flattened to [in*kh*kw, out]).
 
     Read only: the matrices share the graph's memory where they can.
     """
-    found = {}
+    matrices = {}
     for site in sites:
         if site.weight is None:
             continue
@@ -123,5 +128,5 @@ def site_weights(graph: Graph, sites: Iterable[Site]) -> dict[str, Tensor]:
         assert array is not None
         ours = array.dtype == np.float32 and array.flags.writeable
         matrix = torch.from_numpy(array if ours else array.astype(np.float32))
-        found[site.name] = matrix if site.kind == "linear" else matrix.flatten(1).t().contiguous()
-    return found
+        matrices[site.name] = matrix if site.kind == "linear" else matrix.flatten(1).t().contiguous()
+    return matrices

@@ -1,4 +1,4 @@
-"""A weight on its grids: the codes and what a step of each is."""
+"""A rounded weight: its codes, and one scale per output channel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qvit_deploy.formats.format import Format
 
 @dataclass(frozen=True)
 class RoundedWeight:
-    """A weight matrix on its grids.
+    """A weight matrix rounded to a format.
 
     Attributes:
         codes: [in, out], as `Format.compact` keeps them; int8 of integers.
@@ -23,7 +23,7 @@ class RoundedWeight:
     scale: Tensor
 
     def value(self) -> Tensor:
-        """float32 [in, out]."""
+        """Returns the dequantized weight, float32 [in, out]."""
         return self.codes.float() * self.scale
 
 

@@ -50,7 +50,7 @@ class _Scaled(torch.autograd.Function):
 
 
 def with_backward(forward: Forward, backward: Backward) -> Forward:
-    """`forward(*inputs) -> y` whose gradient is `backward(g, y, *inputs) -> one gradient or None per input`."""
+    """Returns `forward(*inputs) -> y` with the gradient `backward(g, y, *inputs) -> one gradient or None per input`."""
 
     def ruled(*inputs: Tensor | None) -> Tensor:
         result: Tensor = _Ruled.apply(forward, backward, *inputs)
@@ -60,7 +60,7 @@ def with_backward(forward: Forward, backward: Backward) -> Forward:
 
 
 def halved(forward: Forward) -> Forward:
-    """The uniform rule of a product: both operands get half of their plain gradient.
+    """Applies the uniform rule of a product: both operands get half of their plain gradient.
 
     Half-rule of a gate: p/2 + detach(p/2) (Arras et al. 2019; Jafari et al. 2024). Attention products: AttnLRP
     (Achtibat et al. 2024, eq. for bilinear products; LXT `divide_gradient`); Chefer et al. 2021, section 3.2, where
@@ -75,7 +75,7 @@ def halved(forward: Forward) -> Forward:
 
 
 def stopped(forward: Forward) -> Forward:
-    """Stop-gradient: the AH-rule on a softmax (Ali et al. 2022), or a norm's denominator in the LN-rule.
+    """Stops the gradient: the AH-rule on a softmax (Ali et al. 2022), or a norm's denominator in the LN-rule.
 
     The output still receives its gradient (patching an attention map has an effect); the inputs receive none.
     """
@@ -83,12 +83,12 @@ def stopped(forward: Forward) -> Forward:
 
 
 def divide(a: Tensor, b: Tensor) -> Tensor:
-    """a / b with b pushed `EPSILON` away from zero on its own side; 0 where b is exactly 0."""
+    """Returns a / b with b pushed `EPSILON` away from zero on its own side; 0 where b is exactly 0."""
     return torch.where(b == 0, torch.zeros_like(a), a / (b + torch.copysign(b.new_tensor(EPSILON), b)))
 
 
 def layer_norm(g: Tensor, x: Tensor, scale: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    """LN-rule (Ali et al. 2022): the denominator is constant, the mean is not.
+    """Applies the LN-rule (Ali et al. 2022): the denominator is constant, the mean is not.
 
     g_x = (I - 11^T/d) (scale * g) / sigma, with sigma = sqrt(var + eps) over `dims` and d their size.
     """
@@ -97,7 +97,7 @@ def layer_norm(g: Tensor, x: Tensor, scale: Tensor, dims: tuple[int, ...], eps: 
 
 
 def secant(g: Tensor, y: Tensor, x: Tensor, slope_at_zero: float) -> Tensor:
-    """Identity rule of an activation with act(0) = 0 (MambaLRP, Jafari et al. 2024): g_x = g * act(x)/x.
+    """Applies the identity rule of an activation with act(0) = 0 (MambaLRP, Jafari et al. 2024): g_x = g * act(x)/x.
 
     At x == 0 the factor takes its limit (0.5 for GELU and SiLU), where RelP's own code gives 0.
     """
@@ -105,12 +105,12 @@ def secant(g: Tensor, y: Tensor, x: Tensor, slope_at_zero: float) -> Tensor:
 
 
 def passed(g: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Chefer et al. 2021: LayerNorm and softmax pass relevance on unchanged, x * g_x = y * g."""
+    """Passes relevance on unchanged through LayerNorm and softmax (Chefer et al. 2021), x * g_x = y * g."""
     return divide(g * y, x)
 
 
 def z_plus(g: Tensor, y: Tensor, x: Tensor, w_plus: Tensor, w_minus: Tensor) -> Tensor:
-    """z+ rule of y = x @ w + b: only terms with x_j w_jk >= 0 carry relevance, the bias none.
+    """Applies the z+ rule of y = x @ w + b: only terms with x_j w_jk >= 0 carry relevance, the bias none.
 
     R = y*g (the bias inside y), S = R / (x+ W+ + x- W-), R_x = x+ * (S W+^T) + x- * (S W-^T)
     (Montavon et al. 2017; Chefer et al. 2021, eq. 5 with alpha = 1).
@@ -127,7 +127,8 @@ def z_plus(g: Tensor, y: Tensor, x: Tensor, w_plus: Tensor, w_minus: Tensor) -> 
 def z_plus_linear_map(
     g: Tensor, y: Tensor, x: Tensor, plus: Callable[[Tensor], Tensor], minus: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """`z_plus` for any linear operator (a convolution): `plus` and `minus` apply it with W+ and W-, without bias."""
+    """Applies `z_plus` to any linear operator (a convolution): `plus` and `minus` apply it with W+ and W-, without
+    bias."""
     with torch.enable_grad():
         x_plus, x_minus = (
             x.detach().clamp(min=0).requires_grad_(),
@@ -146,7 +147,8 @@ def z_box(
     plus: Callable[[Tensor], Tensor],
     minus: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """z^B rule of the layer that reads the image (Montavon et al. 2017; Chefer et al. 2021 on the patch embedding).
+    """Applies the z^B rule of the layer that reads the image (Montavon et al. 2017; Chefer et al. 2021 on the patch
+    embedding).
 
     With l and h the image's lowest and highest pixel, z = W x - W+ l - W- h, S = y*g / z and
     R_x = x * (W^T S) - l * (W+^T S) - h * (W-^T S); returned as R_x / x.
@@ -165,7 +167,7 @@ def z_box(
 
 
 def residual(g: Tensor, a: Tensor, b: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """Skip connection y = a + b (Chefer et al. 2021, eq. 9-10), with the sums per image.
+    """Applies the rule of a skip connection y = a + b (Chefer et al. 2021, eq. 9-10), with the sums per image.
 
     The branches' relevances a*g and b*g, with totals s_a and s_b, are rescaled to totals of
     |s_a| / (|s_a| + |s_b|) and |s_b| / (...) of s_a + s_b. In gradient form that is one factor per image and branch:

@@ -38,11 +38,11 @@ class Dataflow:
             self._used = self._needed()
 
     def is_data(self, value: ir.Value | None) -> bool:
-        """The value depends on the image's pixels."""
+        """Tells whether the value depends on the image's pixels."""
         return value in self._data
 
     def is_used(self, node: ir.Node) -> bool:
-        """Some gradient of the logits can arrive at an output of the node and go on to the image."""
+        """Tells whether some gradient of the logits can arrive at an output of the node and go on to the image."""
         return any(out in self._used and out in self._live for out in node.outputs)
 
     def data_inputs(self, node: ir.Node) -> list[int]:
@@ -67,7 +67,7 @@ class Dataflow:
 
 
 def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value | None) -> bool:
-    """Whether every data path into `value` starts at `source` and goes through elementwise operators only."""
+    """Tells whether every data path into `value` starts at `source` and goes through elementwise operators only."""
     stack, seen = [value], set()
     while stack:
         current = stack.pop()
@@ -82,7 +82,7 @@ def elementwise_source(value: ir.Value | None, flow: Dataflow, source: ir.Value 
 
 
 def scaled_source(value: ir.Value | None, flow: Dataflow) -> ir.Value | None:
-    """The tensor behind `value` when constants that multiply or divide it are taken away."""
+    """Returns the tensor behind `value` when constants that multiply or divide it are taken away."""
     while value is not None and (node := value.producer()) is not None and node.op_type in SCALES:
         data = [v for v in node.inputs if flow.is_data(v)]
         if len(data) != 1 or (node.op_type == "Div" and data[0] is not node.inputs[0]):
@@ -92,7 +92,7 @@ def scaled_source(value: ir.Value | None, flow: Dataflow) -> ir.Value | None:
 
 
 def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
-    """Whether `value` is a mean or sum over features, up to an added epsilon or a clip (a norm's square)."""
+    """Tells whether `value` is a mean or sum over features, up to an added epsilon or a clip (a norm's square)."""
     node = producer(value)
     if node is None or depth == 0:
         return False
@@ -103,13 +103,14 @@ def reduced(value: ir.Value | None, flow: Dataflow, depth: int = 3) -> bool:
 
 
 def is_linear_map(node: ir.Node, flow: Dataflow) -> bool:
-    """Whether a sum's two operands are one tensor, moved and scaled: a rotary embedding, not a skip connection."""
+    """Tells whether a sum's two operands are one tensor, moved and scaled: a rotary embedding, not a skip
+    connection."""
     origins = [_origins(value, flow) for value in node.inputs]
     return origins[0] == origins[1] and len(origins[0]) == 1
 
 
 def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
-    """The data tensors that `value` is made of by moving, negating and scaling by constants."""
+    """Returns the data tensors that `value` is made of by moving, negating and scaling by constants."""
     origins, stack = set[ir.Value | None](), [value]
     while stack:
         current = stack.pop()
@@ -129,7 +130,7 @@ def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
 
 
 def reads_image(value: ir.Value | None, flow: Dataflow) -> bool:
-    """Whether `value` holds the image's own pixels, moved around at most (a patch embedding's input)."""
+    """Tells whether `value` holds the image's own pixels, moved around at most (a patch embedding's input)."""
     while value is not None and value is not flow.graph.input:
         node = value.producer()
         if node is None or node.op_type not in MOVES:

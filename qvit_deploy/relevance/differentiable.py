@@ -1,4 +1,4 @@
-"""Whether a backward pass can go through a graph at all: a step function stops it without a word."""
+"""Whether a backward pass can go through a graph at all: a step function stops it silently."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def check_differentiable(graph: Graph) -> None:
     """Raises InputError naming the first node between image and logits that has no backward pass."""
     flow = Dataflow(graph)
     for node in graph.nodes():
-        if flow.is_used(node) and (node.op_type in STEPS or _is_cast_to_whole_numbers(node)):
+        if flow.is_used(node) and (node.op_type in STEPS or _is_cast_to_integers(node)):
             raise InputError(
                 f"operator {node.op_type} (node {node.name!r}) has no backward pass: its slope is zero, so nothing in "
                 "front of it could be attributed. If it quantizes, export it as QuantizeLinear and DequantizeLinear"
             )
 
 
-def _is_cast_to_whole_numbers(node: ir.Node) -> bool:
+def _is_cast_to_integers(node: ir.Node) -> bool:
     if node.op_type != "Cast":
         return False
     return not ir.DataType(node.attributes["to"].as_int()).is_floating_point()

@@ -20,7 +20,7 @@ from qvit_deploy.tasks.task import Objective
 Tensor = torch.Tensor
 
 FLOOR = 0.2
-"""What every row counts beside its own importance, relative to the mean: rows that do not reach the answer still say
+"""What every row counts on top of its own importance, relative to the mean: rows that do not reach the answer still say
 which inputs go together."""
 
 
@@ -32,7 +32,7 @@ def row_importance(
     objective: Objective,
     advance: Advance,
 ) -> dict[str, Tensor]:
-    """Tensor name -> weight of the squared error of each of its rows, float32 [rows per image], mean 1.
+    """Returns tensor name -> weight of the squared error of each of its rows, float32 [rows per image], mean 1.
 
     A row is what lies along the last axis; the rows of an image are counted in memory order. The weight is the root
     mean square of the coefficients that `rule_set` puts on the row (for `gradient`, the square root of the diagonal of

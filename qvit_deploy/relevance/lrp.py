@@ -29,7 +29,7 @@ def propagate(
     objective: Objective,
     replaced: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """One forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
+    """Runs one forward and one backward pass; `visit` sees each named tensor as relevance reaches it.
 
     Nothing is kept after `visit` returns, so the cost in memory is that of an ordinary backward pass.
 
@@ -48,11 +48,11 @@ def propagate(
         NonFiniteError: an output, or a relevance, is NaN or infinite; names the tensor.
         KeyError: the graph has no tensor of that name.
     """
-    wanted, waiting = set(names), dict[str, Tensor]()
+    names, pending = set(names), dict[str, Tensor]()
 
     def tap(name: str) -> Tap:
         def read(tensor: Tensor) -> Tensor | None:
-            waiting[name] = tensor.detach()
+            pending[name] = tensor.detach()
             if tensor.requires_grad:  # an attention map's inputs under `relp-ah` may not
                 tensor.register_hook(arrive)
             if replaced is None or name not in replaced:
@@ -62,13 +62,13 @@ def propagate(
         def arrive(g: Tensor | None) -> None:
             if g is not None:
                 _check_finite(name, g)
-                visit(name, waiting.pop(name), g)
+                visit(name, pending.pop(name), g)
 
         return read
 
     with torch.enable_grad():
-        outputs = executor.run(images.detach().clone().requires_grad_(), {name: tap(name) for name in wanted})
-    if missing := wanted - waiting.keys():
+        outputs = executor.run(images.detach().clone().requires_grad_(), {name: tap(name) for name in names})
+    if missing := names - pending.keys():
         raise KeyError(f"no tensor named {min(missing)!r} in the graph")
     if not all(bool(torch.isfinite(value).all()) for value in outputs.values()):
         raise NonFiniteError(
@@ -76,7 +76,7 @@ def propagate(
             "weights; check it in its own framework first"
         )
     objective(outputs).sum().backward()
-    for name, activation in waiting.items():  # nothing reached these: behind a stop, or unused by this class
+    for name, activation in pending.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
     return {name: value.detach() for name, value in outputs.items()}
 
@@ -92,7 +92,7 @@ class _Replaced(torch.autograd.Function):
 
 
 def replaced_by(computed: Tensor, value: Tensor) -> Tensor:
-    """`value`, whose gradient goes to `computed`."""
+    """Returns `value`, whose gradient goes to `computed`."""
     result: Tensor = _Replaced.apply(computed, value)
     return result
 
@@ -105,7 +105,7 @@ def site_relevance(
     objective: Objective,
     advance: Advance,
 ) -> Scores:
-    """LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
+    """Returns the LRP score of every site: mean |relevance| per element of its input, over images, normalised to sum 1.
 
     For an attention product both operands count. The mean of the absolute value is used because these rules conserve
     the signed sum, which therefore cannot tell fc1 from fc2: they lie on one path and pass the same sum on.
@@ -143,10 +143,10 @@ def site_relevance(
         name: sum(totals[n] for n in inputs) / max(1, sum(sizes[n] for n in inputs))
         for name, inputs in operands.items()
     }
-    whole = sum(raw.values())
-    if not whole > 0:
+    total = sum(raw.values())
+    if not total > 0:
         raise NonFiniteError(f"the relevance of all {len(raw)} sites is zero: the model's output ignores its input")
-    return Scores({name: value / whole for name, value in raw.items()}, f"lrp:{rule_set.name}", done, firings)
+    return Scores({name: value / total for name, value in raw.items()}, f"lrp:{rule_set.name}", done, firings)
 
 
 def _check_finite(name: str, g: Tensor) -> None:

@@ -26,7 +26,7 @@ def _quantizes(node: ir.Node, flow: Dataflow) -> bool:
 
 
 def _quantizes_or_clips(node: ir.Node, flow: Dataflow) -> bool:
-    """A QuantizeLinear, or the Clip to its grid's ends in front of it."""
+    """Tells whether a node is a QuantizeLinear, or the Clip to its grid's ends in front of it."""
     is_clip = node.op_type == "Clip" and any(use.node.op_type == "QuantizeLinear" for use in node.outputs[0].uses())
     return _quantizes(node, flow) or (is_clip and flow.is_used(node))
 

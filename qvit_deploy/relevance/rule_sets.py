@@ -42,7 +42,7 @@ class RuleSet:
 
     Attributes:
         rules: freezing rules first (see `Dataflow`).
-        expected: names of rules that must fire where the graph holds operators that are their business.
+        expected: names of rules that must fire where the graph holds operators they apply to.
         unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the objective's value.
     """
 
@@ -52,16 +52,16 @@ class RuleSet:
     unit_start: bool = False
 
     def starting_at(self, objective: Objective) -> Objective:
-        """`objective` as the backward pass of this rule set starts from it."""
+        """Returns `objective` as the backward pass of this rule set starts from it."""
         return unit(objective) if self.unit_start else objective
 
     def with_secant_quantizers(self) -> RuleSet:
-        """This rule set with the slope of the secant at quantizers instead of a straight-through gradient."""
+        """Returns this rule set with the slope of the secant at quantizers instead of a straight-through gradient."""
         others = tuple(rule for rule in self.rules if rule.name != quantizer_rules.NAME)
         return replace(self, name=f"{self.name}+secant", rules=(quantizer_rules.SECANT, *others))
 
     def bind(self, graph: Graph, batch: int) -> BoundRules:
-        """The replacements for `graph` when it runs on `batch` images at a time.
+        """Returns the replacements for `graph` when it runs on `batch` images at a time.
 
         The product of a linear layer may come to hold the bias that follows: who reads it gets the layer's output.
 
@@ -98,7 +98,8 @@ class RuleSet:
 
 
 def unit(objective: Objective) -> Objective:
-    """`objective` with relevance 1 per image at the start, whatever its value (Chefer et al. 2021: R = one-hot)."""
+    """Returns `objective` with relevance 1 per image at the start, whatever its value (Chefer et al. 2021: R =
+    one-hot)."""
 
     def scaled(outputs: Outputs) -> torch.Tensor:
         value = objective(outputs)

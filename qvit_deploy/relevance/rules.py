@@ -44,7 +44,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.
+    """A rule: which nodes it matches, and what replaces them.
 
     Attributes:
         name: the name its firings are counted under; variants of one rule share it.
@@ -74,7 +74,7 @@ def _any_of(op_types: Set[str]) -> Callable[[ir.Node, Dataflow], bool]:
 
 
 def _products(*op_types: str) -> Callable[[ir.Node, Dataflow], bool]:
-    """Nodes of these types with both operands live: attention products, gates, residual sums."""
+    """Matches nodes of these types with both operands live: attention products, gates, residual sums."""
     return lambda node, flow: node.op_type in op_types and flow.is_used(node) and flow.data_inputs(node) == [0, 1]
 
 
@@ -102,7 +102,7 @@ def _layer_norm(node: ir.Node, _: Context) -> Replacements:
 
 
 def _length_norm(node: ir.Node, _: Context) -> Replacements:
-    """x / |x| with the length constant, the LN-rule of a norm without mean (Swin v2's cosine attention)."""
+    """Returns x / |x| with the length constant, the LN-rule of a norm without mean (Swin v2's cosine attention)."""
     view = NodeView(node)
     axis, p = view.attr("axis", -1), view.attr("p", 2)
 
@@ -128,7 +128,7 @@ def _activation(node: ir.Node, _: Context) -> Replacements:
 
 
 def _gate_operand(node: ir.Node, flow: Dataflow) -> int | None:
-    """Index of the factor in x * phi(x) when `node` is an activation written as a product, else None."""
+    """Returns the index of the factor in x * phi(x) when `node` is an activation written as a product, else None."""
     if node.op_type != "Mul" or not flow.is_used(node) or len(flow.data_inputs(node)) != 2:
         return None
     for factor in (1, 0):
@@ -166,7 +166,7 @@ def _residual(node: ir.Node, context: Context) -> Replacements:
 
 
 class _Signed:
-    """W+ and W- of a constant weight, computed at the first backward pass and kept."""
+    """Computes W+ and W- of a constant weight at the first backward pass and caches them."""
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None
@@ -179,7 +179,7 @@ class _Signed:
 
 
 def _linear(node: ir.Node, context: Context) -> Replacements:
-    """z+ of `x @ w`, with the bias that follows inside y."""
+    """Applies z+ to `x @ w`, with the bias that follows inside y."""
     own, signed, add = build(node), _Signed(), bias_of(node)
     values = None if add is None else constant(add.inputs[1])
     bias = None if values is None else torch.from_numpy(values.astype(np.float32))
@@ -212,7 +212,7 @@ def _times(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _linear_left(node: ir.Node, _: Context) -> Replacements:
-    """z+ of `w @ x`, the transpose of `x^T @ w^T`."""
+    """Applies z+ to `w @ x`, the transpose of `x^T @ w^T`."""
     signed = _Signed()
 
     def rule(g: Tensor, y: Tensor, w: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
@@ -243,12 +243,13 @@ def _apply_weight(own: OpFn, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _weighted(op_type: str, data: int) -> Callable[[ir.Node, Dataflow], bool]:
-    """Nodes whose only live operand is number `data`: the layers with weights."""
+    """Matches nodes whose only live operand is number `data`: the layers with weights."""
     return lambda node, flow: node.op_type == op_type and flow.is_used(node) and flow.data_inputs(node) == [data]
 
 
 def _is_norm_size(node: ir.Node, flow: Dataflow) -> bool:
-    """The denominator of a norm written out: the root of a mean of squares, or the length of a vector."""
+    """Tells whether a node is the denominator of a decomposed norm: the root of a mean of squares, or the length of a
+    vector."""
     if not flow.is_used(node):
         return False
     is_root = node.op_type == "Sqrt"
@@ -258,7 +259,7 @@ def _is_norm_size(node: ir.Node, flow: Dataflow) -> bool:
     return node.op_type == "ReduceL2" or (is_root and reduced(node.inputs[0], flow))
 
 
-_NORMS = frozenset({*NORMS, "Sqrt", "ReduceL2"})  # a norm written out ends in a root or a length
+_NORMS = frozenset({*NORMS, "Sqrt", "ReduceL2"})  # a decomposed norm ends in a root or a length
 _ACTIVATIONS = frozenset({*ACTIVATIONS, "Erf"})  # a Sigmoid may be an activation or a gate
 
 # What follows are the rules themselves; `rule_sets.py` composes them.

@@ -1,4 +1,4 @@
-"""One number per site: how much a decision depends on it."""
+"""Scores: one number per site that says how much a decision depends on it."""
 
 from __future__ import annotations
 

@@ -25,28 +25,28 @@ class Classify(Task):
     words = Words(score="top-1", same="top-1", signal="logits", answer="class", answers="predictions")
 
     def signal(self, outputs: Mapping[str, Array]) -> Array:
-        """The logits."""
+        """Returns the logits."""
         return logits_of(outputs)
 
     def objective(self, outputs: Outputs) -> Tensor:
-        """The largest logit of every image."""
+        """Returns the largest logit of every image."""
         return logits_of(outputs).amax(1)
 
     def answers(self, outputs: Arrays) -> np.ndarray:
-        """The class of the largest logit."""
+        """Returns the class of the largest logit."""
         classes: np.ndarray = logits_of(outputs).argmax(-1)
         return classes
 
     def agreement(self, reference: Arrays, other: Arrays) -> float:
-        """The share of images with the same largest logit."""
+        """Returns the share of images with the same largest logit."""
         return float((self.answers(reference) == self.answers(other)).mean())
 
     def score(self, outputs: Arrays, labels: np.ndarray) -> float:
-        """Top-1: the share of images whose largest logit is that of their label, int64 [n]."""
+        """Returns top-1: the share of images whose largest logit is that of their label, int64 [n]."""
         return float((self.answers(outputs) == labels).mean())
 
     def parse_metric(self, text: str) -> Metric:
-        """`logit-diff`, `logit` or `log-prob`, or one of them with its classes: `logit-diff:3,5`, `logit:3`.
+        """Reads `logit-diff`, `logit` or `log-prob`, or one of them with its classes: `logit-diff:3,5`, `logit:3`.
 
         Without classes they are those of `predictions_apart`.
 
@@ -57,11 +57,11 @@ class Classify(Task):
         name, _, given = text.partition(":")
         if name not in METRICS:
             raise InputError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
-        build, wanted = METRICS[name]
+        build, arity = METRICS[name]
         parts = given.split(",") if given else []
-        if parts and (len(parts) != wanted or not all(re.fullmatch(r"\d{1,9}", part) for part in parts)):
-            example = f"{name}:{','.join('35'[:wanted])}"
-            raise InputError(f"metric {text!r}: give {wanted} class number{'s' * (wanted > 1)}, e.g. {example}")
+        if parts and (len(parts) != arity or not all(re.fullmatch(r"\d{1,9}", part) for part in parts)):
+            example = f"{name}:{','.join('35'[:arity])}"
+            raise InputError(f"metric {text!r}: give {arity} class number{'s' * (arity > 1)}, e.g. {example}")
         classes = [int(part) for part in parts]
 
         def metric(clean: Outputs, corrupt: Outputs) -> Objective:
@@ -79,12 +79,12 @@ class Classify(Task):
         return metric
 
     def metric_text(self, metric: str) -> str:
-        """`the logit of a class`, with the classes where they are named."""
+        """Returns `the logit of a class`, with the classes where they are named."""
         name, _, classes = metric.partition(":")
         return METRIC_TEXT.get(name, name) + (f" (classes {classes.replace(',', ' and ')})" if classes else "")
 
     def pair_metric_text(self, metric: str, clean: int, corrupt: int) -> str:
-        """`logit of class 3 minus logit of class 5`; `clean` and `corrupt` are the predicted classes."""
+        """Returns `logit of class 3 minus logit of class 5`; `clean` and `corrupt` are the predicted classes."""
         name, _, classes = metric.partition(":")
         named = [c for c in classes.split(",") if c]
         first = named[0] if named else str(clean)
@@ -99,12 +99,12 @@ CLASSIFY = Classify()
 
 
 def logits_of(outputs: Mapping[str, Array]) -> Array:
-    """The logits [batch, classes] among a classifier's outputs: the first of them."""
+    """Returns the logits [batch, classes] among a classifier's outputs: the first of them."""
     return next(iter(outputs.values()))
 
 
 def logit(classes: Tensor) -> Objective:
-    """The logit of one class per image; `classes` int64 [batch]."""
+    """Returns the objective that reads the logit of one class per image; `classes` int64 [batch]."""
 
     def chosen(outputs: Outputs) -> Tensor:
         return _of_classes(logits_of(outputs), classes)
@@ -113,18 +113,18 @@ def logit(classes: Tensor) -> Objective:
 
 
 def logit_difference(classes: Tensor, others: Tensor) -> Objective:
-    """logit(class) - logit(other) of every image; both int64 [batch]."""
+    """Returns the objective logit(class) - logit(other) of every image; both int64 [batch]."""
     first, second = logit(classes), logit(others)
     return lambda outputs: first(outputs) - second(outputs)
 
 
 def log_probability(classes: Tensor) -> Objective:
-    """The logarithm of one class's softmax probability per image; `classes` int64 [batch]."""
+    """Returns the objective log softmax(logits)[class] of every image; `classes` int64 [batch]."""
     return lambda outputs: _of_classes(logits_of(outputs).log_softmax(1), classes)
 
 
 def predictions_apart(clean: Tensor, corrupt: Tensor) -> tuple[Tensor, Tensor]:
-    """(class predicted on clean, class it is held against), int64 [pairs] each, of logits [pairs, classes].
+    """Returns (class predicted on clean, class it is compared with), int64 [pairs] each, of logits [pairs, classes].
 
     The other class is the one predicted on corrupt; where that is the same one, the class whose logit gained most on
     the predicted one.
@@ -142,7 +142,7 @@ METRICS: Mapping[str, tuple[Callable[[Tensor, Tensor], Objective], int]] = Mappi
         "log-prob": (lambda classes, _: log_probability(classes), 1),
     }
 )
-"""Name -> (objective of a class and the class it is held against, how many of them the user may name)."""
+"""Name -> (objective of a class and the class it is compared with, how many of them the user may name)."""
 
 METRIC_TEXT = MappingProxyType(
     {

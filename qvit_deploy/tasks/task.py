@@ -62,27 +62,29 @@ class Task(ABC):
 
     @abstractmethod
     def signal(self, outputs: Mapping[str, Array]) -> Array:
-        """The tensor [batch, ...] whose error is the damage: SQNR is taken of it. Works on torch and numpy alike."""
+        """Returns the tensor [batch, ...] whose error is the damage: SQNR is taken of it. Works on torch and numpy
+        alike."""
 
     @abstractmethod
     def objective(self, outputs: Outputs) -> torch.Tensor:
-        """What a backward pass without a metric starts from: one number per example, [batch], differentiable."""
+        """Returns what a backward pass without a metric starts from: one number per example, [batch],
+        differentiable."""
 
     @abstractmethod
     def answers(self, outputs: Arrays) -> np.ndarray:
-        """What the model decides for each example, int64 [n]."""
+        """Returns what the model decides for each example, int64 [n]."""
 
     @abstractmethod
     def agreement(self, reference: Arrays, other: Arrays) -> float:
-        """The share of examples, in [0, 1], on which two models say the same."""
+        """Returns the share of examples, in [0, 1], on which two models say the same."""
 
     @abstractmethod
     def score(self, outputs: Arrays, labels: np.ndarray) -> float:
-        """How good the outputs are by `labels` [n]; larger is better."""
+        """Measures how good the outputs are by `labels` [n]; larger is better."""
 
     @abstractmethod
     def parse_metric(self, text: str) -> Metric:
-        """The metric of patches that `--metric` names.
+        """Returns the metric of patches that `--metric` names.
 
         Raises:
             InputError: there is no such metric; and, from the metric itself, what it names is not in the model.
@@ -90,11 +92,11 @@ class Task(ABC):
 
     @abstractmethod
     def metric_text(self, metric: str) -> str:
-        """What a metric named as for `parse_metric` measures, as a part of a sentence."""
+        """Says what a metric, named as for `parse_metric`, measures, as a part of a sentence."""
 
     @abstractmethod
     def pair_metric_text(self, metric: str, clean: int, corrupt: int) -> str:
-        """The same for one pair, by what the model answers on its two images."""
+        """Says the same for one pair, by what the model answers on its two images."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
@@ -103,16 +105,17 @@ class Task(ABC):
         return hash(type(self))
 
     def sqnr_db(self, reference: Arrays, other: Arrays) -> float:
-        """Signal to quantization noise of `other` against `reference`, dB (`metrics.sqnr_db` of their signals)."""
+        """Returns the signal to quantization noise ratio of `other` against `reference`, in dB (`metrics.sqnr_db` of
+        their signals)."""
         return sqnr_db(self.signal(reference), self.signal(other))
 
     def score_text(self, score: float) -> str:
-        """`score` as a person reads it: 91.3%."""
+        """Returns `score` as a person reads it: 91.3%."""
         return f"{score:.1%}"
 
 
 def examples(outputs: Mapping[str, Array], chosen: slice) -> dict[str, Array]:
-    """The outputs of some of a batch's examples."""
+    """Returns the outputs of some of a batch's examples."""
     return {name: value[chosen] for name, value in outputs.items()}
 
 

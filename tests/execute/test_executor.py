@@ -94,21 +94,21 @@ def test_a_tap_replaces_a_tensor_downstream(name: str, executor: Executor, image
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_a_fork_is_a_run_with_the_tensor_replaced(name: str, executor: Executor, images: Tensor) -> None:
     others = [lambda x: 2 * x, lambda x: x.flip(0)]
-    outputs, forked = executor.run_forked(images, {}, {name: lambda x: (other(x) for other in others)})
+    outputs, branched = executor.run_branches(images, {}, {name: lambda x: (other(x) for other in others)})
     torch.testing.assert_close(outputs, executor.run(images))
-    assert list(forked) == [name] and len(forked[name]) == len(others)
-    for changed, other in zip(forked[name], others, strict=True):
+    assert list(branched) == [name] and len(branched[name]) == len(others)
+    for changed, other in zip(branched[name], others, strict=True):
         torch.testing.assert_close(changed, executor.run(images, {name: other}))
         assert not torch.allclose(changed["logits"], outputs["logits"])
 
 
 def test_forks_do_not_see_each_other_and_taps_see_the_run_once(executor: Executor, images: Tensor) -> None:
     calls: list[str] = []
-    forks = {name: (lambda x: [torch.zeros_like(x), x]) for name in ("hidden", "left", "right")}
+    branches = {name: (lambda x: [torch.zeros_like(x), x]) for name in ("hidden", "left", "right")}
     taps = {name: (lambda _, name=name: calls.append(name)) for name in ("act", "sum")}
-    outputs, forked = executor.run_forked(images, taps, forks)
+    outputs, branched = executor.run_branches(images, taps, branches)
     assert calls == ["act", "sum"]
-    for name, (zeroed, same) in forked.items():
+    for name, (zeroed, same) in branched.items():
         torch.testing.assert_close(same, outputs)
         torch.testing.assert_close(zeroed, executor.run(images, {name: torch.zeros_like}))
 
@@ -116,7 +116,7 @@ def test_forks_do_not_see_each_other_and_taps_see_the_run_once(executor: Executo
 @pytest.mark.parametrize("name", ["image", "nowhere"])
 def test_what_the_graph_does_not_compute_cannot_be_forked(name: str, executor: Executor, images: Tensor) -> None:
     with pytest.raises(KeyError, match=name):
-        executor.run_forked(images, {}, {name: lambda x: [x]})
+        executor.run_branches(images, {}, {name: lambda x: [x]})
 
 
 def test_taps_apply_once_and_calls_do_not_remember_them(executor: Executor, images: Tensor) -> None:

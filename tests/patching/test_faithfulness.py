@@ -37,7 +37,7 @@ def additive(weights: np.ndarray, corrupt: float = -3.0) -> Evaluate:
 def test_known_areas() -> None:
     weights = np.array([4.0, 3.0, 2.0, 1.0])
     curve = faithfulness_curve(signed_order(weights), additive(weights), (0.25, 0.5, 1.0))
-    assert curve.kept == (1, 2, 4)
+    assert curve.counts == (1, 2, 4)
     assert (curve.clean, curve.corrupt, curve.metric) == (7, -3, (1, 4, 7))
     assert curve.faithfulness == pytest.approx((0.4, 0.7, 1.0))
     assert curve.area == pytest.approx(0.25 * 0.55 + 0.5 * 0.85)
@@ -48,7 +48,7 @@ def test_a_circuit_of_one_component_is_perfect_from_its_size_on() -> None:
     weights = np.zeros(1000)
     weights[417] = 5
     curve = cpr(weights, additive(weights))
-    assert curve.kept[0] == 1
+    assert curve.counts[0] == 1
     assert curve.area == pytest.approx(SPAN) == pytest.approx(0.999)
     assert cmd(weights, additive(weights)).distance == 0
 
@@ -56,13 +56,13 @@ def test_a_circuit_of_one_component_is_perfect_from_its_size_on() -> None:
 def test_sizes_that_keep_nothing_have_no_faithfulness() -> None:
     weights = np.ones(10)
     curve = cpr(weights, additive(weights))
-    assert curve.kept == (0, 0, 0, 0, 0, 0, 1, 2, 5, 10)
+    assert curve.counts == (0, 0, 0, 0, 0, 0, 1, 2, 5, 10)
     assert curve.faithfulness == pytest.approx((0, 0, 0, 0, 0, 0, 0.1, 0.2, 0.5, 1))
 
 
 def test_a_share_of_a_whole_number_is_not_rounded_below_it() -> None:
     weights = np.ones(100)
-    assert faithfulness_curve(range(100), additive(weights), (0.29, 0.57, 1.0)).kept == (29, 57, 100)
+    assert faithfulness_curve(range(100), additive(weights), (0.29, 0.57, 1.0)).counts == (29, 57, 100)
 
 
 @given(effects.map(np.abs))

@@ -72,7 +72,7 @@ def _lp_norm(view: NodeView) -> OpFn:
 
 
 def _pads(view: NodeView, spatial: int) -> list[int]:
-    """ONNX pads [begin..., end...] as torch's [last dim begin, last dim end, ...]."""
+    """Returns ONNX pads [begin..., end...] as torch's [last dim begin, last dim end, ...]."""
     if view.attr("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         raise view.unsupported("auto_pad is not supported; export with explicit pads")
     pads = list(view.attr("pads", [0] * (2 * spatial)))

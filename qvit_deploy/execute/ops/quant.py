@@ -33,7 +33,7 @@ class _Quantize(torch.autograd.Function):
 
 
 def _along(axis: int, x: Tensor, parameter: Tensor) -> Tensor:
-    """A per-channel parameter [C] shaped to broadcast along `axis` of x; scalars pass."""
+    """Returns a per-channel parameter [C] shaped to broadcast along `axis` of x; scalars pass."""
     parameter = parameter.to(torch.float32)
     if parameter.numel() == 1:
         return parameter.reshape(())

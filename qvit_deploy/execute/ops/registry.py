@@ -31,25 +31,31 @@ class NodeView:
         self.node = node
 
     def attr(self, name: str, default: Any = None) -> Any:
+        """Returns the attribute as a Python value, or `default` when the node lacks it."""
         attribute = self.node.attributes.get(name)
         return default if attribute is None else attribute.value
 
     def const(self, index: int) -> np.ndarray | None:
-        """The constant behind input `index`, or None when it is absent or computed from data."""
+        """Returns the constant behind input `index`, or None when it is absent or computed from data."""
         return constant(self.node.inputs[index]) if index < len(self.node.inputs) else None
 
     def has(self, index: int) -> bool:
+        """Tells whether input `index` is present."""
         return index < len(self.node.inputs) and self.node.inputs[index] is not None
 
     def ints(self, index: int) -> list[int] | None:
+        """Returns the constant input `index` as a flat list, or None when it is absent or computed from data."""
         value = self.const(index)
         return None if value is None else [int(v) for v in value.reshape(-1)]
 
     def unsupported(self, why: str) -> UnsupportedOpError:
+        """Returns the error that says why this node cannot run."""
         return UnsupportedOpError(self.node.op_type, self.node.name or "?", why)
 
 
 def op(*names: str) -> Callable[[Builder], Builder]:
+    """Registers a builder of torch functions for operator types."""
+
     def register(builder: Builder) -> Builder:
         for name in names:
             OPS[name] = builder
@@ -59,7 +65,7 @@ def op(*names: str) -> Callable[[Builder], Builder]:
 
 
 def build(node: ir.Node) -> OpFn:
-    """The torch function of `node`; raises `UnsupportedOpError` naming the operator and the node."""
+    """Returns the torch function of `node`. Raises UnsupportedOpError, naming the operator and the node."""
     builder = OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if builder is None:
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type

@@ -16,7 +16,7 @@ from qvit_deploy.formats.grids.half import half_scale
 
 @dataclass(frozen=True)
 class ActivationGrid(OrdinaryGrid):
-    """x is quantized as Q(x + shift) in `format`; the product's output takes the shift back.
+    """x is quantized as Q(x + shift) in `format`; the product's output undoes the shift.
 
     Attributes:
         format: of the codes.
@@ -41,16 +41,16 @@ class ActivationGrid(OrdinaryGrid):
         return self
 
     def apply(self, x: Tensor) -> Tensor:
-        """The dequantized value of x + shift, float32, what the consumer's product reads."""
+        """Returns the dequantized value of x + shift, float32, what the consumer's product reads."""
         scale = torch.tensor(self.scale, device=x.device)
         return self.format.fake_quantize(x + self.shift if self.shift else x, scale)
 
     def with_half_scale(self) -> ActivationGrid:
-        """A grid with a shift keeps its scale: it is not written in half precision."""
+        """Rounds the scale to float16. A grid with a shift keeps its scale: it is not written in half precision."""
         return replace(self, scale=half_scale(self.scale)) if self.is_plain else self
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
-        """x shifted and clipped, where it needs that."""
+        """Shifts and clips x, where it needs that."""
         source, scale = x, np.float32(self.scale)
         if self.shift:
             shift = emitter.constant(f"{name}.shift", np.float32(self.shift))

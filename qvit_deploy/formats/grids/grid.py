@@ -20,7 +20,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Residue:
-    """What a quantizer does to its operand beside rounding, and the product's output has to take back.
+    """What a quantizer does to its operand besides rounding, and the product's output has to undo.
 
     Attributes:
         shift: what was added to every element.
@@ -89,7 +89,7 @@ class Grid(Protocol):
 
     @property
     def shift(self) -> float:
-        """What `apply` adds to the values beside rounding them; the product's output takes it back."""
+        """What `apply` adds to the values besides rounding them; the product's output subtracts it again."""
 
     @property
     def emitted_scale(self) -> float:
@@ -106,7 +106,7 @@ class Grid(Protocol):
 
     @property
     def residue(self) -> Residue:
-        """What the output of a product that reads the emitted operand has to take back."""
+        """What the output of a product that reads the emitted operand has to undo."""
 
     @property
     def per_tensor(self) -> OneScale | None:
@@ -121,10 +121,10 @@ class Grid(Protocol):
         """The logarithmic codes that the common grid makes; None where it makes others."""
 
     def apply(self, x: Tensor) -> Tensor:
-        """The dequantized value of x + shift, float32, what the consumer's product reads."""
+        """Returns the dequantized value of x + shift, float32, what the consumer's product reads."""
 
     def with_half_scale(self) -> Grid:
-        """The grid whose scale float16 holds exactly; the same where it is not written in half precision."""
+        """Returns the grid whose scale float16 holds exactly; the same where it is not written in half precision."""
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
         """Writes what stands in front of the quantizers, once for all readers of x; `name` is that of the codes."""
@@ -134,7 +134,7 @@ class Grid(Protocol):
 
 
 class OrdinaryGrid:
-    """What most grids answer."""
+    """The answers that most grids give: not plain, on integers, only a shift to undo."""
 
     shift: float = 0.0
 

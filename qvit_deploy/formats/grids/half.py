@@ -9,7 +9,7 @@ SMALLEST_NORMAL = 2.0**-14
 
 
 def half_scale(scale: float) -> float:
-    """The nearest float16, or `scale` itself where that is outside of float16's normal range."""
+    """Returns the nearest float16, or `scale` itself where that is outside of float16's normal range."""
     with np.errstate(over="ignore"):
         rounded = float(np.float16(scale))
     return rounded if SMALLEST_NORMAL <= rounded < float("inf") else scale

@@ -69,18 +69,18 @@ class UnsignedGrid(OrdinaryGrid):
         return True
 
     def codes(self, p: Tensor) -> Tensor:
-        """Float32 integers, the shape of p."""
+        """Returns the codes of p, float32 integers, in its shape."""
         return _uniform_codes(p, self.scale, self.highest)
 
     def apply(self, p: Tensor) -> Tensor:
-        """The dequantized value of p >= 0, float32."""
+        """Returns the dequantized value of p >= 0, float32."""
         return self.codes(p) * torch.tensor(self.scale, device=p.device)
 
     def with_half_scale(self) -> UnsignedGrid:
         return replace(self, scale=half_scale(self.scale))
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
-        """x clipped to the codes, which fill half of the container."""
+        """Clips x to the codes, which fill half of the container."""
         return Prepared(x, write_clip(emitter, x, np.float32(self.scale), (0, self.highest), name))
 
     def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
@@ -100,28 +100,29 @@ class LevelGrid(OrdinaryGrid):
         return self.scale
 
     def table(self) -> Tensor:
-        """Level nearest to every integer 0..LEVEL_TOP (the lower one of two as near), float32 [LEVEL_TOP + 1]."""
+        """Returns the level nearest to every integer 0..LEVEL_TOP (the lower one of two as near), float32 [LEVEL_TOP +
+        1]."""
         levels = torch.tensor(self.levels)
         return levels[_nearest(self.levels)].float()
 
     def codes(self, p: Tensor) -> Tensor:
-        """Index of the level, int64 0..2^bits - 1, the shape of p."""
+        """Returns the index of the level, int64 0..2^bits - 1, in the shape of p."""
         return _nearest(self.levels).to(p.device)[_uniform_codes(p, self.scale, LEVEL_TOP).long()]
 
     def apply(self, p: Tensor) -> Tensor:
-        """The dequantized value of p >= 0, float32."""
+        """Returns the dequantized value of p >= 0, float32."""
         levels = torch.tensor(self.levels, dtype=torch.float32, device=p.device)
         return levels[self.codes(p)] * torch.tensor(self.scale, device=p.device)
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
-        """x rounded to the values of the levels."""
+        """Rounds x to the values of the levels."""
         scale = np.float32(self.scale)
-        moved = self.table().numpy() - np.arange(LEVEL_TOP + 1, dtype=np.float32)
-        table = emitter.constant(f"{name}.levels", moved * scale)
+        corrections = self.table().numpy() - np.arange(LEVEL_TOP + 1, dtype=np.float32)
+        table = emitter.constant(f"{name}.levels", corrections * scale)
         return Prepared(x, write_look_up(emitter, x, scale, scale, np.int8(0), table, f"{name}.fine"))
 
     def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        """The codes written are the levels themselves."""
+        """Writes codes that are the levels themselves."""
         return write_pair(emitter, source, np.float32(self.scale), np.float32(self.scale), np.int8(0), name)
 
 
@@ -151,17 +152,17 @@ class LogGrid(OrdinaryGrid):
         return float(torch.tensor(self.largest) / FINE_TOP)
 
     def apply(self, p: Tensor) -> Tensor:
-        """The dequantized value of p >= 0, float32."""
+        """Returns the dequantized value of p >= 0, float32."""
         bits = self.format.bits
         return log_values(log_codes(p, self.largest, bits, self.steps), self.largest, bits, self.steps)
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
-        """The dequantized value of x, in units of the largest until the last step: one table, a quarter of a megabyte,
-        serves all sites."""
+        """Writes the dequantized value of x, in units of the largest until the last step: one table, a quarter of a
+        megabyte, serves all sites."""
         bits, unit = self.format.bits, np.float32(1) / np.float32(FINE_TOP)
         powers = _log_powers(bits, self.steps)[_log_table(bits, self.steps)].numpy()
-        moved = powers - np.arange(FINE_TOP + 1, dtype=np.float32) * unit
-        table = emitter.shared(f"log2.{self.steps}.q{bits}", moved)
+        corrections = powers - np.arange(FINE_TOP + 1, dtype=np.float32) * unit
+        table = emitter.shared(f"log2.{self.steps}.q{bits}", corrections)
         rounded = write_look_up(emitter, x, np.float32(self.scale), unit, np.uint16(0), table, name)
         largest = emitter.constant(f"{name}.range", np.float32(self.largest))
         return Prepared(x, emitter.add("Mul", [rounded, largest], f"{name}.power"))
@@ -171,7 +172,7 @@ class LogGrid(OrdinaryGrid):
 
 
 def log_codes(p: Tensor, largest: float, bits: int, steps: int) -> Tensor:
-    """Codes q of p >= 0: round(-steps * log2(p / largest)), int64 in 0..2^bits - 1.
+    """Returns the codes q of p >= 0: round(-steps * log2(p / largest)), int64 in 0..2^bits - 1.
 
     p is first rounded to the grid of 65,536 values on [0, largest], which makes the codes exact everywhere. The last
     code stands for 0 and is that of everything nearer to 0 than to the smallest power. Values above `largest` get 0.
@@ -184,17 +185,17 @@ def log_codes(p: Tensor, largest: float, bits: int, steps: int) -> Tensor:
 
 
 def log_values(codes: Tensor, largest: float, bits: int, steps: int) -> Tensor:
-    """largest * 2^(-q / steps), and 0 for the last code: float32."""
+    """Returns largest * 2^(-q / steps), and 0 for the last code: float32."""
     return _log_powers(bits, steps).to(codes.device)[codes] * torch.tensor(largest, device=codes.device)
 
 
 def log_table(bits: int, steps: int) -> Tensor:
-    """Code of every value of the uniform 16-bit grid, int64 [65536]. Raises ValueError as `log_codes`."""
+    """Returns the code of every value of the uniform 16-bit grid, int64 [65536]. Raises ValueError as `log_codes`."""
     return _log_table(bits, steps).clone()
 
 
 def log_powers(bits: int, steps: int) -> Tensor:
-    """Value of every code with a largest of 1, float32 [2^bits]."""
+    """Returns the value of every code with a largest of 1, float32 [2^bits]."""
     return _log_powers(bits, steps).clone()
 
 
@@ -221,7 +222,7 @@ def _uniform_codes(p: Tensor, scale: float, top: int) -> Tensor:
 
 @lru_cache
 def _nearest(levels: tuple[int, ...]) -> Tensor:
-    """Index of the level nearest to every integer 0..LEVEL_TOP, int64; ties go to the lower level."""
-    found = torch.tensor(levels)
-    middles = (found[1:] + found[:-1]) // 2
+    """Returns the index of the level nearest to every integer 0..LEVEL_TOP, int64; ties go to the lower level."""
+    ascending = torch.tensor(levels)
+    middles = (ascending[1:] + ascending[:-1]) // 2
     return torch.bucketize(torch.arange(LEVEL_TOP + 1), middles)

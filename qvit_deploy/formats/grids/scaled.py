@@ -50,12 +50,12 @@ class HeadGrid(OrdinaryGrid):
         return self.grid
 
     def apply(self, x: Tensor) -> Tensor:
-        """The dequantized value of x float32 [n, heads, rows, columns], divided by the factors again."""
+        """Returns the dequantized value of x float32 [n, heads, rows, columns], divided by the factors again."""
         factors = torch.tensor(self.factors, device=x.device)[:, None, None]
         return self.grid.apply(x * factors) / factors
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
-        """x times the factors, as the common grid takes it."""
+        """Multiplies x by the factors, as the common grid takes it."""
         factors = emitter.constant(f"{name}.factors", np.array(self.factors, np.float32).reshape(-1, 1, 1))
         return self.grid.prepare(emitter.add("Mul", [x, factors], f"{name}.heads"), name, emitter)
 
@@ -98,12 +98,12 @@ class RowGrid(OrdinaryGrid):
         return self.grid.logarithm
 
     def apply(self, p: Tensor) -> Tensor:
-        """The dequantized value of p > 0 [..., keys], multiplied by the largest of each row again."""
+        """Returns the dequantized value of p > 0 [..., keys], multiplied by the largest of each row again."""
         largest = p.amax(-1, keepdim=True)
         return (self.grid.apply(p / largest) - self.grid.shift) * largest
 
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
-        """x divided by the largest of every row, as the common grid takes it."""
+        """Divides x by the largest of every row, as the common grid takes it."""
         keys = emitter.shared("last_axis", np.array([-1], np.int64))
         largest = emitter.add("ReduceMax", [x, keys], f"{name}.largest")
         normalized = emitter.add("Div", [x, largest], f"{name}.normalized")

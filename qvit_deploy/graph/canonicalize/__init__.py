@@ -2,7 +2,7 @@
 
 `rewrites/` has one rewrite per file; a file's docstring lists its rules in order. Their order here matters: shapes are
 known behind `batch.specialise`, and the patterns of norms, GELUs and attentions are those of a simplified layout.
-Beside them: `match` (when a number counts as that of a formula), `measure` (running the model to learn values and
+Next to them: `match` (when a number counts as that of a formula), `measure` (running the model to learn values and
 shapes), `provenance` (what depends on pixels, on shapes, on weights alone), `interface` and `names`.
 """
 
@@ -30,7 +30,7 @@ from qvit_deploy.graph.graph import Graph
 
 
 def canonicalize(model: ir.Model, name: str) -> Graph:
-    """The canonical graph of `model`, which is used up: hand in a model nobody else holds.
+    """Returns the canonical graph of `model`, which is used up: hand in a model nobody else holds.
 
     Raises:
         InputError: no single image input, an opset that cannot be used, or ONNX Runtime cannot run the model.

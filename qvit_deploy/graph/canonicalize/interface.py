@@ -1,4 +1,4 @@
-"""The model's mouth: one float32 image input called `image`, and named outputs.
+"""Inputs and outputs have one form: one float32 image input called `image`, and named outputs.
 
 Rules, in order:
 1. exactly one input remains once initializers are not counted, of rank 4 with known channels, height, width;
@@ -17,7 +17,7 @@ INPUT_NAME, OUTPUT_NAME, BATCH = "image", "logits", "batch"
 
 
 def check_interface(model: ir.Model) -> None:
-    """Enforce rules 1 and 2. Raises InputError."""
+    """Enforces rules 1 and 2. Raises InputError."""
     shape = Interface.of(model).image.shape
     if not model.graph.outputs:
         raise InputError("the model has no outputs")
@@ -35,17 +35,17 @@ def output_names(model: ir.Model) -> list[str]:
 
 
 def set_output_names(model: ir.Model, names: list[str]) -> None:
-    """Rule 3, after the rewrites replaced the nodes behind the outputs."""
+    """Applies rule 3, after the rewrites replaced the nodes behind the outputs."""
     for value, name in zip(model.graph.outputs, names, strict=True):
         _free_name(model, name, keep=value)
         value.name = name
 
 
 def _free_name(model: ir.Model, name: str, keep: ir.Value) -> None:
-    """Rename whatever else is called `name`."""
+    """Renames whatever else is called `name`."""
     graph = model.graph
-    taken = graph.initializers.get(name)
-    others = [taken] if taken is not None else []
+    initializer = graph.initializers.get(name)
+    others = [initializer] if initializer is not None else []
     others += [out for node in graph for out in node.outputs if out.name == name]
     for other in others:
         if other is not keep:

@@ -1,7 +1,7 @@
 """Running the model once at a given batch size to read off shapes and the values of shape arithmetic.
 
 ONNX Runtime is the authority on what a graph means, so nothing here re-implements shape inference: every
-activation is replaced by its Shape, every value that does not depend on pixels is returned whole.
+activation is replaced by its Shape, every value that does not depend on pixels is returned as it is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHAPE_PREFIX = "qvit_shape_of/"
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one run said: shapes of activations, values of everything else that was asked for."""
+    """What one run reports: the shapes of activations, and the values of everything else that was named."""
 
     shapes: dict[str, tuple[int, ...]]
     values: dict[str, np.ndarray]
@@ -30,7 +30,7 @@ class Measurement:
 class Probe:
     """An ONNX Runtime session over `model` that can be run at several batch sizes.
 
-    `activations` are the values whose shape is wanted, `values` those wanted whole.
+    `activations` are the values to report the shapes of, `values` those to report in full.
     """
 
     def __init__(self, model: ir.Model, activations: Collection[str], values: Collection[str]) -> None:
@@ -71,10 +71,10 @@ class Probe:
         return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(self, batch: int, image_size: tuple[int, ...], values: Collection[str]) -> Measurement:
-        """Feed noise of shape (batch, *image_size); return activation shapes and the named `values`."""
+        """Feeds noise of shape (batch, *image_size) and returns activation shapes and the named `values`."""
         image = np.random.default_rng(0).standard_normal((batch, *image_size), dtype=np.float32)
-        wanted = [*values, *(_SHAPE_PREFIX + name for name in self._activations)]
-        results = self._session.run(wanted, {self._model.graph.inputs[0].name: image})
+        names = [*values, *(_SHAPE_PREFIX + name for name in self._activations)]
+        results = self._session.run(names, {self._model.graph.inputs[0].name: image})
         count = len(values)
         shapes = {
             name: tuple(int(d) for d in result) for name, result in zip(self._activations, results[count:], strict=True)

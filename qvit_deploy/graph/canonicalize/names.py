@@ -42,7 +42,7 @@ def set_names(model: ir.Model) -> None:
 
 
 def sort_initializers(model: ir.Model) -> None:
-    """List initializers in the order the graph reads them, so equal graphs are equal files."""
+    """Lists initializers in the order the graph reads them, so equal graphs are equal files."""
     graph = model.graph
     read = [v for node in graph for v in node.inputs if v is not None and v.is_initializer()]
     graph.initializers.clear()
@@ -51,7 +51,7 @@ def sort_initializers(model: ir.Model) -> None:
 
 
 def module_path(node: ir.Node) -> str | None:
-    """The dotted path of the module `node` was traced in; None when nothing recorded it."""
+    """Returns the dotted path of the module `node` was traced in; None when nothing recorded it."""
     recorded = node.metadata_props.get(_SCOPES)
     if recorded is not None:
         scopes = [str(scope) for scope in ast.literal_eval(recorded)]
@@ -61,12 +61,12 @@ def module_path(node: ir.Node) -> str | None:
     parts = node.name.strip("/").split("/")[:-1]
     # A container that is itself called shows up before its child: "blocks", "blocks.0".
     following = [*parts[1:], ""][: len(parts)]
-    kept = [a for a, b in zip(parts, following, strict=True) if not b.startswith(f"{a}.")]
-    return ".".join(kept)
+    scopes = [a for a, b in zip(parts, following, strict=True) if not b.startswith(f"{a}.")]
+    return ".".join(scopes)
 
 
 def _name_parameters(graph: ir.Graph, paths: dict[ir.Node, str | None]) -> None:
-    """Rule 2."""
+    """Applies rule 2."""
     for node in graph:
         path = paths[node]
         if node.op_type in ("Conv", "LayerNormalization"):
@@ -87,7 +87,7 @@ def _name_parameters(graph: ir.Graph, paths: dict[ir.Node, str | None]) -> None:
 
 
 def _name_other_constants(graph: ir.Graph) -> None:
-    """Rule 3."""
+    """Applies rule 3."""
     for value in list(graph.initializers.values()):
         name = str(value.name)
         if _NAMELESS.search(name) and value.uses():
@@ -113,12 +113,12 @@ def _stem(value: ir.Value | None, kind: str) -> str | None:
 
 
 def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
-    taken = {str(v.name) for v in graph.initializers.values() if v is not value}
-    value.name = free_name(name, taken)
+    used = {str(v.name) for v in graph.initializers.values() if v is not value}
+    value.name = free_name(name, used)
 
 
 def _unique(name: str, used: set[str]) -> str:
-    """Rule 4; the name found joins `used`."""
-    found = free_name(name, used, separator="_")
-    used.add(found)
-    return found
+    """Applies rule 4 and adds the name to `used`."""
+    unique = free_name(name, used, separator="_")
+    used.add(unique)
+    return unique

@@ -10,9 +10,12 @@ from qvit_deploy.graph.op_traits import DESCRIBES, RANDOM
 class Provenance:
     """A classification of the nodes and values of `graph`, read once.
 
-    data_nodes: nodes that depend on pixels. activations: their outputs.
-    frontier: values that do not depend on pixels but are read by data nodes (or are graph outputs) and are
-    not initializers yet. varying: names among them that depend on some shape, so possibly on the batch.
+    Attributes:
+        data_nodes: nodes that depend on pixels.
+        activations: their outputs.
+        frontier: values that do not depend on pixels but are read by data nodes (or are graph outputs) and are not
+            initializers yet.
+        varying: names among them that depend on some shape, so possibly on the batch.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -46,7 +49,7 @@ class Provenance:
         self.varying = {str(v.name) for v in self.frontier if v in shaped}
 
     def weight_name(self, value: ir.Value) -> str | None:
-        """The parameter that `value` is a rearrangement of, when it is made of exactly one."""
+        """Returns the parameter that `value` is a rearrangement of, when it is made of exactly one."""
         names = self._weights_of(value)
         return next(iter(names)) if len(names) == 1 else None
 
@@ -63,5 +66,5 @@ class Provenance:
 
 
 def has_subgraph(node: ir.Node) -> bool:
-    """Whether the node holds graphs of its own: an If, a Loop, a Scan."""
+    """Tells whether the node holds graphs of its own: an If, a Loop, a Scan."""
     return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())

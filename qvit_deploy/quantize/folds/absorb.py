@@ -16,9 +16,9 @@ from qvit_deploy.quantize.folds.norms import replace_constant
 
 
 def absorb_scales(graph: Graph) -> Graph:
-    """A new graph computing the same function, without the multiplications that follow linear sites.
+    """Returns a new graph computing the same function, without the multiplications that follow linear sites.
 
-    Only factors that nothing else sees are moved: the linear's output has one reader, the weight and the bias have
+    Only factors that nothing else reads are absorbed: the linear's output has one reader, the weight and the bias have
     one owner. Arithmetic in float64, stored as float32.
     """
     scaled = graph.clone()
@@ -41,7 +41,7 @@ def absorb_scales(graph: Graph) -> Graph:
 
 
 def _following_factor(last: ir.Node, site: Site, graph: Graph) -> tuple[ir.Node, np.ndarray] | None:
-    """The Mul that alone reads the site's output, and its factor, float64 scalar or [out]."""
+    """Returns the Mul that alone reads the site's output, and its factor, float64 scalar or [out]."""
     output, users = last.outputs[0], list(last.outputs[0].uses())
     if site.kind != "linear" or len(users) != 1 or output.is_graph_output() or users[0].node.op_type != "Mul":
         return None

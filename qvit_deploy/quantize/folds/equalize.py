@@ -3,7 +3,7 @@
 After GELU every channel has its own one-sided range, and one scale for all of them wastes most codes: on DINOv2 ViT-S
 at 4 bits the output of fc2 keeps 8.6 dB, and 16.5 dB with both per channel (`tools/measure/ranges.py`).
 x' = (x - c) / s costs one Mul and one Add before the quantizer; the linear's weights and
-bias take it back, so the graph computes the same function.
+bias undo it, so the graph computes the same function.
 """
 
 from __future__ import annotations
@@ -28,21 +28,25 @@ CLIP = 1000.0
 """Channel scales may differ this much from the median: they cost nothing here but a coarser weight grid."""
 
 
-def equalizable(graph: Graph, sites: tuple[Site, ...], taken: set[str]) -> dict[str, tuple[Site, ...]]:
-    """Activation tensor -> the linear sites that read it, without images and the sites named in `taken`."""
+def equalizable(graph: Graph, sites: tuple[Site, ...], folded: set[str]) -> dict[str, tuple[Site, ...]]:
+    """Returns activation tensor -> the linear sites that read it, without image inputs and shared weights.
+
+    Args:
+        folded: names of sites whose input a fold has equalized already; they are left out.
+    """
     readers: dict[str, list[Site]] = {}
     for site in sites:
-        if site.kind == "linear" and site.role != "image" and site.name not in taken:
+        if site.kind == "linear" and site.role != "image" and site.name not in folded:
             readers.setdefault(site.input, []).append(site)
-    weights = [s.weight for found in readers.values() for s in found if s.weight is not None]
+    weights = [s.weight for consumers in readers.values() for s in consumers if s.weight is not None]
     shared = {w for w in weights if len(graph.initializers[w].uses()) != 1}
-    return {name: tuple(found) for name, found in readers.items() if not any(s.weight in shared for s in found)}
+    return {name: tuple(own) for name, own in readers.items() if not any(s.weight in shared for s in own)}
 
 
 def equalize(
     graph: Graph, readers: Mapping[str, tuple[Site, ...]], observations: Mapping[str, Observation], bits: int
 ) -> tuple[Graph, dict[str, str]]:
-    """(a new graph computing the same function, tensor -> its equalized form that the linears now read).
+    """Returns (a new graph computing the same function, tensor -> its equalized form that the linears now read).
 
     Only tensors where it is `WORTH` it at `bits` are touched.
 
@@ -63,7 +67,7 @@ def equalize(
 
 
 def _gain(observation: Observation, fold: Fold, bits: int) -> float:
-    """Squared error on one scale for all channels, as a multiple of that on equalized channels."""
+    """Returns the squared error on one scale for all channels, as a multiple of that on equalized channels."""
     scale, shift = torch.from_numpy(fold.scale).float(), torch.from_numpy(fold.shift).float()
     plain = _error(observation.rows, observation.weights, torch.ones_like(scale), bits)
     return plain / max(_error((observation.rows - shift) / scale, observation.weights, scale.square(), bits), 1e-30)
@@ -80,17 +84,17 @@ def _insert(graph: Graph, name: str, products: set[str], fold: Fold) -> str:
     x = next(v for n in graph.nodes() for v in n.outputs if v.name == name)
     users = [use.node for use in x.uses() if use.idx == 0 and use.node.outputs[0].name in products]
     constants = {"factor": 1 / fold.scale, "shift": -fold.shift / fold.scale}
-    value, made = x, list[ir.Node]()
-    for op_type, (what, array) in zip(("Mul", "Add"), constants.items(), strict=True):
-        parameter = add_initializer(graph, f"{name}.equalize.{what}", array)
+    value, nodes = x, list[ir.Node]()
+    for op_type, (parameter_name, array) in zip(("Mul", "Add"), constants.items(), strict=True):
+        parameter = add_initializer(graph, f"{name}.equalize.{parameter_name}", array)
         node = ir.node(op_type, [value, parameter], name=f"{name}.equalize.{op_type}")
         value = node.outputs[0]
         value.name = f"{name}.equalized" if op_type == "Add" else f"{name}.equalize.product"
         value.shape, value.type = x.shape, x.type
-        made.append(node)
+        nodes.append(node)
     producer = x.producer()
     assert producer is not None
-    graph.model.graph.insert_after(producer, made)
+    graph.model.graph.insert_after(producer, nodes)
     for user in users:
         user.replace_input_with(0, value)
     return f"{name}.equalized"

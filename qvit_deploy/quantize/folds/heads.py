@@ -27,7 +27,7 @@ DAMPING = 1e-3
 
 
 def balanced(left: Array, right: Array) -> Array:
-    """T with T^T left T = T^-1 right T^-T and equal diagonals there, float64 [n, n].
+    """Returns T with T^T left T = T^-1 right T^-T and equal diagonals there, float64 [n, n].
 
     With second moments `left` of x and `right` of y, rounding x T and y T^-T to b bits per channel, each channel on its
     own range, disturbs x y^T by about sum_c (T^T left T)_cc (T^-1 right T^-T)_cc. Its least value over all invertible
@@ -45,8 +45,9 @@ def balanced(left: Array, right: Array) -> Array:
 
 
 def spread(n: int) -> Array:
-    """An orthogonal matrix [n, n] whose entries are of one size: Hadamard's where n is a power of 2, else the real
-    Fourier basis' relative, the discrete Hartley matrix (cas(2 pi j k / n) / sqrt(n), symmetric and orthogonal)."""
+    """Returns an orthogonal matrix [n, n] whose entries are of one size: Hadamard's where n is a power of 2, else the
+    real Fourier basis' relative, the discrete Hartley matrix (cas(2 pi j k / n) / sqrt(n), symmetric and
+    orthogonal)."""
     if n & (n - 1) == 0:
         return scipy.linalg.hadamard(n) / np.sqrt(n)
     angle = 2 * np.pi * np.outer(np.arange(n), np.arange(n)) / n
@@ -60,7 +61,7 @@ def fold_heads(
     values: tuple[ValuePair, ...],
     observations: Mapping[str, Observation],
 ) -> Graph:
-    """A new graph computing the same function, every head's channels mapped by `balanced`.
+    """Returns a new graph computing the same function, every head's channels mapped by `balanced`.
 
     Arithmetic in float64, stored as float32.
 
@@ -143,7 +144,7 @@ class _Projections:
             self._write(site.bias, bias)
 
     def shift_rows(self, rows: HeadColumns, centre: Array) -> None:
-        """The bias takes back what is subtracted from the input: b + centre W, centre [in]."""
+        """Lets the bias take back what is subtracted from the input: b + centre W, centre [in]."""
         site = self.sites[rows.site]
         assert site.bias is not None
         self._write(site.bias, self._read(site.bias) + centre @ self.weight(rows))

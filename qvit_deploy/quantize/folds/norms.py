@@ -7,7 +7,7 @@ is real, so the target zero point is 0 exactly and the folded graph is an ordina
 function, that every later stage works on.
 
 Channel scales that are outliers across channels are clipped first, the idea of LRP-QViT's clipped channel-wise
-quantization (its rule is not published in what we could read; ours is a cap at a multiple of the median): an
+quantization (its exact rule is not published; here it is a cap at a multiple of the median): an
 uncapped scale moves the outlier from the activation into one row of the weights and ruins their grids instead.
 """
 
@@ -39,7 +39,7 @@ class Fold:
 
 
 def channel_fold(observation: Observation, clip: float, bits: int) -> Fold:
-    """The fold that gives every channel its best b-bit range, scale outliers capped at `clip` x the median.
+    """Returns the fold that gives every channel its best b-bit range, scale outliers capped at `clip` x the median.
 
     Best is the least squared error of the sampled rows (`clip.channel_ranges`): the scale and shift a channel-wise
     quantizer would use. Dead channels get the median. The geometric mean of the other scales is 1.
@@ -57,7 +57,7 @@ def channel_fold(observation: Observation, clip: float, bits: int) -> Fold:
 def fold_norms(
     graph: Graph, sites: tuple[Site, ...], groups: tuple[NormGroup, ...], folds: Mapping[str, Fold]
 ) -> Graph:
-    """A new graph with every group's fold applied; it computes the same function.
+    """Returns a new graph with every group's fold applied; it computes the same function.
 
     gamma' = gamma / r,  beta' = (beta - c) / r,  W'[k,:] = r_k W[k,:],  b' = b + c W   (RepQ-ViT eq. 7-9 with a real
     shift c and scale r). A consumer without a bias gets one. Arithmetic in float64, stored as float32.
@@ -108,7 +108,7 @@ def replace_constant(value: ir.Value, array: Array) -> None:
 
 
 def add_initializer(graph: Graph, name: str, array: Array) -> ir.Value:
-    """A new initializer of `graph`, stored as float32."""
+    """Returns a new initializer of `graph`, stored as float32."""
     return add_constant(graph.model.graph, name, array.astype(np.float32))
 
 

@@ -15,7 +15,7 @@ from qvit_deploy.quantize.ranges.clip import activation_scale
 
 
 def activation_grid(observation: Observation, importance: Tensor, format: Format) -> ActivationGrid:
-    """The grid with the least weighted squared error.
+    """Returns the grid with the least weighted squared error.
 
     Args:
         importance: [channels] weight of each channel's error (see `clip.activation_scale`).
@@ -25,8 +25,8 @@ def activation_grid(observation: Observation, importance: Tensor, format: Format
 
 
 def channel_importance(sites: Iterable[Site], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Activation tensor -> what an error of each channel does to the outputs of the linears that read it: the squared
-    norm of its rows in their weights, float32 [channels].
+    """Returns activation tensor -> what an error of each channel does to the outputs of the linears that read it: the
+    squared norm of its rows in their weights, float32 [channels].
 
     Args:
         weights: site name -> [in, out] float32, for the linear sites.
@@ -45,7 +45,8 @@ def activation_grids(
     weights: Mapping[str, Tensor],
     formats: Iterable[Format],
 ) -> dict[tuple[str, Format], ActivationGrid]:
-    """(tensor name, format) -> grid, one for every activation tensor the sites read: readers of one tensor share it."""
+    """Returns (tensor name, format) -> grid, one for every activation tensor the sites read: readers of one tensor
+    share it."""
     importance = channel_importance(sites, weights)
     names = dict.fromkeys(n for s in sites for n in (s.input, s.second) if n is not None)
     equal = {n: torch.ones(observations[n].rows.shape[-1]) for n in names}

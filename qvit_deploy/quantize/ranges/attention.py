@@ -47,7 +47,7 @@ def attention_grids(
     softmax_rows: bool,
     granularity: Granularity,
 ) -> dict[tuple[str, Format], Grid]:
-    """(tensor name, format) -> grid of the operands of attention products.
+    """Returns (tensor name, format) -> grid of the operands of attention products.
 
     Left out, so that `activations.activation_grids` serves them, are tensors that something else quantizes too.
 
@@ -78,7 +78,7 @@ def attention_grids(
 def operand_grid(
     sample: ProductSample, is_left: bool, format: Format, granularity: Granularity
 ) -> ActivationGrid | HeadGrid:
-    """The grid of a query, key or value with the least error of the product.
+    """Returns the grid of a query, key or value with the least error of the product.
 
     Args:
         granularity: "head" gives every head its own range, if the operands have a head axis.
@@ -98,7 +98,7 @@ def operand_grid(
 
 
 def softmax_grid(sample: ProductSample, format: Format, kind: SoftmaxCodes, rows: bool) -> ProbabilityGrid | RowGrid:
-    """The grid of attention probabilities with the least error of the product, among those of `kind`.
+    """Returns the grid of attention probabilities with the least error of the product, among those of `kind`.
 
     A kind that makes no sense at this width gives way to uniform codes: logarithms beyond `LOG_BITS`, and levels above
     6 bits, where there are no more integers than codes.
@@ -114,9 +114,9 @@ def softmax_grid(sample: ProductSample, format: Format, kind: SoftmaxCodes, rows
     highest = float(p.max())
 
     def error(grid: ProbabilityGrid) -> float:
-        moved = RowGrid(grid).apply(sample.left) if rows else grid.apply(p) - grid.shift
+        quantized = RowGrid(grid).apply(sample.left) if rows else grid.apply(p) - grid.shift
         handicap = 1.0 if grid.on_integers else FLOAT_HANDICAP
-        return handicap * float(sample.left_error(moved).sum())
+        return handicap * float(sample.left_error(quantized).sum())
 
     kinds = ("uniform", "log2", "log-sqrt2", "levels") if kind == "auto" else (kind,)
     makers = [_MAKERS[k] for k in kinds if format.bits <= _WIDEST[k]] or [_uniform]

@@ -19,7 +19,7 @@ CHANNEL_FRACTIONS = torch.linspace(0.16, 1.0, 22)
 
 
 def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: float, format: Format) -> Tensor:
-    """The per-tensor scale with the least importance-weighted squared error.
+    """Returns the per-tensor scale with the least importance-weighted squared error.
 
     Args:
         rows: sampled activations, float32 [rows, channels], the extreme rows among them.
@@ -37,7 +37,7 @@ def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: 
 
 
 def weight_scale(weight: Tensor, format: Format, importance: Tensor | None = None) -> Tensor:
-    """Per-output-channel scales with the least squared error.
+    """Returns the per-output-channel scales with the least squared error.
 
     Args:
         weight: [in, out] float32.
@@ -60,7 +60,8 @@ def weight_scale(weight: Tensor, format: Format, importance: Tensor | None = Non
 
 
 def channel_ranges(rows: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Half width and centre of every channel's own range with the least weighted squared error of b-bit rounding.
+    """Returns half width and centre of every channel's own range with the least weighted squared error of b-bit
+    rounding.
 
     Every fraction of the range is tried around the middle of the extremes, around the median and half way between: a
     tail on one side is then cut on that side only.
@@ -81,8 +82,8 @@ def channel_ranges(rows: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Te
         reach = torch.maximum(high - around, around - low)
         for fraction in CHANNEL_FRACTIONS:
             step = (reach * fraction / (levels - 0.5)).clamp_min(1e-12)
-            moved = ((rows - around) / step).round_().clamp_(-levels, levels - 1).mul_(step).add_(around)
-            error = weights @ moved.sub_(rows).square_()
+            rounded = ((rows - around) / step).round_().clamp_(-levels, levels - 1).mul_(step).add_(around)
+            error = weights @ rounded.sub_(rows).square_()
             better = error < best
             best = torch.where(better, error, best)
             width = torch.where(better, reach * fraction, width)

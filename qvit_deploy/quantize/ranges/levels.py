@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def best_levels(values: Tensor, weights: Tensor, count: int, top: int) -> tuple[int, ...]:
-    """`count` integers in 0..top, 0 among them and ascending, with the least sum of weight * (value - level)^2.
+    """Returns `count` integers in 0..top, 0 among them and ascending, with the least sum of weight * (value - level)^2.
 
     Each value goes to the level nearest to its rounded self. Dynamic programming over the levels in ascending order
     (the exact one-dimensional k-means of Wang and Song 2011, with levels restricted to integers): O(count * top^2).

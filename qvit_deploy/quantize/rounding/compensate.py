@@ -1,4 +1,4 @@
-"""Making good for rounding: regression against quantized inputs, GPTQ rounding, bias correction.
+"""Compensation of rounding errors: regression against quantized inputs, GPTQ rounding, bias correction.
 
 With X the float inputs of a linear, X' their quantized values and Y = X W the float outputs, three steps, each exact
 for its part of min ||Y - X' W' - b'||^2 over the calibration rows:
@@ -6,7 +6,7 @@ for its part of min ||Y - X' W' - b'||^2 over the calibration rows:
 1. ridge regression: W* = (S + damping I)^-1 (C W + damping W) with S = cov(X', X') and C = cov(X', X). It absorbs the
    part of the activation error that is linear in the input (`ridge` chooses the damping);
 2. rounding with error feedback (GPTQ, Frantar et al. 2023, algorithm 1; the Hessian is S): each rounded row's error
-   is moved onto the rows not rounded yet;
+   is spread over the rows not rounded yet;
 3. bias: b' = b + mean(X) W - mean(X') W', so that the mean output is exactly that of the float layer.
 """
 
@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from qvit_deploy.formats.format import Format
+from qvit_deploy.graph.sites import Kind
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.rounded_weight import RoundedWeight
 
 DAMPING = 0.01
-"""Of the mean diagonal of S, added to it for rounding (GPTQ's default); makes a rank-deficient S solvable too."""
+"""Share of the mean diagonal of S added to it for rounding (GPTQ's default); makes a rank-deficient S solvable too."""
 
 BLOCK = 128
 """Rows rounded between two updates of the rest (a matter of speed only)."""
@@ -40,8 +41,14 @@ class GramAccumulator:
         self.mean_quantized = torch.zeros(channels, dtype=torch.float64)
         self.mean_float = torch.zeros(channels, dtype=torch.float64)
 
-    def add(self, quantized: Tensor, x: Tensor, weights: Tensor) -> None:
-        """Takes in rows [n, K]; `weights` [n] says how much each counts."""
+    def add(self, quantized: Tensor, x: Tensor, importance: Tensor | None) -> None:
+        """Adds rows [n, K] of full images.
+
+        Args:
+            importance: weight of each row of an image, [rows per image]; None: all count alike.
+        """
+        n = len(quantized)
+        weights = torch.ones(n) if importance is None else importance.repeat(n // len(importance))
         self.total += float(weights.sum(dtype=torch.float64))
         weighted = quantized * weights[:, None]
         self.quantized.addmm_(weighted.t(), quantized)
@@ -61,7 +68,7 @@ class Moments:
 
 
 def pooled(parts: Sequence[GramAccumulator], dtype: torch.dtype = torch.float64) -> Moments:
-    """Centred second moments (covariances) and means of the rows of all `parts`."""
+    """Returns the centred second moments (covariances) and means of the rows of all `parts`."""
     n = max(sum(p.total for p in parts), 1e-30)
     mq = torch.stack([p.mean_quantized for p in parts]).sum(0).div_(n).to(dtype)
     mf = torch.stack([p.mean_float for p in parts]).sum(0).div_(n).to(dtype)
@@ -100,7 +107,8 @@ def factorise(moments: Moments, share: float) -> Factor:
 
 
 def regress(weight: Tensor, moments: Moments, share: float) -> Tensor:
-    """W* of step 1, float32 [K, N]. With X' == X it stays at the float weights: damping pulls towards W, not to 0.
+    """Returns W* of step 1, float32 [K, N]. With X' == X it stays at the float weights: damping pulls towards W, not to
+    0.
 
     Minimises ||X W - X' W*||^2 + damping ||W* - W||^2.
 
@@ -120,7 +128,7 @@ def round_weight(
 
     Args:
         feedback: U (`Factor.feedback`): rounds as in step 2. A row's rounding error counts there by what the rows after
-            it cannot make good, which is 1 / U_kk^2. None rounds to nearest.
+            it cannot compensate, which is 1 / U_kk^2. None rounds to nearest.
         importance: without `feedback`, weight of each row's error in the choice of the scales, [in].
     """
     if feedback is None:
@@ -133,7 +141,7 @@ def round_weight(
 
 
 def round_with_feedback(weight: Tensor, scale: Tensor, format: Format, feedback: Tensor) -> Tensor:
-    """Codes [K, N] (float32) of step 2 on the fixed per-column grid `scale` [N]."""
+    """Returns the codes [K, N] (float32) of step 2 on the fixed per-column grid `scale` [N]."""
     rest = weight.clone()
     codes = torch.empty_like(rest)
     for start in range(0, len(rest), BLOCK):
@@ -149,7 +157,14 @@ def round_with_feedback(weight: Tensor, scale: Tensor, format: Format, feedback:
     return codes
 
 
+def add_bias(product: Tensor, bias: Tensor, kind: Kind) -> Tensor:
+    """Adds bias [channels] along the channel axis of a product: the last of a linear, axis 1 of a convolution."""
+    shape = [1] * product.ndim
+    shape[-1 if kind == "linear" else 1] = -1
+    return product + bias.reshape(shape)
+
+
 def corrected_bias(bias: Tensor | None, weight: Tensor, dequantized: Tensor, moments: Moments) -> Tensor:
-    """b' of step 3, float32 [N]: the mean output of the quantized layer equals the float layer's."""
+    """Returns b' of step 3, float32 [N]: the mean output of the quantized layer equals the float layer's."""
     shift = moments.mean_float @ weight.double() - moments.mean_quantized @ dequantized.double()
     return (shift if bias is None else bias.double() + shift).float()

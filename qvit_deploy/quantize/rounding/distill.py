@@ -4,7 +4,7 @@ Rounding fits each layer to its own output; what the layers do to each other's e
 and biases of all layers learn together, by gradients through the quantized graph, to give the float model's outputs and
 residual stream. Rounding passes gradients straight through (Bengio et al., arXiv 1308.3432); scales learn as in LSQ
 (Esser et al., arXiv 1902.08153). No label is needed: the float model answers for any image, so each is shown flipped
-and shifted at random, without which 64 images would be learnt by heart.
+and shifted at random; without that, the plan overfits 64 images.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
+from qvit_deploy.quantize.rounding.compensate import add_bias
 from qvit_deploy.tasks.task import Task
 
 CODE_RATE = 3e-2
 """First step of Adam on weights, in steps of their grid: a code flips after some 20 that agree."""
 
 SCALE_RATE = 3e-4
-"""On the logarithm of scales."""
+"""First step on the logarithm of scales."""
 
 BIAS_RATE = 3e-4
-"""On biases, in standard deviations of the layer's output."""
+"""First step on biases, in standard deviations of the layer's output."""
 
 LAST_RATE = 0.02
 """Share of the rates left at the end; they fall along a cosine."""
@@ -57,7 +58,7 @@ def distill(
     task: Task,
     advance: Advance,
 ) -> Plan:
-    """`plan` with other codes, scales and biases; widths and attention grids stay.
+    """Returns `plan` with other codes, scales and biases; widths and attention grids stay.
 
     Args:
         batches: calibration images, float32 [b, C, H, W] each; all but the last of one size. All are held, because
@@ -88,7 +89,7 @@ def distill(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         order = torch.randperm(len(images), generator=generator)
-        # A graph of fixed batch size needs whole batches.
+        # A graph of fixed batch size needs full batches.
         for chosen in torch.cat([order, order[: -len(order) % size]]).split(size):
             error = loss(student, _varied(images[chosen], generator))
             if not math.isfinite(float(error.detach())):
@@ -126,20 +127,20 @@ class _Learner:
         self.bias = (torch.from_numpy(bias) / self.unit).requires_grad_()
 
     def _unit(self, calibration: Calibration) -> float:
-        """Standard deviation of the output; of a convolution, whose rows are not sampled, of its bias."""
+        """Returns the standard deviation of the output; of a convolution, whose rows are not sampled, of its bias."""
         if self.plan.site.kind != "linear":
             return max(float(np.std(self.plan.bias)) if self.plan.bias is not None else 0.0, 1e-6)
         observation, weight = calibration.observations[self.plan.site.input], calibration.weights[self.plan.site.name]
         return max(float(((observation.rows - observation.mean) @ weight).square().mean().sqrt()), 1e-6)
 
     def groups(self) -> Iterator[dict[str, object]]:
-        """Parameter groups of the optimizer."""
+        """Yields the parameter groups of the optimizer."""
         yield {"params": [self.weight], "lr": CODE_RATE}
         yield {"params": [self.scale, self.range], "lr": SCALE_RATE}
         yield {"params": [self.bias], "lr": BIAS_RATE}
 
     def functions(self, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
-        """The quantized product, and the addition of the bias where that is a node of its own."""
+        """Returns node -> function of the quantized product, and of the bias where that is a node of its own."""
         site = self.plan.site
         product, run = nodes[site.product], build(nodes[site.product])
 
@@ -149,22 +150,21 @@ class _Learner:
             rounded = _on_grid(x / scale, self.grid.format) * scale
             if bias:
                 return run(rounded, weight, self.bias * self.unit)
-            made: Tensor = run(rounded, weight)
-            return made if site.output != site.product else made + self._along(made)
+            y: Tensor = run(rounded, weight)
+            return y if site.output != site.product else self._with_bias(y)
 
         functions: dict[ir.Node, OpFn] = {product: multiplied}
         if site.output != site.product:
             add = nodes[site.output]
             position = next(i for i, v in enumerate(add.inputs) if v is not None and v.name == site.product)
-            functions[add] = lambda *operands: operands[position] + self._along(operands[position])
+            functions[add] = lambda *operands: self._with_bias(operands[position])
         return functions
 
-    def _along(self, product: Tensor) -> Tensor:
-        shape = [1] * product.ndim
-        shape[-1 if self.plan.site.kind == "linear" else 1] = -1
-        return (self.bias * self.unit).reshape(shape)
+    def _with_bias(self, product: Tensor) -> Tensor:
+        return add_bias(product, self.bias * self.unit, self.plan.site.kind)
 
     def result(self) -> WeightPlan:
+        """Returns the plan with what was learnt."""
         with torch.no_grad():
             codes = _on_grid(self.weight, self.plan.format).numpy().astype(self.plan.format.container)
             scale = self.scale.exp().clamp_min(SMALLEST_SCALE).reshape(-1).numpy()
@@ -175,7 +175,7 @@ class _Learner:
 
 
 def _attention(plan: ProductPlan, nodes: Mapping[str, ir.Node]) -> dict[ir.Node, OpFn]:
-    """An attention product on its fixed grids."""
+    """Returns node -> function of an attention product on its fixed grids."""
     node = nodes[plan.site.product]
     run = build(node)
     return {node: lambda x, y: run(_through(plan.grid, x), _through(plan.second_grid, y))}
@@ -186,7 +186,7 @@ def _through(grid: Grid, x: Tensor) -> Tensor:
 
 
 def _on_grid(x: Tensor, format: Format) -> Tensor:
-    """Nearest codes of x, in steps; the gradient is 1 inside the range and 0 outside."""
+    """Returns the nearest codes of x, in steps; the gradient is 1 inside the range and 0 outside."""
     inside = x.clamp(*format.range)
     return inside + (format.quantize(inside, torch.ones(())) - inside).detach()
 
@@ -220,21 +220,21 @@ class Loss:
         return errors[SIGNAL] + (torch.stack(stream).mean() if stream else 0.0)
 
     def _values(self, executor: Executor, images: Tensor) -> dict[str, Tensor]:
-        """What is compared, by name: the signal first."""
+        """Returns the tensors that are compared, by name: the signal first."""
         values = executor.run(images, fetch=[*executor.outputs, *self.stream])
         signal = self.task.signal({name: values[name] for name in executor.outputs})
         return {SIGNAL: signal, **{name: values[name] for name in self.stream}}
 
 
 def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:
-    """Names of the sums of two tensors that both depend on the image."""
+    """Yields the names of the sums of two tensors that both depend on the image."""
     for node in nodes:
         if node.op_type == "Add" and all(v is not None and v.producer() is not None for v in node.inputs):
             yield node.outputs[0].name or ""
 
 
 def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """[b, C, H, W] flipped and shifted at random."""
+    """Flips and shifts images [b, C, H, W] at random."""
 
     def drawn(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))

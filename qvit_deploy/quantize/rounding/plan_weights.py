@@ -2,7 +2,7 @@
 
 Two runs over the calibration images go side by side (`execute.lockstep`): one in float, one in which everything up to
 here is quantized. Ranges, regression, rounding and bias of a layer are fitted to its inputs in the second, so that it
-also makes good what it can of the errors it is handed; the target is its output in the first.
+also compensates what it can of the errors before it; the target is its output in the first.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from qvit_deploy.quantize.rounded_weight import RoundedWeight
 from qvit_deploy.quantize.rounding.compensate import (
     DAMPING,
     GramAccumulator,
+    add_bias,
     corrected_bias,
     factorise,
     pooled,
@@ -81,7 +82,7 @@ def build_plan(
 @dataclass(frozen=True, eq=False)
 class _Inputs:
     """The input of a linear or a convolution in the quantized run: every batch, its grid, and (of a linear) second
-    moments beside the float run's, on two halves of the images."""
+    moments against the float run's, on two halves of the images."""
 
     values: list[Tensor]
     grid: Grid
@@ -103,7 +104,8 @@ class _Runs:
         self.last_reader = {s.input: s.name for s in sites}
 
     def inputs(self, site: Site, format: Format, grids: Grids) -> _Inputs:
-        """The input of `site` in `format`; sites that share it, one after the other in the graph, share the work."""
+        """Returns the input of `site` in `format`; sites that share it, one after the other in the graph, share the
+        work."""
         key = site.input, format
         if self.last is None or self.last[0] != key:
             self.last = None  # at 224 pixels and 128 images an input takes 0.3 GB
@@ -120,7 +122,7 @@ class _Runs:
         return self.last[1]
 
     def apply(self, plan: WeightPlan, inputs: _Inputs) -> None:
-        """The quantized run goes on with what the planned site makes of its inputs."""
+        """Lets the quantized run go on with what the planned site computes from its inputs."""
         site, scale = plan.site, torch.from_numpy(plan.weight_scale)
         column = scale if site.kind == "linear" else scale[:, None, None, None]
         weight = plan.format.dequantize(torch.from_numpy(plan.codes.astype(np.float32)), column)
@@ -132,18 +134,17 @@ class _Runs:
             if site.bias is not None:
                 return run(x, weight, bias)
             product: Tensor = run(x, weight)
-            channel_axis = -1 if site.kind == "linear" else 1
-            return product if bias is None else product + _along(bias, product, channel_axis)
+            return product if bias is None else add_bias(product, bias, site.kind)
 
         self.quantized.replace(site.output, planned)
 
     def multiply(self, plan: ProductPlan) -> None:
-        """The same for an attention product."""
+        """Lets the quantized run go on with what the planned attention product computes."""
         left, right = (self.quantized.advance(name) for name, _ in plan.operands)
         grid, second = plan.grid, plan.second_grid
 
         def planned(run: OpFn, index: int) -> Tensor:
-            # The emitted graph takes a shift back behind the product; here it goes before.
+            # The emitted graph undoes a shift behind the product; here it is undone in front.
             x, y = grid.apply(left[index]) - grid.shift, second.apply(right[index]) - second.shift
             return run(x, y)
 
@@ -165,12 +166,11 @@ class _Runs:
         importance = self.calibration.importance.get(name)
         for index, (value, x, images) in enumerate(zip(values, exact, self.images, strict=True)):
             rows = grid.apply(value).reshape(-1, channels).cpu()
-            weights = torch.ones(len(rows)) if importance is None else importance.repeat(len(rows) // len(importance))
             # Single images go to the halves in turn.
             cut = (images + index % 2) // 2 * (len(rows) // images)
-            operands = rows, x.reshape(-1, channels).cpu(), weights
-            halves[0].add(*(operand[:cut] for operand in operands))
-            halves[1].add(*(operand[cut:] for operand in operands))
+            exact_rows = x.reshape(-1, channels).cpu()
+            halves[0].add(rows[:cut], exact_rows[:cut], importance)
+            halves[1].add(rows[cut:], exact_rows[cut:], importance)
         return halves
 
 
@@ -183,7 +183,7 @@ class _Rounder:
         self.seed = seed
 
     def to_nearest(self, site: Site) -> SitePlan:
-        """On the calibration's own grids."""
+        """Plans a site with weights rounded to nearest, on the calibration's own grids."""
         if site.second is not None:
             return self.product(site, site.second)
         weights, activations = self.formats[site.name]
@@ -192,13 +192,14 @@ class _Rounder:
         return self._plan(site, grid, rounded, self._initializer(site.bias))
 
     def product(self, site: Site, second: str) -> ProductPlan:
-        """An attention product of the site's input and `second`."""
+        """Plans the attention product of the site's input and `second`."""
         weights, activations = self.formats[site.name]
         grids = self.calibration.grids
         return ProductPlan(site, grids[site.input, activations], second, grids[second, weights])
 
     def fitted(self, site: Site, inputs: _Inputs, feedback: bool) -> WeightPlan:
-        """Without `feedback` weights are rounded to nearest; a convolution's always are, and its bias stays."""
+        """Plans a site with weights fitted to its quantized inputs. Without `feedback` they are rounded to nearest; a
+        convolution's always are, and its bias stays."""
         weight, format = self.calibration.weights[site.name], self.formats[site.name][0]
         bias = self._initializer(site.bias)
         if inputs.halves is None:
@@ -230,9 +231,3 @@ class _Rounder:
     def _initializer(self, name: str | None) -> Tensor | None:
         array = None if name is None else constant(self.calibration.graph.initializers[name])
         return None if array is None else torch.from_numpy(np.array(array, dtype=np.float32))
-
-
-def _along(bias: Tensor, product: Tensor, axis: int) -> Tensor:
-    shape = [1] * product.ndim
-    shape[axis] = len(bias)
-    return bias.reshape(shape)

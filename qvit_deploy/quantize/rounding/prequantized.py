@@ -1,14 +1,13 @@
 """Weights rounded before their widths are chosen, so that a loss table sees the errors that a plan will have.
 
-Error feedback takes away most of what rounding to nearest costs, and not in the same measure everywhere: a table made
-of weights rounded to nearest gives the wrong layers the bits.
+Error feedback removes most of the error of rounding to nearest, but not the same share of it everywhere: a table of
+weights rounded to nearest would give the bits to the wrong layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
@@ -64,6 +63,5 @@ def _feedback(values: list[Tensor], importance: Tensor | None) -> Tensor:
     accumulator = GramAccumulator(values[0].shape[-1])
     for value in values:
         rows = value.reshape(-1, value.shape[-1]).cpu()
-        weights = torch.ones(len(rows)) if importance is None else importance.repeat(len(rows) // len(importance))
-        accumulator.add(rows, rows, weights)
+        accumulator.add(rows, rows, importance)
     return factorise(pooled([accumulator]), DAMPING).feedback()

@@ -23,7 +23,8 @@ COLUMNS = 64
 
 
 def cross_validated_share(weight: Tensor, halves: tuple[GramAccumulator, GramAccumulator], seed: int) -> float:
-    """The damping for `compensate.regress` with the least error on images it was not fitted to; infinity: none helps.
+    """Returns the damping for `compensate.regress` with the least error on images it was not fitted to; infinity: none
+    helps.
 
     The penalty that suits half of the rows is half the share of the covariance of all of them.
 
@@ -37,20 +38,20 @@ def cross_validated_share(weight: Tensor, halves: tuple[GramAccumulator, GramAcc
     # Single precision: with 3 percent of the diagonal added, no factorisation here is near its limits.
     moments = [pooled([half], torch.float32) for half in halves]
     pairs = [(moments[0], moments[1]), (moments[1], moments[0])]
-    aims = [seen.cross @ weight for _, seen in pairs]
+    targets = [held_out.cross @ weight for _, held_out in pairs]
 
     def error(share: float) -> float:
         """||X W - X' W*||^2 of the half not fitted to, but for a constant."""
         total = 0.0
-        for (fitted, seen), aim in zip(pairs, aims, strict=True):
-            moved = regress(weight, fitted, share)
-            total += float((moved * (seen.covariance @ moved - 2 * aim)).sum(dtype=torch.float64))
+        for (fitted, held_out), target in zip(pairs, targets, strict=True):
+            regressed = regress(weight, fitted, share)
+            total += float((regressed * (held_out.covariance @ regressed - 2 * target)).sum(dtype=torch.float64))
         return total
 
     best, least = math.inf, error(math.inf)
     for share in SHARES:
-        found = error(share)
-        if not found < least:
+        current = error(share)
+        if not current < least:
             break
-        best, least = share, found
+        best, least = share, current
     return best / 2

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, MutableMapping
 import torch
 from torch import Tensor
 
-from qvit_deploy.execute.executor import Fork, Tap
+from qvit_deploy.execute.executor import Branch, Tap
 from qvit_deploy.execute.ops import build
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
@@ -37,15 +37,15 @@ def exact_sensitivity(
     sites, formats = calibration.sites, calibration.formats
     operands: dict[str, Tensor] = {}
     taps = {name: _keep(operands, name) for s in sites for name in (s.input, s.second) if name is not None}
-    forks = {site.output: _fork(site, calibration, operands) for site in sites}
+    branches = {site.output: _branch(site, calibration, operands) for site in sites}
     noise = {site.output: torch.zeros(2 * len(formats), dtype=torch.float64) for site in sites}
     signal, images = 0.0, 0
     with torch.no_grad():
         for batch in batches:
-            outputs, forked = calibration.executor.run_forked(batch, taps, forks)
+            outputs, branched = calibration.executor.run_branches(batch, taps, branches)
             clean = task.signal(outputs)
             signal += float(clean.double().square().sum())
-            for site_output, changed in forked.items():
+            for site_output, changed in branched.items():
                 signals = torch.stack([task.signal(each) for each in changed])
                 noise[site_output] += (signals - clean).double().square().flatten(1).sum(1).cpu()
             images += len(batch)
@@ -63,11 +63,12 @@ def _keep(operands: MutableMapping[str, Tensor], name: str) -> Tap:
     return lambda x: operands.update({name: x})
 
 
-def _fork(site: Site, calibration: RoundedCalibration, operands: MutableMapping[str, Tensor]) -> Fork:
-    """What the site's output might be: with the input quantized to each format, then with the other operand."""
+def _branch(site: Site, calibration: RoundedCalibration, operands: MutableMapping[str, Tensor]) -> Branch:
+    """Returns the branch at a site's output: its values with the input quantized to each format, then with the other
+    operand."""
     product = build(next(n for n in calibration.graph.nodes() if n.outputs[0].name == site.product))
     formats, grids = calibration.formats, calibration.grids
-    # The bias makes good for what rounding the weights does to the mean output.
+    # The bias compensates what rounding the weights does to the mean output.
     mean = calibration.observations[site.input].mean if site.kind == "linear" else 0.0
 
     def layout(matrix: Tensor) -> Tensor:
@@ -89,9 +90,9 @@ def _fork(site: Site, calibration: RoundedCalibration, operands: MutableMapping[
             else:
                 yield product(x - mean, layout(calibration.weight_error(site.name, format)))
 
-    def fork(y: Tensor) -> Iterator[Tensor]:
+    def branch(y: Tensor) -> Iterator[Tensor]:
         x = operands[site.input]
         other = operands[site.second] if site.second is not None else layout(calibration.weights[site.name])
         return (y + change for change in changed(x, other))
 
-    return fork
+    return branch

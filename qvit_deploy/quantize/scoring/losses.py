@@ -29,11 +29,11 @@ class SiteError:
     weight: Mapping[Format, float]
 
     def at(self, weights: Format, activations: Format) -> float:
-        """Both together; the two are independent to first order, so they add."""
+        """Adds the errors of both operands, which are independent to first order."""
         return self.weight[weights] + self.activation[activations]
 
     def scaled(self, factor: float) -> SiteError:
-        """Every error times `factor`."""
+        """Returns every error times `factor`."""
         return SiteError(
             {f: e * factor for f, e in self.activation.items()}, {f: e * factor for f, e in self.weight.items()}
         )
@@ -47,13 +47,13 @@ class MeasuredErrors(NamedTuple):
 
 
 def site_errors(calibration: RoundedCalibration) -> dict[str, SiteError]:
-    """Site name -> `SiteError`, on sampled rows.
+    """Returns site name -> `SiteError`, on sampled rows.
 
     Errors are relative to the output without its mean, which is no signal: folds move it between the product and the
-    bias, and the bias makes good for what rounding the weights does to it.
+    bias, and the bias compensates what rounding the weights does to it.
 
     For a convolution, whose rows are not the sampled ones, the operands' own relative errors stand in for the output's.
-    An attention product's are measured on the operands `calibration` kept.
+    An attention product's are measured on the operands `calibration` sampled.
     """
     observations, weights, grids = calibration.observations, calibration.weights, calibration.grids
     formats = calibration.formats
@@ -64,18 +64,18 @@ def site_errors(calibration: RoundedCalibration) -> dict[str, SiteError]:
             continue
         rows = observations[site.input].rows[:ROWS]
         a_grids = {f: grids[site.input, f] for f in formats}
-        moved = {f: g.apply(rows) - g.shift - rows for f, g in a_grids.items()}
+        quantization_error = {f: g.apply(rows) - g.shift - rows for f, g in a_grids.items()}
         if site.kind == "linear":
             weight = weights[site.name]
             output = rows @ weight
             power = float((output - output.mean(0)).square().sum()) + 1e-20
-            activation = {f: float((d @ weight).square().sum()) / power for f, d in moved.items()}
+            activation = {f: float((d @ weight).square().sum()) / power for f, d in quantization_error.items()}
             centred = rows - observations[site.input].mean
             change = {f: centred @ calibration.weight_error(site.name, f) for f in formats}
             weight_error = {f: float(c.square().sum()) / power for f, c in change.items()}
         else:
             power = float(rows.square().sum()) + 1e-20
-            activation = {f: float(d.square().sum()) / power for f, d in moved.items()}
+            activation = {f: float(d.square().sum()) / power for f, d in quantization_error.items()}
             weight = weights[site.name]
             base = float(weight.square().sum()) + 1e-20
             weight_error = {f: float(calibration.weight_error(site.name, f).square().sum()) / base for f in formats}

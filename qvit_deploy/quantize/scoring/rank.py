@@ -112,9 +112,9 @@ def _uniform(job: ScoringJob) -> Scores:
 
 def _lrp(job: ScoringJob) -> Scores:
     """Gives each site its share of the absolute LRP relevance under `recipe.rules`."""
-    known, rules = job.calibration, RULE_SETS[job.recipe.rules]
-    mean = site_relevance(known.graph, known.sites, job.batches, rules, job.task.objective, job.advance)
-    return _totals(mean, known)
+    calibration, rules = job.calibration, RULE_SETS[job.recipe.rules]
+    mean = site_relevance(calibration.graph, calibration.sites, job.batches, rules, job.task.objective, job.advance)
+    return _totals(mean, calibration)
 
 
 def _random(job: ScoringJob) -> Scores:
@@ -150,7 +150,7 @@ SCORES: dict[str, Score] = {
 
 
 def _totals(mean: Scores, calibration: RoundedCalibration) -> Scores:
-    """Shares of the sum of |relevance| over a site's elements, from the mean per element.
+    """Returns shares of the sum of |relevance| over a site's elements, from the mean per element.
 
     An error of a site moves all of its elements, so a layer four times as wide counts four times.
     """
@@ -159,18 +159,18 @@ def _totals(mean: Scores, calibration: RoundedCalibration) -> Scores:
         s.name: mean.values[s.name] * (elements[s.input] + (0 if s.second is None else elements[s.second]))
         for s in calibration.sites
     }
-    whole = sum(totals.values())
-    return replace(mean, values={name: total / whole for name, total in totals.items()})
+    network = sum(totals.values())
+    return replace(mean, values={name: total / network for name, total in totals.items()})
 
 
 def _dealt(scores: Scores, how: str, givers: list[str], receivers: list[str]) -> Scores:
-    """`scores` with the value of every giver handed to the receiver beside it."""
-    moved = {to: scores.values[giver] for giver, to in zip(givers, receivers, strict=True)}
-    return replace(scores, values={**scores.values, **moved}, method=f"{how}:{scores.method}")
+    """Returns `scores` with the value of every giver handed to the receiver at its place."""
+    swapped = {to: scores.values[giver] for giver, to in zip(givers, receivers, strict=True)}
+    return replace(scores, values={**scores.values, **swapped}, method=f"{how}:{scores.method}")
 
 
 def _narrowest(losses: Mapping[str, SiteError], method: str, images: int) -> Scores:
-    """Each site's share of the loss with every site in the cheapest format."""
+    """Returns each site's share of the loss with every site in the cheapest format."""
     values = {name: loss.at(min(loss.weight), min(loss.activation)) for name, loss in losses.items()}
     total = sum(values.values()) or 1.0
     return Scores({name: value / total for name, value in values.items()}, method, images, {})

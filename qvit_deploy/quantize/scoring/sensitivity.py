@@ -68,7 +68,7 @@ class _Changes:
         sites, count = calibration.sites, len(calibration.formats)
         self._activation = {s.name: torch.zeros(count) for s in sites}
         self._weight = {s.name: torch.zeros(count) for s in sites}
-        # The bias makes good for what rounding the weights does to the mean output.
+        # The bias compensates what rounding the weights does to the mean output.
         self._means = {s.input: calibration.observations[s.input].mean for s in sites if s.kind == "linear"}
         self._readers: dict[str, list[Site]] = {}
         for site in sites:
@@ -80,7 +80,7 @@ class _Changes:
         self._size, self._coefficients = 0, dict[str, Tensor]()
 
     def begin(self, size: int) -> None:
-        """What is visited from here on belongs to a batch of `size` images."""
+        """Lets what is visited from here on belong to a batch of `size` images."""
         self._size, self._coefficients = size, {}
 
     def visit(self, name: str, activation: Tensor, g: Tensor) -> None:
@@ -92,17 +92,17 @@ class _Changes:
             if site.kind == "linear":
                 rho = self._coefficients[site.output]
                 weight = self.calibration.weights[site.name]
-                self._activation[site.name] += self._moved(activation, rho @ weight.t(), name)
-                self._weight[site.name] += self._rounded(activation - self._means[name], rho, site.name)
+                self._activation[site.name] += self._activation_effects(activation, rho @ weight.t(), name)
+                self._weight[site.name] += self._weight_effects(activation - self._means[name], rho, site.name)
             else:
-                change = self._moved(activation, g, name)
+                change = self._activation_effects(activation, g, name)
                 (self._activation if name == site.input else self._weight)[site.name] += change
                 if site.kind == "conv":
                     # Rounding in one format moves a kernel by as much, relative to its size, as the input.
                     self._weight[site.name] += change
 
     def mean(self, images: int) -> dict[str, SiteError]:
-        """Site name -> mean over `images`."""
+        """Returns site name -> mean over `images`."""
 
         def by_format(total: Tensor) -> dict[Format, float]:
             return {f: float(v) / images for f, v in zip(self.calibration.formats, total, strict=True)}
@@ -111,15 +111,15 @@ class _Changes:
             name: SiteError(by_format(total), by_format(self._weight[name])) for name, total in self._activation.items()
         }
 
-    def _rounded(self, x: Tensor, rho: Tensor, site: str) -> Tensor:
-        """Squared sum (x (W' - W)) rho of each image, summed over the batch, [formats]; windows of one image are
-        summed before."""
+    def _weight_effects(self, x: Tensor, rho: Tensor, site: str) -> Tensor:
+        """Returns the squared sum (x (W' - W)) rho of each image, summed over the batch, [formats]; windows of one
+        image are summed before."""
         outer = x.reshape(self._size, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(self._size, -1, rho.shape[-1])
         errors = (self.calibration.weight_error(site, f) for f in self.calibration.formats)
         return torch.stack([outer.flatten(1) @ error.flatten() for error in errors], 1).square().sum(0)
 
-    def _moved(self, x: Tensor, coefficient: Tensor, name: str) -> Tensor:
-        """Squared sum (x' - x) rho of each image, summed over the batch, [formats]."""
+    def _activation_effects(self, x: Tensor, coefficient: Tensor, name: str) -> Tensor:
+        """Returns the squared sum (x' - x) rho of each image, summed over the batch, [formats]."""
         effects = []
         for format in self.calibration.formats:
             grid = self.calibration.grids[name, format]

@@ -30,7 +30,7 @@ def correlated(seed: int, rows: int = 400, channels: int = 24, rank: int = 8) ->
 def moments(quantized: torch.Tensor, x: torch.Tensor) -> Moments:
     accumulator = GramAccumulator(x.shape[1])
     for part, whole in zip(quantized.split(150), x.split(150), strict=True):
-        accumulator.add(part, whole, torch.ones(len(part)))
+        accumulator.add(part, whole, None)
     return pooled([accumulator])
 
 

@@ -37,13 +37,12 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
         return
     if _is_softmax(q):
         return
-    factors = [_scale_above(q), _scale_above(k), _scale_below(node)]
-    found = [f for f in factors if f is not None]
+    scales = [s for s in (_scale_above(q), _scale_above(k), _scale_below(node)) if s is not None]
     direct = scaled(q)
-    if not found or (len(found) == 1 and direct is not None and found[0][0] is q.producer() and _is_mul(q)):
+    if not scales or (len(scales) == 1 and direct is not None and scales[0][0] is q.producer() and _is_mul(q)):
         return
     total = 1.0
-    for scale_node, factor in found:
+    for scale_node, factor in scales:
         total *= factor
         source = _unscaled(scale_node)
         replace(scale_node.outputs[0], source)
@@ -57,7 +56,7 @@ def _one_scale(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _is_softmax(value: ir.Value) -> bool:
-    """Whether `value` is attention probabilities: they are quantized as they leave the Softmax, unscaled."""
+    """Tells whether `value` is attention probabilities: they are quantized as they leave the Softmax, unscaled."""
     node = value.producer()
     while node is not None and node.op_type in ("Transpose", "Reshape") and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -70,7 +69,7 @@ def _is_mul(value: ir.Value) -> bool:
 
 
 def _scale_above(value: ir.Value) -> tuple[ir.Node, float] | None:
-    """The scalar product on the way to `value`, looking through layout changes nothing else reads."""
+    """Returns the scalar product on the way to `value`, looking through layout changes nothing else reads."""
     while sole_reader(value) is not None:
         factor = scaled(value)
         node = value.producer()

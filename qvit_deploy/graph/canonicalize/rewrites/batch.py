@@ -1,4 +1,4 @@
-"""Shape arithmetic disappears: constants are folded and every shape is known up to the batch size.
+"""Folds shape arithmetic: constants are computed and every shape is known up to the batch size.
 
 The model runs at batch 2 and at batch 3 (`measure.py`). Whatever does not depend on pixels has a value in both
 runs; whatever does has a shape in both. Rules, in order:
@@ -41,7 +41,7 @@ _SMALL, _LARGE = 2, 3
 
 
 def specialise(model: ir.Model) -> None:
-    """Apply the rules in place. Raises InputError when ONNX Runtime cannot run the model."""
+    """Applies the rules in place. Raises InputError when ONNX Runtime cannot run the model."""
     graph = model.graph
     image = graph.inputs[0]
     common.ShapeInferencePass()(model)  # for element types; shapes are measured below
@@ -104,7 +104,7 @@ def _measure(
 
 
 def _symbolic(small: Sequence[int], large: Sequence[int]) -> list[Dim]:
-    """Rule 2: dimensions at batch 2 and at batch 3 -> dimensions."""
+    """Applies rule 2: dimensions at batch 2 and at batch 3 -> dimensions."""
     return [_dimension(a, b) for a, b in zip(small, large, strict=True)]
 
 
@@ -117,13 +117,13 @@ def _dimension(small: int, large: int) -> Dim:
 
 
 def _affine(small: int, large: int) -> tuple[int, int]:
-    """(slope, offset) of slope * batch + offset through the two measured points."""
+    """Returns (slope, offset) of slope * batch + offset through the two measured points."""
     slope = (large - small) // (_LARGE - _SMALL)
     return slope, small - slope * _SMALL
 
 
 def _fix_reshape(node: ir.Node, builder: _Builder) -> None:
-    """Rule 3."""
+    """Applies rule 3."""
     target = shape_constant(builder.graph, dims(node.outputs[0]))
     if target is not None:
         node.replace_input_with(1, target)
@@ -135,13 +135,13 @@ def _counts_up(indices: np.ndarray) -> bool:
 
 
 def _reads_flat(node: ir.Node) -> bool:
-    """Whether `node` gathers from a vector, so that counting indices give every element (or a leading part)."""
+    """Tells whether `node` gathers from a vector, so that counting indices give every element (or a leading part)."""
     data = node.inputs[0]
     return node.op_type == "Gather" and data is not None and dims(data) == _flat_dims(node.outputs[0])
 
 
 def _flat_dims(value: ir.Value) -> list[Dim] | None:
-    """The shape `value` would have as a vector, or None when that is not a multiple of the batch."""
+    """Returns the shape `value` would have as a vector, or None when that is not a multiple of the batch."""
     shape = dims(value)
     number = math.prod(d for d in shape if isinstance(d, int))
     symbols = [d for d in shape if isinstance(d, str)]
@@ -151,7 +151,7 @@ def _flat_dims(value: ir.Value) -> list[Dim] | None:
 
 
 def _gather_to_reshape(node: ir.Node, builder: _Builder) -> None:
-    """Rule 6."""
+    """Applies rule 6."""
     out = node.outputs[0]
     target = shape_constant(builder.graph, dims(out))
     reshaped = emit(node, "Reshape", [node.inputs[0], target], dims(out), dtype=out.dtype or ir.DataType.FLOAT)
@@ -160,7 +160,7 @@ def _gather_to_reshape(node: ir.Node, builder: _Builder) -> None:
 
 
 class _Builder:
-    """Emits, ahead of all other nodes, what has to be computed from the batch size at run time."""
+    """Emits, in front of all other nodes, what has to be computed from the batch size at run time."""
 
     def __init__(self, model: ir.Model) -> None:
         self.graph = model.graph
@@ -170,7 +170,7 @@ class _Builder:
         self.names: list[tuple[ir.Value, str]] = []
 
     def rebuild(self, value: ir.Value, name: str, small: np.ndarray, large: np.ndarray) -> ir.Value:
-        """Rules 4 and 5 for a `value` measured as `small` and `large`; `name` is for the copy of rule 5."""
+        """Applies rules 4 and 5 to a `value` measured as `small` and `large`; `name` is for the copy of rule 5."""
         if small.shape == large.shape and small.dtype == np.int64 and small.ndim <= 1:
             vector = self._vector(small.reshape(-1).tolist(), large.reshape(-1).tolist())
             return vector if small.ndim else self._emit("Reshape", [vector, add_ints(self.graph, [])], [])
@@ -192,7 +192,7 @@ class _Builder:
         )
 
     def _vector(self, small: list[int], large: list[int]) -> ir.Value:
-        """Rule 4."""
+        """Applies rule 4: an int64 vector that is `small` at batch 2 and `large` at batch 3."""
         pieces: list[ir.Value] = []
         constants: list[int] = []
         for a, b in zip(small, large, strict=True):

@@ -1,4 +1,4 @@
-"""If nodes whose condition does not depend on the image are decided.
+"""Puts in place of every If whose condition does not depend on the image the branch that it takes.
 
 Rules, in order:
 1. the conditions that depend on weights and shapes alone are computed by running the model (`measure.py`); the
@@ -21,7 +21,7 @@ _BATCH = 2  # for a model with a symbolic batch
 
 
 def decide_branches(model: ir.Model) -> None:
-    """Apply the rules in place. Raises UnsupportedOpError, and InputError when the model does not run."""
+    """Applies the rules in place. Raises UnsupportedOpError, and InputError when the model does not run."""
     graph = model.graph
     while True:
         branching = [node for node in graph if has_subgraph(node)]
@@ -44,9 +44,9 @@ def decide_branches(model: ir.Model) -> None:
 
 def _values(model: ir.Model, names: list[str]) -> dict[str, bool]:
     batch, *shape = dims(model.graph.inputs[0])
-    known = {name: v.const_value for name, v in model.graph.initializers.items() if name in names}
-    computed = [name for name in names if name not in known]
-    values = {name: bool(tensor.numpy().all()) for name, tensor in known.items() if tensor is not None}
+    constants = {name: v.const_value for name, v in model.graph.initializers.items() if name in names}
+    computed = [name for name in names if name not in constants]
+    values = {name: bool(tensor.numpy().all()) for name, tensor in constants.items() if tensor is not None}
     if computed:
         try:
             probe = Probe(model, [], computed)
@@ -60,17 +60,17 @@ def _values(model: ir.Model, names: list[str]) -> dict[str, bool]:
 
 def _take(graph: ir.Graph, node: ir.Node, branch_name: str) -> None:
     branch = node.attributes[branch_name].as_graph()
-    taken = {value.name for other in graph for value in other.outputs} | set(graph.initializers)
+    used = {value.name for other in graph for value in other.outputs} | set(graph.initializers)
     for value in list(branch.initializers.values()):
         del branch.initializers[str(value.name)]
-        value.name = f"{node.name}/{value.name}" if value.name in taken else value.name
+        value.name = f"{node.name}/{value.name}" if value.name in used else value.name
         graph.register_initializer(value)
     results = list(branch.outputs)
     branch.outputs.clear()
     for inner in list(branch):
         branch.remove(inner)
         for output in inner.outputs:
-            output.name = f"{node.name}/{output.name}" if output.name in taken else output.name
+            output.name = f"{node.name}/{output.name}" if output.name in used else output.name
         graph.insert_before(node, inner)
     for old, new in zip(node.outputs, results, strict=True):
         if old.is_graph_output() and (new.producer() is None or new.is_graph_output()):

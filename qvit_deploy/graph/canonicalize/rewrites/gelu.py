@@ -34,17 +34,17 @@ _DEPTH = 8  # the longest written form nests six deep
 def fuse_gelus(model: ir.Model) -> None:
     """Applies the rules in place. What is no GELU up to the rounding of a half-precision export stays."""
     for node in list(model.graph):
-        found = written_out(node)
-        if found is not None:
-            result, x, approximate = found
+        match = decomposed(node)
+        if match is not None:
+            result, x, approximate = match
             out = result.outputs[0]
             attributes: dict[str, int | float | str] = {"approximate": approximate}
             replace(out, emit(result, "Gelu", [x], dims(out), dict(attributes)))
     remove_unused(model)
 
 
-def written_out(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
-    """(the node with the result, x, approximate) when `node` is the Erf or Tanh of a decomposed GELU."""
+def decomposed(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
+    """Returns (the node with the result, x, approximate) when `node` is the Erf or Tanh of a decomposed GELU."""
     if node.op_type not in _ARGUMENTS:
         return None
     approximate, argument = _ARGUMENTS[node.op_type]
@@ -60,7 +60,7 @@ def written_out(node: ir.Node) -> tuple[ir.Node, ir.Value, str] | None:
 
 
 def polynomial(value: ir.Value | None, x: ir.Value, e: ir.Value, depth: int = _DEPTH) -> Polynomial | None:
-    """`value` as a polynomial in x and e, or None when it is not one."""
+    """Returns `value` as a polynomial in x and e, or None when it is not one."""
     if value is x:
         return {(1, 0): 1.0}
     if value is e:

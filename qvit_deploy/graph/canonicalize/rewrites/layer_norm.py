@@ -23,9 +23,9 @@ def normalise_layer_norms(model: ir.Model) -> None:
     """Applies the rules in place; shapes must be known. A norm over several axes keeps them."""
     graph = model.graph
     for node in list(graph):
-        found = written_out(node)
-        if found is not None:
-            x, epsilon = found
+        match = decomposed(node)
+        if match is not None:
+            x, epsilon = match
             width = dims(x)[-1]
             if isinstance(width, int):
                 _fuse(graph, node, x, epsilon, width)
@@ -35,8 +35,8 @@ def normalise_layer_norms(model: ir.Model) -> None:
             _complete(graph, node)
 
 
-def written_out(node: ir.Node) -> tuple[ir.Value, float] | None:
-    """(x, epsilon) when `node` is the quotient of a decomposed LayerNorm; at any opset, shapes known or not."""
+def decomposed(node: ir.Node) -> tuple[ir.Value, float] | None:
+    """Returns (x, epsilon) when `node` is the quotient of a decomposed LayerNorm; at any opset, shapes known or not."""
     if node.op_type == "Div" and node.inputs[0] is not None:
         pairs = [(node.inputs[0], producer(node.inputs[1], "Sqrt"))]
     elif node.op_type == "Mul":
@@ -56,7 +56,7 @@ def written_out(node: ir.Node) -> tuple[ir.Value, float] | None:
 
 
 def _reciprocal_sqrt(value: ir.Value) -> ir.Node | None:
-    """The Sqrt behind Reciprocal(Sqrt(.)) or 1 / Sqrt(.)."""
+    """Returns the Sqrt behind Reciprocal(Sqrt(.)) or 1 / Sqrt(.)."""
     node = producer(value, "Reciprocal", "Div")
     if node is None or (node.op_type == "Div" and scalar(node.inputs[0]) != 1.0):
         return None
@@ -64,7 +64,7 @@ def _reciprocal_sqrt(value: ir.Value) -> ir.Node | None:
 
 
 def _centred_input(value: ir.Value) -> ir.Value | None:
-    """x when `value` is x - mean(x)."""
+    """Returns x when `value` is x - mean(x)."""
     node = producer(value, "Sub")
     if node is None or node.inputs[0] is None or node.inputs[1] is None:
         return None
@@ -117,7 +117,7 @@ def _vector_beside(node: ir.Node, value: ir.Value, width: int) -> ir.Value | Non
 
 
 def _complete(graph: ir.Graph, node: ir.Node) -> None:
-    """Rule 3."""
+    """Applies rule 3."""
     x = node.inputs[0]
     assert x is not None
     axis = node.attributes.get_int("axis", -1)

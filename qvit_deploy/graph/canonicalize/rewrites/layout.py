@@ -47,7 +47,7 @@ def simplify_layout(model: ir.Model) -> None:
 
 
 def _select(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 1."""
+    """Applies rule 1."""
     cut = producer(node.inputs[0], "Slice") if node.op_type in ("Squeeze", "Reshape") else None
     if cut is None or len(cut.inputs) < 4:
         return False
@@ -63,7 +63,7 @@ def _select(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _select_from_split(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 1, the form of TorchScript's unbind."""
+    """Applies rule 1 to the form of TorchScript's unbind."""
     split = producer(node.inputs[0], "Split") if node.op_type in ("Squeeze", "Reshape") else None
     if split is None or split.inputs[0] is None or node.inputs[0] is None:
         return False
@@ -83,7 +83,7 @@ def _gather(graph: ir.Graph, node: ir.Node, x: ir.Value, index: int, axis: int) 
 
 
 def _to_reshape(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 2."""
+    """Applies rule 2."""
     if node.op_type not in RESHAPES or node.op_type == "Reshape":
         return False
     assert node.inputs[0] is not None
@@ -91,13 +91,13 @@ def _to_reshape(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _merge_reshapes(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 3, Reshape."""
+    """Applies rule 3 to a Reshape."""
     first = producer(node.inputs[0], "Reshape") if node.op_type == "Reshape" else None
     return first is not None and first.inputs[0] is not None and _reshape(graph, node, first.inputs[0])
 
 
 def _merge_transposes(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 3, Transpose."""
+    """Applies rule 3 to a Transpose."""
     first = producer(node.inputs[0], "Transpose") if node.op_type == "Transpose" else None
     if first is None:
         return False
@@ -108,38 +108,38 @@ def _merge_transposes(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _cancel_around_reshape(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 4: the flatten(2).transpose(1, 2) behind a patch embedding that is already in token order."""
-    found = _chain(node, "Transpose", "Reshape")
-    if found is None:
+    """Applies rule 4 to the flatten(2).transpose(1, 2) behind a patch embedding that is already in token order."""
+    chain = _chain(node, "Transpose", "Reshape")
+    if chain is None:
         return False
-    x, first, middle = found
+    x, first, middle = chain
     if sole_reader(middle.outputs[0]) is None or sole_reader(first.outputs[0]) is None:
         return False
     start = _numbers(dims(x))
     inner = _numbers(dims(middle.outputs[0]))
     if start is None or inner is None or math.prod(start) != math.prod(inner):
         return False
-    moved = np.arange(math.prod(start)).reshape(start).transpose(perm_of(first)).reshape(inner)
-    if not np.array_equal(moved.transpose(perm_of(node)).reshape(-1), np.arange(moved.size)):
+    elements = np.arange(math.prod(start)).reshape(start).transpose(perm_of(first)).reshape(inner)
+    if not np.array_equal(elements.transpose(perm_of(node)).reshape(-1), np.arange(elements.size)):
         return False
     return _reshape(graph, node, x)
 
 
 def _moves_nothing(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 5."""
+    """Applies rule 5."""
     if node.op_type != "Transpose" or node.inputs[0] is None:
         return False
     sizes = dims(node.inputs[0])
-    moved = [axis for axis in perm_of(node) if sizes[axis] != 1]
-    return moved == sorted(moved) and _reshape(graph, node, node.inputs[0])
+    axes = [axis for axis in perm_of(node) if sizes[axis] != 1]
+    return axes == sorted(axes) and _reshape(graph, node, node.inputs[0])
 
 
 def _swap(graph: ir.Graph, node: ir.Node) -> bool:
-    """Rule 6."""
-    found = _chain(node, "Reshape", "Transpose")
-    if found is None:
+    """Applies rule 6."""
+    chain = _chain(node, "Reshape", "Transpose")
+    if chain is None:
         return False
-    x, first, middle = found
+    x, first, middle = chain
     before, after = dims(x), dims(node.outputs[0])
     if len(before) < 3 or after != [*before[:-2], before[-1], before[-2]]:
         return False
@@ -147,8 +147,8 @@ def _swap(graph: ir.Graph, node: ir.Node) -> bool:
     if start is None or inner is None or math.prod(start) != math.prod(inner):
         return False
     elements = np.arange(math.prod(start))
-    moved = elements.reshape(inner).transpose(perm_of(middle)).reshape(-1)
-    if not np.array_equal(moved, elements.reshape(start).swapaxes(-1, -2).reshape(-1)):
+    permuted = elements.reshape(inner).transpose(perm_of(middle)).reshape(-1)
+    if not np.array_equal(permuted, elements.reshape(start).swapaxes(-1, -2).reshape(-1)):
         return False
     perm = [*range(len(before) - 2), len(before) - 1, len(before) - 2]
     _become(node, emit(node, "Transpose", [x], after, {"perm": perm}, _type(node)))
@@ -156,7 +156,7 @@ def _swap(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _chain(last: ir.Node, outer: str, inner: str) -> tuple[ir.Value, ir.Node, ir.Node] | None:
-    """(x, first, middle) when `last` ends x -> outer -> inner -> outer."""
+    """Returns (x, first, middle) when `last` ends x -> outer -> inner -> outer."""
     middle = producer(last.inputs[0], inner) if last.op_type == outer else None
     first = producer(middle.inputs[0], outer) if middle is not None else None
     if first is None or middle is None or first.inputs[0] is None:
@@ -165,7 +165,7 @@ def _chain(last: ir.Node, outer: str, inner: str) -> tuple[ir.Value, ir.Node, ir
 
 
 def _reshape(graph: ir.Graph, node: ir.Node, x: ir.Value) -> bool:
-    """Replace `node` by one Reshape of `x`; False when the target shape is not constant."""
+    """Replaces `node` by one Reshape of `x`; False when the target shape is not constant."""
     target = shape_constant(graph, dims(node.outputs[0]))
     if target is None:
         return False
@@ -184,7 +184,7 @@ def _type(node: ir.Node) -> ir.DataType:
 
 
 def _numbers(shape: list[Dim]) -> list[int] | None:
-    """Concrete sizes for a probe; only multiples of the batch can be stood in for."""
+    """Returns concrete sizes for a probe; only multiples of the batch can be stood in for."""
     sizes = []
     for d in shape:
         if isinstance(d, str):

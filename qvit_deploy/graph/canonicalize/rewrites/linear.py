@@ -52,7 +52,7 @@ def _gemm(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _derived(graph: ir.Graph, old: ir.Value, array: np.ndarray) -> ir.Value:
-    """A constant that takes the place and, when nothing else reads it, the name of `old`."""
+    """Returns a constant that takes the place and, when nothing else reads it, the name of `old`."""
     name = str(old.name)
     if len(list(old.uses())) == 1:
         old.name = f"{name}/source"
@@ -60,7 +60,7 @@ def _derived(graph: ir.Graph, old: ir.Value, array: np.ndarray) -> ir.Value:
 
 
 def _bias(graph: ir.Graph, node: ir.Node) -> None:
-    """Rule 3."""
+    """Applies rule 3."""
     for y, b in operands(node):
         matmul = producer(y, "MatMul")
         if matmul is None or matmul.inputs[1] is None or constant(matmul.inputs[1]) is None:
@@ -80,7 +80,7 @@ def _bias(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _unshare(graph: ir.Graph) -> None:
-    """Rule 4, for Linear, Conv and LayerNormalization parameters."""
+    """Applies rule 4 to Linear, Conv and LayerNormalization parameters."""
     seen: set[ir.Value] = set()
     for node in graph:
         for index in _parameter_inputs(node):

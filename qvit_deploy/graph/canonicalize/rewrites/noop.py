@@ -1,4 +1,4 @@
-"""Nodes that change nothing go.
+"""Removes nodes that change nothing.
 
 Rules, in order, repeated until none fires:
 1. Identity, inference-time Dropout, Cast to the type it already has;
@@ -39,12 +39,12 @@ def remove_noops(model: ir.Model) -> None:
 
 
 def _is_boundary(value: ir.Value) -> bool:
-    """A value that cannot take over a graph output: an input, an initializer or an output already."""
+    """Tells whether a value cannot take over a graph output: an input, an initializer or an output already."""
     return value.producer() is None or value.is_graph_output()
 
 
 def _passes_through(node: ir.Node) -> ir.Value | None:
-    """The input that `node` merely hands on, or None."""
+    """Returns the input that `node` passes on unchanged, or None."""
     x = node.inputs[0] if node.inputs else None
     if x is None or any(out.uses() or out.is_graph_output() for out in node.outputs[1:]):
         return None
@@ -70,11 +70,11 @@ def _passes_through(node: ir.Node) -> ir.Value | None:
     traits = TRAITS.get(op)
     if traits is not None and traits.neutral is not None:
         pairs = [(x, node.inputs[1]), (node.inputs[1], x)] if traits.commutes else [(x, node.inputs[1])]
-        for kept, neutral in pairs:
-            if kept is None or neutral is None or dims(kept) != dims(out):
+        for operand, neutral in pairs:
+            if operand is None or neutral is None or dims(operand) != dims(out):
                 continue
             if scalar(neutral) == traits.neutral or (op == "Add" and _is_zero_mask(neutral)):
-                return kept
+                return operand
     if op == "Where":
         return _constant_choice(node)
     return None
@@ -86,7 +86,7 @@ def _is_zero_mask(value: ir.Value) -> bool:
 
 
 def _constant_choice(node: ir.Node) -> ir.Value | None:
-    """Rule 5."""
+    """Applies rule 5."""
     condition = constant(node.inputs[0])
     if condition is None or condition.size == 0 or condition.any() != condition.all():
         return None
@@ -121,7 +121,7 @@ def _drop_empty_parts(node: ir.Node) -> bool:
 
 
 def broadcast(shapes: list[list[Dim]]) -> list[Dim]:
-    """The ONNX multidirectional broadcast of shapes that are known to fit."""
+    """Returns the ONNX multidirectional broadcast of shapes that are known to fit."""
     length = max(len(shape) for shape in shapes)
     ones: list[Dim] = [1] * length
     padded = [ones[len(shape) :] + shape for shape in shapes]

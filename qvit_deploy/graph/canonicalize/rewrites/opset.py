@@ -31,7 +31,7 @@ _LARGE_BYTES = 1024
 
 
 def to_canonical_opset(model: ir.Model) -> ir.Model:
-    """`model` at opset 21 without functions and Constant nodes. Raises InputError, UnsupportedOpError."""
+    """Returns `model` at opset 21 without functions and Constant nodes. Raises InputError, UnsupportedOpError."""
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
     if version is None or not OLDEST_OPSET <= version <= NEWEST_OPSET:
         raise InputError(
@@ -90,7 +90,7 @@ def _inline_schema_functions(model: ir.Model, version: int) -> ir.Model:
         for name, attribute in onnx.defs.get_schema(call.op_type, version).attributes.items():
             if name not in call.attributes and attribute.default_value.type != onnx.AttributeProto.UNDEFINED:
                 call.attributes[name] = ir.serde.deserialize_attribute(attribute.default_value)
-    known = {value.name for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None}
+    outside = {value.name for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None}
     inlined = _through_proto(
         model,
         lambda proto: onnx.inliner.inline_selected_functions(
@@ -99,12 +99,12 @@ def _inline_schema_functions(model: ir.Model, version: int) -> ir.Model:
     )
     producers = {out.name: node for node in inlined.graph for out in node.outputs}
     for call in younger:
-        _hand_down_name(call, producers, known)
+        _hand_down_name(call, producers, outside)
     return inlined
 
 
-def _hand_down_name(call: ir.Node, producers: dict[str | None, ir.Node], known: set[str | None]) -> None:
-    """Give the nodes of an inlined body the name and the module scope of the node they replace."""
+def _hand_down_name(call: ir.Node, producers: dict[str | None, ir.Node], outside: set[str | None]) -> None:
+    """Gives the nodes of an inlined body the name and the module scope of the node they replace."""
     waiting = [producers[out.name] for out in call.outputs if out.name in producers]
     while waiting:
         node = waiting.pop()
@@ -113,7 +113,7 @@ def _hand_down_name(call: ir.Node, producers: dict[str | None, ir.Node], known: 
         node.name = call.name
         node.metadata_props.update(call.metadata_props)
         names = [value.name for value in node.inputs if value is not None]
-        waiting += [producers[name] for name in names if name not in known and name in producers]
+        waiting += [producers[name] for name in names if name not in outside and name in producers]
 
 
 def _require_known(node: ir.Node) -> None:
@@ -121,16 +121,16 @@ def _require_known(node: ir.Node) -> None:
         raise UnsupportedOpError(
             node.op_type, node.name or "", f"it does not exist in opset {CANONICAL_OPSET} and has no expansion"
         )
-    known = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET).attributes
+    schema = onnx.defs.get_schema(node.op_type, CANONICAL_OPSET).attributes
     for attribute in node.attributes:
-        if attribute not in known:
+        if attribute not in schema:
             raise UnsupportedOpError(
                 node.op_type, node.name or "", f"its attribute {attribute!r} is newer than opset {CANONICAL_OPSET}"
             )
 
 
 def _through_proto(model: ir.Model, transform: Callable[[onnx.ModelProto], onnx.ModelProto]) -> ir.Model:
-    """Apply a function on protobufs while the large weights wait outside, declared as graph inputs."""
+    """Applies a function on protobufs while the large weights wait outside, declared as graph inputs."""
     graph = model.graph
     waiting = {
         name: value

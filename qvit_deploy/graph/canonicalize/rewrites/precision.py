@@ -46,7 +46,7 @@ def to_float32(model: ir.Model) -> None:
 
 
 def require_finite(model: ir.Model) -> None:
-    """Raise NonFiniteError for the first weight with NaN or infinity.
+    """Raises NonFiniteError for the first weight with NaN or infinity.
 
     -inf is how a constant attention mask says "not here": tensors of only 0 and -inf pass, and so do scalars,
     which the exporter writes for the same purpose.
@@ -70,7 +70,7 @@ def require_finite(model: ir.Model) -> None:
 
 
 def _clamped_float32(array: np.ndarray) -> np.ndarray:
-    """float32, with float64's finite extremes (mask constants such as finfo.min) kept finite."""
+    """Casts to float32, with float64's finite extremes (mask constants such as finfo.min) kept finite."""
     if array.dtype == np.float64:
         extremes = np.finfo(np.float32)
         finite = np.isfinite(array)
