@@ -7,11 +7,13 @@ products. The rest is done here, in order:
 2. inputs of linears are quantized to uint8 around 128, the integers of the int8 codes plus 128, and dequantized as if
    their zero point were 0; the bias subtracts the difference, 128 times the scales and the sum of a column's codes.
    Without AMX the kernels of x86 multiply uint8 by int8 only, and would make that correction in every run;
-3. codes that a table is looked up by are uint16: OpenVINO 2026.4 cannot load a Gather by int8 codes that it takes for
-   an operand of an integer product.
+3. where OpenVINO cannot load that, the codes that a table is looked up by become uint16. OpenVINO 2026.4 takes some int8
+   codes that a Gather reads for an operand of an integer product; where it loads them, int8 is 2 % faster.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -23,35 +25,40 @@ from qvit_deploy.emit.runtime_model import CODE_SHIFT, RuntimeModel
 from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.query import sole_reader
+from qvit_deploy.targets.openvino.runtime import loads
 
 
 def emit_openvino(emitted: Graph) -> RuntimeModel:
-    """Rewrites a copy of `emitted`, the graph of `emit_qdq`."""
+    """Rewrites a copy of `emitted`, the graph of `emit_qdq`. Needs OpenVINO where a table is looked up by codes."""
     copy = emitted.clone()
     graph = copy.model.graph
     rows = keep_read_rows(graph)
     codes, editor = UnsignedCodes(graph), Editor(copy, for_onnxruntime=False)
     linears = [linear for node in list(graph) if node.op_type == "MatMul" and (linear := integer_linear(node))]
     biases = dict(_shift(editor, linear, codes) for linear in linears)
-    _widen_indices(graph)
     remove_unused(copy.model)
     graph.sort()
-    return RuntimeModel(
-        copy.to_proto(), codes.names, rows, tuple(str(each.product.name) for each in linears), biases=biases
-    )
+    products = tuple(str(each.product.name) for each in linears)
+    indices = _int8_indices(graph)
+    if indices and not loads(copy.serialize()):
+        _widen(indices)
+    return RuntimeModel(copy.to_proto(), codes.names, rows, products, biases=biases)
 
 
-def _widen_indices(graph: ir.Graph) -> None:
-    """Quantizes to uint16 what a Cast makes an index of: the codes are the same, none is negative."""
-    for cast in [node for node in graph if node.op_type == "Cast"]:
-        codes = cast.inputs[0]
-        quantize = None if codes is None else codes.producer()
-        if codes is None or quantize is None or quantize.op_type != "QuantizeLinear" or codes.dtype != ir.DataType.INT8:
-            continue
+def _int8_indices(graph: ir.Graph) -> list[ir.Node]:
+    """Returns the quantizers to int8 whose codes a Cast makes indices of."""
+    sources = [cast.inputs[0] for cast in graph if cast.op_type == "Cast"]
+    quantizers = [v.producer() for v in sources if v is not None and v.dtype == ir.DataType.INT8]
+    return [node for node in quantizers if node is not None and node.op_type == "QuantizeLinear"]
+
+
+def _widen(quantizers: Iterable[ir.Node]) -> None:
+    """Lets quantizers make uint16: the codes are the same, none is negative."""
+    for quantize in quantizers:
         zero = quantize.inputs[2]
         assert zero is not None and zero.name is not None
         zero.const_value = ir.tensor(np.array(0, np.uint16), name=zero.name)
-        for value in (zero, codes):
+        for value in (zero, quantize.outputs[0]):
             value.type = ir.TensorType(ir.DataType.UINT16)
 
 

@@ -49,6 +49,16 @@ def require_openvino(why: str) -> None:
         raise InputError(f"{why} needs OpenVINO, which is not installed: pip install openvino") from None
 
 
+def loads(model: bytes) -> bool:
+    """Returns whether OpenVINO compiles a model for the CPU. Raises InputError when openvino is not installed."""
+    require_openvino("a file for OpenVINO")
+    try:
+        OpenVinoModel(model)
+    except InputError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Layer:
     """A layer of the graph that runs.
