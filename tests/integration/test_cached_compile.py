@@ -151,7 +151,7 @@ def test_other_code_uses_nothing(inputs: Inputs, tmp_path: Path) -> None:
     shutil.copytree(HERE / "qvit_deploy", tmp_path / "qvit_deploy", ignore=shutil.ignore_patterns("__pycache__"))
     found = []
     for change in ("", "", "# a comment\n"):
-        path = tmp_path / "qvit_deploy" / "quantize" / "clip.py"
+        path = tmp_path / "qvit_deploy" / "quantize" / "ranges" / "clip.py"
         path.write_text(path.read_text() + change)
         arguments = inputs.arguments(tmp_path / "b", "--json", "--force", "--cache", tmp_path / "cache")
         child = process(arguments, tmp_path)
