@@ -19,8 +19,8 @@ def test_top1_on_a_thousand_test_images(reference: Reference, goal: str, floor: 
     bundle = reference.compile(tmp_path / "b", Recipe(uniform=goal, attention="integer")).bundle
     result = evaluate(bundle.path_of("model.onnxruntime.onnx"), reference.data, preprocess=PREPROCESS)
     assert result.n == 1000
-    # Of w4a4, equal code gave 74.9 % on one kind of processor, 75.3 % on another and 76.7 % with more threads: float sums
-    # differ in the last bit there, and with them roundings of weights. The standard error is 1.4 points.
+    # Of w4a4, equal code gave 74.9 % on one kind of processor, 75.3 % on another and 76.7 % with more threads: the last
+    # bits of float sums differ, and with them roundings of weights. The standard error is 1.4 points.
     assert result.top1 is not None and result.top1 >= floor
     if goal == "w4a4":  # the folds of all three leave the float model what it is
         folded = evaluate(bundle.path_of("model.float.onnx"), reference.data, preprocess=PREPROCESS)

@@ -7,8 +7,8 @@ products. The rest is done here, in order:
 2. inputs of linears are quantized to uint8 around 128, the integers of the int8 codes plus 128, and dequantized as if
    their zero point were 0; the bias subtracts the difference, 128 times the scales and the sum of a column's codes.
    Without AMX the kernels of x86 multiply uint8 by int8 only, and would make that correction in every run;
-3. where OpenVINO cannot load that, the codes that a table is looked up by become uint16. OpenVINO 2026.4 takes some int8
-   codes that a Gather reads for an operand of an integer product; where it loads them, int8 is 2 % faster.
+3. where OpenVINO cannot load that, the codes that a table is looked up by become uint16. OpenVINO 2026.4 takes some
+   int8 codes that a Gather reads for an operand of an integer product; where it loads them, int8 is 2 % faster.
 """
 
 from __future__ import annotations
