@@ -13,6 +13,7 @@ import typer
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import BUDGETS, EFFORTS, Recipe
+from qvit_deploy.targets.registry import TARGETS
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -41,6 +42,7 @@ class RecipeOption:
     field: str
     name: str | None = None
     sweep: Literal["one", "several"] | None = "one"
+    choices: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -61,11 +63,12 @@ class RecipeOption:
     def _help(self, several: bool) -> str:
         field, kind = Recipe.model_fields[self.field], _kind(self.field)
         choices = [str(c) for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
+        choices = choices or list(self.choices)
         parts = [f"budget: {field.description}" if self.field in BUDGETS else str(field.description)]
         parts += [f"of {', '.join(choices)}"] if choices else []
         parts += ["repeatable"] if _is_choices(kind) and not several else []
         parts += ["several separated by commas"] if several else []
-        if field.default not in (None, False) and not several:
+        if field.default not in (None, False, ()) and not several:
             values = field.default if isinstance(field.default, tuple) else (field.default,)
             parts.append(f"default: {','.join(map(str, values))}")
         return "; ".join(parts)
@@ -91,7 +94,7 @@ RECIPE_OPTIONS = (
     RecipeOption("bits"),
     RecipeOption("separate_bits", "--separate-bits/--shared-bits"),
     RecipeOption("calibration_images", "--images"),
-    RecipeOption("targets", "--target", sweep=None),
+    RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),
 )
 """The options of all fields of the recipe that have one."""
 

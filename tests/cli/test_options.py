@@ -12,6 +12,7 @@ from qvit_deploy.cli import options
 from qvit_deploy.cli.options import RECIPE_OPTIONS, Choices, RecipeOption, recipe_options
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import BUDGETS, Recipe
+from qvit_deploy.targets.registry import TARGETS
 
 
 def chosen(*arguments: object, sweep: bool = False) -> Choices:
@@ -76,3 +77,9 @@ def test_one_line_makes_any_field_an_option(monkeypatch: pytest.MonkeyPatch) -> 
     choices = chosen("--attention", "integer", "--fold-clip", "4", "--no-fold")
     recipe = Recipe.load(None, **choices.fields)
     assert (recipe.attention, recipe.fold_clip, recipe.fold) == ("integer", 4.0, False)
+
+
+def test_the_help_of_targets_names_them_all() -> None:
+    (option,) = [o for o in RECIPE_OPTIONS if o.field == "targets"]
+    text = option.parameter(several=False).annotation.__metadata__[0].help
+    assert all(name in text for name in TARGETS) and "default" not in text
