@@ -16,9 +16,9 @@ LIGHT = (
     "", "cli", "commands.inspect", "commands.evaluate", "commands.build", "commands.bench",
     "commands.check", "commands.compile", "commands.sweep",
     "artifacts.latency_table", "bench.sites.models", "bench.sites.times", "bench.worker", "emit.local_functions",
-    "targets.registry",
-    "targets.tensorrt.engine.builder_process", "targets.tensorrt.engine.files", "targets.tensorrt.engine.runtime",
-    "targets.tensorrt.packed.packing", "targets.tensorrt.engine.plugin_build",
+    "targets.registry", "targets.tensorrt.engine.builder.builder_process",
+    "targets.tensorrt.engine.builder.plugin_build", "targets.tensorrt.engine.files",
+    "targets.tensorrt.engine.run.engine_runner", "targets.tensorrt.packed.packing",
 )  # fmt: skip
 
 

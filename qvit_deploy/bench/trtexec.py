@@ -21,8 +21,8 @@ from qvit_deploy.bench.device.environment import environment
 from qvit_deploy.bench.measure import BLOCKS, latency_of
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE
-from qvit_deploy.targets.tensorrt.engine.layer_info import Layer, layers_of
-from qvit_deploy.targets.tensorrt.engine.profile import attribute_layers
+from qvit_deploy.targets.tensorrt.engine.run.layer_info import Layer, layers_of
+from qvit_deploy.targets.tensorrt.engine.run.profile import attribute_layers
 from qvit_deploy.validation import read_json
 
 _VERSION = re.compile(r"\[TensorRT v(\d+)\]")

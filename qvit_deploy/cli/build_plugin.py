@@ -10,7 +10,7 @@ import typer
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, stdout
 from qvit_deploy.targets.tensorrt import TENSORRT
-from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
+from qvit_deploy.targets.tensorrt.engine.builder.plugin_build import build_plugin
 
 # ruff: noqa: UP045
 

@@ -28,21 +28,21 @@ from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.progress import Progress
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
-from qvit_deploy.targets.tensorrt.engine.build import build_engine
-from qvit_deploy.targets.tensorrt.engine.check import (
+from qvit_deploy.targets.tensorrt.engine.builder.build_engine import build_engine
+from qvit_deploy.targets.tensorrt.engine.builder.plugin_build import build_plugin
+from qvit_deploy.targets.tensorrt.engine.builder.trtexec import check_version, trtexec_commands
+from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
+from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
+from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE, engine_kind
+from qvit_deploy.targets.tensorrt.engine.run.check import (
     EngineCheck,
     check_outputs,
     expose_codes,
     first_difference,
     products,
 )
-from qvit_deploy.targets.tensorrt.engine.files import bare_file, engine_files
-from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
-from qvit_deploy.targets.tensorrt.engine.kind import ON_DEVICE, engine_kind
-from qvit_deploy.targets.tensorrt.engine.layer_info import EngineLayers, engine_layers, read_layers
-from qvit_deploy.targets.tensorrt.engine.plugin_build import build_plugin
-from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner, load
-from qvit_deploy.targets.tensorrt.engine.trtexec import check_version, trtexec_commands
+from qvit_deploy.targets.tensorrt.engine.run.engine_runner import EngineRunner, load
+from qvit_deploy.targets.tensorrt.engine.run.layer_info import EngineLayers, engine_layers, read_layers
 
 Result = TypeVar("Result")
 

@@ -19,7 +19,7 @@ from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.registry import TARGETS
 from qvit_deploy.targets.target import AnyTarget
-from qvit_deploy.targets.tensorrt.engine.plugin_build import LIBRARY
+from qvit_deploy.targets.tensorrt.engine.builder.plugin_build import LIBRARY
 from qvit_deploy.validation import Record, read_json, validated
 
 INDEX = "index.json"

@@ -26,7 +26,7 @@ from qvit_deploy.bench.sites.write import write_site_models
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.targets.registry import TARGETS
-from qvit_deploy.targets.tensorrt.engine.build import build_engine
+from qvit_deploy.targets.tensorrt.engine.builder.build_engine import build_engine
 from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 

@@ -17,9 +17,9 @@ from qvit_deploy.targets.onnxruntime.target import OnnxRuntime
 from qvit_deploy.targets.runtime import Runtime
 from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob, file_of
 from qvit_deploy.targets.tensorrt import TENSORRT, TENSORRT_PLUGIN
-from qvit_deploy.targets.tensorrt.engine.engine_runtime import EngineRuntime
 from qvit_deploy.targets.tensorrt.engine.files import HALF_TARGETS, files_for
 from qvit_deploy.targets.tensorrt.engine.kind import FOR_NAMED_GPUS, ON_DEVICE, EngineKind
+from qvit_deploy.targets.tensorrt.engine.run.engine_runtime import EngineRuntime
 from qvit_deploy.targets.tensorrt.verified import HalfVerification
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class EngineTarget(HalfTarget):
 
     def measured_file(self, bundle: Bundle, batch: int | None) -> Path:
         """Returns the engine of the bundle that fits the GPU at hand."""
-        from qvit_deploy.targets.tensorrt.engine.choose import choose_engine
+        from qvit_deploy.targets.tensorrt.engine.run.choose import choose_engine
 
         return choose_engine(bundle, self.name, [file_of(name) for name in HALF_TARGETS], batch)
 
@@ -100,7 +100,7 @@ class EngineTarget(HalfTarget):
 
     def require_timing(self, why: str) -> None:
         from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
-        from qvit_deploy.targets.tensorrt.engine.runtime import load_pycuda
+        from qvit_deploy.targets.tensorrt.engine.run.engine_runner import load_pycuda
 
         require_gpu(why)
         load_pycuda()  # only the first run would miss it, after all builds

@@ -13,7 +13,7 @@ Both run in ONNX Runtime on the CPU. What is proved, and what is only measured:
 Packed sites are verified inside too (`targets.tensorrt.packed.verification`): their codes must be those of the
 `onnxruntime` file, and their constants the plan's.
 
-What an engine built from the file computes is not covered here: that takes a device (`targets.tensorrt.engine.check`).
+What an engine built from the file computes is not covered here: that takes a device (`engine.run.check`).
 """
 
 from __future__ import annotations

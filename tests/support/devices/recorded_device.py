@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 
 from qvit_deploy.artifacts.engine_record import Batch, BuildResult, Tensor
-from qvit_deploy.targets.tensorrt.engine import runtime as engine_runtime
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu
 from qvit_deploy.targets.tensorrt.engine.library import library_of
+from qvit_deploy.targets.tensorrt.engine.run import engine_runner as engine_runtime
 from tests.support.devices.recorded_tensorrt import RecordedApi, RecordedObject, building
 
 if TYPE_CHECKING:

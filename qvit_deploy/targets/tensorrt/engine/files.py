@@ -12,8 +12,8 @@ from qvit_deploy.emit.local_functions import DOMAIN, plugin_operators, without_p
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.target import file_of
 from qvit_deploy.targets.tensorrt import TENSORRT, TENSORRT_PLUGIN, TENSORRT_RTX
+from qvit_deploy.targets.tensorrt.engine.builder.plugin_build import LIBRARY
 from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
-from qvit_deploy.targets.tensorrt.engine.plugin_build import LIBRARY
 
 HALF_TARGETS = (TENSORRT, TENSORRT_RTX, TENSORRT_PLUGIN)
 """Targets whose files engines are built from."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qvit_deploy.artifacts.engine_record import Batch, BuildRequest
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine import builder_process as engine_builder
+from qvit_deploy.targets.tensorrt.engine.builder import builder_process as engine_builder
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
 from qvit_deploy.targets.tensorrt.engine.library import Library, library_of, load_library, parse_version
 from tests.support.devices.engine_examples import attention_onnx, packed_onnx

@@ -26,7 +26,7 @@ from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.targets.tensorrt import verification as half_verification
-from qvit_deploy.targets.tensorrt.engine.check import products
+from qvit_deploy.targets.tensorrt.engine.run.check import products
 from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
 from qvit_deploy.targets.tensorrt.packed.attention import ATTRIBUTES, OPERATOR, pack_attention
 from qvit_deploy.targets.tensorrt.packed.linear import pack_linears

@@ -15,7 +15,7 @@ from qvit_deploy.artifacts.engine_record import Batch, BuildRequest, EngineRecor
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.quantize.half import half_scales
-from qvit_deploy.targets.tensorrt.engine.build import Phases, build_engine
+from qvit_deploy.targets.tensorrt.engine.builder.build_engine import Phases, build_engine
 from tests.support.devices.engine_examples import asymmetric_onnx, fake_rtx, small_onnx
 from tests.support.graphs.half_graphs import half, wide_vit
 from tests.support.graphs.quantizable_graphs import calibrate

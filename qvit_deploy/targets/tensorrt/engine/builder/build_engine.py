@@ -147,7 +147,7 @@ def _build_in_child(request: BuildRequest, timeout: float, advance: Advance) -> 
     with tempfile.TemporaryFile() as errors, os.fdopen(readable, "rb", buffering=0) as pipe:
         try:
             child = subprocess.Popen(
-                [sys.executable, "-m", "qvit_deploy.targets.tensorrt.engine.builder_process", str(writable)],
+                [sys.executable, "-m", "qvit_deploy.targets.tensorrt.engine.builder.builder_process", str(writable)],
                 stdin=subprocess.PIPE, stdout=errors, stderr=errors, pass_fds=[writable], start_new_session=True,
                 cwd=request.engine.parent, env=_environment(),
             )  # fmt: skip
@@ -178,7 +178,7 @@ def _build_in_child(request: BuildRequest, timeout: float, advance: Advance) -> 
 
 def _environment() -> dict[str, str]:
     """Returns the user's environment with this package first on PYTHONPATH, and its other entries absolute."""
-    paths = [str(Path(__file__).parents[4]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [str(Path(__file__).parents[5]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in paths)}
 
 

@@ -9,8 +9,8 @@ from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.engine_record import engines_in
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine.files import ENGINES
-from qvit_deploy.targets.tensorrt.engine.fit import runs_on
 from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
+from qvit_deploy.targets.tensorrt.engine.run.fit import runs_on
 
 
 def choose_engine(bundle: Bundle, target: str, files: Collection[str], batch: int | None) -> Path:

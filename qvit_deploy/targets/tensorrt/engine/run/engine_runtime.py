@@ -25,20 +25,20 @@ class EngineRuntime(Runtime):
 
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         """Returns a function that loads the engine; what that needs is checked and imported before."""
-        from qvit_deploy.targets.tensorrt.engine import runtime
-        from qvit_deploy.targets.tensorrt.engine.runner import EngineFileRunner
+        from qvit_deploy.targets.tensorrt.engine.run import engine_runner as runtime
+        from qvit_deploy.targets.tensorrt.engine.run.runner import EngineFileRunner
 
         load = runtime.opener(path, settings.plugins)
         return lambda: EngineFileRunner(path, settings.batch, load)
 
     def profile(self, path: Path, settings: RunSettings, names: SiteNames) -> Profile:
-        from qvit_deploy.targets.tensorrt.engine.profile import profile_engine
+        from qvit_deploy.targets.tensorrt.engine.run.profile import profile_engine
 
         return profile_engine(path, settings.batch, settings.plugins, names.sites)
 
     def facts(self, path: Path, batch: int | None = None) -> RuntimeFacts:
-        from qvit_deploy.targets.tensorrt.engine.runner import engine_shapes
-        from qvit_deploy.targets.tensorrt.engine.runtime import launches_graph, require_runnable
+        from qvit_deploy.targets.tensorrt.engine.run.engine_runner import launches_graph, require_runnable
+        from qvit_deploy.targets.tensorrt.engine.run.runner import engine_shapes
 
         record = read_engine(path)
         engine_shapes(path, record, batch)

@@ -10,7 +10,7 @@ import pytest
 from qvit_deploy.artifacts.engine_record import EngineRecord, Plugin
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.fit import require_device, require_library
+from qvit_deploy.targets.tensorrt.engine.run.fit import require_device, require_library
 from tests.support.devices.engine_examples import written
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from qvit_deploy.artifacts.engine_record import Batch, BuildOptions
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.trtexec import check_version, trtexec_commands
+from qvit_deploy.targets.tensorrt.engine.builder.trtexec import check_version, trtexec_commands
 from tests.support.devices.recorded_tensorrt import RECORDINGS
 
 OPTIONS = json.loads((RECORDINGS / "trtexec_options.json").read_text())

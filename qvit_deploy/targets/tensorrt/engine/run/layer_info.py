@@ -5,7 +5,7 @@ type into `Format` and `Datatype` and says `I/O Tensors`. A build without detail
 types. A layer names the ONNX nodes it came from in `Metadata`, as `[ONNX Layer: NAME]`, one or more.
 
 The inspector says which kernel runs, not what it computes: this is evidence of speed, while the numeric check
-(`targets.tensorrt.engine.check`) is evidence of correctness.
+(`targets.tensorrt.engine.run.check`) is evidence of correctness.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from qvit_deploy.artifacts.engine_record import EngineRecord
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.runtime import Runner
-from qvit_deploy.targets.tensorrt.engine.runtime import EngineRunner
+from qvit_deploy.targets.tensorrt.engine.run.engine_runner import EngineRunner
 
 
 class EngineFileRunner(Runner):

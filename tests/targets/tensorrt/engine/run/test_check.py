@@ -9,7 +9,7 @@ import pytest
 from qvit_deploy.errors import CheckError
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
-from qvit_deploy.targets.tensorrt.engine.check import check_outputs, expose_codes, first_difference, products
+from qvit_deploy.targets.tensorrt.engine.run.check import check_outputs, expose_codes, first_difference, products
 from tests.support.devices.engine_examples import packed_onnx, small_onnx
 from tests.support.graphs.half_graphs import half, wide_vit
 from tests.support.graphs.quantizable_graphs import calibrate

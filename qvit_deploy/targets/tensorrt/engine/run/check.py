@@ -30,7 +30,7 @@ of the thirty or so that the two float types give; a wrong kernel leaves none.""
 
 
 class Runner(Protocol):
-    """What the check needs of `targets.tensorrt.engine.runtime.EngineRunner`."""
+    """What the check needs of `targets.tensorrt.engine.run.engine_runner.EngineRunner`."""
 
     def run(self, images: np.ndarray, /) -> list[np.ndarray]:
         """Returns the outputs for `images`, float32 [n, C, H, W], each [n, ...]."""

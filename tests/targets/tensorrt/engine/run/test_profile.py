@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.layer_info import Layer
-from qvit_deploy.targets.tensorrt.engine.profile import attribute_layers, profile_engine
+from qvit_deploy.targets.tensorrt.engine.run.layer_info import Layer
+from qvit_deploy.targets.tensorrt.engine.run.profile import attribute_layers, profile_engine
 from tests.support.devices.recorded_device import LAYERS, appear
 
 

@@ -17,9 +17,9 @@ import pytest
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import tomllib
-from qvit_deploy.targets.tensorrt.engine import plugin_build
+from qvit_deploy.targets.tensorrt.engine.builder import plugin_build
+from qvit_deploy.targets.tensorrt.engine.builder.plugin_build import HEADER, LIBRARY, build_plugin, find_tools, sources
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
-from qvit_deploy.targets.tensorrt.engine.plugin_build import HEADER, LIBRARY, build_plugin, find_tools, sources
 from tests.support.devices.libqvit import Grid, KernelError, Library, Linear, Type
 from tests.support.places import REPOSITORY
 

@@ -79,7 +79,7 @@ def sources() -> Path:
     Raises:
         InputError: the installation has no sources.
     """
-    package = Path(__file__).parents[3]
+    package = Path(__file__).parents[4]
     folders = [p for p in (package / "kernels", package.parent / "kernels") if (p / "CMakeLists.txt").is_file()]
     if not folders:
         raise InputError(f"{package} has no kernels to compile: install qvit-deploy again")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.layer_info import engine_layers, read_layers
+from qvit_deploy.targets.tensorrt.engine.run.layer_info import engine_layers, read_layers
 
 PRODUCTS = {"qkv": "attn.qkv/MatMul", "qk": "attn/MatMul", "fc1": "mlp.fc1/MatMul", "fc2": "mlp.fc2/MatMul"}
 

@@ -14,11 +14,11 @@ import pytest
 
 from qvit_deploy.artifacts.engine_record import Batch, BuildRequest
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine import runtime as engine_runtime
-from qvit_deploy.targets.tensorrt.engine.build import build_engine
+from qvit_deploy.targets.tensorrt.engine.builder.build_engine import build_engine
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
-from qvit_deploy.targets.tensorrt.engine.layer_info import read_layers
 from qvit_deploy.targets.tensorrt.engine.library import library_of
+from qvit_deploy.targets.tensorrt.engine.run import engine_runner as engine_runtime
+from qvit_deploy.targets.tensorrt.engine.run.layer_info import read_layers
 from tests.support.devices.engine_examples import small_onnx, written
 from tests.support.devices.recorded_device import LAYERS, Memory, appear, built, compiling, milliseconds
 

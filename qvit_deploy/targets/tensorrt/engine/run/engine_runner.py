@@ -11,10 +11,10 @@ import numpy as np
 
 from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.fit import require_device, require_library
 from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, pycuda_driver, require_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
+from qvit_deploy.targets.tensorrt.engine.run.fit import require_device, require_library
 
 
 def require_runnable(path: Path, record: EngineRecord) -> None:

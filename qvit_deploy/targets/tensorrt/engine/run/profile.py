@@ -10,9 +10,9 @@ from pathlib import Path
 from qvit_deploy.artifacts.measurement import Profile, SiteTime
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.profiling import RUNS, WARM_UP, per_run
-from qvit_deploy.targets.tensorrt.engine import runtime as engine_runtime
-from qvit_deploy.targets.tensorrt.engine.layer_info import Layer, read_layers
-from qvit_deploy.targets.tensorrt.engine.runner import EngineFileRunner
+from qvit_deploy.targets.tensorrt.engine.run import engine_runner as engine_runtime
+from qvit_deploy.targets.tensorrt.engine.run.layer_info import Layer, read_layers
+from qvit_deploy.targets.tensorrt.engine.run.runner import EngineFileRunner
 
 
 def profile_engine(path: Path, batch: int | None, plugins: tuple[Path, ...], sites: Sequence[str]) -> Profile:
