@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.models.coverage_models import MODELS
@@ -14,6 +15,11 @@ from tests.support.models.coverage_models import MODELS
 
 class SharedWork(LoadScopeScheduling):
     """Gives a process that has nothing to do the next file of tests, or all tests of the next coverage model."""
+
+    def __init__(self, config: pytest.Config, log: object = None) -> None:
+        super().__init__(config, log)
+        # It would begin with the files of the most tests, and end with the few that take minutes each.
+        config.option.loadscopereorder = False
 
     def _split_scope(self, nodeid: str) -> str:
         module, _, name = nodeid.partition("::")
