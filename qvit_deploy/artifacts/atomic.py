@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,11 +29,19 @@ def write_file(path: Path, content: bytes, hint: str = "") -> None:
         InputError: it cannot be written.
     """
     with refusing(path, hint):
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if _is_stream(path):
             path.write_bytes(content)
             return
         with whole_file(path, hint) as temporary:
             temporary.write_bytes(content)
+
+
+def _is_stream(path: Path) -> bool:
+    """Returns whether bytes go through `path` to whoever reads them: a pipe, a device, or one of this process's open
+    files, which may be a regular file that standard output goes to."""
+    return path.absolute().parts[1:2] in (("dev",), ("proc",)) or (
+        path.exists() and not path.is_file() and not path.is_dir()
+    )
 
 
 def append(path: Path, content: bytes) -> None:
@@ -60,7 +69,8 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 def whole_file(path: Path, hint: str = "") -> Iterator[Path]:
     """Gives a path to write to, which becomes the file `path` when the block ends and is removed when it raises.
 
-    A symbolic link is followed, as `open` does: the file it points to is replaced.
+    A symbolic link is followed, as `open` does: the file it points to is replaced. A file that is replaced hands on its
+    permissions.
 
     Args:
         path: its folder must exist.
@@ -76,7 +86,14 @@ def whole_file(path: Path, hint: str = "") -> Iterator[Path]:
         with temporary_path(place) as temporary:
             yield temporary
             sync(temporary)
-            temporary.replace(place)
+            if place.exists():
+                temporary.chmod(stat.S_IMODE(place.stat().st_mode))
+            try:
+                temporary.replace(place)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                shutil.copyfile(temporary, place)  # a file that is mounted by itself cannot be replaced
 
 
 @contextmanager

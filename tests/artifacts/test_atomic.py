@@ -185,3 +185,18 @@ def test_a_folder_that_must_not_be_replaced_stays(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="it is mine"), whole_folder(tmp_path / "out", refuse) as folder:
         (folder / "ours").write_bytes(b"y")
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "theirs"]
+
+
+def test_a_replaced_file_hands_on_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    write_file(path, b"new")
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
+
+
+def test_standard_output_that_is_a_file_gets_the_bytes(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("wb") as out:
+        subprocess.run([sys.executable, "-c", WRITE, "/dev/stdout", "through"], stdout=out, check=True)
+        assert (tmp_path / "out").stat().st_ino == os.fstat(out.fileno()).st_ino
+    assert (tmp_path / "out").read_bytes() == b"through" and len(list(tmp_path.iterdir())) == 1
