@@ -16,7 +16,7 @@ class InputError(QvitError):
 
 
 class UnsupportedOpError(InputError):
-    """The model uses an operator this compiler has no implementation for, at `count` nodes of which `node` is the first."""
+    """The model uses an operator this compiler has no implementation for, at `count` nodes; `node` is the first."""
 
     def __init__(self, op: str, node: str, hint: str, count: int = 1) -> None:
         where = f"node {node!r}" if count == 1 else f"{count} nodes, the first {node!r}"
