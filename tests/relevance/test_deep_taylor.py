@@ -115,6 +115,23 @@ def test_a_convolution_is_z_plus_and_on_the_image_z_box(first: bool, builder: Bu
         np.testing.assert_allclose(relevance[x][i].flatten()[None].numpy(), expected, rtol=1e-3, atol=1e-5)
 
 
+def test_a_transposed_convolution_is_z_plus(builder: Builder) -> None:
+    kernel = builder.random.standard_normal((2, 3, 3, 2))
+    x = builder.op("Mul", "image", builder.constant(2.0), name="x")
+    maps = builder.op("ConvTranspose", x, builder.constant(kernel), builder.normal(3), strides=[2, 3], name="maps")
+    y = builder.op("ReduceMean", maps, builder.constant([2, 3]), keepdims=0, name="y")
+    graph = builder.graph(y, (2, 4, 3))
+    images = torch.randn(3, 2, 4, 3)
+    relevance = _relevance(graph, images, [x, "maps"])
+    module = torch.nn.ConvTranspose2d(2, 3, (3, 2), (2, 3), bias=False).double()
+    module.weight.data = torch.from_numpy(kernel.astype(np.float32).astype(float))
+    matrix = _dense(module, (2, 4, 3))
+    for i, image in enumerate(2 * images):
+        flat, r = image.flatten()[None].double().numpy(), relevance["maps"][i].flatten()[None].double().numpy()
+        expected = lrp_linear(flat, matrix, r)
+        np.testing.assert_allclose(relevance[x][i].flatten()[None].numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_a_residual_is_rescaled_image_by_image() -> None:
     torch.manual_seed(0)
     a, b, g = (torch.randn(4, 5, 6, dtype=torch.float64) for _ in range(3))
