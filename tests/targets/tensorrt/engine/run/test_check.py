@@ -47,7 +47,7 @@ def test_equal_engines_pass_in_whole_batches(model: Path, images: np.ndarray) ->
 
 @pytest.mark.parametrize("factor", [0.5, -1.0, np.nan])
 def test_engines_that_compute_something_else_fail(model: Path, images: np.ndarray, factor: float) -> None:
-    with pytest.raises(CheckError, match="dB from ONNX Runtime's of the same file|gives NaN or infinity in output"):
+    with pytest.raises(CheckError, match=r"dB from ONNX Runtime's of the same file|gives NaN or infinity in output"):
         check_outputs(AsRuntime(model.read_bytes(), factor), model.read_bytes(), images, 2, CLASSIFY)
 
 
