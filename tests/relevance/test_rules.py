@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.tasks.classify import logits_of
@@ -22,7 +23,9 @@ IMAGE = (2, 3, 4)
 
 def _gradient(graph: Graph, x: Tensor, rule_set: str, g: Tensor) -> Tensor:
     leaf = x.clone().requires_grad_()
-    output = logits_of(Executor(graph, overrides=RULE_SETS[rule_set].bind(graph, len(x)).overrides).run(leaf))
+    output = logits_of(
+        Executor(graph, overrides=RULE_SETS[rule_set].bind(graph, len(x)).overrides).run(Examples.images(leaf))
+    )
     return torch.autograd.grad(output, leaf, g)[0]
 
 
@@ -32,7 +35,9 @@ def _compare(graph: Graph, reference: Callable[[Tensor], Tensor], rule_set: str 
     leaf = x.clone().requires_grad_()
     expected_output = reference(leaf)
     g = torch.randn_like(expected_output)
-    torch.testing.assert_close(logits_of(Executor(graph).run(x)), expected_output.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        logits_of(Executor(graph).run(Examples.images(x))), expected_output.detach(), rtol=1e-5, atol=1e-6
+    )
     expected = torch.autograd.grad(expected_output, leaf, g)[0]
     torch.testing.assert_close(_gradient(graph, x, rule_set, g), expected, rtol=1e-4, atol=1e-5)
 
@@ -229,7 +234,7 @@ def test_relp_ah_gives_the_pattern_its_gradient_and_the_query_none(builder: Buil
     def keep(name: str) -> Callable[[Tensor], None]:
         return lambda tensor: tensor.retain_grad() or seen.update({name: tensor})
 
-    outputs = executor.run(x.requires_grad_(), {n: keep(n) for n in ("q", "pattern", "v")})
+    outputs = executor.run(Examples.images(x.requires_grad_()), {n: keep(n) for n in ("q", "pattern", "v")})
     logits_of(outputs).sum().backward()
     assert seen["pattern"].grad is not None and seen["pattern"].grad.abs().min() > 0
     assert seen["v"].grad is not None

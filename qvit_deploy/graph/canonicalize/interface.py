@@ -11,9 +11,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.graph.interface import Interface
+from qvit_deploy.graph.interface import IMAGE, Interface
 
-INPUT_NAME, OUTPUT_NAME, BATCH = "image", "logits", "batch"
+OUTPUT_NAME, BATCH = "logits", "batch"
 
 
 def check_interface(model: ir.Model) -> None:
@@ -23,8 +23,8 @@ def check_interface(model: ir.Model) -> None:
         raise InputError("the model has no outputs")
     image = model.graph.inputs[0]
     batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else BATCH
-    _free_name(model, INPUT_NAME, keep=image)
-    image.name = INPUT_NAME
+    _free_name(model, IMAGE, keep=image)
+    image.name = IMAGE
     image.shape = ir.Shape([batch, *shape[1:]])
 
 
