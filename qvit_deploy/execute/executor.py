@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from qvit_deploy.errors import UnsupportedOpError, all_unsupported
 from qvit_deploy.execute.ops import OpFn, Tensor, build
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
@@ -54,7 +55,7 @@ class Executor:
             backward pass while keeping the forward value.
 
     Raises:
-        UnsupportedOpError: the graph holds an operator without an implementation.
+        InputError: the graph holds operators without an implementation; it names all of them.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Executor:
         self._input_slots = {v.name or "": self._slot(v) for v in graph.inputs}
         self._output_slots = {v.name or "": self._slot(v) for v in graph.outputs}
         overrides = overrides or {}
-        self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
+        self._functions = _functions(graph, overrides)
         self._overridden = set(overrides)
         self._steps: dict[frozenset[str], list[Step]] = {}
 
@@ -165,11 +166,11 @@ class Executor:
         """Returns slot -> tensor before the first step: the constants and the inputs.
 
         Raises:
-            KeyError: the batch has no value for an input of the graph.
+            InputError: the batch has no value for an input of the graph.
         """
-        env, feeds = dict(self._constants), batch.feeds
-        for name, slot in self._input_slots.items():
-            value = feeds[name].to(self.device)
+        env = dict(self._constants)
+        for name, feed in batch.feeds_for(list(self._input_slots)).items():
+            value, slot = feed.to(self.device), self._input_slots[name]
             env[slot] = _tapped(taps[name], value) if name in taps else value
         return env
 
@@ -246,6 +247,18 @@ def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None
         env[slot] = _tapped(taps[name], tensor) if name in taps else tensor
     for slot in step.drops:
         env.pop(slot, None)
+
+
+def _functions(graph: Graph, overrides: Mapping[ir.Node, OpFn]) -> list[tuple[ir.Node, OpFn]]:
+    functions, unsupported = [], []
+    for node in graph.nodes():
+        try:
+            functions.append((node, overrides.get(node) or build(node)))
+        except UnsupportedOpError as error:
+            unsupported.append(error)
+    if unsupported:
+        raise all_unsupported(unsupported)
+    return functions
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

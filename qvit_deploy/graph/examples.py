@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import IMAGE
 
 
@@ -49,6 +50,19 @@ class Examples(Generic[Array]):
     def feeds(self) -> dict[str, Array]:
         """Returns input -> value, of all inputs."""
         return {**self.arrays, **self.shared}
+
+    def feeds_for(self, names: Sequence[str]) -> dict[str, Array]:
+        """Returns the value of every input in `names`; a graph's only input takes the only value by any name.
+
+        Raises:
+            InputError: there is no value for an input.
+        """
+        feeds = self.feeds
+        if len(names) == len(feeds) == 1:
+            return dict(zip(names, feeds.values(), strict=True))
+        if missing := [name for name in names if name not in feeds]:
+            raise InputError(f"the model's input {missing[0]!r} has no values; the data has {', '.join(feeds)}")
+        return {name: feeds[name] for name in names}
 
     def at(self, rows: Any) -> Examples[Array]:
         """Returns the examples that `rows` selects: a slice, or whatever else the arrays take as an index."""

@@ -117,7 +117,7 @@ def site_relevance(
 
     Args:
         batches: sizes may differ.
-        objective: the scalar that relevance is of (`Task.objective`).
+        objective: the scalar that relevance is of (`Task.objective_for`).
         advance: counts images.
 
     Raises:

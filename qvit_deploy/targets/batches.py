@@ -36,23 +36,6 @@ def in_batches(
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
 
 
-def named_feeds(names: Sequence[str], batch: Examples[np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the value of every input of a file; the only input of one may have any name.
-
-    Args:
-        names: of the file's inputs.
-
-    Raises:
-        InputError: there is no value for an input.
-    """
-    feeds = batch.feeds
-    if len(names) == len(feeds) == 1:
-        return dict(zip(names, feeds.values(), strict=True))
-    if missing := [name for name in names if name not in feeds]:
-        raise InputError(f"the model's input {missing[0]!r} has no values; the data has {', '.join(feeds)}")
-    return {name: feeds[name] for name in names}
-
-
 def run_batch(path: str, inputs: Sequence[Input], batch: int | None, any_batch: int = 1) -> int:
     """Returns how many examples to run a model with at a time.
 

@@ -8,7 +8,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.importance import FLOOR, row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.examples import image_batches
 from tests.support.graphs.relevance_graphs import vit
 
@@ -20,7 +20,7 @@ def images(count: int) -> torch.Tensor:
 def importance(graph: Graph, rules: str, count: int = 4) -> dict[str, torch.Tensor]:
     names = {s.input for s in find_sites(graph) if s.kind == "linear" and s.role != "image"}
     return row_importance(
-        graph, names, image_batches(images(count), 2), RULE_SETS[rules], CLASSIFY.objective, lambda _: None
+        graph, names, image_batches(images(count), 2), RULE_SETS[rules], largest_logit, lambda _: None
     )
 
 
@@ -51,12 +51,12 @@ def test_gradients_are_the_ones_autograd_finds() -> None:
         (g,) = torch.autograd.grad(logits.amax(1).sum(), kept)
     expected = g.square().mean(-1).sum(0).sqrt()
     found = row_importance(
-        graph, [name], [Examples.images(images(2))], RULE_SETS["gradient"], CLASSIFY.objective, lambda _: None
+        graph, [name], [Examples.images(images(2))], RULE_SETS["gradient"], largest_logit, lambda _: None
     )[name]
     torch.testing.assert_close(found, (expected / expected.mean() + FLOOR) / (1 + FLOOR))
 
 
 def test_progress_counts_images() -> None:
     done: list[int] = []
-    row_importance(vit(), ["pooled"], image_batches(images(4), 2), RULE_SETS["relp"], CLASSIFY.objective, done.append)
+    row_importance(vit(), ["pooled"], image_batches(images(4), 2), RULE_SETS["relp"], largest_logit, done.append)
     assert done == [2, 2]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.interface import Input, Shape, inputs_of
-from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, named_feeds, run_batch
+from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_batch
 
 
 @given(st.integers(1, 20), st.one_of(st.none(), st.integers(1, 7)))
@@ -32,15 +32,6 @@ def test_only_padding_is_cut() -> None:
     images = Examples.images(np.zeros((3, 1), np.float32))
     windows = in_batches(images, None, lambda chunk: [np.repeat(chunk.arrays["image"], 4, axis=0)])
     assert windows[0].shape == (12, 1)
-
-
-def test_inputs_get_the_values_of_their_names() -> None:
-    batch = Examples({"image": np.zeros((2, 3)), "ids": np.ones((2, 4))}, {"scale": np.ones(1)})
-    assert list(named_feeds(["ids", "scale", "image"], batch)) == ["ids", "scale", "image"]
-    with pytest.raises(InputError, match="input 'mask' has no values; the data has image, ids, scale"):
-        named_feeds(["ids", "mask"], batch)
-    only = Examples.images(np.zeros((2, 3)))
-    assert named_feeds(["pixel_values"], only)["pixel_values"] is only.arrays["image"]
 
 
 def inputs(*shapes: Shape) -> tuple[Input, ...]:

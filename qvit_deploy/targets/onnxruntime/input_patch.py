@@ -45,7 +45,7 @@ def patched_outputs(
         InputError: as `with_tensor_as_input`.
     """
     session = onnxruntime.session(with_tensor_as_input(graph.to_proto(), tensor).SerializeToString())
-    feeds = {**images.feeds, f"{tensor}/patch": value}
+    feeds = {**images.feeds_for([v.name or "" for v in graph.inputs]), f"{tensor}/patch": value}
     known = {i.name for i in session.get_inputs()}
     values = session.run(None, {name: v for name, v in feeds.items() if name in known})
     return dict(zip([o.name for o in session.get_outputs()], values, strict=True))

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.interface import Input, inputs_of
-from qvit_deploy.targets.batches import in_batches, named_feeds
+from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.processor import thread_count
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
@@ -125,4 +125,4 @@ def run(
         fetch: names of the outputs; None for all.
     """
     names = [value.name for value in ort_session.get_inputs()]
-    return in_batches(images, static_batch, lambda chunk: ort_session.run(fetch, named_feeds(names, chunk)))
+    return in_batches(images, static_batch, lambda chunk: ort_session.run(fetch, chunk.feeds_for(names)))

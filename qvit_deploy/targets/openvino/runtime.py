@@ -18,7 +18,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.interface import Shape, inputs_of
 from qvit_deploy.graph.synthetic import shape_of
-from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, named_feeds, run_batch
+from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_batch
 from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.processor import thread_count
 
@@ -141,7 +141,7 @@ class OpenVinoModel:
 
     def infer(self, batch: Examples[np.ndarray]) -> list[np.ndarray]:
         """Runs `batch` examples; returns the outputs, which the next call overwrites."""
-        feeds = named_feeds([value.name for value in self.inputs], batch)
+        feeds = batch.feeds_for([value.name for value in self.inputs])
         results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
         return [results[i] for i in range(len(self._compiled.outputs))]
 

@@ -10,7 +10,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import CLASSES, WIDTH, calibrate, canonical, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
@@ -32,7 +32,7 @@ def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
         calibrated.calibration(),
         image_batches(calibrated.images, 4),
         RULE_SETS["gradient"],
-        CLASSIFY.objective,
+        largest_logit,
         lambda _: None,
     )
     assert images == 6
@@ -59,13 +59,7 @@ def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
 def test_every_kind_of_site_has_a_finite_estimate_that_falls_with_bits(rules: str) -> None:
     calibrated = calibrate(mixed_vit(), (2, 8), attention=True)
     batches = calibrated.images.split(2)
-    found, _ = linear_sensitivity(
-        calibrated.calibration(),
-        [Examples.images(b) for b in batches],
-        RULE_SETS[rules],
-        CLASSIFY.objective,
-        lambda _: None,
-    )
+    found, _ = linear_sensitivity(calibrated.calibration(), batches, RULE_SETS[rules], largest_logit, lambda _: None)
     for error in found.values():
         assert np.isfinite(error.at(Int(2), Int(2))) and error.at(Int(2), Int(2)) > error.at(Int(8), Int(8)) > 0
 
@@ -77,7 +71,7 @@ def test_batches_of_different_sizes_give_the_same_estimate() -> None:
             calibrated.calibration(),
             image_batches(calibrated.images, n),
             RULE_SETS["relp"],
-            CLASSIFY.objective,
+            largest_logit,
             lambda _: None,
         )[0]
         for n in (1, 4)

@@ -12,7 +12,6 @@ import numpy as np
 from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
-from qvit_deploy.targets.batches import named_feeds
 from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, pycuda_driver, require_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
@@ -121,7 +120,7 @@ class EngineRunner:
         for array in examples.arrays.values():
             if not batch.least <= len(array) <= batch.most:
                 raise InputError(f"the engine takes {batch.least} to {batch.most} images at a time, not {len(array)}")
-        feeds = named_feeds(self._inputs, examples)
+        feeds = examples.feeds_for(self._inputs)
         shapes = tuple(array.shape for array in feeds.values())
         if shapes != self._shapes:
             self._prepare(shapes)
