@@ -26,6 +26,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
+from qvit_deploy.graph.examples import concatenated
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
@@ -103,7 +104,7 @@ def compile(
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
-        images = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
+        images = concatenated(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()), np.concatenate)
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
@@ -112,6 +113,7 @@ def compile(
             verified.pop(REFERENCE.name),
             verified,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
+            original=inputs.truth.require_folded(folded, inputs.original) if inputs.truth else inputs.original,
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
         )
         files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}
