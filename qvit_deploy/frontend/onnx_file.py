@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.duplicates import settle_duplicates
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
@@ -46,6 +47,7 @@ def read_foreign(path: Path) -> ir.Model:
         del function.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
+    settle_duplicates(path, proto.graph)
     return _model(path, proto)
 
 
