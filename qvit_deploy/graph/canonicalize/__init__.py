@@ -16,6 +16,7 @@ from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
 from qvit_deploy.graph.canonicalize.rewrites.attention import normalise_attention
 from qvit_deploy.graph.canonicalize.rewrites.batch import specialise
 from qvit_deploy.graph.canonicalize.rewrites.control_flow import decide_branches
+from qvit_deploy.graph.canonicalize.rewrites.einsum import write_einsums_out
 from qvit_deploy.graph.canonicalize.rewrites.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.rewrites.layer_norm import normalise_layer_norms
 from qvit_deploy.graph.canonicalize.rewrites.layout import simplify_layout
@@ -47,6 +48,7 @@ def canonicalize(model: ir.Model, name: str) -> Graph:
     decide_branches(model)
     specialise(model)
     remove_noops(model)
+    write_einsums_out(model)
     simplify_layout(model)
     normalise_linears(model)
     convs_to_linears(model)
