@@ -11,7 +11,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.graphs.relevance_graphs import Builder, vit
 from tests.support.graphs.relevance_references import VitRelevance, lrp_add, lrp_box, lrp_linear
 from tests.support.relevance_at import relevance_at
@@ -21,7 +21,7 @@ RULES = RULE_SETS["deep-taylor"]
 
 def _relevance(graph: Graph, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
     executor = Executor(graph, overrides=RULES.bind(graph, len(images)).overrides)
-    found = relevance_at(executor, images, names, objective=unit(CLASSIFY.objective))
+    found = relevance_at(executor, images, names, objective=unit(largest_logit))
     return {name: a * g for name, (a, g) in found.items()}
 
 

@@ -250,7 +250,7 @@ FUSED: dict[str, Fused] = {
     "MeanVarianceNormalization": Fused(_mean_variance_norm),
     "MultiHeadAttention": Fused(
         multi_head_attention, only={"unidirectional": 0}, constants={3: "bias"},
-        absent={4: "key_padding_mask", 6: "past_key", 7: "past_value", 8: "past_sequence_length", 9: "cache_indirection"},
+        absent={4: "key_padding_mask", 6: "past_key", 7: "past_value", 8: "past_sequence_length"},
     ),
     "NhwcConv": Fused(_conv, constants={1: "W"}),
     "NhwcFusedConv": Fused(_conv, constants={1: "W"}),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.edit import add_constant, add_ints, free_value_name
 
 
 class Call:
@@ -38,6 +38,9 @@ class Call:
         node = ir.node(op_type, inputs, given, num_outputs=outputs, name=self.node.name)
         node.metadata_props.update(self.node.metadata_props)
         self._graph.insert_before(self.node, node)
+        for output in node.outputs:
+            if output.name in self._graph.initializers:  # onnx_ir counts names up without looking at constants
+                output.name = free_value_name(self._graph, str(output.name))
         return node.outputs
 
     def put(self, *results: ir.Value | None) -> None:
@@ -53,7 +56,7 @@ class Call:
 
     def ints(self, *values: int) -> ir.Value:
         """Returns an int64 vector constant."""
-        return self.constant(np.asarray(values, dtype=np.int64), f"{self.node.name}/ints")
+        return add_ints(self._graph, values)
 
     def constant(self, array: np.ndarray, name: str) -> ir.Value:
         """Returns `array` as a constant under `name` or one like it."""

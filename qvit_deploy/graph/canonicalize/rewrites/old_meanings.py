@@ -3,8 +3,8 @@
 Rules of `before_conversion`:
 1. Hardmax before opset 13 looks at all axes from its `axis` on as one: Flatten, Hardmax, Reshape.
 Rules of `after_conversion`:
-2. Upsample and the Resize of opset 10 scale without an offset of half a pixel ("asymmetric"); the nearest element is that
-   in front where they enlarge and that behind where they shrink (ONNX Runtime). `roi` is dropped;
+2. Upsample and the Resize of opset 10 scale without an offset of half a pixel ("asymmetric"); the nearest element is
+   that in front where they enlarge and that behind where they shrink (ONNX Runtime). `roi` is dropped;
 3. tf_half_pixel_for_nn (opset 11 and 12) rounded down is half_pixel rounded to the nearest, halves up;
 4. GroupNormalization before opset 21 has scale and bias per group: they are repeated for the channels, whose number is
    read from the tensor's shape (`batch.specialise` computes it).
