@@ -244,7 +244,6 @@ TRAITS: dict[str, Traits] = {
     "LayerNormalization": Traits(normalizes="moments", keeps_rows="first", float_only=True),
     "LogSoftmax": Traits(float_only=True),
     "LpNormalization": Traits(normalizes="length", float_only=True),
-    "MeanVarianceNormalization": Traits(normalizes="moments", float_only=True),
     "Softmax": Traits(float_only=True),
     # Codes
     "QuantizeLinear": Traits(quantizer=True, keeps_rows="first"),
