@@ -57,8 +57,8 @@ class ReferenceVerification(FileVerification):
         float_sqnr_db: 10 log10(sum y^2 / sum (y - y')^2) against the float model.
         float_agreement: share of images whose top-1 is the float model's.
         integer_products, expected_integer_products: fused in the runtime's own optimized graph.
-        float_products: sites that are quantized but, with logarithmic codes, planned to multiply in floating point;
-            not among the expected ones.
+        float_products: sites that are quantized but multiply in floating point: products of logarithmic codes, and
+            convolutions, whose outputs stay in float; not among the expected ones.
         optimized_ops: operator counts of that graph.
     """
 
