@@ -1,7 +1,7 @@
 """Measures the forms in which ONNX Runtime can run a quantized convolution, for `onnxruntime_fused.convolution`.
 
 Every form is a model of one convolution, from the float input and its quantizer to the float output, bias and all; the
-forms of one shape run in turn in one process on one thread. Printed are medians: milliseconds of the Q/DQ pairs, and how
+forms of one shape run in turn in one process on one thread. Printed are medians: milliseconds of Q/DQ pairs, and how
 many times as fast the other forms are. All forms compute the same numbers, which is checked.
 
     python -m tools.measure.convolutions [--repeats 60]

@@ -18,7 +18,6 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.artifacts.verification import ReferenceVerification
-from qvit_deploy.emit import names
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
@@ -38,7 +37,6 @@ from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.onnxruntime.runtime import Fusion
 from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.metrics import relative_error
 from qvit_deploy.tasks.task import Task
 
 
@@ -59,19 +57,24 @@ def verify(
     exact = executor_outputs(Executor(float_graph), images, batch)
     executor = Executor(emitted)
     simulated = executor_outputs(executor, images, batch)
+    task.require_finite(outputs, "verification: the file")
 
     probed = probe_images(images, batch)
+    sqnr = task.sqnr_by_output(exact, outputs)
     forced = _forced(executor, emitted, plan, probed)
     fused = onnxruntime.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
-    in_float = [name for name, p in plan.sites.items() if not p.grid.on_integers or _is_float_conv(p, fused)]
+    in_float = [
+        name for name, p in plan.sites.items() if not p.grid.on_integers or _is_float_conv(name, p, emitted, fused)
+    ]
     expected = len(plan.sites) - len(in_float)
     result = ReferenceVerification(
         profile=NAME,
         **forced.fields(images, probed),
-        logits_error=relative_error(task.signal(simulated), task.signal(outputs)),
+        logits_error=max(task.relative_errors(simulated, outputs).values()),
         logits_agreement=task.agreement(simulated, outputs),
-        float_sqnr_db=task.sqnr_db(exact, outputs),
+        float_sqnr_db=min(sqnr.values()),
+        sqnr_by_output=sqnr,
         float_agreement=task.agreement(exact, outputs),
         integer_products=fused.integer_products,
         expected_integer_products=expected,
@@ -92,12 +95,10 @@ def verify(
     return result
 
 
-def _is_float_conv(plan: SitePlan, fused: Fusion) -> bool:
-    """Returns whether ONNX Runtime runs the site, a convolution, in float: it has no integer kernel with a float output
-    that it would fuse Q/DQ pairs to."""
-    if not isinstance(plan, WeightPlan) or plan.site.kind != "conv":
-        return False
-    return names.weight_codes(plan.site.name, plan.format) not in fused.integer_weights
+def _is_float_conv(name: str, plan: SitePlan, emitted: EmittedGraph, fused: Fusion) -> bool:
+    """Returns whether a site is a convolution that ONNX Runtime runs in float: it has no integer kernel with a float
+    output that it would fuse Q/DQ pairs to."""
+    return plan.site.kind == "conv" and emitted.sites[name].operands[1].codes not in fused.integer_weights
 
 
 def _require_plan(emitted: EmittedGraph, plan: Plan) -> None:

@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from qvit_deploy.emit.integer_linear import UnsignedCodes
 from qvit_deploy.emit.runtime_model import CODE_SHIFT
-from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.edit import add_constant, free_node_name, free_value_name
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.query import producer, scalar
 from qvit_deploy.targets.onnxruntime.runtime import convolves_int8
@@ -109,10 +109,11 @@ def _fuse(graph: ir.Graph, conv: _QuantizedConv, unsigned: UnsignedCodes) -> str
         assert array is not None
         by_channel = add_constant(graph, f"{bias.name}.by_channel", array.reshape(-1, *[1] * (conv.codes.ndim - 2)))
         last = ir.node("Add", [scaled.outputs[0], by_channel], name=f"{name}.biased")
-    for node, dtype in ((product, ir.DataType.INT32), (scaled, ir.DataType.FLOAT), (last, ir.DataType.FLOAT)):
-        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = node.name, ir.TensorType(dtype), old.shape
-        if node.graph is None:
-            graph.insert_before(conv.node, node)
+    for node in dict.fromkeys((product, scaled, last)):
+        node.name = free_node_name(graph, str(node.name))
+        node.outputs[0].name, node.outputs[0].shape = free_value_name(graph, node.name), old.shape
+        node.outputs[0].type = ir.TensorType(ir.DataType.INT32 if node is product else ir.DataType.FLOAT)
+        graph.insert_before(conv.node, node)
     new = last.outputs[0]
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     new.name, old.name = old.name, f"{old.name}.qdq"
@@ -136,9 +137,10 @@ def _codes(quantize: ir.Node, shared: dict[str, str]) -> ir.Value:
 def _multiply_codes(graph: ir.Graph, conv: _QuantizedConv) -> None:
     """Lets a convolution in float read the codes of its input as numbers, and a weight times all scales."""
     codes = conv.quantize.outputs[0]
-    numbers = ir.node("Cast", [codes], {"to": ir.DataType.FLOAT.value}, name=f"{codes.name}.numbers")
+    name = free_node_name(graph, f"{codes.name}.numbers")
+    numbers = ir.node("Cast", [codes], {"to": ir.DataType.FLOAT.value}, name=name)
     value = numbers.outputs[0]
-    value.name, value.type, value.shape = numbers.name, ir.TensorType(ir.DataType.FLOAT), codes.shape
+    value.name, value.type, value.shape = free_value_name(graph, name), ir.TensorType(ir.DataType.FLOAT), codes.shape
     graph.insert_before(conv.node, numbers)
     scales = np.float32(conv.scale) * conv.weight_scale.reshape(-1, *[1] * (conv.codes.ndim - 1))
     weight = add_constant(graph, f"{conv.weight}.float", conv.codes.astype(np.float32) * scales)
