@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -73,7 +73,12 @@ def forms(shape: Shape) -> dict[str, ort.InferenceSession]:
     )
     step = np.float32(0.03)
     pad = 0 if shape.stride == shape.kernel else shape.kernel // 2
-    attributes = {"kernel_shape": kernel, "strides": [shape.stride] * 2, "pads": [pad] * 4, "group": shape.groups}
+    attributes: dict[str, Any] = {
+        "kernel_shape": kernel,
+        "strides": [shape.stride] * 2,
+        "pads": [pad] * 4,
+        "group": shape.groups,
+    }
     quantize = helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["codes"])
     constants = {"step": step, "zero": TYPES["s8"], "weight": codes, "scales": scales, "bias": bias}
     pairs = [

@@ -64,9 +64,7 @@ def verify(
     forced = _forced(executor, emitted, plan, probed)
     fused = onnxruntime.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
-    in_float = [
-        name for name, p in plan.sites.items() if not p.grid.on_integers or _is_float_conv(name, p, emitted, fused)
-    ]
+    in_float = [n for n, p in plan.sites.items() if not p.grid.on_integers or _is_float_conv(n, p, emitted, fused)]
     expected = len(plan.sites) - len(in_float)
     result = ReferenceVerification(
         profile=NAME,
