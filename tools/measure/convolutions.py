@@ -67,11 +67,8 @@ def forms(shape: Shape) -> dict[str, ort.InferenceSession]:
     draw = np.random.default_rng(0)
     kernel = [shape.kernel, shape.kernel]
     codes = draw.integers(-127, 128, (shape.columns, shape.rows // shape.groups, *kernel)).astype(np.int8)
-    scales, bias = (
-        draw.random(shape.columns, np.float32) / 100 + np.float32(0.005),
-        draw.random(shape.columns, np.float32),
-    )
-    step = np.float32(0.03)
+    scales = draw.random(shape.columns, np.float32) / 100 + np.float32(0.005)
+    step, bias = np.float32(0.03), draw.random(shape.columns, np.float32)
     pad = 0 if shape.stride == shape.kernel else shape.kernel // 2
     attributes: dict[str, Any] = {
         "kernel_shape": kernel,
