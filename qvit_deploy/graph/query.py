@@ -129,8 +129,8 @@ def _size(value: ir.Value) -> int | None:
 
 
 def names_with_gradient(graph: Graph) -> set[str]:
-    """Returns the names of the tensors that a backward pass reaches the graph's input from."""
-    reached = {graph.input.name or ""}
+    """Returns the names of the tensors that a backward pass reaches the graph's inputs from."""
+    reached = {value.name or "" for value in graph.inputs}
     for node in graph.nodes():
         passes = node.op_type not in STEPS and node.op_type not in DESCRIBES
         if passes and any(value is not None and value.name in reached for value in node.inputs):
