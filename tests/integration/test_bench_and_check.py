@@ -141,6 +141,7 @@ def test_bench_refuses_what_it_cannot_run(qvit: Command, bundle: Path, inputs: I
     refused(qvit("bench", inputs.model, "--threads", 0), "--threads must be at least 1")
     refused(qvit("bench", inputs.model, "--processes", 1, "--iterations", 1), "two or more")
     refused(qvit("bench", inputs.model, "--trtexec-log", engine), "--trtexec-times")
+    refused(qvit("bench", engine, "--trtexec-times", garbage, "--processes", 0), "--processes must be at least 1")
     open_size, fixed = tmp_path / "open.onnx", tmp_path / "fixed.onnx"
     model = onnx.load(inputs.model)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
