@@ -15,8 +15,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from qvit_deploy.graph.edit import value_names
+
 _LARGE_BYTES = 1024
-_SHAPE_PREFIX = "qvit_shape_of/"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Probe:
         self._model = model
         self._activations = list(activations)
         self._values = list(values)
+        self._prefix = "shape_of/"
+        while any(name.startswith(self._prefix) for name in value_names(model.graph)):
+            self._prefix = f"_{self._prefix}"
 
     @cached_property
     def _session(self) -> ort.InferenceSession:
@@ -65,15 +69,15 @@ class Probe:
         for i, node in enumerate(proto.graph.node):  # ONNX Runtime refuses two nodes of one name
             node.name = f"{node.name}#{i}"
         for name in self._activations:
-            proto.graph.node.append(onnx.helper.make_node("Shape", [name], [_SHAPE_PREFIX + name]))
-        for name in [*self._values, *(_SHAPE_PREFIX + name for name in self._activations)]:
+            proto.graph.node.append(onnx.helper.make_node("Shape", [name], [self._prefix + name]))
+        for name in [*self._values, *(self._prefix + name for name in self._activations)]:
             proto.graph.output.append(onnx.ValueInfoProto(name=name))
         return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(self, batch: int, image_size: tuple[int, ...], values: Collection[str]) -> Measurement:
         """Feeds noise of shape (batch, *image_size) and returns activation shapes and the named `values`."""
         image = np.random.default_rng(0).standard_normal((batch, *image_size), dtype=np.float32)
-        names = [*values, *(_SHAPE_PREFIX + name for name in self._activations)]
+        names = [*values, *(self._prefix + name for name in self._activations)]
         results = self._session.run(names, {self._model.graph.inputs[0].name: image})
         count = len(values)
         shapes = {

@@ -34,6 +34,7 @@ from qvit_deploy.graph.edit import (
     remove_unused,
     replace,
     shape_constant,
+    value_names,
 )
 from qvit_deploy.graph.query import Dim, dims
 
@@ -75,9 +76,12 @@ def specialise(model: ir.Model) -> None:
         for reader, index in readers:
             reader.replace_input_with(index, new)
     remove_unused(model)
+    used = value_names(graph)
     for new, name in builder.names:
         if new.uses():
-            new.name = free_name(name, graph.initializers)
+            used.remove(str(new.name))
+            new.name = free_name(name, used)
+            used.add(new.name)
 
 
 def _measure(
