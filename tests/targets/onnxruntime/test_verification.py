@@ -44,23 +44,25 @@ def change(graph: Graph, name: str, edit: Callable[[np.ndarray], np.ndarray]) ->
 def test_a_sound_graph_passes_and_the_numbers_are_the_measured_ones(calibrated: Calibrated, plan: Plan) -> None:
     emitted = emit_qdq(calibrated.graph, plan)
     images = calibrated.images.numpy()
-    found = verify(calibrated.graph, emitted, plan, images)
+    checked = verify(calibrated.graph, emitted, plan, images)
     expected = logits(calibrated.graph, calibrated.images)
     measured = run(session(emitted.serialize(), 1), images)[0]
-    assert found.code_mismatches == 0 and found.images == 10 and found.probe_images == 4
-    assert found.codes == 4 * (4 * 256 + 3 * 64 + 64 + 64 + 256 + 16)
-    assert found.worst_site in plan.sites and found.worst_site_error < 1e-5
-    assert found.float_sqnr_db == pytest.approx(sqnr_db(expected, measured), abs=0.01)
-    assert found.float_agreement == CLASSIFY.agreement({"logits": expected}, {"logits": measured})
-    assert found.integer_products == found.expected_integer_products == 8
-    assert found.model_dump()["optimized_ops"] == found.optimized_ops
+    assert checked.code_mismatches == 0 and checked.images == 10 and checked.probe_images == 4
+    assert checked.codes == 4 * (4 * 256 + 3 * 64 + 64 + 64 + 256 + 16)
+    assert checked.worst_site in plan.sites and checked.worst_site_error < 1e-5
+    assert checked.float_sqnr_db == pytest.approx(sqnr_db(expected, measured), abs=0.01)
+    assert checked.float_agreement == CLASSIFY.agreement({"logits": expected}, {"logits": measured})
+    assert checked.integer_products == checked.expected_integer_products == 8
+    assert checked.model_dump()["optimized_ops"] == checked.optimized_ops
 
 
 def test_attention_and_convolutions_pass_too(calibrated: Calibrated, caplog: pytest.LogCaptureFixture) -> None:
     everything = calibrated.plan((8, 8))
     with caplog.at_level(logging.WARNING):
-        found = verify(calibrated.graph, emit_qdq(calibrated.graph, everything), everything, calibrated.images.numpy())
-    assert found.integer_products == found.expected_integer_products == 10
+        checked = verify(
+            calibrated.graph, emit_qdq(calibrated.graph, everything), everything, calibrated.images.numpy()
+        )
+    assert checked.integer_products == checked.expected_integer_products == 10
     assert "1 quantized convolutions in float" in caplog.text
 
 
@@ -69,9 +71,9 @@ def test_products_planned_in_float_are_named_and_not_expected_on_integers(rows: 
     logarithmic = calibrate(mixed_vit(), (4,), True, 6, "log2", rows, "head")
     everything = logarithmic.plan((4, 4))
     emitted = emit_qdq(logarithmic.graph, everything)
-    found = verify(logarithmic.graph, emitted, everything, logarithmic.images.numpy())
-    assert found.float_products == ("attn.av",) and found.code_mismatches == 0
-    assert found.integer_products == found.expected_integer_products == 9
+    checked = verify(logarithmic.graph, emitted, everything, logarithmic.images.numpy())
+    assert checked.float_products == ("attn.av",) and checked.code_mismatches == 0
+    assert checked.integer_products == checked.expected_integer_products == 9
     tensor = everything.sites["attn.av"].site.input
     wider = change(emitted, f"{tensor}.q4.range", lambda a: a * np.float32(1.001))
     with pytest.raises(CheckError, match=r"site 'attn\.av' was not emitted as planned"):
@@ -81,9 +83,9 @@ def test_products_planned_in_float_are_named_and_not_expected_on_integers(rows: 
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_levels_and_shifted_probabilities_pass_on_integers(bits: int, rows: bool) -> None:
-    found = calibrate(mixed_vit(), (bits,), True, 6, "levels", rows, "head")
-    everything = found.plan((bits, bits))
-    checked = verify(found.graph, emit_qdq(found.graph, everything), everything, found.images.numpy())
+    calibrated = calibrate(mixed_vit(), (bits,), True, 6, "levels", rows, "head")
+    everything = calibrated.plan((bits, bits))
+    checked = verify(calibrated.graph, emit_qdq(calibrated.graph, everything), everything, calibrated.images.numpy())
     assert checked.integer_products == checked.expected_integer_products == 10 and checked.float_products == ()
     assert checked.code_mismatches == 0 and checked.worst_site_error < 1e-5
 
@@ -116,8 +118,8 @@ def test_a_runtime_that_computes_other_codes_is_caught(calibrated: Calibrated, p
 def test_a_runtime_that_multiplies_wrongly_is_caught(calibrated: Calibrated, plan: Plan) -> None:
     emitted = emit_qdq(calibrated.graph, plan)
     heavier = change(emitted, "fc1.weight.q4", lambda codes: np.roll(codes, 1))
-    found = verification._forced(Executor(emitted), heavier, plan, calibrated.images[:4].numpy())
-    assert found.ties == 0 and found.worst_site == "fc1" and found.worst_error > 100 * OUTPUT_TOLERANCE
+    forced = verification._forced(Executor(emitted), heavier, plan, calibrated.images[:4].numpy())
+    assert forced.ties == 0 and forced.worst_site == "fc1" and forced.worst_error > 100 * OUTPUT_TOLERANCE
 
 
 def test_a_linear_left_in_float_is_refused(calibrated: Calibrated, plan: Plan) -> None:
@@ -142,5 +144,5 @@ def test_a_fixed_batch_is_verified_with_images_that_do_not_fill_it(
     calibrated: Calibrated, plan: Plan, batch: int
 ) -> None:
     graph = fixed_batch(mixed_vit(), batch)
-    found = verify(graph, emit_qdq(graph, plan), plan, calibrated.images[:6].numpy())
-    assert (found.images, found.probe_images, found.integer_products) == (6, batch, 8)
+    checked = verify(graph, emit_qdq(graph, plan), plan, calibrated.images[:6].numpy())
+    assert (checked.images, checked.probe_images, checked.integer_products) == (6, batch, 8)

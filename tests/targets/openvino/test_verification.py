@@ -45,12 +45,12 @@ def bias_of(written: RuntimeModel, site: str) -> str:
 
 
 def test_a_sound_file_passes(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
-    found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    checked = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
     # Of proj, fc1, fc2 and the head only the class token's codes exist.
-    assert found.codes == 4 * (4 * 256 + 3 * 64 + 3 * 16 + 64)
-    assert found.code_mismatches == 0 and found.ties <= 2 and found.worst_site_error < 1e-5
-    assert found.float_sqnr_db > 10 and found.reference_sqnr_db > found.float_sqnr_db
-    assert found.integer_products == len(plan.sites)
+    assert checked.codes == 4 * (4 * 256 + 3 * 64 + 3 * 16 + 64)
+    assert checked.code_mismatches == 0 and checked.ties <= 2 and checked.worst_site_error < 1e-5
+    assert checked.float_sqnr_db > 10 and checked.reference_sqnr_db > checked.float_sqnr_db
+    assert checked.integer_products == len(plan.sites)
 
 
 @pytest.mark.parametrize("softmax", ["levels", "log2"])
@@ -58,16 +58,16 @@ def test_probabilities_on_levels_and_on_logarithms_pass_too(softmax: SoftmaxCode
     calibrated = calibrate(mixed_vit(), (4,), attention=True, images=8, softmax=softmax)
     plan = calibrated.plan({s.name: (4, 4) for s in calibrated.sites if s.kind != "conv"})
     emitted = emit_qdq(calibrated.graph, plan)
-    found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
-    assert found.code_mismatches == 0
+    checked = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    assert checked.code_mismatches == 0
 
 
 def test_quantized_attention_products_pass_too() -> None:
     calibrated = calibrate(mixed_vit(), (8,), attention=True, images=8)
     plan = calibrated.plan({s.name: (8, 8) for s in calibrated.sites if s.kind != "conv"})
     emitted = emit_qdq(calibrated.graph, plan)
-    found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
-    assert found.code_mismatches == 0
+    checked = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    assert checked.code_mismatches == 0
 
 
 @pytest.mark.parametrize("batch", [3, 16])
@@ -76,8 +76,8 @@ def test_a_fixed_batch_is_verified_with_images_that_do_not_fill_it(
 ) -> None:
     graph = fixed_batch(mixed_vit(), batch)
     emitted = emit_qdq(graph, plan)
-    found = verify_openvino(graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
-    assert found.probe_images == batch and found.images == 8 and found.integer_products == len(plan.sites)
+    checked = verify_openvino(graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    assert checked.probe_images == batch and checked.images == 8 and checked.integer_products == len(plan.sites)
 
 
 def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
