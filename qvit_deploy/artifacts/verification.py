@@ -52,9 +52,10 @@ class ReferenceVerification(FileVerification):
 
     Attributes:
         profile: the target's name.
-        logits_error: runtime against executor, free running, relative to the largest logit.
+        logits_error: runtime against executor, free running, relative to the largest value of the output, worst output.
         logits_agreement: share of images with equal top-1, runtime against executor.
-        float_sqnr_db: 10 log10(sum y^2 / sum (y - y')^2) against the float model.
+        float_sqnr_db: 10 log10(sum y^2 / sum (y - y')^2) against the float model, of the worst output.
+        sqnr_by_output: the same of every output that is not the same for all images.
         float_agreement: share of images whose top-1 is the float model's.
         integer_products, expected_integer_products: fused in the runtime's own optimized graph.
         float_products: sites that are quantized but, with logarithmic codes, planned to multiply in floating point;
@@ -66,6 +67,7 @@ class ReferenceVerification(FileVerification):
     logits_error: float | None = None
     logits_agreement: float | None = None
     float_sqnr_db: float | None = None
+    sqnr_by_output: Mapping[str, float] = {}
     float_agreement: float | None = None
     integer_products: int | None = None
     expected_integer_products: int | None = None
@@ -77,7 +79,8 @@ class Verification(ReferenceVerification):
     """The verification of all files of a bundle.
 
     Attributes:
-        fold_error: largest difference of the folded float model's logits from the source's, relative to the largest.
+        fold_error: largest difference of the folded float model's outputs from the source's, relative to the largest
+            value of the output.
         lint: target -> rule -> number of its findings in the target's file.
         targets: target -> the verification of its file, for all but the reference.
     """

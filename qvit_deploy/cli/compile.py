@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
+from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.compile import compile_model
 from qvit_deploy.commands.request import CompileRequest
 from qvit_deploy.targets.process_memory import peak_memory
@@ -46,7 +46,9 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         width = f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
-    words = task_called(manifest.task).words
+    agreement = ""
+    if checked.float_agreement is not None:
+        agreement = f", {task_called(manifest.task).words.same} agreement {checked.float_agreement:.1%}"
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
@@ -65,8 +67,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
         (
             "against float",
-            f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "
-            f"(n={checked.images})",
+            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} (n={checked.images})",
         ),
         ("took", f"{seconds:.1f} s"),
     ]

@@ -15,11 +15,16 @@ from qvit_deploy.commands.request import SweepRequest
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import BUDGETS, EFFORTS, Recipe
 from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.tasks.registry import TASKS
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
 
 PreprocessFile = Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")]
+Task = Annotated[
+    Optional[str],
+    typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}; a bundle says it itself"),
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 REQUEST_OPTIONS: dict[str, Any] = {
@@ -102,6 +107,7 @@ RECIPE_OPTIONS = (
     RecipeOption("bits"),
     RecipeOption("separate_bits", "--separate-bits/--shared-bits"),
     RecipeOption("calibration_images", "--images"),
+    RecipeOption("task", choices=tuple(TASKS)),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),
 )
 """The options of all fields of the recipe that have one."""

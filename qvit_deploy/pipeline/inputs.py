@@ -18,7 +18,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_of
 from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def open_inputs(
     calib: str | None,
     recipe: Recipe,
     *,
-    task: Task = CLASSIFY,
     checkpoint: Path | None,
     pretrained: bool,
     preprocess: Preprocess | None,
@@ -107,7 +106,7 @@ def open_inputs(
         )
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
-    return Inputs(source, task, preprocess, batches, calib, skip_bad_images)
+    return Inputs(source, task_of(source.graph.interface, recipe.task), preprocess, batches, calib, skip_bad_images)
 
 
 def _source(

@@ -89,10 +89,10 @@ def _in_float(v: Verification) -> VerificationRow | None:
 
 def _free_running(v: Verification, words: Words) -> VerificationRow | None:
     agree, error = v.logits_agreement, v.logits_error
-    if agree is None or error is None:
+    if error is None:
         return None
-    images = share_of_images(agree, v.images)
-    result = f"same {words.same} on {images}; {words.signal} within {percent(error)} of the largest"
+    same = "" if agree is None else f"same {words.same} on {_share_of(words, agree, v.images)}; "
+    result = f"{same}{words.signal} within {percent(error)} of the largest"
     meaning = (
         "Runtime against executor with nothing held equal: a last-digit difference of floats can move a value to the "
         "next code, and later layers carry it on."
@@ -141,7 +141,7 @@ def fidelity(manifest: Manifest, words: Words) -> Fidelity:
     agreement, note = "not measured", ""
     if agree is not None:
         agreement, note = percent(agree), f"same {words.same} as the float model"
-        if n:
+        if n and words.counted == "images":
             low, high = interval(agree, n)
             confidence = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
             note = f"{share_of_images(agree, n)} keep their {words.same}; {confidence}"
@@ -150,10 +150,15 @@ def fidelity(manifest: Manifest, words: Words) -> Fidelity:
         return Fidelity(agreement, note, "not measured", "")
     if db >= EQUAL_DB:
         return Fidelity(agreement, note, "exact", f"{words.signal} equal the float model's{on}")
-    noise = percent(10 ** (-db / 20))
-    return Fidelity(
-        agreement, note, f"{db:.1f} dB", f"{words.signal.removesuffix('s')} error is {noise} of the signal, rms{on}"
-    )
+    error = f"{words.signal.removesuffix('s')} error is {percent(10 ** (-db / 20))} of the signal, rms{on}"
+    ranked = sorted(v.sqnr_by_output.items(), key=lambda item: item[1])
+    if len(ranked) > 1:
+        error = f"worst output; {error}: " + ", ".join(f"{printable(name)} {each:.1f} dB" for name, each in ranked)
+    return Fidelity(agreement, note, f"{db:.1f} dB", error)
+
+
+def _share_of(words: Words, share: float, images: int | None) -> str:
+    return share_of_images(share, images) if words.counted == "images" else f"{percent(share)} of {words.counted}"
 
 
 def share_of_images(share: float, images: int | None) -> str:
