@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from qvit_deploy.artifacts.manifest import Manifest
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.compile import compile_model
@@ -63,6 +64,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
             f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
         ),
         *_latency(manifest),
+        *_original(checked),
         ("verified", REFERENCE.line(checked)),
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
         (
@@ -73,6 +75,19 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _original(checked: Verification) -> list[tuple[str, str]]:
+    """Returns how the float model compares with the model that was handed in, or a warning that it was not compared."""
+    original = checked.original
+    if original is None:
+        return []
+    if original.worst is None:
+        return [("original", f"[yellow]not compared with the float model: {escape(str(original.unavailable))}[/]")]
+    name, error = original.worst
+    count = len(original.errors)
+    which = f"output {escape(name)}" if count == 1 else f"all {count} outputs, {escape(name)} the farthest,"
+    return [("original", f"{which} within {error:.1e} of the model in {original.runtime} (n={original.images})")]
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

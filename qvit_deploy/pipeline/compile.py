@@ -112,6 +112,7 @@ def compile(
             verified.pop(REFERENCE.name),
             verified,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
+            original=inputs.truth.require_folded(folded, inputs.original) if inputs.truth else inputs.original,
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
         )
         files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}
