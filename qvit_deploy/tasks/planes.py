@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qvit_deploy.data.labels.maps import LabelMap
 
 
-def interpolated(maps: NDArray[Any], label: LabelMap) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def interpolated(maps: NDArray[Any], label: LabelMap) -> tuple[NDArray[Any], NDArray[Any]]:
     """Interpolates `maps` [channels, h, w] linearly at the pixels of a label map that the model sees.
 
     Equal to torch's `interpolate(mode="bilinear", align_corners=False)` where it sees all.
@@ -19,11 +19,11 @@ def interpolated(maps: NDArray[Any], label: LabelMap) -> tuple[NDArray[np.float3
     """
     rows = label.window.rows(label.values.shape[0], maps.shape[1])
     columns = label.window.columns(label.values.shape[1], maps.shape[2])
-    maps = maps.astype(np.float32, copy=False)
+    values: NDArray[Any] = maps.astype(np.float32, copy=False)
     down = rows.share[:, None]
-    maps = maps[:, rows.low] * (1 - down) + maps[:, rows.high] * down
-    maps = maps[:, :, columns.low] * (1 - columns.share) + maps[:, :, columns.high] * columns.share
-    return maps, label.values[rows.seen, columns.seen]
+    values = values[:, rows.low] * (1 - down) + values[:, rows.high] * down
+    values = values[:, :, columns.low] * (1 - columns.share) + values[:, :, columns.high] * columns.share
+    return values, label.values[rows.seen, columns.seen]
 
 
 def nearest(plane: NDArray[Any], label: LabelMap) -> tuple[NDArray[Any], NDArray[Any]]:
