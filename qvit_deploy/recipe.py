@@ -78,6 +78,9 @@ class Recipe(BaseModel):
         ge=0,
         description="times every calibration image is seen when the whole plan is tuned",
     )
+    task: str | None = Field(
+        None, description="what the outputs mean; without it, classify for one output [batch, classes], else outputs"
+    )
     targets: tuple[str, ...] = Field(
         (), description="targets to write files for, beside the one that all others are verified against"
     )

@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 
 from qvit_deploy.artifacts.manifest import Manifest
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
+from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.compile import compile_model
 from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
@@ -71,7 +72,9 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         width = f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
-    words = task_called(manifest.task).words
+    agreement = ""
+    if checked.float_agreement is not None:
+        agreement = f", {task_called(manifest.task).words.same} agreement {checked.float_agreement:.1%}"
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
@@ -86,17 +89,30 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
             f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
         ),
         *_latency(manifest),
+        *_original(checked),
         ("verified", REFERENCE.line(checked)),
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
         (
             "against float",
-            f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "
-            f"(n={checked.images})",
+            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} (n={checked.images})",
         ),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _original(checked: Verification) -> list[tuple[str, str]]:
+    """Returns how the float model compares with the model that was handed in, or a warning that it was not compared."""
+    original = checked.original
+    if original is None:
+        return []
+    if original.worst is None:
+        return [("original", f"[yellow]not compared with the float model: {escape(str(original.unavailable))}[/]")]
+    name, error = original.worst
+    count = len(original.errors)
+    which = f"output {escape(name)}" if count == 1 else f"all {count} outputs, {escape(name)} the farthest,"
+    return [("original", f"{which} within {error:.1e} of the model in {original.runtime} (n={original.images})")]
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

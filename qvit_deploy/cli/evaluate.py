@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from qvit_deploy.cli.console import Bars, print_json, skipped_lines, stdout
+from qvit_deploy.cli import options
+from qvit_deploy.cli.console import Bars, print_json, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
@@ -23,6 +24,7 @@ def command(
     target: Annotated[
         str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {', '.join((*TARGETS, FLOAT))}")
     ] = REFERENCE.name,
+    task: options.Task = None,
     limit: Annotated[Optional[int], typer.Option(help="use this many images, balanced over the classes")] = None,
     skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
     threads: Annotated[int, typer.Option(help="0: OMP_NUM_THREADS, or one per core")] = 0,
@@ -35,6 +37,7 @@ def command(
             data,
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
             target=target,
+            task=task,
             limit=limit,
             skip_bad_images=skip_bad_images,
             threads=threads,
@@ -44,9 +47,10 @@ def command(
     if json:
         print_json(result.as_dict())
         return
-    task = result.task
+    meaning = result.task
     if result.top1 is not None:
-        float_score = "" if result.float_top1 is None else f" (float {task.score_text(result.float_top1)})"
-        stdout.print(f"{task.words.score} {task.score_text(result.top1)}{float_score}, n={result.n}")
-    if result.agreement is not None:
-        stdout.print(f"agreement with float {result.agreement:.1%}, SQNR {result.sqnr_db:.1f} dB, n={result.n}")
+        float_score = "" if result.float_top1 is None else f" (float {meaning.score_text(result.float_top1)})"
+        stdout.print(f"{meaning.words.score} {meaning.score_text(result.top1)}{float_score}, n={result.n}")
+    if result.sqnr_by_output is not None:
+        agreement = "" if result.agreement is None else f"agreement with float {result.agreement:.1%}, "
+        stdout.print(f"{agreement}SQNR {sqnr_text(result.sqnr_by_output)}, n={result.n}", markup=False, soft_wrap=True)

@@ -14,6 +14,7 @@ import typer
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import BUDGETS, EFFORTS, Recipe
 from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.tasks.registry import TASKS
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
@@ -27,6 +28,10 @@ Cache = Annotated[
     Optional[Path], typer.Option(help="folder for results of stages; another budget, or a restart, goes on from them")
 ]
 SkipBadImages = Annotated[bool, typer.Option(help="leave out images that cannot be read")]
+Task = Annotated[
+    Optional[str],
+    typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}; a bundle says it itself"),
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 
@@ -94,6 +99,7 @@ RECIPE_OPTIONS = (
     RecipeOption("bits"),
     RecipeOption("separate_bits", "--separate-bits/--shared-bits"),
     RecipeOption("calibration_images", "--images"),
+    RecipeOption("task", choices=tuple(TASKS)),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),
 )
 """The options of all fields of the recipe that have one."""

@@ -22,6 +22,7 @@ from qvit_deploy.artifacts.engine_record import (
     record_path,
 )
 from qvit_deploy.artifacts.opening import model_at, preprocess_of
+from qvit_deploy.commands.model_task import model_task
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
@@ -43,6 +44,7 @@ from qvit_deploy.targets.tensorrt.engine.run.check import (
 )
 from qvit_deploy.targets.tensorrt.engine.run.engine_runner import EngineRunner, load
 from qvit_deploy.targets.tensorrt.engine.run.layer_info import EngineLayers, engine_layers, read_layers
+from qvit_deploy.tasks.task import Task
 
 Result = TypeVar("Result")
 
@@ -164,7 +166,8 @@ def build(
             continue
         try:
             images = _images(path, record, data, preprocess)
-            built.append(_checked(request, record, images, timeout, keep_slow))
+            task = model_task(model_at(path), None)
+            built.append(_checked(request, record, images, task, timeout, keep_slow))
         except BaseException:
             for file in (engine, record_path(engine)):
                 file.unlink(missing_ok=True)  # an engine that failed, or was not checked, must not be deployed
@@ -180,7 +183,7 @@ def _runs_here(record: EngineRecord) -> bool:
 
 
 def _checked(
-    request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float, keep_slow: bool
+    request: BuildRequest, record: EngineRecord, images: np.ndarray, task: Task, timeout: float, keep_slow: bool
 ) -> BuiltEngine:
     """Compares the engine with its ONNX file, and finds the kernels of its sites. Raises CheckError."""
     layers, slow = None, list[str]()
@@ -196,7 +199,9 @@ def _checked(
             )
     model = request.onnx.read_bytes()
     try:
-        check = _run(request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best))
+        check = _run(
+            request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best, task)
+        )
     except CheckError as error:
         raise CheckError(f"{error}; {_first_difference(request, model, images, timeout)}") from None
     return BuiltEngine(request.engine, record, check, layers, tuple(slow))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.opening import model_at, preprocess_of
+from qvit_deploy.commands.model_task import model_task
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -15,8 +16,6 @@ from qvit_deploy.targets.registry import REFERENCE
 from qvit_deploy.targets.runtime import ModelSession
 from qvit_deploy.targets.session import open_model, outputs
 from qvit_deploy.targets.target import FLOAT, file_of
-from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.registry import task_called
 from qvit_deploy.tasks.task import Arrays, Task
 
 
@@ -27,6 +26,7 @@ class Evaluation:
     Attributes:
         top1: the task's score by the labels, for classifiers the share classified correctly; None without labels.
         float_top1, agreement, sqnr_db: score of the float model, and comparison with it; None for a lone ONNX file.
+        sqnr_by_output: of every output, the worst first.
         skipped_images: name and reason of every image that `skip_bad_images` left out.
     """
 
@@ -36,6 +36,7 @@ class Evaluation:
     float_top1: float | None
     agreement: float | None
     sqnr_db: float | None
+    sqnr_by_output: dict[str, float] | None
     skipped_images: tuple[tuple[str, str], ...]
 
     def as_dict(self) -> dict[str, object]:
@@ -48,7 +49,7 @@ def evaluate(
     data: str,
     *,
     preprocess: Preprocess | None = None,
-    task: Task | None = None,
+    task: str | None = None,
     target: str = REFERENCE.name,
     limit: int | None = None,
     skip_bad_images: bool = False,
@@ -59,7 +60,7 @@ def evaluate(
 
     Args:
         data: images: a folder, an .npz or a demo set.
-        task: what the outputs mean; None for the bundle's own, or classification for a lone file.
+        task: name of what the outputs mean; None for the bundle's own, or what a lone file's outputs say.
         target: the target whose file of a bundle is run.
 
     Raises:
@@ -71,23 +72,25 @@ def evaluate(
     models = [path]
     if isinstance(artifact, Bundle):
         models = [artifact.path_of(file_of(target)), artifact.path_of(file_of(FLOAT))]
-        task = task or task_called(artifact.manifest.task)
     preprocess = preprocess_of(artifact, preprocess)
     images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")
+    meaning: Task | None = None
     results: list[Arrays] = []
     for model in models:
         with watch.stage("eval" if not results else "eval float", len(images)) as advance:
             session = open_model(model, threads)
             _require_size(session, preprocess, model)
+            meaning = meaning or model_task(artifact, task)
             results.append(outputs(session, images, advance))
+    assert meaning is not None
     labels = images.labels
-    task = task or CLASSIFY
-    scores = [None if labels is None else task.score(result, labels) for result in results]
+    scores = [None if labels is None else meaning.score(result, labels) for result in results]
     if len(results) == 1:
-        return Evaluation(task, len(images), scores[0], None, None, None, images.skipped)
+        return Evaluation(meaning, len(images), scores[0], None, None, None, None, images.skipped)
     quantized, exact = results
-    agreement, sqnr_db = task.agreement(exact, quantized), task.sqnr_db(exact, quantized)
-    return Evaluation(task, len(images), scores[0], scores[1], agreement, sqnr_db, images.skipped)
+    meaning.require_finite(quantized, f"{models[0]}")
+    agreement, sqnr = meaning.agreement(exact, quantized), meaning.sqnr_by_output(exact, quantized)
+    return Evaluation(meaning, len(images), scores[0], scores[1], agreement, min(sqnr.values()), sqnr, images.skipped)
 
 
 def _require_size(session: ModelSession, preprocess: Preprocess, model: Path) -> None:

@@ -17,6 +17,7 @@ from qvit_deploy.emit import names
 from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.emitted import EmittedGraph, EmittedOperand, EmittedSite
 from qvit_deploy.emit.quantizers import Quantized, Quantizers
+from qvit_deploy.graph.edit import free_value_name
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 
@@ -60,14 +61,13 @@ class _Writer:
         assert x is not None
         activation = self.activations.quantized(x, plan.grid, node)
         node.replace_input_with(0, activation.value)
-        value = self.weight(node, plan)
+        codes, value = self.weight(node, plan)
         node.replace_input_with(1, value)
         if plan.bias is not None:
             self.bias(node, plan, plan.bias, x)
         if self.editor.lifts(x):
             self.drop_row_axis(node, plan)
-        codes = names.weight_codes(plan.site.name, plan.format)
-        return _operand(activation), EmittedOperand(None, codes, value.name or "")
+        return _operand(activation), EmittedOperand(None, codes.name or "", value.name or "")
 
     def product(self, node: ir.Node, plan: ProductPlan) -> tuple[EmittedOperand, EmittedOperand]:
         """Quantizes the operands of an attention product, and puts behind it what they need."""
@@ -100,7 +100,8 @@ class _Writer:
         if steps:
             self.editor.behind(node, steps)
 
-    def weight(self, node: ir.Node, plan: WeightPlan) -> ir.Value:
+    def weight(self, node: ir.Node, plan: WeightPlan) -> tuple[ir.Value, ir.Value]:
+        """Writes the weight and returns (its codes, the dequantized weight)."""
         site = plan.site
         inputs = [
             self.editor.constant(names.weight_codes(site.name, plan.format), plan.codes),
@@ -112,7 +113,7 @@ class _Writer:
             node, "DequantizeLinear", inputs, names.weight_value(site.name), attributes={"axis": axis}
         )
         value.shape = ir.Shape(plan.codes.shape)  # a convolution reads its kernel's size there
-        return value
+        return inputs[0], value
 
     def bias(self, node: ir.Node, plan: WeightPlan, bias: np.ndarray, x: ir.Value) -> None:
         """Gives the product, which reads `x`, its corrected bias in place of the float model's."""
@@ -138,7 +139,7 @@ class _Writer:
         if plan.bias is not None:
             last = next(use.node for use in node.outputs[0].uses())
         tall = last.outputs[0]
-        shape, tall.name = tall.shape, f"{plan.site.output}.row"
+        shape, tall.name = tall.shape, free_value_name(self.editor.graph, f"{plan.site.output}.row")
         node.outputs[0].shape = tall.shape = None
         flat = self.editor.add(last, "Squeeze", [tall, self.editor.row_axis()], plan.site.output)
         flat.shape = shape

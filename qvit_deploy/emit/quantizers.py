@@ -64,7 +64,7 @@ class Quantizers:
         codes, value = grid.write(prepared.value, name, emitter)
         for written in (codes, value):
             written.shape = x.shape if not self.editor.lifts(x) else None
-        self._shared[base] = Quantized(prepared.source, name, value, prepared.largest)
+        self._shared[base] = Quantized(prepared.source, codes.name or "", value, prepared.largest)
         return self._shared[base]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from qvit_deploy.errors import UnsupportedOpError, all_unsupported
 from qvit_deploy.execute.ops import OpFn, Tensor, build
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.query import bias_of
@@ -53,7 +54,7 @@ class Executor:
             backward pass while keeping the forward value.
 
     Raises:
-        UnsupportedOpError: the graph holds an operator without an implementation.
+        InputError: the graph holds operators without an implementation; it names all of them.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Executor:
         self._input_slot = self._slot(graph.input)
         self._output_slots = {v.name or "": self._slot(v) for v in graph.outputs}
         overrides = overrides or {}
-        self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
+        self._functions = _functions(graph, overrides)
         self._overridden = set(overrides)
         self._steps: dict[frozenset[str], list[Step]] = {}
 
@@ -240,6 +241,18 @@ def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None
         env[slot] = _tapped(taps[name], tensor) if name in taps else tensor
     for slot in step.drops:
         env.pop(slot, None)
+
+
+def _functions(graph: Graph, overrides: Mapping[ir.Node, OpFn]) -> list[tuple[ir.Node, OpFn]]:
+    functions, unsupported = [], []
+    for node in graph.nodes():
+        try:
+            functions.append((node, overrides.get(node) or build(node)))
+        except UnsupportedOpError as error:
+            unsupported.append(error)
+    if unsupported:
+        raise all_unsupported(unsupported)
+    return functions
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -47,6 +47,11 @@ class Output:
     shape: Shape
     dtype: ir.DataType | None
 
+    @property
+    def is_float(self) -> bool:
+        """Whether it is floating point; an output of unknown type counts as such."""
+        return self.dtype is None or self.dtype.is_floating_point()
+
 
 @dataclass(frozen=True)
 class Interface:

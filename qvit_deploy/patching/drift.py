@@ -44,7 +44,7 @@ class Drift:
         errors: site name -> |e_s| / |its float output|, over all images.
         in_order: names of sites whose rows are the tokens of the image in order (windows are not).
         before, after: the metric of the float and of the quantized graph, float64 [images].
-        answers_before, answers_after: what they decide (`Task.answers`), int64 [images].
+        answers_before, answers_after: what they decide (`Task.answers`), int64 [images], if anything.
         unexplained: largest difference of a site's input that no site accounts for, relative to its largest value.
     """
 
@@ -53,8 +53,8 @@ class Drift:
     in_order: frozenset[str]
     before: np.ndarray
     after: np.ndarray
-    answers_before: np.ndarray
-    answers_after: np.ndarray
+    answers_before: np.ndarray | None
+    answers_after: np.ndarray | None
     unexplained: float
 
     @property

@@ -41,7 +41,7 @@ class Attribution:
         reached: bool; False where the coefficient of a cell is exactly zero in every channel, because nothing of the
             cell reaches the metric (patch tokens behind the last attention of a class-token model).
         clean, corrupt: the metric on the two images, float64 [pairs].
-        clean_answers, corrupt_answers: what the model decides on them (`Task.answers`), int64 [pairs].
+        clean_answers, corrupt_answers: what the model decides on them (`Task.answers`), int64 [pairs], if anything.
     """
 
     effects: Maps
@@ -49,8 +49,8 @@ class Attribution:
     reached: Maps
     clean: np.ndarray
     corrupt: np.ndarray
-    clean_answers: np.ndarray
-    corrupt_answers: np.ndarray
+    clean_answers: np.ndarray | None
+    corrupt_answers: np.ndarray | None
 
 
 def attribute(

@@ -39,8 +39,6 @@ from qvit_deploy.report.compile.page import render_report
 from qvit_deploy.targets.executor_outputs import fold_error
 from qvit_deploy.targets.registry import REFERENCE, targets_of, with_known_targets
 from qvit_deploy.targets.target import FLOAT, AnyTarget, EmissionJob, EmittedModel, VerificationJob, file_of
-from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +66,6 @@ def compile(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     preprocess: Preprocess | None = None,
-    task: Task = CLASSIFY,
     force: bool = False,
     skip_bad_images: bool = False,
     cache: Path | None = None,
@@ -80,7 +77,6 @@ def compile(
         model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
-        task: what the model's outputs mean.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
@@ -95,7 +91,7 @@ def compile(
     for target in targets:
         target.require(f"--target {target.name}")
     inputs = open_inputs(
-        model, calib, recipe, task=task, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
+        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
         skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
     analysis = analyse(inputs, [recipe], watch, cache)
@@ -116,6 +112,7 @@ def compile(
             verified.pop(REFERENCE.name),
             verified,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
+            original=inputs.truth.require_folded(folded, inputs.original) if inputs.truth else inputs.original,
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
         )
         files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}

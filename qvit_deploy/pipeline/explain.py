@@ -28,9 +28,9 @@ Maps = Mapping[Component, np.ndarray]
 
 @dataclass(frozen=True)
 class Side:
-    """One image of a pair: what the model decides on it (`Task.answers`), and the metric there."""
+    """One image of a pair: what the model decides on it (`Task.answers`), if anything, and the metric there."""
 
-    answer: int
+    answer: int | None
     metric: float
 
 
@@ -160,13 +160,17 @@ class _Estimator:
 def _pair_maps(pair: ImagePair, estimate: Attribution, truth: Truth | None) -> PairMaps:
     return PairMaps(
         pair=pair,
-        clean=Side(int(estimate.clean_answers[0]), float(estimate.clean[0])),
-        corrupt=Side(int(estimate.corrupt_answers[0]), float(estimate.corrupt[0])),
+        clean=_side(estimate.clean_answers, estimate.clean),
+        corrupt=_side(estimate.corrupt_answers, estimate.corrupt),
         effects=_of_one(estimate.effects),
         distances=_of_one(estimate.distances),
         reached=_of_one(estimate.reached),
         truth=truth,
     )
+
+
+def _side(answers: np.ndarray | None, metric: np.ndarray) -> Side:
+    return Side(None if answers is None else int(answers[0]), float(metric[0]))
 
 
 def _of_one(maps: Mapping[Component, np.ndarray]) -> dict[Component, np.ndarray]:

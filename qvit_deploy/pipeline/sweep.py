@@ -22,8 +22,7 @@ from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.report.sweep.table import SweepRow, mark_front
 from qvit_deploy.targets.registry import with_known_targets
 from qvit_deploy.targets.session import open_model, outputs
-from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.task import Arrays, Task
+from qvit_deploy.tasks.task import Arrays
 
 HELD_OUT_IMAGES = 256
 """Calibration images that nothing was calibrated on, on which points are measured and may be chosen."""
@@ -47,7 +46,6 @@ class Job:
     checkpoint: Path | None = None
     pretrained: bool = False
     preprocess: Preprocess | None = None
-    task: Task = CLASSIFY
     skip_bad_images: bool = False
     measure: bool = False
     data: str | None = None
@@ -90,7 +88,7 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
     recipe = job.recipes[0]
     inputs = open_inputs(
-        job.model, job.calib, recipe, task=job.task, checkpoint=job.checkpoint, pretrained=job.pretrained,
+        job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
     )  # fmt: skip
     evaluation = _Evaluation(inputs, job, watch) if job.measure or job.data is not None else None

@@ -43,7 +43,7 @@ def row_importance(
     Args:
         names: tensors [batch, ..., channels] that the image reaches.
         batches: float32 [b, C, H, W] each.
-        objective: the scalar that the coefficients are of (`Task.objective`).
+        objective: the scalar that the coefficients are of (`Task.objective_for`).
         advance: counts images.
     """
     names = tuple(names)

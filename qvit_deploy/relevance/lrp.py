@@ -112,7 +112,7 @@ def site_relevance(
 
     Args:
         batches: float32 [batch, C, H, W] each; sizes may differ.
-        objective: the scalar that relevance is of (`Task.objective`).
+        objective: the scalar that relevance is of (`Task.objective_for`).
         advance: counts images.
 
     Raises:

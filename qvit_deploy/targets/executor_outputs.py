@@ -10,7 +10,6 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.metrics import relative_error
 from qvit_deploy.tasks.task import Task, arrays
 
 FOLD_TOLERANCE = 1e-3
@@ -34,10 +33,10 @@ def fold_error(source: Graph, folded: Graph, images: np.ndarray, task: Task = CL
         CheckError: it passes `FOLD_TOLERANCE`, so a fold is not the identity it is meant to be.
     """
     outputs = (executor_outputs(Executor(g), images, g.static_batch) for g in (source, folded))
-    error = relative_error(*(task.signal(o) for o in outputs))
+    output, error = next(iter(task.relative_errors(*outputs).items()))
     if error > FOLD_TOLERANCE:
         raise CheckError(
-            f"verification: folding scales into the float model moved its {task.words.signal} by {error:.1e} of the "
-            "largest; turn the folds off one by one in a recipe (fold, fold_heads) and report the model"
+            f"verification: folding scales into the float model moved output {output!r} by {error:.1e} of its "
+            "largest value; turn the folds off one by one in a recipe (fold, fold_heads) and report the model"
         )
     return error

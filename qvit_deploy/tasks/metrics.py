@@ -16,3 +16,8 @@ def sqnr_db(reference: np.ndarray, other: np.ndarray) -> float:
 def relative_error(reference: np.ndarray, other: np.ndarray) -> float:
     """Returns the largest difference of the two, relative to the largest magnitude in `reference`."""
     return float(np.abs(other - reference).max() / max(np.abs(reference).max(), 1e-12))
+
+
+def differs(values: np.ndarray) -> bool:
+    """Returns whether `values` [n, ...] are not the same for every example."""
+    return bool((values != values[:1]).any())

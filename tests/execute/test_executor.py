@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from qvit_deploy.errors import UnsupportedOpError
+from qvit_deploy.errors import InputError, UnsupportedOpError
 from qvit_deploy.execute.executor import Executor
 from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
@@ -194,7 +194,7 @@ def test_constants_are_copies(images: Tensor) -> None:
 
 def test_an_unsupported_operator_names_itself_and_its_node() -> None:
     model = single_node("NonZero", [np.float32([1.0])])
-    with pytest.raises(UnsupportedOpError, match=r"operator NonZero .* is not supported: export") as error:
+    with pytest.raises(UnsupportedOpError, match=r"operator NonZero .* is not supported: how many") as error:
         Executor(as_graph(model))
     assert error.value.op == "NonZero" and error.value.node == "node"
 
@@ -202,8 +202,20 @@ def test_an_unsupported_operator_names_itself_and_its_node() -> None:
 def test_a_foreign_domain_is_unsupported_even_with_a_known_name() -> None:
     graph = as_graph(single_node("Relu", [np.float32([1.0])]))
     next(graph.nodes()).domain = "com.example"
-    with pytest.raises(UnsupportedOpError, match=r"com\.example::Relu"):
+    with pytest.raises(UnsupportedOpError, match=r"com\.example\.Relu"):
         Executor(graph)
+
+
+def test_all_unsupported_operators_are_named_with_their_number_and_first_node() -> None:
+    model = single_node("Unique", [np.float32([1.0])])
+    for i, op in enumerate(("NonZero", "NonZero", "MaxRoiPool", "Relu")):
+        model.graph.node.append(onnx.helper.make_node(op, ["image"], [f"z{i}"], name=f"n{i}"))
+    with pytest.raises(InputError) as error:
+        Executor(as_graph(model))
+    message = str(error.value)
+    assert message.startswith("3 kinds of operators are not supported: operator Unique (node 'node')")
+    assert "operator NonZero (2 nodes, the first 'n0')" in message and "MaxRoiPool (node 'n2')" in message
+    assert "\n" not in message and "Relu" not in message
 
 
 MAPS = np.zeros((1, 2, 4, 4), np.float32)
@@ -213,16 +225,20 @@ KERNEL = np.zeros((2, 2, 2, 2), np.float32)
 @pytest.mark.parametrize(
     "op,inputs,attributes,why",
     [
-        ("Conv", [MAPS, KERNEL], {"auto_pad": "SAME_UPPER"}, "auto_pad"),
-        ("MaxPool", [MAPS], {"kernel_shape": [2, 2], "ceil_mode": 1}, "ceil_mode"),
-        ("AveragePool", [MAPS], {"kernel_shape": [2, 2], "pads": [1, 1, 1, 1]}, "count_include_pad"),
-        ("AveragePool", [MAPS], {"kernel_shape": [2, 2], "dilations": [2, 2]}, "dilated"),
-        ("AveragePool", [MAPS[..., 0]], {"kernel_shape": [2]}, "2-D"),
+        ("Conv", [MAPS, KERNEL], {"auto_pad": "SAME"}, "auto_pad"),
+        ("MaxPool", [MAPS], {"kernel_shape": [2, 2], "outputs": 2}, "indices"),
+        ("AveragePool", [MAPS[..., None, None]], {"kernel_shape": [2, 2, 1, 1]}, "4 axes"),
+        (
+            "Resize",
+            [MAPS, np.zeros(8, np.float32), np.ones(4, np.float32)],
+            {"coordinate_transformation_mode": "tf_crop_and_resize"},
+            "tf_crop_and_resize",
+        ),
         ("Cast", [MAPS], {"to": TensorProto.FLOAT8E4M3FN}, "FLOAT8E4M3FN"),
         (
             "ScatterND",
             [MAPS, np.zeros((1, 4), np.int64), np.zeros(1, np.float32)],
-            {"reduction": "add"},
+            {"reduction": "mul"},
             "reduction",
         ),
         (

@@ -11,7 +11,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.graphs.relevance_graphs import Builder, vit
 from tests.support.graphs.relevance_references import VitRelevance, lrp_add, lrp_box, lrp_linear
 from tests.support.relevance_at import relevance_at
@@ -21,7 +21,7 @@ RULES = RULE_SETS["deep-taylor"]
 
 def _relevance(graph: Graph, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
     executor = Executor(graph, overrides=RULES.bind(graph, len(images)).overrides)
-    found = relevance_at(executor, images, names, objective=unit(CLASSIFY.objective))
+    found = relevance_at(executor, images, names, objective=unit(largest_logit))
     return {name: a * g for name, (a, g) in found.items()}
 
 
@@ -112,6 +112,23 @@ def test_a_convolution_is_z_plus_and_on_the_image_z_box(first: bool, builder: Bu
         flat, r = image.flatten()[None].double().numpy(), relevance["maps"][i].flatten()[None].double().numpy()
         low, high = float(image.min()), float(image.max())
         expected = lrp_box(flat, matrix, r, low, high) if first else lrp_linear(flat, matrix, r)
+        np.testing.assert_allclose(relevance[x][i].flatten()[None].numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_transposed_convolution_is_z_plus(builder: Builder) -> None:
+    kernel = builder.random.standard_normal((2, 3, 3, 2))
+    x = builder.op("Mul", "image", builder.constant(2.0), name="x")
+    maps = builder.op("ConvTranspose", x, builder.constant(kernel), builder.normal(3), strides=[2, 3], name="maps")
+    y = builder.op("ReduceMean", maps, builder.constant([2, 3]), keepdims=0, name="y")
+    graph = builder.graph(y, (2, 4, 3))
+    images = torch.randn(3, 2, 4, 3)
+    relevance = _relevance(graph, images, [x, "maps"])
+    module = torch.nn.ConvTranspose2d(2, 3, (3, 2), (2, 3), bias=False).double()
+    module.weight.data = torch.from_numpy(kernel.astype(np.float32).astype(float))
+    matrix = _dense(module, (2, 4, 3))
+    for i, image in enumerate(2 * images):
+        flat, r = image.flatten()[None].double().numpy(), relevance["maps"][i].flatten()[None].double().numpy()
+        expected = lrp_linear(flat, matrix, r)
         np.testing.assert_allclose(relevance[x][i].flatten()[None].numpy(), expected, rtol=1e-3, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import propagate, site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
-from qvit_deploy.tasks.classify import CLASSIFY, logit
+from qvit_deploy.tasks.classify import largest_logit, logit
 from tests.support.graphs.relevance_graphs import Builder
 from tests.support.relevance_at import relevance_at
 
@@ -22,7 +22,7 @@ NAMES = ["embedded", "blocks.0.q_scaled", "blocks.0.gelu", "blocks.1.norm1", "bl
 def _at(graph: Graph, rule_set: str, images: Tensor, names: list[str] = NAMES) -> dict[str, tuple[Tensor, Tensor]]:
     rules = RULE_SETS[rule_set]
     executor = Executor(graph, overrides=rules.bind(graph, len(images)).overrides)
-    return relevance_at(executor, images, names, objective=rules.starting_at(CLASSIFY.objective))
+    return relevance_at(executor, images, names, objective=rules.starting_at(largest_logit))
 
 
 @pytest.mark.parametrize("rule_set", RULE_SETS)
@@ -55,7 +55,7 @@ def test_a_chosen_class(small_vit: Graph, images: Tensor) -> None:
 def test_a_unit_start_divides_by_the_logit(small_vit: Graph, images: Tensor) -> None:
     executor = Executor(small_vit)
     top = executor.run(images)["logits"].max(1).values.reshape(3, 1, 1, 1)
-    objectives = (CLASSIFY.objective, unit(CLASSIFY.objective))
+    objectives = (largest_logit, unit(largest_logit))
     plain, started = (relevance_at(executor, images, ["image"], o)["image"][1] for o in objectives)
     torch.testing.assert_close(started * top, plain, rtol=1e-4, atol=1e-6)
 
@@ -68,19 +68,19 @@ def test_tensors_behind_a_stop_have_no_relevance(small_vit: Graph, images: Tenso
 
 def test_an_unknown_tensor_is_named(small_vit: Graph, images: Tensor) -> None:
     with pytest.raises(KeyError, match="nowhere"):
-        propagate(Executor(small_vit), images, ["nowhere"], lambda *_: None, CLASSIFY.objective)
+        propagate(Executor(small_vit), images, ["nowhere"], lambda *_: None, largest_logit)
 
 
 def test_tensors_are_visited_from_the_logits_down(small_vit: Graph, images: Tensor) -> None:
     order: list[str] = []
-    propagate(Executor(small_vit), images, NAMES, lambda name, *_: order.append(name), CLASSIFY.objective)
+    propagate(Executor(small_vit), images, NAMES, lambda name, *_: order.append(name), largest_logit)
     assert order.index("blocks.1.pattern") < order.index("blocks.0.gelu") < order.index("embedded")
 
 
 @pytest.mark.parametrize("rule_set", ["relp", "deep-taylor"])
 def test_site_scores_are_mean_absolute_relevance(rule_set: str, small_vit: Graph, images: Tensor) -> None:
     sites = find_sites(small_vit)
-    scores = site_relevance(small_vit, sites, [images], RULE_SETS[rule_set], CLASSIFY.objective, lambda _: None)
+    scores = site_relevance(small_vit, sites, [images], RULE_SETS[rule_set], largest_logit, lambda _: None)
     names = sorted({n for s in sites for n in (s.input, s.second) if n})
     found = {n: (a * g).abs().double() for n, (a, g) in _at(small_vit, rule_set, images, names).items()}
     raw = {s.name: float(torch.cat([found[n].flatten() for n in (s.input, s.second) if n]).mean()) for s in sites}
@@ -94,9 +94,9 @@ def test_site_scores_are_mean_absolute_relevance(rule_set: str, small_vit: Graph
 def test_site_scores_do_not_depend_on_how_images_are_batched(small_vit: Graph) -> None:
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     sites, rules, seen = find_sites(small_vit), RULE_SETS["deep-taylor"], list[int]()
-    one = site_relevance(small_vit, sites, images.split(1), rules, CLASSIFY.objective, lambda _: None)
+    one = site_relevance(small_vit, sites, images.split(1), rules, largest_logit, lambda _: None)
     two = site_relevance(
-        small_vit, sites, images.split(2), rules, CLASSIFY.objective, seen.append
+        small_vit, sites, images.split(2), rules, largest_logit, seen.append
     )  # 2, 2 and a last one of 1
     assert two.values == pytest.approx(one.values, rel=1e-3)
     assert seen == [2, 2, 1] and two.images == 5
@@ -105,22 +105,20 @@ def test_site_scores_do_not_depend_on_how_images_are_batched(small_vit: Graph) -
 def test_fc1_and_fc2_are_told_apart(small_vit: Graph, images: Tensor) -> None:
     """Their signed sums are equal under `deep-taylor`; scores must not be built on those."""
     values = site_relevance(
-        small_vit, find_sites(small_vit), [images], RULE_SETS["deep-taylor"], CLASSIFY.objective, lambda _: None
+        small_vit, find_sites(small_vit), [images], RULE_SETS["deep-taylor"], largest_logit, lambda _: None
     ).values
     assert values["blocks.0.fc1"] > 1.5 * values["blocks.0.fc2"]
 
 
 def test_no_images_are_refused(small_vit: Graph) -> None:
     with pytest.raises(InputError, match="image"):
-        site_relevance(small_vit, find_sites(small_vit), [], RULE_SETS["relp"], CLASSIFY.objective, lambda _: None)
+        site_relevance(small_vit, find_sites(small_vit), [], RULE_SETS["relp"], largest_logit, lambda _: None)
 
 
 def test_an_output_that_is_not_finite_is_refused(small_vit: Graph, images: Tensor) -> None:
     images[1, 0, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="output of the float model"):
-        site_relevance(
-            small_vit, find_sites(small_vit), [images], RULE_SETS["relp"], CLASSIFY.objective, lambda _: None
-        )
+        site_relevance(small_vit, find_sites(small_vit), [images], RULE_SETS["relp"], largest_logit, lambda _: None)
 
 
 def test_a_non_finite_relevance_names_the_tensor(builder: Builder) -> None:
@@ -134,7 +132,7 @@ def test_a_non_finite_relevance_names_the_tensor(builder: Builder) -> None:
             find_sites(graph),
             [torch.randn(2, 3, 4, 4)],
             RULE_SETS["gradient"],
-            CLASSIFY.objective,
+            largest_logit,
             lambda _: None,
         )
 
@@ -148,7 +146,7 @@ def test_an_output_that_ignores_the_image_is_refused(builder: Builder) -> None:
             find_sites(graph),
             [torch.randn(2, 3, 4, 4)],
             RULE_SETS["gradient"],
-            CLASSIFY.objective,
+            largest_logit,
             lambda _: None,
         )
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import slope_at_zero
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.tasks.classify import logits_of
 from tests.support.graphs.relevance_graphs import Builder
@@ -97,6 +98,52 @@ def test_instance_norm(builder: Builder) -> None:
         return flat * torch.from_numpy(scale)[:, None, None] + torch.from_numpy(bias)[:, None, None]
 
     _compare(builder.graph(y, IMAGE), reference)
+
+
+def test_group_norm(builder: Builder) -> None:
+    scale, bias = builder.random.standard_normal((2, 2)).astype(np.float32)
+    y = builder.op(
+        "GroupNormalization", "image", builder.constant(scale), builder.constant(bias), num_groups=1, epsilon=1e-3,
+        name="y",
+    )  # fmt: skip
+
+    def reference(x: Tensor) -> Tensor:
+        flat = ln_rule(x.flatten(1), torch.ones(24), torch.zeros(24), 1e-3).reshape(x.shape)
+        return flat * torch.from_numpy(scale)[:, None, None] + torch.from_numpy(bias)[:, None, None]
+
+    graph = builder.graph(y, IMAGE)
+    _compare(graph, reference)
+    assert _firings(graph) == {"norm": 1}
+
+
+def test_mean_variance_norm(builder: Builder) -> None:
+    graph = builder.graph(builder.op("MeanVarianceNormalization", "image", axes=[2, 3], name="y"), IMAGE)
+    _compare(graph, lambda x: ln_rule(x.flatten(2), torch.ones(12), torch.zeros(12), 0.0).reshape(x.shape))
+
+
+@pytest.mark.parametrize("op", ["Elu", "Celu", "Selu", "Softsign", "Shrink", "PRelu"])
+def test_an_activation_is_its_secant(op: str, builder: Builder) -> None:
+    more = [builder.constant(np.full((2, 1, 1), 0.2))] if op == "PRelu" else []
+    graph = builder.graph(builder.op(op, "image", *more, name="y"), IMAGE)
+    slope = slope_at_zero(next(graph.nodes()))
+
+    def reference(x: Tensor) -> Tensor:
+        y = Executor(graph).run(x.detach())["y"]
+        return x * torch.where(x == 0, torch.full((), slope), y / x).detach()
+
+    _compare(graph, reference)
+    assert _firings(graph) == {"activation": 1}
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_a_linear_map_between_pixels_keeps_its_gradient(mode: str, builder: Builder) -> None:
+    """Relevance that leaves a Resize is the relevance that arrived: y is linear in x."""
+    y = builder.op("Resize", "image", "", builder.constant(np.float32([1, 1, 2, 1.5])), mode=mode, name="y")
+    graph = builder.graph(y, IMAGE)
+    x, g = torch.randn(5, *IMAGE), torch.randn(5, 2, 6, 6)
+    relevance = (x * _gradient(graph, x, "relp", g)).flatten(1).sum(1)
+    arrived = (Executor(graph).run(x)["y"] * g).flatten(1).sum(1)
+    torch.testing.assert_close(relevance, arrived, rtol=1e-4, atol=1e-4)
 
 
 def test_gelu_keeps_its_slope_at_zero(builder: Builder) -> None:

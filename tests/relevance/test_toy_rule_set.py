@@ -16,7 +16,7 @@ from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS, RuleSet
 from qvit_deploy.relevance.rules import Rule
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.command_line import Command, Inputs
 
 STILL_QUERIES = Rule(
@@ -46,7 +46,7 @@ def test_its_rule_fires_and_leaves_the_forward_pass_alone(small_vit: Graph, imag
 
 def test_it_scores_sites(small_vit: Graph, images: torch.Tensor) -> None:
     sites = find_sites(small_vit)
-    scores = site_relevance(small_vit, sites, [images], TOY, CLASSIFY.objective, lambda _: None)
+    scores = site_relevance(small_vit, sites, [images], TOY, largest_logit, lambda _: None)
     assert scores.firings["query"] > 0
     assert sum(scores.values.values()) == pytest.approx(1)
     assert all(np.isfinite(value) for value in scores.values.values())

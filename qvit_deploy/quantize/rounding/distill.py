@@ -28,6 +28,7 @@ from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.quantize.rounding.compensate import add_bias
+from qvit_deploy.tasks.objective import Spread
 from qvit_deploy.tasks.task import Task
 
 CODE_RATE = 3e-2
@@ -41,9 +42,6 @@ BIAS_RATE = 3e-4
 
 LAST_RATE = 0.02
 """Share of the rates left at the end; they fall along a cosine."""
-
-SIGNAL = ""
-"""What the task's signal is called among the tensors of the residual stream, which have names."""
 
 SHIFT = 12
 """Images are shifted by up to 1 / SHIFT of their side."""
@@ -192,38 +190,31 @@ def _on_grid(x: Tensor, format: Format) -> Tensor:
 
 
 class Loss:
-    """Squared error of the task's signal (for a classifier, the logits), and of the residual stream after every
-    addition, each as a share of what differs between images."""
+    """Squared error of the task's signals (for a classifier, the logits), averaged over them, and of the residual
+    stream after every addition, each as a share of what differs between images."""
 
     def __init__(self, teacher: Executor, batches: Iterable[Tensor], task: Task) -> None:
         self.teacher, self.task = teacher, task
         self.stream = [name for name in _residual_stream(teacher.graph.nodes()) if name not in teacher.outputs]
-        sums = {name: [torch.zeros(()), torch.zeros(())] for name in (SIGNAL, *self.stream)}
-        count = 0
+        spread = Spread()
         with torch.no_grad():
             for batch in batches:
-                for name, value in self._values(teacher, batch).items():
-                    per_image = value.reshape(len(batch), -1)
-                    sums[name] = [sums[name][0] + per_image.sum(0), sums[name][1] + per_image.square().sum(0)]
-                count += len(batch)
-        self.power = {
-            name: max(float((squares / count - (total / count).square()).mean()), 1e-12)
-            for name, (total, squares) in sums.items()
-        }
+                spread.add(self._values(teacher, batch))
+        self.power = {name: max(power, 1e-12) for name, power in spread.powers().items()}
 
     def __call__(self, student: Executor, images: Tensor) -> Tensor:
         with torch.no_grad():
             aims = self._values(self.teacher, images)
         values = self._values(student, images)
         errors = {n: (value - aims[n]).square().mean() / self.power[n] for n, value in values.items()}
-        stream = [errors[n] for n in self.stream]
-        return errors[SIGNAL] + (torch.stack(stream).mean() if stream else 0.0)
+        stream = [errors.pop(n) for n in self.stream]
+        return torch.stack(list(errors.values())).mean() + (torch.stack(stream).mean() if stream else 0.0)
 
     def _values(self, executor: Executor, images: Tensor) -> dict[str, Tensor]:
-        """Returns the tensors that are compared, by name: the signal first."""
+        """Returns the tensors that are compared, by name: the signals and the residual stream."""
         values = executor.run(images, fetch=[*executor.outputs, *self.stream])
-        signal = self.task.signal({name: values[name] for name in executor.outputs})
-        return {SIGNAL: signal, **{name: values[name] for name in self.stream}}
+        signals = self.task.signals({name: values[name] for name in executor.outputs})
+        return signals | {name: values[name] for name in self.stream}
 
 
 def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:

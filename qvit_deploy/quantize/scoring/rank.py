@@ -15,9 +15,10 @@ from qvit_deploy.quantize.scoring.losses import SiteError, site_errors
 from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
+from qvit_deploy.relevance.objective import objective_on
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.relevance.scores import Scores
-from qvit_deploy.tasks.task import Task
+from qvit_deploy.tasks.task import Objective, Task
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class ScoringJob:
     task: Task
     advance: Advance
 
+    def objective(self) -> Objective:
+        """Returns what a backward pass starts from."""
+        return objective_on(self.calibration.graph, self.batches, self.task, self.recipe.seed)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -77,7 +82,7 @@ def rank_sites(
 
 
 def _measured(job: ScoringJob) -> LossTable:
-    """Measures the squared change of the task's signal, for a classifier of the logits, format by format."""
+    """Measures the squared change of the task's signals, for a classifier of the logits, format by format."""
     losses, images = exact_sensitivity(job.calibration, job.batches, job.task, job.advance)
     return LossTable(losses, _narrowest(losses, "exact:sensitivity", images))
 
@@ -88,7 +93,7 @@ def _first_order(name: str) -> Callable[[ScoringJob], LossTable]:
 
     def rank(job: ScoringJob) -> LossTable:
         rules = RULE_SETS[name]
-        losses, images = linear_sensitivity(job.calibration, job.batches, rules, job.task.objective, job.advance)
+        losses, images = linear_sensitivity(job.calibration, job.batches, rules, job.objective(), job.advance)
         return LossTable(losses, _narrowest(losses, f"{name}:sensitivity", images))
 
     return rank
@@ -113,7 +118,7 @@ def _uniform(job: ScoringJob) -> Scores:
 def _lrp(job: ScoringJob) -> Scores:
     """Gives each site its share of the absolute LRP relevance under `recipe.rules`."""
     calibration, rules = job.calibration, RULE_SETS[job.recipe.rules]
-    mean = site_relevance(calibration.graph, calibration.sites, job.batches, rules, job.task.objective, job.advance)
+    mean = site_relevance(calibration.graph, calibration.sites, job.batches, rules, job.objective(), job.advance)
     return _totals(mean, calibration)
 
 

@@ -40,7 +40,7 @@ def linear_sensitivity(
     Args:
         batches: float32 [b, C, H, W] each.
         rule_set: what happens in the backward pass.
-        objective: the scalar whose change is estimated (`Task.objective`).
+        objective: the scalar whose change is estimated (`Task.objective_for`).
         advance: counts images.
     """
     changes = _Changes(calibration)

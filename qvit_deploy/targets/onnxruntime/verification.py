@@ -36,7 +36,6 @@ from qvit_deploy.targets.onnxruntime import NAME
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.onnxruntime.tensors import probe
 from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.metrics import relative_error
 from qvit_deploy.tasks.task import Task
 
 
@@ -57,8 +56,10 @@ def verify(
     exact = executor_outputs(Executor(float_graph), images, batch)
     executor = Executor(emitted)
     simulated = executor_outputs(executor, images, batch)
+    task.require_finite(outputs, "verification: the file")
 
     probed = probe_images(images, batch)
+    sqnr = task.sqnr_by_output(exact, outputs)
     forced = _forced(executor, emitted, plan, probed)
     fused = onnxruntime.fusion(model)
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
@@ -67,9 +68,10 @@ def verify(
     result = ReferenceVerification(
         profile=NAME,
         **forced.fields(images, probed),
-        logits_error=relative_error(task.signal(simulated), task.signal(outputs)),
+        logits_error=max(task.relative_errors(simulated, outputs).values()),
         logits_agreement=task.agreement(simulated, outputs),
-        float_sqnr_db=task.sqnr_db(exact, outputs),
+        float_sqnr_db=min(sqnr.values()),
+        sqnr_by_output=sqnr,
         float_agreement=task.agreement(exact, outputs),
         integer_products=fused.integer_products,
         expected_integer_products=expected,

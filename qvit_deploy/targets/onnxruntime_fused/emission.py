@@ -19,7 +19,7 @@ import onnx_ir as ir
 from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.emit.runtime_model import RuntimeModel
-from qvit_deploy.graph.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, free_node_name, remove_unused
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime_fused.attention import fuse_attention
 
@@ -56,7 +56,7 @@ def _fuse(graph: ir.Graph, linear: IntegerLinear, codes: UnsignedCodes) -> str:
         "MatMulIntegerToFloat",
         [quantized, linear.weight, linear.scale, linear.weight_scale, codes.zero, None, bias],
         domain=DOMAIN,
-        name=f"{name}.fused",
+        name=free_node_name(graph, f"{name}.fused"),
     )
     old, new = linear.last.outputs[0], node.outputs[0]
     new.shape, new.type = old.shape, old.type

@@ -72,8 +72,7 @@ def verify_openvino(
     on_integers = _require_integers(runner, rewritten.linears)
     outputs = runner.outputs(images)
     reference, exact = (target.outputs(target.session(g.serialize()), images, batch) for g in (emitted, float_graph))
-    if not np.isfinite(task.signal(outputs)).all():
-        raise CheckError(f"{FAILED}: the file gives NaN or infinity")
+    task.require_finite(outputs, f"{FAILED}: the file")
     sqnr, reference_sqnr = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
     if sqnr < min(reference_sqnr, FLOAT32_DB) - MAX_SQNR_LOSS_DB:
         raise CheckError(

@@ -95,8 +95,7 @@ def verify_half(
     outputs, expected, exact = (
         onnxruntime.outputs(onnxruntime.session(g.serialize()), images, batch) for g in (half, reference, float_graph)
     )
-    if not np.isfinite(task.signal(outputs)).all():
-        raise CheckError("verification: the half-precision file gives NaN or infinity")
+    task.require_finite(outputs, "verification: the half-precision file")
     probed = probe_images(images, batch)
     comparison = _compare(reference, emitted, probed)
     worst_site, error = comparison.worst_site, comparison.worst_site_error

@@ -13,7 +13,7 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.relevance.scores import Scores
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import CLASSIFY, largest_logit
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 FREE = ("patch", "attn.q", "attn.k", "attn.v", "attn.qk", "attn.av", "attn.proj", "fc1", "fc2")
@@ -54,7 +54,7 @@ def test_lrp_weighs_errors_by_the_total_relevance(calibrated: Calibrated, calibr
         calibrated.sites,
         calibrated.images.split(2),
         RULE_SETS["attnlrp"],
-        CLASSIFY.objective,
+        largest_logit,
         lambda _: None,
     )
     elements = {name: o.elements for name, o in calibrated.observations.items()}

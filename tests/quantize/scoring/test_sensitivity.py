@@ -9,7 +9,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.graphs.quantizable_graphs import CLASSES, WIDTH, calibrate, canonical, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -27,7 +27,7 @@ def linear_network() -> Graph:
 def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
     calibrated = calibrate(linear_network(), (3, 5))
     found, images = linear_sensitivity(
-        calibrated.calibration(), calibrated.images.split(4), RULE_SETS["gradient"], CLASSIFY.objective, lambda _: None
+        calibrated.calibration(), calibrated.images.split(4), RULE_SETS["gradient"], largest_logit, lambda _: None
     )
     assert images == 6
     site = next(s for s in calibrated.sites if s.name == name)
@@ -51,9 +51,7 @@ def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
 def test_every_kind_of_site_has_a_finite_estimate_that_falls_with_bits(rules: str) -> None:
     calibrated = calibrate(mixed_vit(), (2, 8), attention=True)
     batches = calibrated.images.split(2)
-    found, _ = linear_sensitivity(
-        calibrated.calibration(), batches, RULE_SETS[rules], CLASSIFY.objective, lambda _: None
-    )
+    found, _ = linear_sensitivity(calibrated.calibration(), batches, RULE_SETS[rules], largest_logit, lambda _: None)
     for error in found.values():
         assert np.isfinite(error.at(Int(2), Int(2))) and error.at(Int(2), Int(2)) > error.at(Int(8), Int(8)) > 0
 
@@ -62,7 +60,7 @@ def test_batches_of_different_sizes_give_the_same_estimate() -> None:
     calibrated = calibrate(mixed_vit(), (4,))
     one, other = (
         linear_sensitivity(
-            calibrated.calibration(), calibrated.images.split(n), RULE_SETS["relp"], CLASSIFY.objective, lambda _: None
+            calibrated.calibration(), calibrated.images.split(n), RULE_SETS["relp"], largest_logit, lambda _: None
         )[0]
         for n in (1, 4)
     )

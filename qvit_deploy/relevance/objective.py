@@ -1,0 +1,30 @@
+"""The objective that a task gives for a model, from the model's outputs on the images that will be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.tasks.task import Objective, Outputs, Task
+
+
+def objective_on(graph: Graph, batches: Iterable[Tensor], task: Task, seed: int) -> Objective:
+    """Returns what a backward pass through `graph` starts from: at most one forward pass of `batches`, float32 [b, C,
+    H, W] each.
+
+    Raises:
+        InputError: no output says anything about the image.
+    """
+
+    def outputs() -> Iterator[Outputs]:
+        executor = Executor(graph)
+        for batch in batches:
+            with torch.no_grad():
+                values = executor.run(batch)
+            yield values
+
+    return task.objective_for(outputs(), seed)
