@@ -25,8 +25,8 @@ class ImageSet:
     """N pictures with their preprocessing. Files are decoded when a batch asks for them and then forgotten.
 
     `pictures` are files, or uint8 [N, H, W] or [N, H, W, 3]. `labels` is int64 [N] or None; `class_names` is
-    indexed by label. `skipped` names what was left out, with the reason. `label_maps` says that the archive has a
-    label map for every picture instead of a class.
+    indexed by label. `skipped` names what was left out, with the reason. `label_maps` is the archive they
+    are from, where that has a label map for every picture instead of a class.
     """
 
     pictures: tuple[Path, ...] | NDArray[np.uint8]
@@ -35,7 +35,7 @@ class ImageSet:
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
-    label_maps: bool = False
+    label_maps: Path | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -131,7 +131,8 @@ def open_images(
         arrays = read_npz(path, split)
         preprocess.resized_size(*arrays.images.shape[1:3])
         names = tuple(element_name(arrays.key, i) for i in range(len(arrays.images)))
-        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names, (), arrays.label_maps)
+        maps = path if arrays.label_maps else None
+        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names, label_maps=maps)
         images = images if limit is None else images.subset(limit, seed)
 
     if len(images) < minimum:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qvit_deploy.data.labels.boxes import ImageBoxes
 from qvit_deploy.errors import InputError
-from qvit_deploy.tasks.detect.detections import Detections
+from qvit_deploy.tasks.scores.detections import Detections
 
 
 class Precision(NamedTuple):

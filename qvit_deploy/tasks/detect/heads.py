@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.tasks.detect.detections import Detections, ranked, suppressed
+from qvit_deploy.tasks.scores.detections import Detections, ranked, suppressed
 
 Head = Literal["softmax", "sigmoid", "yolo"]
 
@@ -94,9 +94,9 @@ def detections(head: Head, logits: NDArray[Any], boxes: NDArray[Any], input_size
     return [read(rows, corners(places)) for rows, places in zip(logits.astype(np.float64), boxes, strict=True)]
 
 
-def classes_of(head: Head, logits: NDArray[Any]) -> int:
+def classes_of(head: Head, logits: tuple[int, ...]) -> int:
     """Returns how many classes the head tells apart, by the shape of its logits."""
-    return int({"softmax": logits.shape[-1] - 1, "sigmoid": logits.shape[-1], "yolo": logits.shape[1] - 4}[head])
+    return {"softmax": logits[2] - 1, "sigmoid": logits[2], "yolo": logits[1] - 4}[head]
 
 
 def corners(boxes: NDArray[Any]) -> NDArray[np.float64]:
@@ -105,7 +105,7 @@ def corners(boxes: NDArray[Any]) -> NDArray[np.float64]:
     return np.concatenate([centre - half, centre + half], 1)
 
 
-def listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def listed(shapes: Mapping[str, tuple[Any, ...]]) -> str:
     """Names outputs with their shapes: logits [1, 100, 92], pred_boxes [1, 100, 4]."""
     return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
 

@@ -86,7 +86,7 @@ def archive(tmp_path: Path, labels: np.ndarray) -> str:
 def test_maps_of_an_archive_follow_a_draw_of_its_images(tmp_path: Path) -> None:
     data = archive(tmp_path, np.arange(4 * 16).reshape(4, 4, 4))
     images = open_images(data, P, limit=2, seed=1)
-    assert images.labels is None and images.label_maps
+    assert images.labels is None and images.label_maps == Path(data)
     maps = archive_maps(Path(data), "test", images)
     assert [m.values[0, 0] // 16 for m in maps] == [int(name[-2]) for name in images.names]
 

@@ -11,7 +11,7 @@ from qvit_deploy.data.labels.boxes import ImageBoxes
 from qvit_deploy.data.window import WHOLE, Window
 from qvit_deploy.errors import InputError
 from qvit_deploy.tasks.detect.coco import average_precision, categories_of_classes
-from qvit_deploy.tasks.detect.detections import Detections, ranked
+from qvit_deploy.tasks.scores.detections import Detections, ranked
 
 IDS = np.array([1, 7])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qvit_deploy.tasks.detect.detections import Detections, box_iou, matched, ranked, suppressed
+from qvit_deploy.tasks.scores.detections import Detections, box_iou, matched, ranked, suppressed
 
 
 def random_boxes(n: int, seed: int) -> np.ndarray:
