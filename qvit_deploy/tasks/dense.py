@@ -18,6 +18,7 @@ from qvit_deploy.tasks.planes import interpolated
 from qvit_deploy.tasks.scores.dense import Align, aligned, depth_errors, iou, mask_counts
 from qvit_deploy.tasks.tally import Figure, Tally, amount, share
 from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+from qvit_deploy.tasks.views import Plane, View
 from qvit_deploy.validation import Record
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class Dense(ConfiguredTask[DenseOptions]):
         if threshold is None:
             return None
         return float(((self.maps(reference) > threshold) == (self.maps(other) > threshold)).mean())
+
+    def views(self, outputs: Arrays) -> list[View]:
+        """Returns the map of each image; of several channels the length of each pixel's vector."""
+        return [Plane(maps[0] if len(maps) == 1 else np.linalg.norm(maps, axis=0)) for maps in self.maps(outputs)]
 
     def tally(self, labels: Labels | None) -> Tally:
         """Counts absolute differences; with label maps the errors of depths, or of masks with a threshold."""

@@ -18,6 +18,7 @@ from qvit_deploy.tasks.planes import interpolated
 from qvit_deploy.tasks.scores.confusion import confusion, mean_iou, pixel_accuracy
 from qvit_deploy.tasks.tally import Figure, Tally, share
 from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+from qvit_deploy.tasks.views import ClassMap, View
 from qvit_deploy.validation import Record
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ class Segment(ConfiguredTask[SegmentOptions]):
     def agreement(self, reference: Arrays, other: Arrays) -> float:
         """Returns the share of pixels with the same class."""
         return float((self.classes(self.scores(reference)) == self.classes(self.scores(other))).mean())
+
+    def views(self, outputs: Arrays) -> list[View]:
+        """Returns the class of every pixel of each image."""
+        return [ClassMap(classes) for classes in self.classes(self.scores(outputs))]
 
     def tally(self, labels: Labels | None) -> Tally:
         """Counts pixels with the float model's class; with label maps those by label and class."""
@@ -162,6 +167,9 @@ def _class_axis(output: Output, interface: Interface) -> int:
     shape = output.shape
     if len(shape) == 3 or shape[1] == 1 or shape[3] == 1:
         return 0
+    known = [axis for axis in (1, 2, 3) if isinstance(shape[axis], int)]
+    if known in ([1], [3]):  # the height and the width are open
+        return known[0]
     height, width = interface.image_size[1:]
     fitting = [
         axis for axis, (h, w) in ((1, (shape[2], shape[3])), (3, (shape[1], shape[2])))

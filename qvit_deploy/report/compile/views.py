@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 WIDTH, GAP, TITLE, MARGIN = 216, 16, 26, 12
 """Pixels of a picture's width, between pictures, above the first row and below each row's."""
 
+FULL_DIFFERENCE = 0.1
+"""Share of a plane's range from which a difference has its full colour."""
+
 MOST_BOXES = 20
 """Boxes that are drawn on one picture."""
 
@@ -58,20 +61,16 @@ def views_figure(images: Sequence[ViewedImage]) -> Figure:
     return figure
 
 
-def description(images: Sequence[ViewedImage]) -> str:
+def meaning(viewed: ViewedImage) -> str:
     """Says what the pictures show, in a sentence."""
-    first = images[0].exact
-    if isinstance(first, ClassMap):
-        shares = np.mean([(i.exact.classes != i.quantized.classes).mean() for i in images])  # type: ignore[union-attr]
+    if isinstance(viewed.exact, ClassMap):
+        return "The class of every pixel, a colour for each; pixels whose class differs are orange."
+    if isinstance(viewed.exact, Plane):
         return (
-            f"Classes of pixels, a colour for each; they differ on {100 * shares:.2f} % of the pixels shown (orange)."
+            "Each output from its smallest value (dark) to its largest (bright), on the float model's scale for both; "
+            f"differences in orange, the fullest from {FULL_DIFFERENCE:.0%} of that range on."
         )
-    if isinstance(first, Plane):
-        return (
-            "The outputs from their smallest (dark) to their largest value (bright), on one scale for both models; "
-            "differences in orange, the fullest at a tenth of that range."
-        )
-    return f"Detections above the score, the {MOST_BOXES} best at most, a colour for each class, with class and score."
+    return f"Detections above the score, at most {MOST_BOXES}, with class and score; a colour for each class."
 
 
 def _draw(axes: Sequence[Axes], picture: NDArray[Any], viewed: ViewedImage) -> None:
@@ -85,7 +84,7 @@ def _draw(axes: Sequence[Axes], picture: NDArray[Any], viewed: ViewedImage) -> N
         for each, values in zip(axes, (exact.values, quantized.values), strict=False):
             each.imshow(values, cmap="magma", vmin=low, vmax=high, interpolation="none", aspect="auto")
         difference = np.abs(quantized.values.astype(np.float64) - exact.values)
-        _show_difference(axes[2], np.clip(10 * difference / max(high - low, 1e-12), 0, 1))
+        _show_difference(axes[2], np.clip(difference / max(FULL_DIFFERENCE * (high - low), 1e-12), 0, 1))
     elif isinstance(exact, Detections) and isinstance(quantized, Detections):
         for each, found in zip(axes, (exact, quantized), strict=True):
             each.imshow(picture, interpolation="none", aspect="auto")

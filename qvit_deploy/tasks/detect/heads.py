@@ -57,8 +57,9 @@ def places(outputs: Mapping[str, Shaped], head: Head | None, logits: str | None,
         if name is not None and name not in shapes:
             raise InputError(f"task detect: the model has no output {name!r}; it has {', '.join(shapes)}")
     if head == "yolo":
-        wide = [n for n, s in shapes.items() if len(s) == 3 and s[1] > 4] if boxes is None else [boxes]
-        if len(wide) != 1 or len(shapes[wide[0]]) != 3:
+        fitting = [n for n, s in shapes.items() if len(s) == 3 and not (isinstance(s[1], int) and s[1] < 5)]
+        wide = fitting if boxes is None else [boxes]
+        if len(wide) != 1 or wide[0] not in fitting:
             raise InputError(
                 "task detect: a YOLO head is one output [batch, 4 + classes, anchors], the model has "
                 f"{listed(shapes)}; name it with boxes=NAME"
@@ -67,11 +68,10 @@ def places(outputs: Mapping[str, Shaped], head: Head | None, logits: str | None,
     found_boxes = boxes or _one(
         [n for n, s in shapes.items() if len(s) == 3 and s[2] == 4], _BOX_NAMES, "box", "boxes", shapes
     )
-    queries = shapes[found_boxes][1] if len(shapes[found_boxes]) == 3 else None
-    fitting = [n for n, s in shapes.items() if len(s) == 3 and s[1] == queries and n != found_boxes]
+    fitting = [n for n, s in shapes.items() if n != found_boxes and _of_the_same(s, shapes[found_boxes])]
     found_logits = logits or _one(fitting, _LOGIT_NAMES, "logit", "logits", shapes)
     shape = shapes[found_logits]
-    if queries is None or len(shape) != 3 or shape[1] != queries or shapes[found_boxes][2] != 4:
+    if found_logits not in fitting or shapes[found_boxes][2] != 4:
         raise InputError(
             "task detect: logits [batch, queries, classes] and boxes [batch, queries, 4] are needed, "
             f"{found_logits} is {list(shape)} and {found_boxes} is {list(shapes[found_boxes])}"
@@ -128,6 +128,12 @@ def _yolo(boxes: NDArray[np.float64], shares: NDArray[np.float64]) -> Detections
     found, anchor = np.nonzero(shares >= YOLO_SCORE)
     candidates = ranked(corners(boxes[anchor]), found, shares[found, anchor], YOLO_CANDIDATES)
     return suppressed(candidates, YOLO_OVERLAP).at(slice(MOST))
+
+
+def _of_the_same(logits: tuple[Any, ...], boxes: tuple[Any, ...]) -> bool:
+    """Returns whether both shapes are [batch, queries, ...] with the same queries, as far as these are known."""
+    known = [s[1] for s in (logits, boxes) if len(s) == 3 and isinstance(s[1], int)]
+    return len(logits) == len(boxes) == 3 and len(set(known)) <= 1
 
 
 def _one(

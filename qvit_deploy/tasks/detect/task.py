@@ -17,6 +17,7 @@ from qvit_deploy.tasks.detect.heads import Head, classes_of, detections, listed,
 from qvit_deploy.tasks.scores.detections import Detections, matched
 from qvit_deploy.tasks.tally import Figure, Tally, share
 from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+from qvit_deploy.tasks.views import View
 from qvit_deploy.validation import Record
 
 if TYPE_CHECKING:
@@ -94,6 +95,10 @@ class Detect(ConfiguredTask[DetectOptions]):
         """Returns (detections of both models on an image that have their match, all of them)."""
         exact, ours = (each.above(self.known("score")) for each in (exact, ours))
         return 2 * matched(exact, ours), len(exact) + len(ours)
+
+    def views(self, outputs: Arrays) -> list[View]:
+        """Returns the detections above the score on each image."""
+        return [found.above(self.known("score")) for found in self.found(outputs)]
 
     def tally(self, labels: Labels | None) -> Tally:
         """Counts matches with float's detections; with boxes COCO's average precision.
