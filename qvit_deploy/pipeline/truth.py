@@ -99,10 +99,10 @@ class Truth:
 
     def _beyond_noise(self, errors: dict[str, float]) -> tuple[str, float, float] | None:
         """Returns the output that is farthest beyond float noise as (name, error, what is allowed), or None."""
+        if max(errors.values()) <= TOLERANCE:
+            return None
         roundoff = self.original.roundoff()
         tolerance = max(TOLERANCE, ROUNDINGS * roundoff)
-        if max(errors.values()) <= tolerance:
-            return None
         noise = _noise(self.original.open(), self.images, self.outputs, roundoff)
         allowed = {name: max(tolerance, ROUNDINGS / NUDGE * n) for name, n in zip(self.names, noise, strict=True)}
         beyond = [(name, error, allowed[name]) for name, error in errors.items() if not error <= allowed[name]]
