@@ -95,12 +95,11 @@ def evaluate(
 
 def _require_size(session: ModelSession, preprocess: Preprocess, model: Path) -> None:
     """Raises InputError if the model takes images of another size than preprocessing gives."""
-    declared, given = session.shape, [None, *preprocess.input_size]
-    if len(declared) != 4 or any(
-        isinstance(size, int) and image_size not in (size, None)
-        for size, image_size in zip(declared, given, strict=True)
+    declared = next((i.shape[1:] for i in session.inputs if i.kind == "image"), session.inputs[0].shape[1:])
+    if len(declared) != 3 or any(
+        isinstance(size, int) and size != given for size, given in zip(declared, preprocess.input_size, strict=True)
     ):
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, {model} takes "
-            f"{'x'.join(map(str, declared[1:]))}"
+            f"{'x'.join(map(str, declared))}"
         )

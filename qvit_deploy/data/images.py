@@ -16,6 +16,7 @@ from qvit_deploy.data.npz import Split, read_npz
 from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 
 _DEMOS = {"fashion-mnist": Path(__file__).parent / "demo" / "fashion_mnist.npz"}
 
@@ -38,8 +39,8 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], slice]]:
-        """Yields (float32 [b, C, H, W], the slice of their indices in this set) in order; the last may be shorter.
+    def batches(self, batch_size: int) -> Iterator[Examples[NDArray[np.float32]]]:
+        """Yields the images in order, `batch_size` at a time; the last batch may be smaller.
 
         Raises:
             BadPictureError: (an InputError) a file is corrupt, or is gone since the set was opened.
@@ -48,10 +49,7 @@ class ImageSet:
             raise InputError(f"batch size must be at least 1, got {batch_size}")
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))
-            yield (
-                np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]),
-                slice(start, stop),
-            )
+            yield Examples.images(np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]))
 
     def subset(self, n: int, seed: int) -> ImageSet:
         """Draws `n` pictures (all, if there are fewer), balanced over the classes if any; their order is kept."""

@@ -9,6 +9,7 @@ import torch
 
 from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
@@ -23,7 +24,7 @@ Visit = Callable[[str, Tensor, Tensor], None]
 
 def propagate(
     executor: Executor,
-    images: Tensor,
+    batch: Examples[Tensor],
     names: Iterable[str],
     visit: Visit,
     objective: Objective,
@@ -35,8 +36,7 @@ def propagate(
 
     Args:
         executor: built with the overrides of a bound rule set.
-        images: float32 [batch, C, H, W].
-        names: tensors to visit (those the image reaches).
+        names: tensors to visit (those the inputs reach).
         objective: the scalar that the backward pass starts from; `RuleSet.starting_at` gives it the start a rule set
             wants.
         replaced: of the named tensors, values that the forward pass goes on with; what computed the tensor still gets
@@ -67,7 +67,7 @@ def propagate(
         return read
 
     with torch.enable_grad():
-        outputs = executor.run(images.detach().clone().requires_grad_(), {name: tap(name) for name in names})
+        outputs = executor.run(batch.map(_tracked), {name: tap(name) for name in names})
     if missing := names - pending.keys():
         raise KeyError(f"no tensor named {min(missing)!r} in the graph")
     if not all(bool(torch.isfinite(value).all()) for value in outputs.values()):
@@ -79,6 +79,11 @@ def propagate(
     for name, activation in pending.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
     return {name: value.detach() for name, value in outputs.items()}
+
+
+def _tracked(value: Tensor) -> Tensor:
+    """Returns a copy of an input whose gradient is wanted, where it can have one."""
+    return value.detach().clone().requires_grad_() if value.is_floating_point() else value
 
 
 class _Replaced(torch.autograd.Function):
@@ -100,7 +105,7 @@ def replaced_by(computed: Tensor, value: Tensor) -> Tensor:
 def site_relevance(
     graph: Graph,
     sites: Sequence[Site],
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     rule_set: RuleSet,
     objective: Objective,
     advance: Advance,
@@ -111,7 +116,7 @@ def site_relevance(
     the signed sum, which therefore cannot tell fc1 from fc2: they lie on one path and pass the same sum on.
 
     Args:
-        batches: float32 [batch, C, H, W] each; sizes may differ.
+        batches: sizes may differ.
         objective: the scalar that relevance is of (`Task.objective_for`).
         advance: counts images.
 

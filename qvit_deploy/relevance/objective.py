@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.tasks.task import Objective, Outputs, Task
 
 
-def objective_on(graph: Graph, batches: Iterable[Tensor], task: Task, seed: int) -> Objective:
-    """Returns what a backward pass through `graph` starts from: at most one forward pass of `batches`, float32 [b, C,
-    H, W] each.
+def objective_on(graph: Graph, batches: Iterable[Examples[Tensor]], task: Task, seed: int) -> Objective:
+    """Returns what a backward pass through `graph` starts from: at most one forward pass of `batches`.
 
     Raises:
         InputError: no output says anything about the image.

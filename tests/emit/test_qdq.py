@@ -7,6 +7,7 @@ import torch
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, canonical, logits, mixed_vit, node_making
@@ -20,13 +21,13 @@ def fetched(graph: Graph, images: torch.Tensor, names: list[str]) -> list[np.nda
     proto = graph.to_proto()
     known = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
-    return run(session(proto.SerializeToString(), 1), images.numpy(), graph.static_batch, names)
+    return run(session(proto.SerializeToString(), 1), Examples.images(images.numpy()), graph.static_batch, names)
 
 
 def assert_runs_alike(emitted: Graph, images: torch.Tensor) -> None:
     """ONNX Runtime and the executor, free running, where ties may fall either way."""
     expected = logits(emitted, images)
-    got = run(session(emitted.serialize(), 1), images.numpy())[0]
+    got = run(session(emitted.serialize(), 1), Examples.images(images.numpy()))[0]
     assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
@@ -39,7 +40,7 @@ class ScoringJob:
     Attributes:
         recipe: its `rules` and `seed` matter to the scores that use them.
         free: names of the sites whose formats are open to choice; the others keep their share.
-        batches: images to score on, float32 [b, C, H, W] each.
+        batches: examples to score on.
         task: what the outputs mean.
         advance: counts images.
     """
@@ -47,7 +48,7 @@ class ScoringJob:
     calibration: RoundedCalibration
     recipe: Recipe
     free: Collection[str]
-    batches: Iterable[Tensor]
+    batches: Iterable[Examples[Tensor]]
     task: Task
     advance: Advance
 
@@ -73,7 +74,7 @@ def rank_sites(
     calibration: RoundedCalibration,
     recipe: Recipe,
     free: Collection[str],
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     task: Task,
     advance: Advance,
 ) -> LossTable:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.format import Format
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
@@ -28,7 +29,7 @@ from qvit_deploy.tasks.task import Objective
 
 def linear_sensitivity(
     calibration: RoundedCalibration,
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     rule_set: RuleSet,
     objective: Objective,
     advance: Advance,
@@ -38,7 +39,6 @@ def linear_sensitivity(
     Squared, because the changes of different sites have random signs and their variances add.
 
     Args:
-        batches: float32 [b, C, H, W] each.
         rule_set: what happens in the backward pass.
         objective: the scalar whose change is estimated (`Task.objective_for`).
         advance: counts images.

@@ -9,14 +9,29 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import Input, inputs_of
 from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.processor import thread_count
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
 FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
+TYPES = {
+    "tensor(float)": ir.DataType.FLOAT,
+    "tensor(float16)": ir.DataType.FLOAT16,
+    "tensor(double)": ir.DataType.DOUBLE,
+    "tensor(int64)": ir.DataType.INT64,
+    "tensor(int32)": ir.DataType.INT32,
+    "tensor(uint8)": ir.DataType.UINT8,
+    "tensor(int8)": ir.DataType.INT8,
+    "tensor(bool)": ir.DataType.BOOL,
+}
+"""Types of inputs as ONNX Runtime names them."""
+
 FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
 
 
@@ -84,25 +99,30 @@ def fusion(model: bytes) -> Fusion:
     return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), linears, convolutions)
 
 
+def inputs(ort_session: ort.InferenceSession) -> tuple[Input, ...]:
+    """Returns the inputs that a session declares."""
+    return inputs_of([(i.name, tuple(i.shape), TYPES.get(i.type)) for i in ort_session.get_inputs()])
+
+
 def outputs(
-    ort_session: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None
+    ort_session: ort.InferenceSession, images: Examples[np.ndarray], static_batch: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the outputs for `images` float32 [n, C, H, W] by name, each [n, ...]; see `run`."""
+    """Returns the outputs for `images` by name, each [n, ...]; see `run`."""
     names = [o.name for o in ort_session.get_outputs()]
     return dict(zip(names, run(ort_session, images, static_batch), strict=True))
 
 
 def run(
     ort_session: ort.InferenceSession,
-    images: np.ndarray,
+    images: Examples[np.ndarray],
     static_batch: int | None = None,
     fetch: list[str] | None = None,
 ) -> list[np.ndarray]:
-    """Runs `images` float32 [n, C, H, W] and returns the outputs, each [n, ...].
+    """Runs `images` and returns the outputs, each [n, ...].
 
     Args:
         static_batch: batch of a graph that takes one size only; images are run in chunks of it, the last one padded.
         fetch: names of the outputs; None for all.
     """
-    name = ort_session.get_inputs()[0].name
-    return in_batches(images, static_batch, lambda chunk: ort_session.run(fetch, {name: chunk}))
+    names = [value.name for value in ort_session.get_inputs()]
+    return in_batches(images, static_batch, lambda chunk: ort_session.run(fetch, chunk.feeds_for(names)))

@@ -10,6 +10,7 @@ from qvit_deploy.artifacts.measurement import Profile
 from qvit_deploy.artifacts.verification import ReferenceVerification
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.interface import static_batch
 from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.onnxruntime import NAME
 from qvit_deploy.targets.runtime import ModelSession, Runner, RunSettings, Runtime, SiteNames
@@ -25,12 +26,11 @@ class OnnxRuntime(Runtime):
     name = NAME
 
     def open(self, model: Path | bytes, threads: int) -> ModelSession:
-        from qvit_deploy.targets.onnxruntime.runtime import outputs, session
+        from qvit_deploy.targets.onnxruntime.runtime import inputs, outputs, session
 
         ort_session = session(model, threads)
-        shape = ort_session.get_inputs()[0].shape
-        static_batch = shape[0] if isinstance(shape[0], int) else None
-        return ModelSession(shape, lambda images: outputs(ort_session, images, static_batch))
+        declared = inputs(ort_session)
+        return ModelSession(declared, lambda images: outputs(ort_session, images, static_batch(declared)))
 
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner

@@ -22,6 +22,7 @@ from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
 from qvit_deploy.targets.executor_outputs import executor_outputs
@@ -40,9 +41,9 @@ from qvit_deploy.tasks.task import Task
 
 
 def verify(
-    float_graph: Graph, emitted: EmittedGraph, plan: Plan, images: np.ndarray, task: Task = CLASSIFY
+    float_graph: Graph, emitted: EmittedGraph, plan: Plan, images: Examples[np.ndarray], task: Task = CLASSIFY
 ) -> ReferenceVerification:
-    """Verifies the `onnxruntime` file of a plan on `images` float32 [n, C, H, W].
+    """Verifies the `onnxruntime` file of a plan on `images`.
 
     Raises:
         CheckError: the graph is not what was planned, codes differ, a site's output is off, or a quantized linear was
@@ -131,6 +132,6 @@ def _is_equal(node: ir.Node | None, index: int, planned: np.ndarray) -> bool:
     return array is not None and np.array_equal(planned, array)
 
 
-def _forced(executor: Executor, emitted: Graph, plan: Plan, images: np.ndarray) -> Comparison:
+def _forced(executor: Executor, emitted: Graph, plan: Plan, images: Examples[np.ndarray]) -> Comparison:
     fetch = compared_tensors(emitted, plan)
     return compare_forced(executor, emitted, plan, images, dict(zip(fetch, probe(emitted, images, fetch), strict=True)))

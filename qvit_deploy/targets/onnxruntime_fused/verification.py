@@ -15,6 +15,7 @@ import onnx
 from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, probe_images, require_close
@@ -31,9 +32,9 @@ boundary because of one last bit change some logits a little; a wrong graph chan
 
 
 def verify_fused(
-    emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray, task: Task = CLASSIFY
+    emitted: Graph, fused: RuntimeModel, plan: Plan, images: Examples[np.ndarray], task: Task = CLASSIFY
 ) -> FusedVerification:
-    """Verifies `fused`, the model of `emit_fused(emitted)`, on `images` float32 [n, C, H, W].
+    """Verifies `fused`, the model of `emit_fused(emitted)`, on `images`.
 
     Raises:
         CheckError: codes differ, a site's output is off, a linear is not one integer product, or the logits are not
@@ -75,7 +76,7 @@ def verify_fused(
     return result
 
 
-def _tensors(emitted: Graph, fused: RuntimeModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
+def _tensors(emitted: Graph, fused: RuntimeModel, plan: Plan, images: Examples[np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the tensors of the Q/DQ graph, by its names, as the fused file computes them."""
     names = compared_tensors(emitted, plan)
     renamed = fused.renamed(names)

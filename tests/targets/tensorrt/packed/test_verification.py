@@ -20,6 +20,7 @@ from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
@@ -49,7 +50,9 @@ def verified(calibrated: Calibrated, plan: Plan, changed: Callable[[Graph], None
     if changed is not None:
         emitted = replace(emitted, graph=emitted.graph.clone())
         changed(emitted.graph)
-    return verify_half(calibrated.graph, emit_qdq(calibrated.graph, plan), emitted, calibrated.images.numpy())
+    return verify_half(
+        calibrated.graph, emit_qdq(calibrated.graph, plan), emitted, Examples.images(calibrated.images.numpy())
+    )
 
 
 def calibrated_for(softmax: SoftmaxCodes, rows: bool, granularity: Granularity, gain: float = 1.0) -> Calibrated:
@@ -74,7 +77,7 @@ def test_codes_are_those_of_the_onnxruntime_file(softmax: SoftmaxCodes, rows: bo
     found = verified(calibrated, plan)
     linears = pack_norms(pack_linears(half(calibrated, plan)), emit_tensorrt(calibrated.graph, plan).graph)
     alone = verify_half(
-        calibrated.graph, emit_qdq(calibrated.graph, plan), linears, calibrated.images.numpy()
+        calibrated.graph, emit_qdq(calibrated.graph, plan), linears, Examples.images(calibrated.images.numpy())
     )  # fmt: skip
     probabilities, values = 4 * 2 * 16 * 16, 4 * 16 * 32
     assert found.code_mismatches == 0 and found.codes == alone.codes + probabilities + values
@@ -104,7 +107,13 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
     ours = [c for c in inside if c.reference.startswith((site.input, f"{site.second}."))]
     assert [c.reference for c in ours] == [codes_name(site.input, Int(4)), codes_name(site.second or "", Int(4))]
     images = calibrated.images.numpy()
-    got = dict(zip(names := [n for c in ours for n in (c.name, c.source)], probe(graph, images, names), strict=True))
+    got = dict(
+        zip(
+            names := [n for c in ours for n in (c.name, c.source)],
+            probe(graph, Examples.images(images), names),
+            strict=True,
+        )
+    )
     seen: dict[str, np.ndarray] = {}
 
     def feed(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -115,7 +124,7 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
 
     taps = {c.reference_source: feed(c.source) for c in ours} | {c.reference: read(c.reference) for c in ours}
     with torch.no_grad():
-        Executor(emit_qdq(calibrated.graph, plan)).run(calibrated.images, taps=taps)
+        Executor(emit_qdq(calibrated.graph, plan)).run(Examples.images(calibrated.images), taps=taps)
     for code in ours:
         wanted = code.expected(seen[code.reference].astype(np.int64))
         np.testing.assert_array_equal(got[code.name], wanted)
