@@ -14,8 +14,9 @@ from qvit_deploy.tasks.task import Objective, Outputs, Task
 
 
 def objective_on(graph: Graph, batches: Iterable[Examples[Tensor]], task: Task, seed: int) -> Objective:
-    """Returns what a backward pass through `graph` starts from: at most one forward pass of `batches`. An
-    output without a batch axis counts as that of every image.
+    """Returns what a backward pass through `graph` starts from: at most one forward pass of `batches`.
+
+    An output without a batch axis counts as that of every image.
 
     Raises:
         InputError: no output says anything about the image.
