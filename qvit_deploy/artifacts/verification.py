@@ -58,8 +58,8 @@ class ReferenceVerification(FileVerification):
         sqnr_by_output: the same of every output that is not the same for all images.
         float_agreement: share of images whose top-1 is the float model's.
         integer_products, expected_integer_products: fused in the runtime's own optimized graph.
-        float_products: sites that are quantized but, with logarithmic codes, planned to multiply in floating point;
-            not among the expected ones.
+        float_products: sites that are quantized but multiply in floating point: products of logarithmic codes, and
+            convolutions, whose outputs stay in float; not among the expected ones.
         optimized_ops: operator counts of that graph.
     """
 
@@ -75,17 +75,43 @@ class ReferenceVerification(FileVerification):
     optimized_ops: Mapping[str, int] = {}
 
 
+class OriginalComparison(BaseModel):
+    """How the float model compares with the model as it was handed in, in its own runtime.
+
+    Attributes:
+        runtime: that runtime.
+        images: images of the comparison.
+        errors: output -> the larger error of the canonical and the folded graph: the largest difference relative to the
+            largest value, or the root mean square of both if that is more; of integers the share that differs.
+        unavailable: why nothing could be compared, in place of all other fields.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    runtime: str | None = None
+    images: int | None = None
+    errors: Mapping[str, float] = {}
+    unavailable: str | None = None
+
+    @property
+    def worst(self) -> tuple[str, float] | None:
+        """The output that differs most, and by how much; None where nothing was compared."""
+        return max(self.errors.items(), key=lambda item: item[1], default=None)
+
+
 class Verification(ReferenceVerification):
     """The verification of all files of a bundle.
 
     Attributes:
         fold_error: largest difference of the folded float model's outputs from the source's, relative to the largest
             value of the output.
+        original: the comparison with the model as it was handed in.
         lint: target -> rule -> number of its findings in the target's file.
         targets: target -> the verification of its file, for all but the reference.
     """
 
     fold_error: float | None = None
+    original: OriginalComparison | None = None
     lint: Mapping[str, Mapping[str, int]] = {}
     targets: Mapping[str, SerializeAsAny[FileVerification]] = Field(default={}, alias="profiles")
 
@@ -96,8 +122,10 @@ class Verification(ReferenceVerification):
         others: Mapping[str, FileVerification],
         *,
         fold_error: float,
+        original: OriginalComparison,
         lint: Mapping[str, Mapping[str, int]],
     ) -> Verification:
         """Returns the verification of a bundle of the reference's file and those of the `others`, by target."""
         targets = {"profiles": {name: file.model_dump() for name, file in others.items()}} if others else {}
-        return cls.model_validate({**reference.model_dump(), "fold_error": fold_error, "lint": lint, **targets})
+        measured = {"fold_error": fold_error, "original": original.model_dump(exclude_unset=True), "lint": lint}
+        return cls.model_validate({**reference.model_dump(), **measured, **targets})

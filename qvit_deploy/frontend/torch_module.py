@@ -24,6 +24,11 @@ _TRACE_BATCH = 2  # torch.export specialises sizes 0 and 1
 
 
 def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, int], name: str) -> Graph:
+    """Traces `module` into a canonical graph; see `exported`."""
+    return canonicalize(exported(module, example, name), name)
+
+
+def exported(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, int], name: str) -> ir.Model:
     """Traces `module` in eval mode; it is left in the training mode it had.
 
     The batch is symbolic unless the module only exports with a fixed one, which is then the example's.
@@ -33,8 +38,6 @@ def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, 
 
     Raises:
         InputError: torch cannot export the module.
-        UnsupportedOpError: the graph has an operator that the compiler does not know.
-        NonFiniteError: the module holds constants that are NaN or infinite.
     """
     import torch
 
@@ -54,7 +57,7 @@ def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, 
         module.train(training)
     if len(model.graph.outputs) == 1:
         model.graph.outputs[0].name = free_value_name(model.graph, OUTPUT_NAME)  # torch counts its values up
-    return canonicalize(model, name)
+    return model
 
 
 def _first_export_that_works(module: torch.nn.Module, several: torch.Tensor, example: torch.Tensor) -> ir.Model:

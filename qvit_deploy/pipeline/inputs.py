@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from qvit_deploy.artifacts.verification import OriginalComparison
 from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
+from qvit_deploy.pipeline.truth import Truth, compare_with_original
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.tasks.registry import task_of
@@ -58,7 +61,12 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A model, what its outputs mean, and the images it is calibrated on, drawn from the DATA `calib`."""
+    """A model, what its outputs mean, and the images it is calibrated on, drawn from the DATA `calib`.
+
+    Attributes:
+        original: how the graph compares with the model as it was handed in.
+        truth: what that computes, where it can be run.
+    """
 
     source: Source
     task: Task
@@ -66,6 +74,8 @@ class Inputs:
     batches: Batches
     calib: str
     skip_bad_images: bool
+    original: OriginalComparison
+    truth: Truth | None
 
     def held_out(self, count: int, seed: int) -> ImageSet | None:
         """Draws up to `count` images of the same DATA that calibration does not see; None when it sees all.
@@ -95,6 +105,7 @@ def open_inputs(
 
     Raises:
         InputError: the model or the images cannot be used, or do not fit each other.
+        CheckError: the canonical graph does not compute what the model does.
     """
     with watch.stage("trace"):
         source = _source(model, checkpoint, pretrained, preprocess)
@@ -107,7 +118,11 @@ def open_inputs(
         )
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
-    return Inputs(source, task_of(source.graph.interface, recipe.task), preprocess, batches, calib, skip_bad_images)
+    with watch.stage("run original"):
+        few = list(batches.sample(TRUTH_IMAGES, recipe.seed).arrays())
+        original, truth = compare_with_original(source, few)
+    task = task_of(source.graph.interface, recipe.task)
+    return Inputs(source, task, preprocess, batches, calib, skip_bad_images, original, truth)
 
 
 def _source(
@@ -117,12 +132,14 @@ def _source(
         return model
     if isinstance(model, str):
         return load_model(model, checkpoint=checkpoint, pretrained=pretrained)
-    from qvit_deploy.frontend.torch_module import from_torch
+    from qvit_deploy.frontend.original import TorchOriginal
+    from qvit_deploy.frontend.torch_module import exported, from_torch
 
     if preprocess is None:
         raise InputError("a torch module does not say how its images are prepared; pass preprocess=Preprocess(...)")
-    name = type(model).__name__
-    return Source(from_torch(model, preprocess.input_size, name), None, f"torch module {name}")
+    name, size = type(model).__name__, preprocess.input_size
+    original = TorchOriginal(lambda: model, lambda module: exported(module, size, name))
+    return Source(from_torch(model, size, name), None, f"torch module {name}", original)
 
 
 def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:

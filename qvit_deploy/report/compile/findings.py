@@ -17,6 +17,9 @@ from qvit_deploy.tasks.task import Words
 UNKNOWN = Reading("The file, and the one for ONNX Runtime, with the same tensors in front of every quantizer.")
 """The reading of the verification of a target that this version does not have."""
 
+SHOWN_OUTPUTS = 5
+"""Outputs of the original that are listed, worst first."""
+
 EQUAL_DB = 200.0
 """SQNR that `tasks.metrics` gives for equal outputs."""
 
@@ -40,10 +43,28 @@ class VerificationRow:
 
 def findings(verification: Verification, words: Words) -> list[VerificationRow]:
     """Returns the rows of the verification table for which `verification` has numbers."""
-    rows = [row(verification) for row in (_codes, _worst_site, _fused, _in_float)]
+    rows = [row(verification) for row in (_original, _codes, _worst_site, _fused, _in_float)]
     rows += [_free_running(verification, words)]
     rows += [_file(name, file) for name, file in verification.targets.items()]
     return [row for row in rows if row is not None]
+
+
+def _original(v: Verification) -> VerificationRow | None:
+    if v.original is None:
+        return None
+    if v.original.worst is None:
+        why = printable(v.original.unavailable or "no reason given")
+        meaning = f"What the float model is called here was not compared with the model that was handed in: {why}."
+        return VerificationRow("Against the original", "not compared", meaning, False)
+    errors = sorted(v.original.errors.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{printable(name)} {error:.1e}" for name, error in errors[:SHOWN_OUTPUTS])
+    more = f" and {len(errors) - SHOWN_OUTPUTS} more below" if len(errors) > SHOWN_OUTPUTS else ""
+    on = "" if v.original.images is None else f" on {_images(v.original.images)}"
+    meaning = (
+        "Largest error of each output of the float model, relative to its size, against the model as it was given, "
+        f"run by {v.original.runtime}{on}: no more than the noise of floating point."
+    )
+    return VerificationRow("Against the original", shown + more, meaning, True)
 
 
 def _codes(v: Verification) -> VerificationRow | None:
@@ -80,7 +101,8 @@ def _in_float(v: Verification) -> VerificationRow | None:
     if not v.float_products:
         return None
     meaning = (
-        "Their attention probabilities have logarithmic codes, which no integer product takes; chosen, not missed."
+        "ONNX Runtime fuses no integer product for them: convolutions whose output stays in float (the file for "
+        "onnxruntime-fused runs those on integers) and probabilities with logarithmic codes."
     )
     return VerificationRow(
         "Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning
