@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from qvit_deploy.artifacts.manifest import Manifest
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
 from qvit_deploy.commands.compile import compile_model
@@ -91,12 +92,27 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         (
             "against float",
             f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "
-            f"(n={checked.images})",
+            f"({_measured_on(checked)})",
         ),
+        *_calibrated(manifest),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _measured_on(checked: Verification) -> str:
+    others = "held-out images" if checked.held_out else "those of calibration: the data have too few others"
+    return f"n={checked.images}{' ' if checked.held_out else ', '}{others}"
+
+
+def _calibrated(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns a row where calibration has fewer images than were asked for."""
+    count, wanted = (manifest.model_extra or {})["calibration"]["images"], manifest.recipe["calibration_images"]
+    if count == wanted:
+        return []
+    apart = f"; {manifest.verification.images} were kept apart to measure on" if manifest.verification.held_out else ""
+    return [("calibration", f"on {count} images, {wanted} wanted{apart}")]
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

@@ -45,9 +45,6 @@ from qvit_deploy.tasks.task import Task
 if TYPE_CHECKING:
     from torch import nn
 
-VERIFIED_IMAGES = 32
-"""Calibration images that every target is verified on."""
-
 
 @dataclass(frozen=True)
 class Compiled:
@@ -107,7 +104,7 @@ def compile(
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
-        images = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
+        images = np.concatenate([pixels for pixels, _ in inputs.measured.batches(recipe.batch_size)])
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
@@ -115,6 +112,7 @@ def compile(
         verification = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
+            held_out=inputs.held_out is not None,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
         )

@@ -90,7 +90,7 @@ class VerificationJob(Job):
     Attributes:
         float_graph: the model before quantization.
         reference: the Q/DQ graph of `plan` for the executor and ONNX Runtime.
-        images: calibration images, float32 [n, C, H, W].
+        images: images to compare outputs on, which nothing was fitted to where DATA has enough, float32 [n, C, H, W].
         task: what the outputs mean.
     """
 
