@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,9 @@ Kind = Literal["image", "tokens", "mask", "tensor"]
 Shape = tuple[int | str | None, ...]
 """Sizes; open dimensions by their names, or None."""
 
+IMAGE = "image"
+"""What the image input of a canonical graph is called."""
+
 _INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)
 
 
@@ -23,7 +27,7 @@ class Input:
     Attributes:
         kind: `image` for floats [batch, channels, height, width], `tokens` for integers (indices into a vocabulary),
             `mask` for booleans and what is named so, `tensor` for anything else.
-        batch_axis: the axis that counts examples; None for a scalar.
+        batch_axis: the axis that counts examples; None where one value serves all of them.
     """
 
     name: str
@@ -47,6 +51,11 @@ class Output:
     shape: Shape
     dtype: ir.DataType | None
 
+    @property
+    def is_float(self) -> bool:
+        """Whether it is floating point; an output of unknown type counts as such."""
+        return self.dtype is None or self.dtype.is_floating_point()
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -59,7 +68,7 @@ class Interface:
     def of(cls, model: ir.Model) -> Interface:
         """Reads the interface off a model; initializers that are listed as inputs count as inputs too."""
         return cls(
-            tuple(_input(value) for value in model.graph.inputs),
+            inputs_of([(value.name or "", _shape(value), value.dtype) for value in model.graph.inputs]),
             tuple(Output(value.name or "", _shape(value), value.dtype) for value in model.graph.outputs),
         )
 
@@ -94,12 +103,31 @@ class Interface:
     @property
     def static_batch(self) -> int | None:
         """How many examples the graph takes at a time, where that is fixed; None where any number runs."""
-        return next((size for i in self.inputs if (size := i.static_batch) is not None), None)
+        return static_batch(self.inputs)
 
 
-def _input(value: ir.Value) -> Input:
-    name, shape = value.name or "", _shape(value)
-    return Input(name, _kind(name, shape, value.dtype), shape, value.dtype, 0 if shape else None)
+def static_batch(inputs: Iterable[Input]) -> int | None:
+    """Returns how many examples these inputs take at a time, where that is fixed; None where any number runs."""
+    return next((size for i in inputs if (size := i.static_batch) is not None), None)
+
+
+def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tuple[Input, ...]:
+    """Returns inputs by their (name, shape, type).
+
+    The first axis of an image, or else of the first input that has any, counts examples. So does that of another input
+    if it is open or as long; what is of another fixed length there is one value for all examples.
+    """
+    kinds = [_kind(name, shape, dtype) for name, shape, dtype in declared]
+    lead = kinds.index("image") if "image" in kinds else next((i for i, (_, s, _) in enumerate(declared) if s), None)
+    size = None if lead is None else declared[lead][1][0]
+
+    def counts(index: int, shape: Shape) -> bool:
+        return bool(shape) and (index == lead or not isinstance(shape[0], int) or shape[0] == size)
+
+    return tuple(
+        Input(name, kinds[i], shape, dtype, 0 if counts(i, shape) else None)
+        for i, (name, shape, dtype) in enumerate(declared)
+    )
 
 
 def _kind(name: str, shape: Shape, dtype: ir.DataType | None) -> Kind:

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from qvit_deploy.artifacts.verification import OriginalComparison
 from qvit_deploy.data.held_out import HELD_OUT_IMAGES, open_apart
 from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
+from qvit_deploy.pipeline.truth import Truth, compare_with_original
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_of
 from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -47,13 +51,13 @@ class Batches:
         first = self.images.subset(len(self.images) // 2, seed)
         return Batches(first, self.size, self.static), Batches(self.images.without(first), self.size, self.static)
 
-    def arrays(self) -> Iterator[np.ndarray]:
-        """Yields float32 [size, C, H, W] arrays; the last is smaller, or padded for a static graph."""
-        for pixels, _ in self.images.batches(self.size):
-            yield padded(pixels, self.size if self.static else None)
+    def arrays(self) -> Iterator[Examples[np.ndarray]]:
+        """Yields `size` examples at a time; the last batch is smaller, or padded for a static graph."""
+        for batch in self.images.batches(self.size):
+            yield padded(batch, self.size if self.static else None)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (torch.from_numpy(pixels) for pixels in self.arrays())
+    def __iter__(self) -> Iterator[Examples[torch.Tensor]]:
+        return (batch.map(torch.from_numpy) for batch in self.arrays())
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +67,8 @@ class Inputs:
     Attributes:
         batches: images to calibrate on.
         held_out: others of the same DATA, that nothing is fitted to; None where DATA has too few.
+        original: how the graph compares with the model as it was handed in.
+        truth: what that computes, where it can be run.
     """
 
     source: Source
@@ -70,6 +76,8 @@ class Inputs:
     preprocess: Preprocess
     batches: Batches
     held_out: ImageSet | None
+    original: OriginalComparison
+    truth: Truth | None
 
     @property
     def measured(self) -> ImageSet:
@@ -82,7 +90,6 @@ def open_inputs(
     calib: str | None,
     recipe: Recipe,
     *,
-    task: Task = CLASSIFY,
     checkpoint: Path | None,
     pretrained: bool,
     preprocess: Preprocess | None,
@@ -99,6 +106,7 @@ def open_inputs(
 
     Raises:
         InputError: the model or the images cannot be used, or do not fit each other.
+        CheckError: the canonical graph does not compute what the model does.
     """
     with watch.stage("trace"):
         source = _source(model, checkpoint, pretrained, preprocess)
@@ -112,7 +120,11 @@ def open_inputs(
         )  # fmt: skip
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
-    return Inputs(source, task, preprocess, batches, others)
+    with watch.stage("run original"):
+        few = list(batches.sample(TRUTH_IMAGES, recipe.seed).arrays())
+        original, truth = compare_with_original(source, few)
+    task = task_of(source.graph.interface, recipe.task)
+    return Inputs(source, task, preprocess, batches, others, original, truth)
 
 
 def _source(
@@ -122,12 +134,14 @@ def _source(
         return model
     if isinstance(model, str):
         return load_model(model, checkpoint=checkpoint, pretrained=pretrained)
-    from qvit_deploy.frontend.torch_module import from_torch
+    from qvit_deploy.frontend.original import TorchOriginal
+    from qvit_deploy.frontend.torch_module import exported, from_torch
 
     if preprocess is None:
         raise InputError("a torch module does not say how its images are prepared; pass preprocess=Preprocess(...)")
-    name = type(model).__name__
-    return Source(from_torch(model, preprocess.input_size, name), None, f"torch module {name}")
+    name, size = type(model).__name__, preprocess.input_size
+    original = TorchOriginal(lambda: model, lambda module: exported(module, size, name))
+    return Source(from_torch(model, size, name), None, f"torch module {name}", original)
 
 
 def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:

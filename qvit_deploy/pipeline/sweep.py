@@ -23,8 +23,7 @@ from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.report.sweep.table import SweepRow, mark_front
 from qvit_deploy.targets.registry import with_known_targets
 from qvit_deploy.targets.session import open_model, outputs
-from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.task import Arrays, Task
+from qvit_deploy.tasks.task import Arrays
 
 MEASURED_IMAGES = 256
 """Images that nothing was calibrated on, at most, on which points are measured and may be chosen."""
@@ -48,7 +47,6 @@ class Job:
     checkpoint: Path | None = None
     pretrained: bool = False
     preprocess: Preprocess | None = None
-    task: Task = CLASSIFY
     skip_bad_images: bool = False
     measure: bool = False
     data: str | None = None
@@ -91,7 +89,7 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
     recipe, measuring = job.recipes[0], job.measure or job.data is not None
     inputs = open_inputs(
-        job.model, job.calib, recipe, task=job.task, checkpoint=job.checkpoint, pretrained=job.pretrained,
+        job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
         held_out=MEASURED_IMAGES if measuring else HELD_OUT_IMAGES,
     )  # fmt: skip
@@ -163,9 +161,11 @@ class _Evaluation:
                 "test_agreement": task.agreement(self.float_outputs[1], measured[1]),
                 "test_images": len(self.test),
             }
-            if self.test.labels is not None:
-                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.float_outputs)]
-                facts |= {"top1": scores[0], "float_top1": scores[1]}
+            if self.test.labels is not None and task.labels == "classes":
+                tally = task.tally(self.test.labels)
+                tally.add(measured[1], self.float_outputs[1], slice(0, len(self.test)))
+                scores = [figure for figure in tally.by_labels() if figure.key == "top1"]
+                facts |= {k: v for s in scores for k, v in (("top1", s.value), ("float_top1", s.of_float))}
         return facts
 
 
