@@ -119,12 +119,12 @@ def evaluate(
             _require_size(session, preprocess, model)
         done = 0
         for batch in images.batches(min(session.static_batch or BATCH for session in sessions)):
-            place = slice(done, done := done + len(batch))
             ours, *exact = (session.run(batch) for session in sessions)
             if exact:
                 meaning.require_finite(ours, f"{models[0]}")
                 noise.add(meaning.signals(exact[0]), meaning.signals(ours))
-            tally.add(ours, exact[0] if exact else None, place)
+            tally.add(ours, exact[0] if exact else None, slice(done, done + len(batch)))
+            done += len(batch)
             advance(len(batch))
     sqnr = noise.ratios_db() if len(models) > 1 else None
     return Evaluation(meaning, len(images), tuple(tally.by_labels()), tuple(tally.to_float()), sqnr, images.skipped)

@@ -1,49 +1,47 @@
-"""Settles initializers that share a name, which the ONNX standard forbids and exporters' post-processing writes."""
+"""Constants that a file lists more than once, which ONNX does not allow and exporters' scripts do."""
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
+import logging
+from collections.abc import Sequence
 
-import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper, numpy_helper
 
 from qvit_deploy.errors import InputError
 
 
-def settle_duplicates(path: Path, graph: onnx.GraphProto) -> None:
-    """Leaves one initializer of every name in `graph`: the one that ONNX Runtime reads.
+def settle_duplicates(proto: onnx.ModelProto, where: str) -> None:
+    """Leaves one constant of every name, in place: that which ONNX Runtime computes with.
 
-    ONNX Runtime warns that it takes the last. Of tensors of 128 bytes and more, version 1.32 takes another, so where
-    the values differ it is asked: the file meant what its runtime computed.
+    Which it is depends on sizes there (the last, or the last but one from 128 bytes on), so it is asked.
 
     Raises:
-        InputError: the values differ and lie outside of the file.
+        InputError: the numbers of constants that are listed twice are in another file.
     """
-    counts = Counter(tensor.name for tensor in graph.initializer)
-    for name in [name for name, count in counts.items() if count > 1]:
-        tensors = [tensor for tensor in graph.initializer if tensor.name == name]
-        if len({tensor.SerializeToString(deterministic=True) for tensor in tensors}) == 1:
-            kept = tensors[0]
-        elif any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
-            raise InputError(f"{path} has {len(tensors)} weights called {name!r}; give each a name of its own")
-        else:
-            kept = numpy_helper.from_array(_read_by_runtime(tensors), name)
-        others = [tensor for tensor in graph.initializer if tensor.name != name]
-        del graph.initializer[:]
-        graph.initializer.extend([*others, kept])
+    listed: dict[str, list[onnx.TensorProto]] = {}
+    for tensor in proto.graph.initializer:
+        listed.setdefault(tensor.name, []).append(tensor)
+    chosen = [tensors[0] if len(tensors) == 1 else _chosen(name, tensors, where) for name, tensors in listed.items()]
+    if len(chosen) < len(proto.graph.initializer):
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(chosen)
 
 
-def _read_by_runtime(tensors: list[TensorProto]) -> np.ndarray:
-    name = tensors[0].name
-    read = f"{name}.read"
-    outputs = [helper.make_tensor_value_info(read, tensors[0].data_type, None)]
-    graph = helper.make_graph([helper.make_node("Identity", [name], [read])], "duplicates", [], outputs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+def _chosen(name: str, tensors: Sequence[onnx.TensorProto], where: str) -> onnx.TensorProto:
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+        raise InputError(f"{where} lists the constant {name!r} {len(tensors)} times; export it again")
+    if all(tensor == tensors[0] for tensor in tensors[1:]):
+        return tensors[0]
+    logging.getLogger(__name__).warning(
+        "%s lists the constant %r %d times with different values; the one that ONNX Runtime takes is taken",
+        where, name, len(tensors),
+    )  # fmt: skip
+    node = onnx.helper.make_node("Identity", [name], ["value"])
+    graph = onnx.helper.make_graph([node], "constant", [], [onnx.ValueInfoProto(name="value")], tensors)
+    opset = [onnx.helper.make_opsetid("", 17)]
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {})[0])
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    (value,) = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, {})
+    return onnx.numpy_helper.from_array(value, name)

@@ -42,12 +42,12 @@ def read_foreign(path: Path) -> ir.Model:
     What it says of the shapes of results is left out: it may be stale, and shapes are measured.
     """
     proto = _read(path)
+    settle_duplicates(proto, str(path))
     del proto.graph.value_info[:]
     for function in proto.functions:
         del function.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
-    settle_duplicates(path, proto.graph)
     return _model(path, proto)
 
 

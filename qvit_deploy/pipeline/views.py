@@ -17,9 +17,11 @@ SHOWN = 4
 
 
 def viewed(exact: Graph, quantized: Graph, images: Examples[np.ndarray], task: Task) -> list[ViewedImage]:
-    """Returns what the two graphs make of the first of `images`; nothing for tasks whose outputs nobody looks at."""
+    """Returns what the two graphs make of the first of `images`; nothing for tasks whose outputs nobody looks at, or
+    where no input is an image."""
     shown = images[:SHOWN]
-    views = [task.views(executor_outputs(Executor(g), shown, g.static_batch)) for g in (exact, quantized)]
-    if not views[0] or IMAGE not in shown.arrays:
+    pictures = shown.arrays.get(IMAGE)
+    if pictures is None:
         return []
-    return [ViewedImage(image, *pair) for image, *pair in zip(shown.arrays[IMAGE], *views, strict=True)]
+    views = [task.views(executor_outputs(Executor(g), shown, g.static_batch)) for g in (exact, quantized)]
+    return [ViewedImage(image, *pair) for image, *pair in zip(pictures, *views, strict=True)] if views[0] else []

@@ -95,6 +95,15 @@ def chosen_output(task: str, interface: Interface, name: str | None, ranks: Mapp
     raise InputError(f"task {task} needs an output {wanted}; the model gives {described}")
 
 
+def picture_size(interface: Interface) -> tuple[int, int] | None:
+    """Returns (height, width) of the image that a model takes; None where there is none, or they are open."""
+    shape = next((i.shape for i in interface.inputs if i.kind == "image"), ())
+    match shape[2:]:
+        case (int(height), int(width)):
+            return height, width
+    return None
+
+
 def whole_numbers(metric: str, text: str, names: Iterable[str]) -> list[int]:
     """Reads the numbers of a metric like `pixel:3,5,1`, one for each of `names`. Raises InputError."""
     names, parts = list(names), text.split(",")

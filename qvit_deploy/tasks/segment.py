@@ -13,7 +13,14 @@ from qvit_deploy.data.labels.maps import LabelMap, LabelMaps
 from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface, Output
-from qvit_deploy.tasks.configured import ConfiguredTask, chosen_output, in_range, shape_text, whole_numbers
+from qvit_deploy.tasks.configured import (
+    ConfiguredTask,
+    chosen_output,
+    in_range,
+    picture_size,
+    shape_text,
+    whole_numbers,
+)
 from qvit_deploy.tasks.planes import interpolated
 from qvit_deploy.tasks.scores.confusion import confusion, mean_iou, pixel_accuracy
 from qvit_deploy.tasks.tally import Figure, Tally, share
@@ -170,10 +177,10 @@ def _class_axis(output: Output, interface: Interface) -> int:
     known = [axis for axis in (1, 2, 3) if isinstance(shape[axis], int)]
     if known in ([1], [3]):  # the height and the width are open
         return known[0]
-    height, width = interface.image_size[1:]
+    height, width = picture_size(interface) or (0, 0)
     fitting = [
         axis for axis, (h, w) in ((1, (shape[2], shape[3])), (3, (shape[1], shape[2])))
-        if isinstance(h, int) and isinstance(w, int) and abs(h * width - w * height) <= max(height, width)
+        if isinstance(h, int) and isinstance(w, int) and height and abs(h * width - w * height) <= max(height, width)
     ]  # fmt: skip
     if len(fitting) == 1:
         return fitting[0]

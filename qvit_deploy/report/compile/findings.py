@@ -61,7 +61,7 @@ def _original(v: Verification) -> VerificationRow | None:
     more = f" and {len(errors) - SHOWN_OUTPUTS} more below" if len(errors) > SHOWN_OUTPUTS else ""
     on = "" if v.original.images is None else f" on {_images(v.original.images)}"
     meaning = (
-        f"Largest error of each output of the float model, relative to its size, against the model as handed in, "
+        "Largest error of each output of the float model, relative to its size, against the model as it was given, "
         f"run by {v.original.runtime}{on}: no more than the noise of floating point."
     )
     return VerificationRow("Against the original", shown + more, meaning, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import onnxruntime as ort
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.interface import Input, inputs_of
-from qvit_deploy.targets.batches import in_batches
+from qvit_deploy.targets.batches import in_batches, outputs_in_batches
 from qvit_deploy.targets.processor import thread_count
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
@@ -123,8 +124,11 @@ def outputs(
     ort_session: ort.InferenceSession, images: Examples[np.ndarray], static_batch: int | None = None
 ) -> dict[str, np.ndarray]:
     """Returns the outputs for `images` by name, each [n, ...]; see `run`."""
-    names = [o.name for o in ort_session.get_outputs()]
-    return dict(zip(names, run(ort_session, images, static_batch), strict=True))
+    declared = ort_session.get_outputs()
+    values = outputs_in_batches(
+        images, static_batch, _runner(ort_session, None), [tuple(o.shape) for o in declared], static_batch
+    )
+    return dict(zip([o.name for o in declared], values, strict=True))
 
 
 def run(
@@ -139,5 +143,11 @@ def run(
         static_batch: batch of a graph that takes one size only; images are run in chunks of it, the last one padded.
         fetch: names of the outputs; None for all.
     """
+    return in_batches(images, static_batch, _runner(ort_session, fetch))
+
+
+def _runner(
+    ort_session: ort.InferenceSession, fetch: list[str] | None
+) -> Callable[[Examples[np.ndarray]], list[np.ndarray]]:
     names = [value.name for value in ort_session.get_inputs()]
-    return in_batches(images, static_batch, lambda chunk: ort_session.run(fetch, chunk.feeds_for(names)))
+    return lambda chunk: ort_session.run(fetch, chunk.feeds_for(names))

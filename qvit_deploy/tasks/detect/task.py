@@ -11,7 +11,7 @@ from qvit_deploy.data.labels.boxes import BoxLabels
 from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface
-from qvit_deploy.tasks.configured import ConfiguredTask, in_range, whole_numbers
+from qvit_deploy.tasks.configured import ConfiguredTask, in_range, picture_size, whole_numbers
 from qvit_deploy.tasks.detect.coco import average_precision, categories_of_classes, require_pycocotools
 from qvit_deploy.tasks.detect.heads import Head, classes_of, detections, listed, places
 from qvit_deploy.tasks.scores.detections import Detections, matched
@@ -57,7 +57,7 @@ class Detect(ConfiguredTask[DetectOptions]):
             InputError: no outputs or several fit; or the head is not said where it is not plain.
         """
         super().for_model(interface)
-        given, size = self.options, "x".join(map(str, interface.image_size[1:]))
+        given, image = self.options, picture_size(interface)
         shapes = {o.name: o for o in interface.outputs if o.is_float}
         head = given.head
         if head is None and len(shapes) == 1 and len(next(iter(shapes.values())).shape) == 3:
@@ -70,6 +70,9 @@ class Detect(ConfiguredTask[DetectOptions]):
                 "class is 'nothing': DETR, YOLOS) or detect:head=sigmoid (RT-DETR, Deformable DETR, OWL-ViT)"
             )
         score = SCORES[head] if given.score is None else given.score
+        size = given.size if image is None else f"{image[0]}x{image[1]}"
+        if size is None:
+            raise InputError("task detect: the model's input has no fixed size; say detect:size=HEIGHTxWIDTH")
         return self.completed(head=head, logits=found.logits, boxes=found.boxes, score=score, size=size)
 
     @property

@@ -31,7 +31,7 @@ def test_a_row_for_every_image(exact: View, quantized: View, columns: int) -> No
     assert document == render_report(shown, viewed)
     page = Page(document)
     images = [attributes for tag, attributes in page.elements if tag == "image"]
-    assert len(images) == 2 * columns and all(str(i["xlink:href"]).startswith("data:image/png") for i in images)
+    assert len(images) == 2 * columns and all(str(i["href"]).startswith("data:image/png") for i in images)
     assert b"img-src data:" in document
 
 
