@@ -19,6 +19,7 @@ from qvit_deploy.data.pairs.make import EDITS, ImagePair, make_pairs
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.synthetic import blank
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.relp import Direction
@@ -268,8 +269,9 @@ def patch_size(model: ModelFile) -> int:
     first = find_components(model.graph)[0]
     _, height, width = model.graph.interface.image_size
     rows = model.graph.static_batch or 1
+    batch = blank(model.graph.interface.inputs, rows).map(torch.from_numpy)
     with torch.no_grad():
-        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.interface.image_size), fetch=[first.tensor])
+        tensor = Executor(model.graph).run(batch, fetch=[first.tensor])
     grid = cells.token_grid(cells.count(first, tensor[first.tensor], rows), height, width)
     if grid is None:
         raise InputError(

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvit_deploy.data.folder import list_folder
-from qvit_deploy.data.npz import Split, read_npz
-from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow
+from qvit_deploy.data.npz import Split, element_name, read_npz
+from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow, size_of
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 
 _DEMOS = {"fashion-mnist": Path(__file__).parent / "demo" / "fashion_mnist.npz"}
 
@@ -25,7 +26,8 @@ class ImageSet:
     """N pictures with their preprocessing. Files are decoded when a batch asks for them and then forgotten.
 
     `pictures` are files, or uint8 [N, H, W] or [N, H, W, 3]. `labels` is int64 [N] or None; `class_names` is
-    indexed by label. `skipped` names what was left out, with the reason.
+    indexed by label. `skipped` names what was left out, with the reason. `label_maps` is the archive they
+    are from, where that has a label map for every picture instead of a class.
     """
 
     pictures: tuple[Path, ...] | NDArray[np.uint8]
@@ -34,12 +36,13 @@ class ImageSet:
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    label_maps: Path | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], slice]]:
-        """Yields (float32 [b, C, H, W], the slice of their indices in this set) in order; the last may be shorter.
+    def batches(self, batch_size: int) -> Iterator[Examples[NDArray[np.float32]]]:
+        """Yields the images in order, `batch_size` at a time; the last batch may be smaller.
 
         Raises:
             BadPictureError: (an InputError) a file is corrupt, or is gone since the set was opened.
@@ -48,10 +51,7 @@ class ImageSet:
             raise InputError(f"batch size must be at least 1, got {batch_size}")
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))
-            yield (
-                np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]),
-                slice(start, stop),
-            )
+            yield Examples.images(np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]))
 
     def subset(self, n: int, seed: int) -> ImageSet:
         """Draws `n` pictures (all, if there are fewer), balanced over the classes if any; their order is kept."""
@@ -81,6 +81,11 @@ class ImageSet:
         """Returns picture `i` as it was stored, uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
         picture = self.pictures[i]
         return decode(picture) if isinstance(picture, Path) else picture
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Returns (height, width) of picture `i` as it was stored. Raises BadPictureError."""
+        picture = self.pictures[i]
+        return size_of(picture) if isinstance(picture, Path) else (picture.shape[0], picture.shape[1])
 
     def take(self, indices: NDArray[np.intp]) -> ImageSet:
         """Returns the pictures at `indices`, in that order."""
@@ -123,8 +128,9 @@ def open_images(
     else:
         arrays = read_npz(path, split)
         preprocess.resized_size(*arrays.images.shape[1:3])
-        names = tuple(f"{arrays.key}[{i}]" for i in range(len(arrays.images)))
-        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names)
+        names = tuple(element_name(arrays.key, i) for i in range(len(arrays.images)))
+        maps = path if arrays.label_maps else None
+        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names, label_maps=maps)
         images = images if limit is None else images.subset(limit, seed)
 
     if len(images) < minimum:

@@ -14,12 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.frontend.onnx_file import read_foreign
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
 
 if TYPE_CHECKING:
     import torch
 
-Run = Callable[[np.ndarray], "list[np.ndarray]"]
-"""Images float32 [n, C, H, W], as many as the canonical graph takes -> the outputs, in the model's order."""
+Run = Callable[[Examples[np.ndarray]], "list[np.ndarray]"]
+"""As many examples as the canonical graph takes -> the outputs, in the model's order."""
 
 ROUNDOFF = {ir.DataType.FLOAT: 2.0**-24, ir.DataType.FLOAT16: 2.0**-11, ir.DataType.BFLOAT16: 2.0**-8}
 """Largest relative error of rounding to a type."""
@@ -59,7 +61,7 @@ class OnnxOriginal:
         # The file means what its operators compute one by one. A fused operator may round otherwise, or be wrong.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         session = ort.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        return lambda images: [np.asarray(o) for o in session.run(None, as_input(session, images))]
+        return lambda examples: [np.asarray(o) for o in session.run(None, as_input(session, examples))]
 
     def roundoff(self) -> float:
         values = read_foreign(self.path).graph.initializers.values()
@@ -90,12 +92,12 @@ class TorchOriginal:
         module = self.build()
         like = next(module.parameters(), torch.zeros(()))
 
-        def run(images: np.ndarray) -> list[np.ndarray]:
+        def run(examples: Examples[np.ndarray]) -> list[np.ndarray]:
             training = module.training
             module.eval()
             try:
                 with torch.no_grad():
-                    outputs = module(torch.from_numpy(images).to(like))
+                    outputs = module(torch.from_numpy(examples.feeds[IMAGE]).to(like))
             finally:
                 module.train(training)
             tensors = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]

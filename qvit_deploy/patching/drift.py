@@ -21,6 +21,7 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.patching.relp import float64_array
 from qvit_deploy.relevance.lrp import propagate
@@ -69,11 +70,11 @@ def quantization_drift(
     quantized: Executor,
     rule_set: RuleSet,
     sites: Sequence[Site],
-    images: Tensor,
+    images: Examples[Tensor],
     metric: Metric,
     task: Task,
 ) -> Drift:
-    """Returns the drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and
+    """Returns the drift on `images`: two runs of the float graph, each with its backward pass, and
     one of the quantized graph.
 
     Args:

@@ -26,10 +26,12 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
+from qvit_deploy.graph.examples import concatenated
 from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
+from qvit_deploy.pipeline.views import viewed
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding.distill import distill
@@ -103,11 +105,12 @@ def compile(
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
-        images = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
+        images = concatenated(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()), np.concatenate)
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
         verified = {t.name: t.verify(model, job) for t, model in emitted.items()}
+        views = viewed(inputs.source.graph, reference, images, inputs.task)
         verification = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
@@ -119,7 +122,7 @@ def compile(
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": verification, "files": records}, "the manifest")
-        files["report.html"] = render_report(manifest)
+        files["report.html"] = render_report(manifest, views)
         bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
     return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
 
@@ -171,7 +174,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     graph, sites = analysis.calibration.graph, zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
-        "task": inputs.task.name,
+        "task": inputs.task.text,
         "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},

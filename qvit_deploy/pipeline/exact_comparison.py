@@ -11,6 +11,7 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.patching.agreement import Agreement, Summary, compare, random_map, summarise
 from qvit_deploy.patching.components import KINDS, Component, Kind
 from qvit_deploy.patching.exact import circuit_metric
@@ -94,7 +95,7 @@ def _circuits(
     executor = Executor(model.graph)
     curves: dict[str, list[tuple[FaithfulnessCurve, FaithfulnessCurve]]] = {}
     for index, pair in enumerate(pairs):
-        clean, corrupt = (torch.tensor(i)[None] for i in (pair.pair.clean, pair.pair.corrupt))
+        clean, corrupt = (Examples.images(torch.tensor(i)[None]) for i in (pair.pair.clean, pair.pair.corrupt))
         evaluate = circuit_metric(executor, nodes, clean, corrupt, metric)
         truth = _truth(pair)
         exact = _joined(truth.exact, nodes)
@@ -127,7 +128,9 @@ def _cross_check(
         for component in strongest:
             value = values[component.tensor]
             by_executor = arrays(executor.run(base, {component.tensor: partial(_constant, value)}))
-            by_runtime = patched_outputs(model.graph, base.numpy(), component.tensor, value.cpu().numpy())
+            by_runtime = patched_outputs(
+                model.graph, base.map(torch.Tensor.numpy), component.tensor, value.cpu().numpy()
+            )
             worst = max(worst, *task.relative_errors(by_executor, by_runtime).values())
     is_float = not any(n.op_type == "QuantizeLinear" for n in model.graph.nodes())
     if is_float and worst > FLOAT_TOLERANCE:

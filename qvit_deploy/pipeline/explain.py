@@ -11,6 +11,7 @@ import torch
 from qvit_deploy.data.pairs.make import ImagePair
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.patching.components import Component, find_components
 from qvit_deploy.patching.relp import Attribution, Direction, attribute
 from qvit_deploy.pipeline.exact_maps import ExactMaps
@@ -135,9 +136,9 @@ def rule_set_called(name: str, secant_quantizers: bool) -> RuleSet:
     return RULE_SETS[name].with_secant_quantizers() if secant_quantizers else RULE_SETS[name]
 
 
-def image_batch(model: ModelFile, image: np.ndarray) -> Tensor:
-    """Returns `image` [C, H, W] as [1, C, H, W], repeated to the batch of a graph that fixes one."""
-    return torch.tensor(image)[None].expand(model.graph.static_batch or 1, *image.shape)
+def image_batch(model: ModelFile, image: np.ndarray) -> Examples[Tensor]:
+    """Returns `image` [C, H, W] as a batch of one, repeated to the batch of a graph that fixes one."""
+    return Examples.images(torch.tensor(image)[None]).cycled(model.graph.static_batch or 1)
 
 
 class _Estimator:

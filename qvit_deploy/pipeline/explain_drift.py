@@ -144,13 +144,13 @@ def _drifts(
     """Yields the drift on each batch of images; rules are bound to a batch size, so a smaller last batch binds them
     anew."""
     measured, size, runner = task.parse_metric(metric), 0, Executor(quantized.graph)
-    for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
-        batch = torch.from_numpy(padded(pixels, clean.graph.static_batch))
+    for examples in images.batches(clean.graph.static_batch or AT_ONCE):
+        batch = padded(examples, clean.graph.static_batch).map(torch.from_numpy)
         if len(batch) != size:
             size = len(batch)
             executor = Executor(clean.graph, overrides=rule_set.bind(clean.graph, size).overrides)
         yield quantization_drift(executor, runner, rule_set, sites, batch, measured, task)
-        advance(len(pixels))
+        advance(len(examples))
 
 
 def _site_drifts(model: ModelFile, sites: Sequence[Site], parts: Sequence[Drift], images: int) -> tuple[SiteDrift, ...]:

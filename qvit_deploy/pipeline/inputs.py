@@ -17,6 +17,7 @@ from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
 from qvit_deploy.pipeline.truth import Truth, compare_with_original
 from qvit_deploy.progress import Stopwatch
@@ -49,13 +50,13 @@ class Batches:
         first = self.images.subset(len(self.images) // 2, seed)
         return Batches(first, self.size, self.static), Batches(self.images.without(first), self.size, self.static)
 
-    def arrays(self) -> Iterator[np.ndarray]:
-        """Yields float32 [size, C, H, W] arrays; the last is smaller, or padded for a static graph."""
-        for pixels, _ in self.images.batches(self.size):
-            yield padded(pixels, self.size if self.static else None)
+    def arrays(self) -> Iterator[Examples[np.ndarray]]:
+        """Yields `size` examples at a time; the last batch is smaller, or padded for a static graph."""
+        for batch in self.images.batches(self.size):
+            yield padded(batch, self.size if self.static else None)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (torch.from_numpy(pixels) for pixels in self.arrays())
+    def __iter__(self) -> Iterator[Examples[torch.Tensor]]:
+        return (batch.map(torch.from_numpy) for batch in self.arrays())
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from qvit_deploy.frontend import Source
 from qvit_deploy.frontend.original import Original, Run
 from qvit_deploy.graph.canonicalize import rewrite
 from qvit_deploy.graph.canonicalize.measure import as_input, open_session
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.tasks.task import arrays
 
@@ -44,13 +45,13 @@ class Truth:
 
     Attributes:
         original: where it is opened again, when there is something to explain.
-        images: batches, float32 [b, C, H, W].
+        batches: the examples it ran on.
         outputs: for each batch.
         names: of the outputs.
     """
 
     original: Original
-    images: Sequence[np.ndarray]
+    batches: Sequence[Examples[np.ndarray]]
     outputs: Sequence[Batch]
     names: Sequence[str]
 
@@ -58,7 +59,8 @@ class Truth:
         """Returns output -> how far `graph` is from the original (`_error`)."""
         executor = Executor(graph)
         with torch.no_grad():
-            got = [list(arrays(executor.run(torch.from_numpy(images))).values()) for images in self.images]
+            runs = [arrays(executor.run(batch.map(torch.from_numpy), fetch=self.names)) for batch in self.batches]
+        got = [[run[name] for name in self.names] for run in runs]
         return dict(zip(self.names, _errors(self.outputs, got), strict=True))
 
     def require(self, graph: Graph) -> OriginalComparison:
@@ -95,15 +97,17 @@ class Truth:
 
     def _record(self, errors: dict[str, float]) -> OriginalComparison:
         rounded = {name: float(f"{error:.2e}") for name, error in errors.items()}
-        return OriginalComparison(runtime=self.original.runtime, images=sum(map(len, self.images)), errors=rounded)
+        return OriginalComparison(runtime=self.original.runtime, images=sum(map(len, self.batches)), errors=rounded)
 
     def _beyond_noise(self, errors: dict[str, float]) -> tuple[str, float, float] | None:
         """Returns the output that is farthest beyond float noise as (name, error, what is allowed), or None."""
+        if max(errors.values()) <= TOLERANCE:
+            return None
         roundoff = self.original.roundoff()
         tolerance = max(TOLERANCE, ROUNDINGS * roundoff)
         if max(errors.values()) <= tolerance:
             return None
-        noise = _noise(self.original.open(), self.images, self.outputs, roundoff)
+        noise = _noise(self.original.open(), self.batches, self.outputs, roundoff)
         allowed = {name: max(tolerance, ROUNDINGS / NUDGE * n) for name, n in zip(self.names, noise, strict=True)}
         beyond = [(name, error, allowed[name]) for name, error in errors.items() if not error <= allowed[name]]
         return max(beyond, key=lambda b: b[1] / b[2], default=None)
@@ -114,7 +118,7 @@ class Truth:
             outputs = [str(model.graph.outputs[index].name)]
             try:
                 session = open_session(model, outputs)
-                got = [session.run(outputs, as_input(session, images)) for images in self.images]
+                got = [session.run(outputs, as_input(session, batch)) for batch in self.batches]
             except Exception:  # a state between two rewrites need not run
                 continue
             (error,) = _errors([[batch[index]] for batch in self.outputs], got)
@@ -123,25 +127,26 @@ class Truth:
         return "though ONNX Runtime computes it as the model does after every rewrite: the executor does not"
 
 
-def compare_with_original(source: Source, images: Sequence[np.ndarray]) -> tuple[OriginalComparison, Truth | None]:
-    """Runs the original of `source` on batches of images, float32 [b, C, H, W], lets go of it, and compares the
-    canonical graph.
+def compare_with_original(
+    source: Source, batches: Sequence[Examples[np.ndarray]]
+) -> tuple[OriginalComparison, Truth | None]:
+    """Runs the original of `source` on `batches`, lets go of it, and compares the canonical graph.
 
     Returns: (the errors, what it computes); or, where it cannot be run, (why, None).
 
     Raises:
         CheckError: an output differs by more than float noise; names the rewrite after which it does.
     """
-    truth = _ask(source, images)
+    truth = _ask(source, batches)
     return (truth, None) if isinstance(truth, OriginalComparison) else (truth.require(source.graph), truth)
 
 
-def _ask(source: Source, images: Sequence[np.ndarray]) -> Truth | OriginalComparison:
+def _ask(source: Source, batches: Sequence[Examples[np.ndarray]]) -> Truth | OriginalComparison:
     if source.original is None:
         return OriginalComparison(unavailable="there is only the graph, without a file or module it was made from")
     try:
         run = source.original.open()
-        outputs = [run(batch) for batch in images]
+        outputs = [run(batch) for batch in batches]
     except Exception as error:  # whatever a runtime raises; ONNX Runtime's types are not importable
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return OriginalComparison(unavailable=f"{source.original.runtime} cannot run it: {reason}")
@@ -151,7 +156,7 @@ def _ask(source: Source, images: Sequence[np.ndarray]) -> Truth | OriginalCompar
     if any(len(batch) != len(names) for batch in outputs):
         reason = f"it gives {len(outputs[0])} tensors, the graph has {len(names)} outputs"
         return OriginalComparison(unavailable=reason)
-    return Truth(source.original, images, outputs, names)
+    return Truth(source.original, batches, outputs, names)
 
 
 def _errors(wanted: Sequence[Batch], got: Sequence[Batch]) -> list[float]:
@@ -185,12 +190,18 @@ def _error(wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> float:
     return max(largest, math.sqrt(float(np.square(off).sum()) / float(np.square(size).sum())))
 
 
-def _noise(run: Run, images: Sequence[np.ndarray], outputs: Sequence[Batch], roundoff: float) -> list[float]:
-    """Returns the error of every output of the original when its pixels move by `NUDGE` roundings.
+def _noise(run: Run, batches: Sequence[Examples[np.ndarray]], outputs: Sequence[Batch], roundoff: float) -> list[float]:
+    """Returns the error of every output of the original when its floating-point inputs move by `NUDGE` roundings.
 
     This is how much of rounding arrives at an output: little at most, but all of it where a network decides by small
     differences (which queries are the best, in which order).
     """
     signs = np.random.default_rng(0)
-    nudged = [b * (1 + NUDGE * roundoff * signs.choice([-1.0, 1.0], b.shape)) for b in images]
-    return _errors(outputs, [run(batch.astype(np.float32)) for batch in nudged])
+
+    def nudged(values: np.ndarray) -> np.ndarray:
+        if not np.issubdtype(values.dtype, np.floating):
+            return values
+        moved: np.ndarray = values * (1 + NUDGE * roundoff * signs.choice([-1.0, 1.0], values.shape))
+        return moved.astype(values.dtype)
+
+    return _errors(outputs, [run(batch.map(nudged)) for batch in batches])

@@ -7,6 +7,7 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.tasks.classify import CLASSIFY
@@ -16,17 +17,19 @@ FOLD_TOLERANCE = 1e-3
 """Largest allowed difference of the folded float model's logits from the source's, relative to the largest logit."""
 
 
-def executor_outputs(executor: Executor, images: np.ndarray, static_batch: int | None) -> dict[str, np.ndarray]:
-    """Returns the outputs of the executor's graph for `images` float32 [n, C, H, W] by name, each [n, ...]."""
+def executor_outputs(
+    executor: Executor, images: Examples[np.ndarray], static_batch: int | None
+) -> dict[str, np.ndarray]:
+    """Returns the outputs of the executor's graph for `images` by name, each [n, ...]."""
 
-    def run(chunk: np.ndarray) -> list[np.ndarray]:
-        return list(arrays(executor.run(torch.from_numpy(chunk))).values())
+    def run(chunk: Examples[np.ndarray]) -> list[np.ndarray]:
+        return list(arrays(executor.run(chunk.map(torch.from_numpy))).values())
 
     with torch.no_grad():
         return dict(zip(executor.outputs, in_batches(images, static_batch, run), strict=True))
 
 
-def fold_error(source: Graph, folded: Graph, images: np.ndarray, task: Task = CLASSIFY) -> float:
+def fold_error(source: Graph, folded: Graph, images: Examples[np.ndarray], task: Task = CLASSIFY) -> float:
     """Returns the largest difference of two float models' signals (logits) on `images`, relative to the largest value.
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import build
 from qvit_deploy.frontend.torch_module import from_torch
+from qvit_deploy.graph.examples import Examples
 from tests.support.graphs.single_node import as_graph, single_node
 
 Tensor = torch.Tensor
@@ -164,7 +165,7 @@ def test_the_gradient_of_a_vit_is_that_of_the_torch_module() -> None:
     images = torch.randn(3, 3, 32, 32)
     gradients = []
     executor = Executor(from_torch(model, (3, 32, 32), "vit"))
-    for run in (model, lambda x: executor.run(x)["logits"]):
+    for run in (model, lambda x: executor.run(Examples.images(x))["logits"]):
         leaf = images.clone().requires_grad_()
         run(leaf)[:, 1].sum().backward()
         gradients.append(leaf.grad)

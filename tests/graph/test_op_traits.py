@@ -13,6 +13,7 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
 from qvit_deploy.graph import op_traits
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.op_traits import TRAITS, Operators, Traits, keeps_last_axis, slope_at_zero
 from tests.support.graphs.operator_cases import CASES, Case, normal, positive
 from tests.support.graphs.single_node import as_graph, single_node
@@ -26,7 +27,7 @@ def compute(op: str, inputs: Sequence[Array | None], **attributes: object) -> li
     graph = as_graph(single_node(op, arrays, **attributes))  # type: ignore[arg-type]
     first = arrays[0]
     assert first is not None
-    return [y.numpy() for y in Executor(graph).run(torch.from_numpy(np.array(first))).values()]
+    return [y.numpy() for y in Executor(graph).run(Examples.images(torch.from_numpy(np.array(first)))).values()]
 
 
 def cases_of(op: str) -> list[Case]:
@@ -42,7 +43,7 @@ def runnable(operators: Operators) -> list[str]:
 
 def gradient(op: str, x: Array, *others: Array | None, **attributes: object) -> Array:
     image = torch.from_numpy(x).requires_grad_()
-    (y,) = Executor(as_graph(single_node(op, [x, *others], **attributes))).run(image).values()  # type: ignore[arg-type]
+    (y,) = Executor(as_graph(single_node(op, [x, *others], **attributes))).run(Examples.images(image)).values()  # type: ignore[arg-type]
     (found,) = torch.autograd.grad(y.sum(), image)
     return found.numpy()
 

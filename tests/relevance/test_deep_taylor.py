@@ -8,6 +8,7 @@ import torch
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
@@ -31,7 +32,9 @@ def test_a_vit_matches_relevance_propagated_as_relevance(seed: int, images: torc
     names = [out.name for node in graph.nodes() for out in node.outputs if out.name and out.name[0] != "t"]
     names = [n for n in names if not n.endswith(".product")]
     for image in images.split(1):
-        reference = VitRelevance(graph, Executor(graph).run(image, fetch=names), blocks=2, heads=2).relevance
+        reference = VitRelevance(
+            graph, Executor(graph).run(Examples.images(image), fetch=names), blocks=2, heads=2
+        ).relevance
         ours = _relevance(graph, image, sorted(reference))
         for name, expected in reference.items():
             # Sign-mixed sums cancel, so float32 is compared at the scale of the tensor, not of the element.
@@ -65,7 +68,7 @@ def test_a_linear_layer_is_z_plus_and_on_the_image_z_box(first: bool, builder: B
     y = builder.op("MatMul", x, builder.constant(w, "w"))
     graph = builder.graph(builder.op("Add", y, builder.normal(4, name="bias"), name="y"), (1, 2, 3))
     images = torch.randn(5, 1, 2, 3)
-    values = Executor(graph).run(images, fetch=[x, "y"])
+    values = Executor(graph).run(Examples.images(images), fetch=[x, "y"])
     relevance = _relevance(graph, images, [x])[x].numpy()
     for i, row in enumerate(values[x].double().numpy()):
         r = np.zeros((1, 4))
@@ -81,7 +84,7 @@ def test_a_weight_on_the_left_is_z_plus_too(builder: Builder) -> None:
     y = builder.op("Squeeze", builder.op("MatMul", builder.constant(w), x), builder.constant([2]), name="y")
     graph = builder.graph(y, (1, 2, 3))
     images = torch.randn(5, 1, 2, 3)
-    values = Executor(graph).run(images, fetch=[x, "y"])
+    values = Executor(graph).run(Examples.images(images), fetch=[x, "y"])
     r = np.zeros((5, 4))
     r[np.arange(5), values["y"].argmax(1)] = 1.0
     expected = lrp_linear(values[x].numpy()[..., 0].astype(float), w, r)

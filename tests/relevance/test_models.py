@@ -11,6 +11,7 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend.torch_module import from_torch
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import site_relevance
@@ -55,7 +56,8 @@ def test_the_logits_stay_bit_identical(rule_set: str, exported: tuple[Graph, Ten
     graph, images, _ = exported
     bound = RULE_SETS[rule_set].bind(graph, len(images))
     assert torch.equal(
-        Executor(graph, overrides=bound.overrides).run(images)["logits"], Executor(graph).run(images)["logits"]
+        Executor(graph, overrides=bound.overrides).run(Examples.images(images))["logits"],
+        Executor(graph).run(Examples.images(images))["logits"],
     )
 
 
@@ -85,7 +87,7 @@ def test_images_of_a_batch_do_not_see_each_other(rule_set: str, exported: tuple[
 def test_every_site_gets_a_score(rule_set: str, exported: tuple[Graph, Tensor, dict[str, int]]) -> None:
     graph, images, _ = exported
     sites = find_sites(graph)
-    scores = site_relevance(graph, sites, [images], RULE_SETS[rule_set], largest_logit, lambda _: None)
+    scores = site_relevance(graph, sites, [Examples.images(images)], RULE_SETS[rule_set], largest_logit, lambda _: None)
     assert list(scores.values) == [site.name for site in sites]
     for site in sites:
         stopped = rule_set == "relp-ah" and site.kind == "matmul_qk"

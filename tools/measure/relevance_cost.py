@@ -20,6 +20,7 @@ from rich.table import Table
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import load_model
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.relp import attribute
@@ -62,11 +63,11 @@ def main() -> None:
         executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
         start = rule_set.starting_at(largest_logit)
         tasks[f"LRP of all sites, {name}"] = lambda e=executor, s=start: propagate(  # type: ignore[misc]
-            e, image, inputs, read, s
+            e, Examples.images(image), inputs, read, s
         )
         if name != "deep-taylor":
             tasks[f"RelP of all components, {name}"] = lambda e=executor, r=rule_set: attribute(  # type: ignore[misc]
-                e, r, components, image, other, metric, CLASSIFY
+                e, r, components, Examples.images(image), Examples.images(other), metric, CLASSIFY
             )
 
     seconds: dict[str, list[float]] = {name: [] for name in ("forward", *tasks)}

@@ -13,9 +13,9 @@ import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.edit import free_value_name
-from qvit_deploy.graph.interface import Interface
+from qvit_deploy.graph.interface import IMAGE, Interface
 
-INPUT_NAME, BATCH = "image", "batch"
+BATCH = "batch"
 
 
 def output_names(model: ir.Model) -> list[str]:
@@ -44,7 +44,7 @@ def check_interface(model: ir.Model) -> None:
     image = model.graph.inputs[0]
     batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else BATCH
     outputs = {value.name for value in model.graph.outputs}
-    name = image.name if INPUT_NAME in outputs and image.name not in outputs else INPUT_NAME
+    name = image.name if IMAGE in outputs and image.name not in outputs else IMAGE
     if name not in outputs:
         _free_name(model, str(name), keep=image)
         image.name = name

@@ -16,6 +16,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from qvit_deploy.graph.edit import value_names
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
 
 _LARGE_BYTES = 1024
 
@@ -98,7 +100,11 @@ def open_session(model: ir.Model, outputs: Sequence[str], nodes: Sequence[onnx.N
 _NUMPY_TYPES = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
-def as_input(session: ort.InferenceSession, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns `images`, float32, as the session takes them: under the name and in the type of its input."""
-    (image,) = session.get_inputs()
-    return {image.name: images.astype(_NUMPY_TYPES.get(image.type, np.float32))}
+def as_input(session: ort.InferenceSession, examples: Examples[np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the inputs as the session takes them, in its types; the image goes by whatever name it has there."""
+    feeds = examples.feeds
+    return {
+        value.name: np.asarray(array, _NUMPY_TYPES.get(value.type, array.dtype))
+        for value in session.get_inputs()
+        for array in [feeds[value.name] if value.name in feeds else feeds[IMAGE]]
+    }

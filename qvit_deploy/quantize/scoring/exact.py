@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qvit_deploy.execute.executor import Branch, Tap
 from qvit_deploy.execute.ops import build
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
@@ -26,12 +27,11 @@ from qvit_deploy.tasks.task import Task
 
 
 def exact_sensitivity(
-    calibration: RoundedCalibration, batches: Iterable[Tensor], task: Task, advance: Advance
+    calibration: RoundedCalibration, batches: Iterable[Examples[Tensor]], task: Task, advance: Advance
 ) -> MeasuredErrors:
     """Returns the sum of the noise to signal ratios of `task.signals`, by site, format and operand.
 
     Args:
-        batches: float32 [b, C, H, W] each.
         advance: counts images.
     """
     sites, formats = calibration.sites, calibration.formats

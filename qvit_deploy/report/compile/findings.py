@@ -61,7 +61,7 @@ def _original(v: Verification) -> VerificationRow | None:
     more = f" and {len(errors) - SHOWN_OUTPUTS} more below" if len(errors) > SHOWN_OUTPUTS else ""
     on = "" if v.original.images is None else f" on {_images(v.original.images)}"
     meaning = (
-        f"Largest error of each output of the float model, relative to its size, against the model as it was handed in, "
+        "Largest error of each output of the float model, relative to its size, against the model as it was given, "
         f"run by {v.original.runtime}{on}: no more than the noise of floating point."
     )
     return VerificationRow("Against the original", shown + more, meaning, True)
@@ -101,7 +101,8 @@ def _in_float(v: Verification) -> VerificationRow | None:
     if not v.float_products:
         return None
     meaning = (
-        "Their attention probabilities have logarithmic codes, which no integer product takes; chosen, not missed."
+        "ONNX Runtime fuses no integer product for them: convolutions whose output stays in float (the file for "
+        "onnxruntime-fused runs those on integers) and probabilities with logarithmic codes."
     )
     return VerificationRow(
         "Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning

@@ -30,6 +30,7 @@ from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import CheckError
 from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.edit import remove_unused
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
 from qvit_deploy.targets.forced_comparison import probe_images
@@ -77,9 +78,9 @@ class _Comparison:
 
 
 def verify_half(
-    float_graph: Graph, reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray, task: Task = CLASSIFY
+    float_graph: Graph, reference: EmittedGraph, emitted: HalfGraph, images: Examples[np.ndarray], task: Task = CLASSIFY
 ) -> HalfVerification:
-    """Verifies the graph of `emitted` on `images` float32 [n, C, H, W].
+    """Verifies the graph of `emitted` on `images`.
 
     Args:
         float_graph: the model before quantization.
@@ -130,7 +131,7 @@ def verify_half(
     )
 
 
-def _compare(reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray) -> _Comparison:
+def _compare(reference: EmittedGraph, emitted: HalfGraph, images: Examples[np.ndarray]) -> _Comparison:
     """Compares the codes and the sites' outputs of both graphs on `images`. Raises CheckError."""
     graph, packed = inlined(emitted, reference)
     plain = [

@@ -170,7 +170,7 @@ def test_other_float_types_become_float32(dtype: int) -> None:
     model.graph.node.insert(0, onnx.helper.make_node("Cast", ["w"], ["w32"], to=1))
     graph = canonicalize(ir.from_proto(model), "test")
     assert ops(graph) == ["MatMul"]
-    assert graph.input.dtype == ir.DataType.FLOAT
+    assert graph.inputs[0].dtype == ir.DataType.FLOAT
     assert all(v.dtype == ir.DataType.FLOAT for v in graph.initializers.values())
 
 

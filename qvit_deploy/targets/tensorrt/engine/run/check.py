@@ -16,6 +16,7 @@ import onnx
 
 from qvit_deploy.emit.names import site_of_call, site_of_weight_codes
 from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.op_traits import PRODUCTS
 from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
@@ -31,7 +32,7 @@ of the thirty or so that the two float types give; a wrong kernel leaves none.""
 class Runner(Protocol):
     """What the check needs of `targets.tensorrt.engine.run.engine_runner.EngineRunner`."""
 
-    def run(self, images: np.ndarray, /) -> list[np.ndarray]:
+    def run(self, images: Examples[np.ndarray], /) -> list[np.ndarray]:
         """Returns the outputs for `images`, float32 [n, C, H, W], each [n, ...]."""
 
 
@@ -70,8 +71,8 @@ class Products:
     plugins: tuple[str, ...]
 
 
-def check_outputs(runner: Runner, model: bytes, images: np.ndarray, batch: int, task: Task) -> EngineCheck:
-    """Runs full batches of `images`, float32 [n, C, H, W], through the engine and ONNX Runtime.
+def check_outputs(runner: Runner, model: bytes, images: Examples[np.ndarray], batch: int, task: Task) -> EngineCheck:
+    """Runs full batches of `images` through the engine and ONNX Runtime.
 
     Raises:
         CheckError: the logits differ by more than rounding explains.
