@@ -12,7 +12,10 @@ import numpy as np
 import torch
 
 from qvit_deploy.artifacts.verification import OriginalComparison
-from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.data.example_set import ExampleSet
+from qvit_deploy.data.images import ImageSet
+from qvit_deploy.data.npz import Split
+from qvit_deploy.data.opening import open_examples
 from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -36,7 +39,7 @@ class Batches:
     `static` says that the graph runs exactly `size` images at a time.
     """
 
-    images: ImageSet
+    images: ExampleSet
     size: int
     static: bool
 
@@ -70,14 +73,14 @@ class Inputs:
 
     source: Source
     task: Task
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     batches: Batches
     calib: str
     skip_bad_images: bool
     original: OriginalComparison
     truth: Truth | None
 
-    def held_out(self, count: int, seed: int) -> ImageSet | None:
+    def held_out(self, count: int, seed: int) -> ExampleSet | None:
         """Draws up to `count` images of the same DATA that calibration does not see; None when it sees all.
 
         Args:
@@ -85,9 +88,16 @@ class Inputs:
         """
         drawn = self.batches.images
         limit = len(drawn) + count
-        more = open_images(self.calib, self.preprocess, limit=limit, seed=seed, skip_bad=self.skip_bad_images)
+        more = self.open(self.calib, limit=limit, seed=seed)
         rest = more.without(drawn)
         return rest if len(rest) else None
+
+    def open(self, data: str, *, limit: int | None = None, seed: int = 0, split: Split = "calib") -> ExampleSet:
+        """Opens DATA for the model; see `data.opening`. Raises InputError."""
+        inputs, described = self.source.graph.interface.inputs, self.source.description
+        return open_examples(
+            data, inputs, self.preprocess, described, limit=limit, seed=seed, skip_bad=self.skip_bad_images, split=split
+        )
 
 
 def open_inputs(
@@ -113,9 +123,11 @@ def open_inputs(
         gc.collect()  # tracing leaves cycles that hold the weights several times over
     calib = _calib(calib, model)
     with watch.stage("read images"):
-        images = open_images(
-            calib, preprocess, limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad_images, minimum=2
-        )
+        images = open_examples(
+            calib, source.graph.interface.inputs, preprocess, source.description,
+            limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad_images, minimum=2,
+        )  # fmt: skip
+        _require_fitting(source, images)
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
     with watch.stage("run original"):
@@ -142,19 +154,23 @@ def _source(
     return Source(from_torch(model, size, name), None, f"torch module {name}", original)
 
 
-def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
-    if override is None and source.preprocess is None:
+def _preprocess(source: Source, override: Preprocess | None) -> Preprocess | None:
+    """Returns how pictures are prepared, or None: then only ready tensors will do."""
+    if override is not None or source.preprocess is None:
+        return override
+    channels = source.graph.interface.image_size[0]
+    if channels not in (1, 3):  # what the source says is about pictures
+        return None
+    return Preprocess.model_validate(source.preprocess)
+
+
+def _require_fitting(source: Source, images: ExampleSet) -> None:
+    """Raises InputError if pictures are not prepared to the size of the model's."""
+    if isinstance(images, ImageSet) and images.preprocess.input_size != source.graph.interface.image_size:
         raise InputError(
-            f"{source.description} does not say how its images are prepared; pass --preprocess F.json with "
-            "input_size, mean and std"
-        )
-    preprocess = override or Preprocess.model_validate(source.preprocess)
-    if preprocess.input_size != source.graph.interface.image_size:
-        raise InputError(
-            f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, the model takes "
+            f"preprocessing makes {'x'.join(map(str, images.preprocess.input_size))} images, the model takes "
             f"{'x'.join(map(str, source.graph.interface.image_size))} (channels x height x width)"
         )
-    return preprocess
 
 
 def _calib(calib: str | None, model: object) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
 from qvit_deploy.allocate.cost import Allocation, Option, total_cost
-from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
@@ -128,9 +128,9 @@ class _Evaluation:
         self.inputs = inputs
         self.held_out = held_out is not None
         self.images = inputs.batches.images if held_out is None else held_out
-        self.test: ImageSet | None = None
+        self.test: ExampleSet | None = None
         if job.data is not None:
-            self.test = open_images(job.data, inputs.preprocess, skip_bad=job.skip_bad_images, split="test")
+            self.test = inputs.open(job.data, split="test")
         with watch.stage("float"):
             self.float_outputs = self._outputs(inputs.source.graph)
         self.results: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
