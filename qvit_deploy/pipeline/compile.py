@@ -173,7 +173,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
-        "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
+        "source": {"model": inputs.source.description, "preprocess": _dumped(inputs.preprocess)},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
@@ -187,6 +187,10 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         measured = analysis.latency.model_dump(mode="json", include={"device", "fingerprint", "batch_size"})
         facts["latency"] = {**measured, "sites_ms": total / 1e6}
     return facts
+
+
+def _dumped(preprocess: Preprocess | None) -> dict[str, Any] | None:
+    return None if preprocess is None else preprocess.model_dump(mode="json")
 
 
 def _record(site: Site, cost: SiteCost, option: Option, score: float) -> SiteRecord:
