@@ -27,7 +27,8 @@ def test_nodes_in_order_stay_where_they_are() -> None:
 def test_nodes_in_a_branch_are_sorted() -> None:
     body = (
         "c = Constant<value_int = 1>() t = Cast<to=9>(c) y = If(t) <"
-        "then_branch = a () => (float[N] u) { u = Neg(v) v = Relu(x) }, else_branch = b () => (float[N] w) { w = Relu(x) }>"
+        "then_branch = a () => (float[N] u) { u = Neg(v) v = Relu(x) }, "
+        "else_branch = b () => (float[N] w) { w = Relu(x) }>"
     )
     model = ir.from_proto(parse(body))
     sort_nodes(model)
