@@ -58,8 +58,8 @@ class ReferenceVerification(FileVerification):
         sqnr_by_output: the same of every output that is not the same for all images.
         float_agreement: share of images whose top-1 is the float model's.
         integer_products, expected_integer_products: fused in the runtime's own optimized graph.
-        float_products: sites that are quantized but, with logarithmic codes, planned to multiply in floating point;
-            not among the expected ones.
+        float_products: sites that are quantized but multiply in floating point: products of logarithmic codes, and
+            convolutions, whose outputs stay in float; not among the expected ones.
         optimized_ops: operator counts of that graph.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,48 +13,23 @@ from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.compile import compile_model
+from qvit_deploy.commands.request import CompileRequest
 from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
 from qvit_deploy.tasks.registry import task_called
 
-# typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
-# ruff: noqa: UP045
 
-
-@options.recipe_options()
+@options.request_options
 def command(
     model: Annotated[str, typer.Argument(help="timm:NAME[?key=value&...], a path to .onnx, or demo:vit|deit|swin")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the bundle: a folder to create")],
-    calib: options.Calib = None,
-    checkpoint: options.Checkpoint = None,
-    pretrained: options.Pretrained = False,
-    preprocess: options.PreprocessFile = None,
-    *,
-    choices: options.Choices,
-    effort: options.Effort = None,
-    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
-    skip_bad_images: options.SkipBadImages = False,
-    cache: options.Cache = None,
+    request: CompileRequest,
     force: Annotated[bool, typer.Option("--force", help="replace an existing bundle")] = False,
     json: options.Json = False,
 ) -> None:
     """Compile a trained vision transformer into a verified mixed-precision bundle."""
     with Bars() as bars:
-        compiled = compile_model(
-            model,
-            out,
-            choices.fields,
-            recipe=recipe,
-            effort=effort,
-            calib=calib,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-            preprocess=preprocess,
-            force=force,
-            skip_bad_images=skip_bad_images,
-            cache=cache,
-            progress=bars,
-        )
+        compiled = compile_model(model, out, request, force=force, progress=bars)
     skipped_lines(compiled.skipped_images)
     manifest = compiled.bundle.manifest
     if json:

@@ -20,6 +20,10 @@ from qvit_deploy.targets.target import FLOAT
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     data: Annotated[str, typer.Option(help="images: a folder, an .npz or demo:fashion-mnist")],
+    labels: Annotated[
+        Optional[str],
+        typer.Option(help="label maps (a folder, an .npz) or boxes (a COCO .json); none: leave those of DATA out"),
+    ] = None,
     preprocess: Annotated[Optional[Path], typer.Option(help="JSON; a bundle brings its own")] = None,
     target: Annotated[
         str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {', '.join((*TARGETS, FLOAT))}")
@@ -30,11 +34,13 @@ def command(
     threads: Annotated[int, typer.Option(help="0: OMP_NUM_THREADS, or one per core")] = 0,
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
-    """Compute top-1, agreement with the float model and SQNR, in the runtime that the file is for."""
+    """Compute what the model's task measures by labels and against float (top-1, mIoU, AP, ...), and SQNR, in the
+    runtime that the file is for."""
     with Bars() as bars:
         result = evaluate(
             path,
             data,
+            labels=labels,
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
             target=target,
             task=task,
@@ -47,10 +53,9 @@ def command(
     if json:
         print_json(result.as_dict())
         return
-    meaning = result.task
-    if result.top1 is not None:
-        float_score = "" if result.float_top1 is None else f" (float {meaning.score_text(result.float_top1)})"
-        stdout.print(f"{meaning.words.score} {meaning.score_text(result.top1)}{float_score}, n={result.n}")
+    if result.by_labels:
+        numbers = [figure.text for figure in result.by_labels]
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)
     if result.sqnr_by_output is not None:
-        agreement = "" if result.agreement is None else f"agreement with float {result.agreement:.1%}, "
-        stdout.print(f"{agreement}SQNR {sqnr_text(result.sqnr_by_output)}, n={result.n}", markup=False, soft_wrap=True)
+        numbers = [figure.text for figure in result.to_float] + [f"SQNR {sqnr_text(result.sqnr_by_output)}"]
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvit_deploy.data.folder import list_folder
-from qvit_deploy.data.npz import Split, read_npz
-from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow
+from qvit_deploy.data.npz import Split, element_name, read_npz
+from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow, size_of
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
@@ -26,7 +26,8 @@ class ImageSet:
     """N pictures with their preprocessing. Files are decoded when a batch asks for them and then forgotten.
 
     `pictures` are files, or uint8 [N, H, W] or [N, H, W, 3]. `labels` is int64 [N] or None; `class_names` is
-    indexed by label. `skipped` names what was left out, with the reason.
+    indexed by label. `skipped` names what was left out, with the reason. `label_maps` is the archive they
+    are from, where that has a label map for every picture instead of a class.
     """
 
     pictures: tuple[Path, ...] | NDArray[np.uint8]
@@ -35,6 +36,7 @@ class ImageSet:
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    label_maps: Path | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,6 +82,11 @@ class ImageSet:
         picture = self.pictures[i]
         return decode(picture) if isinstance(picture, Path) else picture
 
+    def size(self, i: int) -> tuple[int, int]:
+        """Returns (height, width) of picture `i` as it was stored. Raises BadPictureError."""
+        picture = self.pictures[i]
+        return size_of(picture) if isinstance(picture, Path) else (picture.shape[0], picture.shape[1])
+
     def take(self, indices: NDArray[np.intp]) -> ImageSet:
         """Returns the pictures at `indices`, in that order."""
         pictures = self.pictures
@@ -121,8 +128,9 @@ def open_images(
     else:
         arrays = read_npz(path, split)
         preprocess.resized_size(*arrays.images.shape[1:3])
-        names = tuple(f"{arrays.key}[{i}]" for i in range(len(arrays.images)))
-        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names)
+        names = tuple(element_name(arrays.key, i) for i in range(len(arrays.images)))
+        maps = path if arrays.label_maps else None
+        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names, label_maps=maps)
         images = images if limit is None else images.subset(limit, seed)
 
     if len(images) < minimum:

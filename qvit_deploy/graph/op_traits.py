@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import onnx_ir as ir
 
 from qvit_deploy.graph import last_axis
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +246,6 @@ TRAITS: dict[str, Traits] = {
     "LayerNormalization": Traits(normalizes="moments", keeps_rows="first", float_only=True),
     "LogSoftmax": Traits(float_only=True),
     "LpNormalization": Traits(normalizes="length", float_only=True),
-    "MeanVarianceNormalization": Traits(normalizes="moments", float_only=True),
     "Softmax": Traits(float_only=True),
     # Codes
     "QuantizeLinear": Traits(quantizer=True, keeps_rows="first"),
@@ -301,7 +302,7 @@ class Operators(Set[str]):
         return sum(1 for _ in self)
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[str]) -> frozenset[str]:  # type: ignore[override]
+    def _from_iterable(cls, it: Iterable[Item]) -> frozenset[Item]:
         return frozenset(it)
 
 

@@ -155,7 +155,7 @@ def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageC
     if folder is None:
         return StageCache(None, [])
     start = time.perf_counter()
-    basis = [inputs.source.graph.digest(), inputs.task.name, inputs.batches.images.digest, numerics()]
+    basis = [inputs.source.graph.digest(), inputs.task.text, inputs.batches.images.digest, numerics()]
     watch.add("cache", time.perf_counter() - start)
     return StageCache(folder, basis)
 

@@ -31,6 +31,7 @@ from qvit_deploy.graph.sites import Site
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
+from qvit_deploy.pipeline.views import viewed
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding.distill import distill
@@ -109,6 +110,7 @@ def compile(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
         verified = {t.name: t.verify(model, job) for t, model in emitted.items()}
+        views = viewed(inputs.source.graph, reference, images, inputs.task)
         verification = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
@@ -120,7 +122,7 @@ def compile(
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": verification, "files": records}, "the manifest")
-        files["report.html"] = render_report(manifest)
+        files["report.html"] = render_report(manifest, views)
         bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
     return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
 
@@ -172,7 +174,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
-        "task": inputs.task.name,
+        "task": inputs.task.text,
         "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},

@@ -161,9 +161,11 @@ class _Evaluation:
                 "test_agreement": task.agreement(self.float_outputs[1], measured[1]),
                 "test_images": len(self.test),
             }
-            if self.test.labels is not None:
-                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.float_outputs)]
-                facts |= {"top1": scores[0], "float_top1": scores[1]}
+            if self.test.labels is not None and task.labels == "classes":
+                tally = task.tally(self.test.labels)
+                tally.add(measured[1], self.float_outputs[1], slice(0, len(self.test)))
+                scores = [figure for figure in tally.by_labels() if figure.key == "top1"]
+                facts |= {k: v for s in scores for k, v in (("top1", s.value), ("float_top1", s.of_float))}
         return facts
 
 

@@ -60,7 +60,8 @@ class Truth:
         executor = Executor(graph)
         with torch.no_grad():
             runs = [arrays(executor.run(batch.map(torch.from_numpy), fetch=self.names)) for batch in self.batches]
-        got = [[run[name] for name in self.names] for run in runs]
+        alone = [output.batch_axis is None for output in graph.interface.outputs]  # repeated by the executor
+        got = [[run[n][0] if one else run[n] for n, one in zip(self.names, alone, strict=True)] for run in runs]
         return dict(zip(self.names, _errors(self.outputs, got), strict=True))
 
     def require(self, graph: Graph) -> OriginalComparison:

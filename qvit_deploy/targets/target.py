@@ -247,6 +247,11 @@ FLOAT = "float"
 """Stands in place of a target's name in the name of the float model's file."""
 
 
+def words_in_float(sites: Collection[str]) -> str:
+    """Returns "; 2 sites stay in float" for the line of a verification; nothing where none does."""
+    return f"; {len(sites)} site{'s stay' if len(sites) > 1 else ' stays'} in float" if sites else ""
+
+
 def file_of(name: str) -> str:
     """Returns the name in a bundle of the file of the target of this name, or of the float model for `FLOAT`."""
     return f"model.{name}.onnx"

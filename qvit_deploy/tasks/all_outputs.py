@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qvit_deploy.data.labels.opening import LabelKind, Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface
+from qvit_deploy.tasks.tally import Figure, Tally, agreement_with_float
 from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task
 
 if TYPE_CHECKING:
@@ -26,14 +28,17 @@ class AllOutputs(Task):
 
     default_metric = OUTPUT_CHANGE
 
-    def check(self, interface: Interface) -> None:
-        """Raises InputError unless there is a floating-point output."""
+    labels: LabelKind | None = None
+
+    def for_model(self, interface: Interface) -> Task:
+        """Returns the task itself. Raises InputError unless there is a floating-point output."""
         if not any(output.is_float for output in interface.outputs):
             names = ", ".join(f"{output.name!r}" for output in interface.outputs)
             raise InputError(
                 f"the model gives no floating-point output ({names}), so what quantization does to it cannot be "
                 "measured; export it with the scores in front of its ArgMax or TopK as outputs"
             )
+        return self
 
     def signals(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the floating-point outputs."""
@@ -55,9 +60,14 @@ class AllOutputs(Task):
         equal = [(reference[name] == other[name]).mean() for name in decided]
         return float(np.mean(equal)) if equal else None
 
-    def score(self, outputs: Arrays, labels: np.ndarray) -> float:
-        """Raises InputError: no labels are known to fit."""
-        raise InputError(f"task {self.name!r} has no score by labels; pass --task with one that has")
+    def tally(self, labels: Labels | None) -> Tally:
+        """Counts the agreement of outputs of integers and booleans."""
+        return _Agreement(self)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics there are, as a person writes them."""
+        return (OUTPUT_CHANGE,)
 
     def parse_metric(self, text: str) -> Metric:
         """Reads `output-change`: how far the outputs are from the corrupt image's towards the clean image's, summed
@@ -68,7 +78,8 @@ class AllOutputs(Task):
             InputError: there is no such metric.
         """
         if text != OUTPUT_CHANGE:
-            raise InputError(f"there is no metric {text!r} for task {self.name!r}; choose from {OUTPUT_CHANGE}")
+            known = ", ".join(self.metrics)
+            raise InputError(f"there is no metric {text!r} for task {self.name!r}; choose from {known}")
         return self._output_change
 
     def _output_change(self, clean: Outputs, corrupt: Outputs) -> Objective:
@@ -93,6 +104,24 @@ class AllOutputs(Task):
     def pair_metric_text(self, metric: str, clean: int | None, corrupt: int | None) -> str:
         """Returns `change of the outputs`."""
         return "change of the outputs"
+
+
+class _Agreement(Tally):
+    def __init__(self, task: AllOutputs) -> None:
+        self._task = task
+        self._sum, self._count = 0.0, 0
+
+    def add(self, outputs: Arrays, reference: Arrays | None, place: slice) -> None:
+        agreement = None if reference is None else self._task.agreement(reference, outputs)
+        if agreement is not None:
+            count = place.stop - place.start
+            self._sum, self._count = self._sum + agreement * count, self._count + count
+
+    def by_labels(self) -> list[Figure]:
+        return []
+
+    def to_float(self) -> list[Figure]:
+        return [agreement_with_float(self._sum / self._count)] if self._count else []
 
 
 def _is_float(value: Array) -> bool:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface
 from qvit_deploy.tasks.all_outputs import AllOutputs
-from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Words
+from qvit_deploy.tasks.tally import Figure, Tally, agreement_with_float, share
+from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,16 +28,18 @@ class Classify(AllOutputs):
 
     name = "classify"
     words = Words(score="top-1", same="top-1", signal="logits", answer="class", answers="predictions")
+    labels = "classes"
     default_metric = "logit-diff"
 
-    def check(self, interface: Interface) -> None:
-        """Raises InputError unless an output is floating point with two dimensions."""
+    def for_model(self, interface: Interface) -> Task:
+        """Returns the task itself. Raises InputError unless an output is floating point with two dimensions."""
         if not any(output.is_float and len(output.shape) == 2 for output in interface.outputs):
             described = ", ".join(f"{o.name!r} [{', '.join(map(str, o.shape))}]" for o in interface.outputs)
             raise InputError(
                 f"task 'classify' needs an output of logits [batch, classes]; the model gives {described}: pass "
                 "another --task"
             )
+        return self
 
     def objective_for(self, sample: Iterable[Outputs], seed: int) -> Objective:
         """Returns the largest logit of every image, or `objective.projection` where the logits are not all that comes
@@ -67,6 +71,11 @@ class Classify(AllOutputs):
         if labels.max() >= logits.shape[1]:
             raise InputError(f"the labels go up to class {labels.max()}, the model has {logits.shape[1]} classes")
         return float((self.answers(outputs) == labels).mean())
+
+    def tally(self, labels: Labels | None) -> Tally:
+        """Counts images with the same largest logit, and with classes those whose largest logit is theirs."""
+        assert labels is None or isinstance(labels, np.ndarray)
+        return _ClassifyTally(self, labels)
 
     def parse_metric(self, text: str) -> Metric:
         """Reads `logit-diff`, `logit` or `log-prob`, or one of them with its classes: `logit-diff:3,5`, `logit:3`.
@@ -116,6 +125,33 @@ class Classify(AllOutputs):
         if not named and clean == corrupt:
             return f"logit of class {first} minus that of the class that gains most on it"
         return f"logit of class {first} minus logit of class {named[-1] if named else corrupt}"
+
+
+class _ClassifyTally(Tally):
+    def __init__(self, task: Classify, labels: np.ndarray | None) -> None:
+        self._task, self._labels = task, labels
+        self._n = 0
+        self._right: list[int] = []
+        self._same: int | None = None
+
+    def add(self, outputs: Arrays, reference: Arrays | None, place: slice) -> None:
+        models = [each for each in (outputs, reference) if each is not None]
+        count = place.stop - place.start
+        self._n += count
+        if self._labels is not None:
+            right = [round(self._task.score(each, self._labels[place]) * count) for each in models]
+            self._right = [a + b for a, b in zip(self._right or [0] * len(right), right, strict=True)]
+        if reference is not None:
+            self._same = (self._same or 0) + round(self._task.agreement(reference, outputs) * count)
+
+    def by_labels(self) -> list[Figure]:
+        if not self._right:
+            return []
+        ours, *exact = (right / self._n for right in self._right)
+        return [share(self._task.words.score, "top1", ours, exact[0] if exact else None)]
+
+    def to_float(self) -> list[Figure]:
+        return [] if self._same is None else [agreement_with_float(self._same / self._n)]
 
 
 CLASSIFY = Classify()

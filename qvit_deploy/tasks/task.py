@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from qvit_deploy.errors import CheckError
+from qvit_deploy.data.labels.opening import LabelKind, Labels
+from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.graph.interface import Interface
-from qvit_deploy.tasks.metrics import differs, relative_error, sqnr_db
+from qvit_deploy.tasks.metrics import Noise, relative_error
+from qvit_deploy.tasks.tally import Tally
+from qvit_deploy.tasks.views import View
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +46,7 @@ class Words:
     """How a person is told what a task measures.
 
     Attributes:
-        score: what `Task.score` is: top-1.
+        score: what is measured by labels, in a word: top-1.
         same: what agreeing outputs have in common: top-1.
         signal: what `Task.signals` are, in the plural: logits.
         answer, answers: what `Task.answers` are, one and several: class, predictions.
@@ -61,19 +64,36 @@ class Words:
 class Task(ABC):
     """What the outputs of a model mean.
 
-    A task has no state: it equals any other of its class, also after it was sent to another process.
+    A task has no state but its options: it equals any other of its class and options, also after it was sent to
+    another process.
 
     Attributes:
+        labels: which labels say how good the outputs are; None for none.
         default_metric: the metric of patches where the user names none, as for `parse_metric`.
     """
 
     name: str
     words: Words
+    labels: LabelKind | None
     default_metric: str
 
+    @property
+    def text(self) -> str:
+        """What the task is called with its options, which `registry.task_called` reads."""
+        return self.name
+
+    def with_options(self, text: str) -> Task:
+        """Returns the task with options, what stands behind its name and a colon. Raises InputError: there are
+        none."""
+        raise InputError(f"task {self.name!r} takes no options, got {text!r}")
+
     @abstractmethod
-    def check(self, interface: Interface) -> None:
-        """Raises InputError unless the outputs of a model can be what the task is about."""
+    def for_model(self, interface: Interface) -> Task:
+        """Returns the task as it is for a model, with everything found out that the user left open.
+
+        Raises:
+            InputError: the outputs of the model cannot be what the task is about.
+        """
 
     @abstractmethod
     def signals(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -103,9 +123,12 @@ class Task(ABC):
         same."""
 
     @abstractmethod
-    def score(self, outputs: Arrays, labels: np.ndarray) -> float:
-        """Measures how good the outputs are by `labels` [n]; larger is better. Raises InputError where labels of that
-        kind say nothing about them."""
+    def tally(self, labels: Labels | None) -> Tally:
+        """Returns what counts up an evaluation; `labels` are of the kind that the task takes."""
+
+    def views(self, outputs: Arrays) -> list[View]:
+        """Returns what a person would look at for each image of a batch; nothing where numbers say all."""
+        return []
 
     @abstractmethod
     def parse_metric(self, text: str) -> Metric:
@@ -135,15 +158,10 @@ class Task(ABC):
         return min(self.sqnr_by_output(reference, other).values())
 
     def sqnr_by_output(self, reference: Arrays, other: Arrays) -> dict[str, float]:
-        """Returns output -> its signal to quantization noise ratio in dB (`metrics.sqnr_db`), the worst first.
-
-        An output that is the same for every image is left out, unless all are: it says nothing, and a model that gives
-        noise there would be told apart from its float model by that alone.
-        """
-        exact, measured = self.signals(reference), self.signals(other)
-        telling = [name for name, value in exact.items() if differs(value)] or list(exact)
-        ratios = {name: sqnr_db(exact[name], measured[name]) for name in telling}
-        return dict(sorted(ratios.items(), key=lambda item: item[1]))
+        """Returns output -> its signal to quantization noise ratio in dB, the worst first (`metrics.Noise`)."""
+        noise = Noise()
+        noise.add(self.signals(reference), self.signals(other))
+        return noise.ratios_db()
 
     def relative_errors(self, reference: Arrays, other: Arrays) -> dict[str, float]:
         """Returns output -> the largest difference of its signal, relative to its largest value, the largest first."""

@@ -67,7 +67,6 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
     ("ConvTranspose", [MAPS, normal(2, 2, 3, 2), normal(4)], {"group": 2, "strides": [2, 1], "pads": [1, 0, 2, 1]}),
     ("DeformConv", [MAPS, normal(3, 2, 2, 2), 0.3 * normal(2, 8, 4, 3), normal(3)], {}),
     ("GroupNormalization", [normal(2, 4, 3, 2), normal(4), normal(4)], {"num_groups": 2}),
-    ("MeanVarianceNormalization", [MAPS], {}),
     ("LRN", [normal(2, 4, 2, 2)], {"size": 3, "alpha": 0.5}),
     *((op, [MAPS], {}) for op in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")),
     ("AveragePool", [MAPS], {"kernel_shape": [2, 2], "pads": [1, 0, 1, 0], "count_include_pad": 1}),

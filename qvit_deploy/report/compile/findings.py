@@ -101,7 +101,8 @@ def _in_float(v: Verification) -> VerificationRow | None:
     if not v.float_products:
         return None
     meaning = (
-        "Their attention probabilities have logarithmic codes, which no integer product takes; chosen, not missed."
+        "ONNX Runtime fuses no integer product for them: convolutions whose output stays in float (the file for "
+        "onnxruntime-fused runs those on integers) and probabilities with logarithmic codes."
     )
     return VerificationRow(
         "Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning

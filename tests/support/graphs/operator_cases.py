@@ -148,8 +148,6 @@ CASES: list[Case] = [
     ("InstanceNormalization", [MAPS, normal(4), normal(4)], {"epsilon": 1e-3}),
     ("GroupNormalization", [MAPS, normal(4), normal(4)], {"num_groups": 2, "epsilon": 1e-3}),
     ("GroupNormalization", [normal(2, 6, 5), normal(6), normal(6)], {"num_groups": 1}),
-    ("MeanVarianceNormalization", [MAPS], {}),
-    ("MeanVarianceNormalization", [MAPS], {"axes": [2, 3]}),
     ("LRN", [MAPS], {"size": 3}),
     ("LRN", [MAPS], {"size": 5, "alpha": 0.5, "beta": 0.6, "bias": 2.0}),
     ("Hardmax", [X.round()], {"axis": 1}),
