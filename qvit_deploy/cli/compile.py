@@ -71,12 +71,27 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
         (
             "against float",
-            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} (n={checked.images})",
+            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} ({_measured_on(checked)})",
         ),
+        *_calibrated(manifest),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _measured_on(checked: Verification) -> str:
+    others = "held-out images" if checked.held_out else "those of calibration: the data have too few others"
+    return f"n={checked.images}{' ' if checked.held_out else ', '}{others}"
+
+
+def _calibrated(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns a row where calibration has fewer images than were asked for."""
+    count, wanted = (manifest.model_extra or {})["calibration"]["images"], manifest.recipe["calibration_images"]
+    if count == wanted:
+        return []
+    apart = f"; {manifest.verification.images} were kept apart to measure on" if manifest.verification.held_out else ""
+    return [("calibration", f"on {count} images, {wanted} wanted{apart}")]
 
 
 def _original(checked: Verification) -> list[tuple[str, str]]:

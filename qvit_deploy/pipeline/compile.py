@@ -45,9 +45,6 @@ from qvit_deploy.targets.target import FLOAT, AnyTarget, EmissionJob, EmittedMod
 if TYPE_CHECKING:
     from torch import nn
 
-VERIFIED_IMAGES = 32
-"""Calibration images that every target is verified on."""
-
 
 @dataclass(frozen=True)
 class Compiled:
@@ -105,7 +102,7 @@ def compile(
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
-        images = concatenated(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()), np.concatenate)
+        images = concatenated(list(inputs.measured.batches(recipe.batch_size)), np.concatenate)
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
@@ -114,6 +111,7 @@ def compile(
         verification = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
+            held_out=inputs.held_out is not None,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
             original=inputs.truth.require_folded(folded, inputs.original) if inputs.truth else inputs.original,
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},

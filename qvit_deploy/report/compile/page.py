@@ -194,6 +194,11 @@ def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     if (images := number(calibration, "images")) is not None:
         rows.append(("Calibration images", f"{images:,.0f}"))
     rows.append(("Calibration digest", str(calibration.get("sha256", ""))))
+    if (verified := manifest.verification).held_out is not None:
+        others = (
+            "others of the same data" if verified.held_out else "those of calibration: the data have too few others"
+        )
+        rows.append(("Measured on", f"{verified.images:,} images, {others}"))
     if method := relevance.get("method"):
         images = number(relevance, "images")
         rows.append(("Score", str(method) + (f", averaged over {images:,.0f} images" if images else "")))
