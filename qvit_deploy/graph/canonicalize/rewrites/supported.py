@@ -15,7 +15,7 @@ from qvit_deploy.graph.canonicalize.rewrites.fused import DOMAIN, fused_operator
 from qvit_deploy.graph.graph import CANONICAL_OPSET
 from qvit_deploy.graph.supported import STANDARD, runs, unsupported
 
-_REWRITTEN = frozenset({"CastLike", "Constant", "If", "SequenceAt", "SplitToSequence"})
+_REWRITTEN = SEQUENCES | {"CastLike", "Constant", "If"}
 """Standard operators of which canonicalization leaves none, or refuses the node."""
 
 _OLD = frozenset({"Scatter", "Upsample"})
