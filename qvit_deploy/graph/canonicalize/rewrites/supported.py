@@ -12,6 +12,7 @@ import onnx_ir as ir
 from qvit_deploy.errors import UnsupportedOpError, all_unsupported
 from qvit_deploy.graph.canonicalize.provenance import Provenance
 from qvit_deploy.graph.canonicalize.rewrites.fused import DOMAIN, fused_operator
+from qvit_deploy.graph.canonicalize.rewrites.sequences import SEQUENCES
 from qvit_deploy.graph.graph import CANONICAL_OPSET
 from qvit_deploy.graph.supported import STANDARD, runs, unsupported
 
