@@ -1,7 +1,7 @@
 """Which operators of a model cannot be compiled: all of them are named, before anything is computed.
 
-What does not depend on pixels may be any standard operator, for ONNX Runtime computes it (`measure.py`). What the
-branches of an If hold is looked at when it is known which of them is taken.
+What does not depend on pixels may be any standard operator, for ONNX Runtime computes it (`measure.py`). The standard
+operators in the branches of an If are looked at when it is known which of them is taken.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FOREIGN = (
 def require_supported(model: ir.Model) -> None:
     """Raises InputError that names every operator of `model`, at its own opset, that cannot be compiled."""
     data_nodes = Provenance(model.graph).data_nodes
-    errors = [error for node in model.graph if (error := _problem(node, node in data_nodes)) is not None]
+    errors = [error for node in model.graph.all_nodes() if (error := _problem(node, node in data_nodes)) is not None]
     if errors:
         raise all_unsupported(errors)
 
