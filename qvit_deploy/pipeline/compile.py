@@ -169,7 +169,7 @@ def emit(
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
-    sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
+    known = {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
@@ -177,7 +177,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
-        "sites": [_record(s, c, allocation[s.name], scores.values[s.name]) for s, c in sites],
+        "sites": [_record(known[c.name], c, allocation.get(c.name), scores.values.get(c.name)) for c in analysis.costs],
         "summary": _summary(analysis.costs, allocation),
     }
     if analysis.latency is not None:
@@ -188,13 +188,13 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     return facts
 
 
-def _record(site: Site, cost: SiteCost, option: Option, score: float) -> SiteRecord:
+def _record(site: Site, cost: SiteCost, option: Option | None, score: float | None) -> SiteRecord:
     return SiteRecord(
         name=site.name,
         kind=site.kind,
         role=site.role,
-        w_bits=option.w_bits,
-        a_bits=option.a_bits,
+        w_bits=None if option is None else option.w_bits,
+        a_bits=None if option is None else option.a_bits,
         params=cost.params,
         macs=cost.macs,
         score=score,

@@ -28,8 +28,8 @@ HEAD_ROOM = torch.linspace(1.05, 2.0, 20)
 """Further candidates where rows are few."""
 
 FEW_ROWS = 256
-"""Samples of fewer rows are charged for their tails: those of pooled heads, which have a row an image. Tensors with a row
-a token have more, and `calibrate.observe` keeps the extremes of all their rows."""
+"""Samples of fewer rows are charged for their tails: those of pooled heads, which have a row an image. Tensors with a
+row a token have more, and `calibrate.observe` keeps the extremes of all their rows."""
 
 
 def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: float, format: Format) -> Tensor:
