@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
+        *_in_float(manifest),
         ("mean bits", f"weights {summary.mean_w_bits:.2f}, activations {summary.mean_a_bits:.2f}"),
         (
             "weights",
@@ -103,6 +105,18 @@ def _original(checked: Verification) -> list[tuple[str, str]]:
     count = len(original.errors)
     which = f"output {escape(name)}" if count == 1 else f"all {count} outputs, {escape(name)} the farthest,"
     return [("original", f"{which} within {error:.1e} of the model in {original.runtime} (n={original.images})")]
+
+
+def _in_float(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns a row with the layers that no target quantizes, by operator and with the first one's name."""
+    layers = manifest.in_float
+    if not layers:
+        return []
+    counts = Counter(layer.operator for layer in layers)
+    kinds = ", ".join(f"{n} x {operator}" for operator, n in counts.items())
+    return [
+        ("in float", f"{kinds} (the first {escape(layers[0].name)}; {short(sum(x.params for x in layers))} weights)")
+    ]
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

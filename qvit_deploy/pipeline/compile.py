@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
 from qvit_deploy.graph.examples import concatenated
-from qvit_deploy.graph.sites import Site
+from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
@@ -169,7 +169,7 @@ def emit(
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
-    known = {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
+    graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
@@ -178,6 +178,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
         "sites": [_record(known[c.name], c, allocation.get(c.name), scores.values.get(c.name)) for c in analysis.costs],
+        "in_float": [asdict(layer) for layer in float_layers(graph, tuple(known.values()))],
         "summary": _summary(analysis.costs, allocation),
     }
     if analysis.latency is not None:

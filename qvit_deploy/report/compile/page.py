@@ -58,6 +58,7 @@ def render_report(manifest: Manifest, views: Sequence[ViewedImage]) -> bytes:
         no_ranking=ranking if isinstance(ranking, str) else "",
         unscored=sum(s.score is None for s in sites) if shown else 0,
         attention=_attention_text(manifest),
+        in_float=_float_text(manifest),
         containers=_container_text(manifest),
         blocks=_block_text(sites),
         rows=_rows(sites, shown),
@@ -147,6 +148,16 @@ def _attention_text(manifest: Manifest) -> str:
     if manifest.recipe.get("attention") == "float":
         return "Attention products (QK and AV) stay in floating point; no cost on this page includes them."
     return ""
+
+
+def _float_text(manifest: Manifest) -> str:
+    """Returns a sentence that names the layers with weights that are in float in every file."""
+    layers = manifest.in_float
+    if not layers:
+        return ""
+    names = ", ".join(f"{printable(layer.name)} ({layer.operator})" for layer in layers[:8])
+    more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
+    return f"In floating point in every file, and in no number on this page: {names}{more}."
 
 
 def _container_text(manifest: Manifest) -> str:
