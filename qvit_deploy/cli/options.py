@@ -30,7 +30,7 @@ Cache = Annotated[
 SkipBadImages = Annotated[bool, typer.Option(help="leave out images that cannot be read")]
 Task = Annotated[
     Optional[str],
-    typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}; a bundle says it itself"),
+    typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}, options behind a colon; a bundle says it itself"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 

@@ -110,14 +110,13 @@ def evaluate(
         models = [artifact.path_of(file_of(target)), artifact.path_of(file_of(FLOAT))]
     preprocess = preprocess_of(artifact, preprocess)
     images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")
-    meaning = model_task(artifact, task)
-    tally = meaning.tally(open_labels(meaning.name, meaning.labels, labels, images))
-    noise = Noise()
+    noise, done = Noise(), 0
     with watch.stage("eval", len(images)) as advance:
         sessions = [open_model(model, threads) for model in models]
         for session, model in zip(sessions, models, strict=True):
             _require_size(session, preprocess, model)
-        done = 0
+        meaning = model_task(artifact, task)
+        tally = meaning.tally(open_labels(meaning.name, meaning.labels, labels, images))
         for batch in images.batches(min(session.static_batch or BATCH for session in sessions)):
             ours, *exact = (session.run(batch) for session in sessions)
             if exact:
