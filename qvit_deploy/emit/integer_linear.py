@@ -58,7 +58,7 @@ class UnsignedCodes:
     """Adds uint8 codes next to the int8 ones of a graph; one quantizer for all readers on the same grid.
 
     Attributes:
-        names: int8 codes -> uint8 codes.
+        names: int8 codes -> the codes that their readers read instead.
     """
 
     def __init__(self, graph: ir.Graph) -> None:

@@ -18,7 +18,9 @@ from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.emitted import EmittedGraph, EmittedOperand, EmittedSite
 from qvit_deploy.emit.quantizers import Quantized, Quantizers
 from qvit_deploy.graph.edit import free_value_name
-from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.op_traits import MOVES
+from qvit_deploy.graph.query import sole_reader
 from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 
 
@@ -34,6 +36,10 @@ def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> EmittedG
     by_output = {node.outputs[0].name: node for node in copy.nodes()}
     products = {name: by_output[site.site.product] for name, site in plan.sites.items()}
     operands = {name: writer.site(products[name], site) for name, site in plan.sites.items()}
+    if for_onnxruntime:
+        for name, site in plan.weights().items():
+            if site.site.kind == "conv":
+                writer.part_bias(products[name])
     copy.model.graph.sort()
     _drop_unused_initializers(copy)
     # Only now: what was put behind a product changed its result's name.
@@ -133,6 +139,21 @@ class _Writer:
         else:
             self.editor.behind(node, [("Add", constant)])
 
+    def part_bias(self, node: ir.Node) -> None:
+        """Adds the bias of a quantized convolution behind it where a quantizer is all that reads the output.
+
+        ONNX Runtime would round the bias of such a convolution to whole steps of input scale x weight scale, at 4 bits
+        some thousandths of the output's range.
+        """
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if bias is None or not _ends_in_quantizer(node.outputs[0]):
+            return
+        value = node.inputs[2]
+        assert value is not None and value.name is not None
+        by_channel = self.editor.constant(f"{value.name}.by_channel", bias.reshape(-1, *[1] * (_rank(node) - 2)))
+        node.resize_inputs(2)
+        self.editor.behind(node, [("Add", by_channel)])
+
     def drop_row_axis(self, node: ir.Node, plan: WeightPlan) -> None:
         """Takes the axis that the quantizer put in out again, after the site's bias."""
         last = node
@@ -147,6 +168,20 @@ class _Writer:
         assert squeeze is not None
         ir.convenience.replace_all_uses_with(tall, flat, replace_graph_outputs=True)
         squeeze.replace_input_with(0, tall)
+
+
+def _rank(conv: ir.Node) -> int:
+    weight = conv.inputs[1]
+    assert weight is not None and weight.shape is not None
+    return len(weight.shape)
+
+
+def _ends_in_quantizer(value: ir.Value) -> bool:
+    """Returns whether all that reads `value` is a quantizer, behind operators that ONNX Runtime sees through."""
+    reader = sole_reader(value)
+    while reader is not None and reader.op_type in MOVES | {"Relu", "Clip", "MaxPool"}:
+        reader = sole_reader(reader.outputs[0])
+    return reader is not None and reader.op_type == "QuantizeLinear"
 
 
 def _operand(quantized: Quantized) -> EmittedOperand:

@@ -73,6 +73,7 @@ class Executor:
             self._constants[self._slot(value)] = self._constant(value.const_value)
         self._input_slots = {v.name or "": self._slot(v) for v in graph.inputs}
         self._output_slots = {v.name or "": self._slot(v) for v in graph.outputs}
+        self._for_all = {output.name for output in graph.interface.outputs if output.batch_axis is None}
         overrides = overrides or {}
         self._functions = _functions(graph, overrides)
         self._overridden = set(overrides)
@@ -97,8 +98,8 @@ class Executor:
 
         Args:
             taps: value name -> `Tap`, applied to that tensor as soon as it exists (inputs included).
-            fetch: names of the tensors to return; the graph's outputs when None. Execution stops after the
-                last of them.
+            fetch: names of the tensors to return, as they are; the graph's outputs when None, each [batch, ...]: one
+                that is the same for all examples is repeated. Execution stops after the last of them.
 
         Returns: name -> tensor, in the order of `fetch`.
         """
@@ -121,7 +122,12 @@ class Executor:
                 break
         if remaining:
             raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
-        return {n: results[n] for n in names}
+        found = {n: results[n] for n in names}
+        return found if fetch is not None else self._for_each(found, len(batch))
+
+    def _for_each(self, outputs: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Repeats the outputs that are the same for all of `count` examples along a new first axis."""
+        return {n: v.expand(count, *v.shape) if n in self._for_all else v for n, v in outputs.items()}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -157,10 +163,11 @@ class Executor:
                     branch_env = {**env, slot: value}
                     for later in steps[index + 1 :]:
                         execute(later, branch_env, {})
-                    branched[name].append({output: branch_env[s] for output, s in self._output_slots.items()})
+                    branched_outputs = {output: branch_env[s] for output, s in self._output_slots.items()}
+                    branched[name].append(self._for_each(branched_outputs, len(batch)))
         if missing := branches.keys() - branched.keys():
             raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
-        return {output: env[s] for output, s in self._output_slots.items()}, branched
+        return self._for_each({output: env[s] for output, s in self._output_slots.items()}, len(batch)), branched
 
     def start(self, batch: Examples[Tensor], taps: Mapping[str, Tap]) -> dict[int, Tensor]:
         """Returns slot -> tensor before the first step: the constants and the inputs.

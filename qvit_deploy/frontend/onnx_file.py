@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.duplicates import settle_duplicates
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
@@ -41,6 +42,7 @@ def read_foreign(path: Path) -> ir.Model:
     What it says of the shapes of results is left out: it may be stale, and shapes are measured.
     """
     proto = _read(path)
+    settle_duplicates(proto, str(path))
     del proto.graph.value_info[:]
     for function in proto.functions:
         del function.value_info[:]

@@ -45,11 +45,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a graph."""
+    """One output of a graph.
+
+    Attributes:
+        batch_axis: the axis that counts examples; None for an output that is one for all examples of a batch.
+    """
 
     name: str
     shape: Shape
     dtype: ir.DataType | None
+    batch_axis: int | None
 
     @property
     def is_float(self) -> bool:
@@ -67,10 +72,8 @@ class Interface:
     @classmethod
     def of(cls, model: ir.Model) -> Interface:
         """Reads the interface off a model; initializers that are listed as inputs count as inputs too."""
-        return cls(
-            inputs_of([(value.name or "", _shape(value), value.dtype) for value in model.graph.inputs]),
-            tuple(Output(value.name or "", _shape(value), value.dtype) for value in model.graph.outputs),
-        )
+        inputs = inputs_of([(value.name or "", _shape(value), value.dtype) for value in model.graph.inputs])
+        return cls(inputs, tuple(_output(value, static_batch(inputs)) for value in model.graph.outputs))
 
     @property
     def image(self) -> Input:
@@ -109,6 +112,17 @@ class Interface:
 def static_batch(inputs: Iterable[Input]) -> int | None:
     """Returns how many examples these inputs take at a time, where that is fixed; None where any number runs."""
     return next((size for i in inputs if (size := i.static_batch) is not None), None)
+
+
+def is_fixed(shape: Shape, batch: int | None) -> bool:
+    """Tells whether the first axis of an output has a length of its own, of a graph that takes `batch` examples at a
+    time (None for any number): it does not count them then. Scalars have no axis that does."""
+    return not shape or (isinstance(shape[0], int) and shape[0] != batch)
+
+
+def _output(value: ir.Value, batch: int | None) -> Output:
+    shape = _shape(value)
+    return Output(value.name or "", shape, value.dtype, None if is_fixed(shape, batch) else 0)
 
 
 def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tuple[Input, ...]:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import onnx_ir as ir
 
 from qvit_deploy.graph import last_axis
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Traits:
         random: y is drawn anew at every run.
         sums: y adds up whole axes of x: its `values`, `magnitudes` or `squares` (a mean and a root count too).
         product: a `matrix` product or a `convolution`: what integer kernels exist for.
+        weighted: a layer whose constant operands of two and more dimensions are its weights.
         normalizes: y is x with its `moments` (mean and variance) or its `length` taken out, both measured on x, or with
             `constants` (moments of the training).
         quantizer: QuantizeLinear and DequantizeLinear: between numbers and codes, by scales in the file.
@@ -69,6 +72,7 @@ class Traits:
     random: bool = False
     sums: Literal["values", "magnitudes", "squares"] | None = None
     product: Literal["matrix", "convolution"] | None = None
+    weighted: bool = False
     normalizes: Literal["moments", "length", "constants"] | None = None
     quantizer: bool = False
     integer: bool = False
@@ -220,15 +224,17 @@ TRAITS: dict[str, Traits] = {
     "ReduceSumSquare": Traits(sums="squares"),
     # Products and pooling
     "AveragePool": Traits(),
-    "Conv": Traits(product="convolution"),
-    "ConvTranspose": Traits(product="convolution"),
-    "DeformConv": Traits(float_only=True),
-    "Einsum": Traits(),
-    "Gemm": Traits(product="matrix"),
+    "Conv": Traits(product="convolution", weighted=True),
+    "ConvTranspose": Traits(product="convolution", weighted=True),
+    "DeformConv": Traits(weighted=True, float_only=True),
+    "Einsum": Traits(weighted=True),
+    "Gemm": Traits(product="matrix", weighted=True),
+    "GRU": Traits(weighted=True, float_only=True),
     "GlobalLpPool": Traits(),
     "GlobalMaxPool": Traits(),
+    "LSTM": Traits(weighted=True, float_only=True),
     "LpPool": Traits(),
-    "MatMul": Traits(product="matrix"),
+    "MatMul": Traits(product="matrix", weighted=True),
     "MaxPool": Traits(),
     # Reading maps between their pixels
     "AffineGrid": Traits(),
@@ -244,7 +250,6 @@ TRAITS: dict[str, Traits] = {
     "LayerNormalization": Traits(normalizes="moments", keeps_rows="first", float_only=True),
     "LogSoftmax": Traits(float_only=True),
     "LpNormalization": Traits(normalizes="length", float_only=True),
-    "MeanVarianceNormalization": Traits(normalizes="moments", float_only=True),
     "Softmax": Traits(float_only=True),
     # Codes
     "QuantizeLinear": Traits(quantizer=True, keeps_rows="first"),
@@ -301,7 +306,7 @@ class Operators(Set[str]):
         return sum(1 for _ in self)
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[str]) -> frozenset[str]:  # type: ignore[override]
+    def _from_iterable(cls, it: Iterable[Item]) -> frozenset[Item]:
         return frozenset(it)
 
 
@@ -319,6 +324,7 @@ RANDOM = Operators(lambda t: t.random)
 SUMS = Operators(lambda t: t.sums)
 SUMS_OF_SQUARES = Operators(lambda t: t.sums == "squares")
 PRODUCTS = Operators(lambda t: t.product)
+WEIGHTED = Operators(lambda t: t.weighted)
 MATRIX_PRODUCTS = Operators(lambda t: t.product == "matrix")
 MOMENT_NORMS = Operators(lambda t: t.normalizes == "moments")
 NORMS = Operators(lambda t: t.normalizes in ("moments", "length"))

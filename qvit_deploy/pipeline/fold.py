@@ -32,6 +32,7 @@ SCORED_IMAGES = 32
 AFTER_FOLD = {
     *BUDGETS, "uniform", "bits", "separate_bits", "first_last_bits", "latency_table", "score", "rules", "attention",
     "softmax", "softmax_rows", "attention_granularity", "compensate", "distill_epochs", "targets",
+    "task",
 }  # fmt: skip
 """Fields of a recipe that the folds do not depend on (but on the narrowest width)."""
 

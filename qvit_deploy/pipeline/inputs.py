@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from qvit_deploy.artifacts.verification import OriginalComparison
-from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.data.held_out import HELD_OUT_IMAGES, open_apart
+from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -61,9 +62,11 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A model, what its outputs mean, and the images it is calibrated on, drawn from the DATA `calib`.
+    """A model, what its outputs mean, and images.
 
     Attributes:
+        batches: images to calibrate on.
+        held_out: others of the same DATA, that nothing is fitted to; None where DATA has too few.
         original: how the graph compares with the model as it was handed in.
         truth: what that computes, where it can be run.
     """
@@ -72,22 +75,14 @@ class Inputs:
     task: Task
     preprocess: Preprocess
     batches: Batches
-    calib: str
-    skip_bad_images: bool
+    held_out: ImageSet | None
     original: OriginalComparison
     truth: Truth | None
 
-    def held_out(self, count: int, seed: int) -> ImageSet | None:
-        """Draws up to `count` images of the same DATA that calibration does not see; None when it sees all.
-
-        Args:
-            seed: that of the recipe the inputs were opened with.
-        """
-        drawn = self.batches.images
-        limit = len(drawn) + count
-        more = open_images(self.calib, self.preprocess, limit=limit, seed=seed, skip_bad=self.skip_bad_images)
-        rest = more.without(drawn)
-        return rest if len(rest) else None
+    @property
+    def measured(self) -> ImageSet:
+        """The images that quality is measured on: those held out, or those of calibration where there are none."""
+        return self.batches.images if self.held_out is None else self.held_out
 
 
 def open_inputs(
@@ -100,8 +95,14 @@ def open_inputs(
     preprocess: Preprocess | None,
     skip_bad_images: bool,
     watch: Stopwatch,
+    held_out: int = HELD_OUT_IMAGES,
 ) -> Inputs:
-    """Reads the model and draws `recipe.calibration_images`; the arguments are those of `pipeline.compile`.
+    """Reads the model and draws `recipe.calibration_images` (see `data.held_out`), and others to measure on.
+
+    Args:
+        held_out: how many others, at most.
+
+    The others are those of `pipeline.compile`.
 
     Raises:
         InputError: the model or the images cannot be used, or do not fit each other.
@@ -113,16 +114,17 @@ def open_inputs(
         gc.collect()  # tracing leaves cycles that hold the weights several times over
     calib = _calib(calib, model)
     with watch.stage("read images"):
-        images = open_images(
-            calib, preprocess, limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad_images, minimum=2
-        )
+        images, others = open_apart(
+            calib, preprocess, fitted=recipe.calibration_images, held_out=held_out, seed=recipe.seed,
+            skip_bad=skip_bad_images,
+        )  # fmt: skip
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
     with watch.stage("run original"):
         few = list(batches.sample(TRUTH_IMAGES, recipe.seed).arrays())
         original, truth = compare_with_original(source, few)
     task = task_of(source.graph.interface, recipe.task)
-    return Inputs(source, task, preprocess, batches, calib, skip_bad_images, original, truth)
+    return Inputs(source, task, preprocess, batches, others, original, truth)
 
 
 def _source(

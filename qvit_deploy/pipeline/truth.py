@@ -59,7 +59,8 @@ class Truth:
         """Returns output -> how far `graph` is from the original (`_error`)."""
         executor = Executor(graph)
         with torch.no_grad():
-            got = [list(arrays(executor.run(batch.map(torch.from_numpy))).values()) for batch in self.batches]
+            runs = [arrays(executor.run(batch.map(torch.from_numpy), fetch=self.names)) for batch in self.batches]
+        got = [[run[name] for name in self.names] for run in runs]
         return dict(zip(self.names, _errors(self.outputs, got), strict=True))
 
     def require(self, graph: Graph) -> OriginalComparison:
@@ -100,6 +101,8 @@ class Truth:
 
     def _beyond_noise(self, errors: dict[str, float]) -> tuple[str, float, float] | None:
         """Returns the output that is farthest beyond float noise as (name, error, what is allowed), or None."""
+        if max(errors.values()) <= TOLERANCE:
+            return None
         roundoff = self.original.roundoff()
         tolerance = max(TOLERANCE, ROUNDINGS * roundoff)
         if max(errors.values()) <= tolerance:

@@ -11,6 +11,7 @@ from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.query import names_with_gradient
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.rule_sets import RuleSet
@@ -45,18 +46,23 @@ def propagate(
     Returns: the outputs by name.
 
     Raises:
+        InputError: no gradient goes into the graph from the outputs that the objective reads.
         NonFiniteError: an output, or a relevance, is NaN or infinite; names the tensor.
         KeyError: the graph has no tensor of that name.
     """
     names, pending = set(names), dict[str, Tensor]()
+    independent = names - names_with_gradient(executor.graph)
 
     def tap(name: str) -> Tap:
         def read(tensor: Tensor) -> Tensor | None:
             pending[name] = tensor.detach()
+            if name in independent and tensor.is_floating_point():
+                # What does not come from the image, such as the queries of a decoder, damages outputs all the same.
+                tensor = tensor.detach().requires_grad_()
             if tensor.requires_grad:  # an attention map's inputs under `relp-ah` may not
                 tensor.register_hook(arrive)
             if replaced is None or name not in replaced:
-                return None
+                return tensor
             return replaced_by(tensor, replaced[name])
 
         def arrive(g: Tensor | None) -> None:
@@ -75,7 +81,13 @@ def propagate(
             "the output of the float model is NaN or infinite on the images: the model overflows or holds broken "
             "weights; check it in its own framework first"
         )
-    objective(outputs).sum().backward()
+    start = objective(outputs)
+    if not start.requires_grad:
+        raise InputError(
+            f"no gradient goes from the outputs of {executor.graph.name!r} to its layers: all of them come out of an "
+            "ArgMax, a TopK's indices or a comparison; export the scores in front of it as outputs"
+        )
+    start.sum().backward()
     for name, activation in pending.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
     return {name: value.detach() for name, value in outputs.items()}

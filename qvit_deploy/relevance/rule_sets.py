@@ -109,7 +109,7 @@ def unit(objective: Objective) -> Objective:
 
 
 _RELP = (
-    r.NORM_SIZE, r.LAYER_NORM, r.CHANNEL_NORM, r.MEAN_VARIANCE_NORM, r.LENGTH_NORM, r.ACTIVATION, r.SELF_GATE,
+    r.NORM_SIZE, r.LAYER_NORM, r.CHANNEL_NORM, r.LENGTH_NORM, r.ACTIVATION, r.SELF_GATE,
     r.HALF_GATE,
 )  # fmt: skip
 _DEEP_TAYLOR = (

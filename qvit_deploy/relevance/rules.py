@@ -127,15 +127,6 @@ def _channel_norm(node: ir.Node, _: Context) -> Replacements:
     return {node: backward.with_backward(build(node), rule)}
 
 
-def _mean_variance_norm(node: ir.Node, _: Context) -> Replacements:
-    axes = tuple(NodeView(node).attr("axes", [0, 2, 3]))
-
-    def rule(g: Tensor, _: Tensor, x: Tensor) -> tuple[Tensor | None, ...]:
-        return (backward.layer_norm(g, x, x.new_ones(()), axes, eps=0.0),)
-
-    return {node: backward.with_backward(build(node), rule)}
-
-
 def _activation(node: ir.Node, _: Context) -> Replacements:
     slope = slope_at_zero(node)
 
@@ -285,7 +276,6 @@ NORM_SIZE = Rule("norm", _is_norm_size, _stop, freezes=True, evidence=_NORMS)
 SOFTMAX_STOP = Rule("softmax", _is("Softmax"), _stop, freezes=True, evidence=frozenset({"Softmax"}))
 LAYER_NORM = Rule("norm", _is("LayerNormalization"), _layer_norm, evidence=_NORMS)
 CHANNEL_NORM = Rule("norm", _is("InstanceNormalization", "GroupNormalization"), _channel_norm, evidence=_NORMS)
-MEAN_VARIANCE_NORM = Rule("norm", _is("MeanVarianceNormalization"), _mean_variance_norm, evidence=_NORMS)
 NORM_PASS = Rule("norm", _any_of(MOMENT_NORMS | {"BatchNormalization"}), _pass, evidence=_NORMS)
 SOFTMAX_PASS = Rule("softmax", _is("Softmax"), _pass, evidence=frozenset({"Softmax"}))
 LENGTH_NORM = Rule("norm", _is("LpNormalization"), _length_norm, evidence=_NORMS)

@@ -9,7 +9,7 @@ import numpy as np
 from qvit_deploy.data.padding import padded
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
-from qvit_deploy.graph.interface import Input, static_batch
+from qvit_deploy.graph.interface import Input, Shape, is_fixed, static_batch
 
 DEFAULT_BATCH = 8
 """Images per run of a graph that takes any number: a session keeps the memory of its largest run."""
@@ -34,6 +34,35 @@ def in_batches(
         # Only padding is cut: an intermediate tensor may hold several rows, such as windows, of one image.
         chunks.append([o[: len(chunk)] for o in outputs] if len(batch) > len(chunk) else outputs)
     return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
+
+
+def outputs_in_batches(
+    images: Examples[np.ndarray],
+    size: int | None,
+    run: Callable[[Examples[np.ndarray]], Sequence[np.ndarray]],
+    declared: Sequence[Shape],
+    fixed: int | None,
+) -> list[np.ndarray]:
+    """Runs `images` as `in_batches` does, and repeats outputs that are the same for all examples of a run.
+
+    Args:
+        size: its `static_batch`.
+        declared: shapes of the outputs in the file; empty where it does not say.
+        fixed: the number of examples that the file takes, None for any.
+    """
+
+    def for_each(output: np.ndarray, shape: Shape, count: int) -> np.ndarray:
+        one = output.ndim == 0 or (bool(shape) and is_fixed(shape, fixed) and output.shape[0] == shape[0])
+        # Exporters write the length they saw, 1 or 2, over an axis that counts examples all the same.
+        if one and (output.ndim == 0 or count != shape[0] or count > 2):
+            return np.broadcast_to(output, (count, *output.shape))
+        return output
+
+    def run_for_each(batch: Examples[np.ndarray]) -> list[np.ndarray]:
+        outputs = [np.asarray(o) for o in run(batch)]
+        return [for_each(o, shape, len(batch)) for o, shape in zip(outputs, declared, strict=True)]
+
+    return in_batches(images, size, run_for_each)
 
 
 def run_batch(path: str, inputs: Sequence[Input], batch: int | None, any_batch: int = 1) -> int:

@@ -91,7 +91,7 @@ class VerificationJob(Job):
     Attributes:
         float_graph: the model before quantization.
         reference: the Q/DQ graph of `plan` for the executor and ONNX Runtime.
-        images: calibration images.
+        images: images to compare outputs on; nothing was fitted to them where DATA has enough.
         task: what the outputs mean.
     """
 
@@ -245,6 +245,11 @@ AnyTarget = Target[Any, Any]
 
 FLOAT = "float"
 """Stands in place of a target's name in the name of the float model's file."""
+
+
+def words_in_float(sites: Collection[str]) -> str:
+    """Returns "; 2 sites stay in float" for the line of a verification; nothing where none does."""
+    return f"; {len(sites)} site{'s stay' if len(sites) > 1 else ' stays'} in float" if sites else ""
 
 
 def file_of(name: str) -> str:

@@ -57,17 +57,15 @@ class Embed(ConfiguredTask[EmbedOptions]):
                 vector.
         """
         super().for_model(interface)
-        ranks = {2: "of vectors [batch, dim]", 3: "of tokens [batch, tokens, dim]"}
+        tokens = {3: "of tokens [batch, tokens, dim]"}
+        vectors = {2: "of vectors [batch, dim]"}
+        # Who says how to pool means tokens, also where a vector comes out beside them.
+        ranks = tokens if self.options.pool else vectors | tokens
         found = chosen_output(self.name, interface, self.options.output, ranks)
-        tokens = len(found.shape) == 3
-        if tokens and self.options.pool is None:
+        if len(found.shape) == 3 and self.options.pool is None:
             raise InputError(
                 f"task embed: output {found.name!r} is tokens {shape_text(found)}; say how they become one vector: "
                 "embed:pool=class for the first token, embed:pool=mean for the mean of all"
-            )
-        if not tokens and self.options.pool is not None:
-            raise InputError(
-                f"task embed: output {found.name!r} {shape_text(found)} is one vector per image already; leave pool out"
             )
         return self.completed(output=found.name)
 

@@ -20,9 +20,11 @@ from qvit_deploy.tasks.task import Objective, Outputs
 
 
 class Spread:
-    """What differs between examples in some tensors [batch, ...], from batches of them."""
+    """What differs between examples in some tensors [batch, ...], from batches of them; sums are of their dtype."""
 
     def __init__(self) -> None:
+        self._first: dict[str, Tensor] = {}
+        self._varying: set[str] = set()
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self._count = 0
 
@@ -30,15 +32,21 @@ class Spread:
         """Takes in a batch, the same tensors every time."""
         for name, value in values.items():
             each = value.detach().flatten(1)
+            if name not in self._varying and bool((each != self._first.setdefault(name, each[0])).any()):
+                self._varying.add(name)
             total, squares = self._sums.get(name, (0.0, 0.0))
             self._sums[name] = total + each.sum(0), squares + each.square().sum(0)
         self._count += len(next(iter(values.values())))
 
     def powers(self) -> dict[str, float]:
-        """Returns name -> the variance over the examples, averaged over the elements."""
+        """Returns name -> the variance over the examples, averaged over the elements; without the tensors that are the
+        same for all examples. Of a single example it is the mean square."""
+        if self._count == 1:
+            return {name: float(squares.mean()) for name, (_, squares) in self._sums.items()}
         return {
-            name: max(float((squares / self._count - (total / self._count).square()).mean()), 0.0)
+            name: float((squares / self._count - (total / self._count).square()).mean())
             for name, (total, squares) in self._sums.items()
+            if name in self._varying
         }
 
 
@@ -55,6 +63,7 @@ def projection(sample: Iterable[Outputs], seed: int) -> Objective:
     """
     spread = Spread()
     for outputs in sample:
+        # Of an output that is large and hardly varies single precision would leave nothing.
         spread.add({name: value.double() for name, value in outputs.items()})
     powers = {name: power for name, power in spread.powers().items() if power > 0}
     if not powers:

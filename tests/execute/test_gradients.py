@@ -67,7 +67,6 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
     ("ConvTranspose", [MAPS, normal(2, 2, 3, 2), normal(4)], {"group": 2, "strides": [2, 1], "pads": [1, 0, 2, 1]}),
     ("DeformConv", [MAPS, normal(3, 2, 2, 2), 0.3 * normal(2, 8, 4, 3), normal(3)], {}),
     ("GroupNormalization", [normal(2, 4, 3, 2), normal(4), normal(4)], {"num_groups": 2}),
-    ("MeanVarianceNormalization", [MAPS], {}),
     ("LRN", [normal(2, 4, 2, 2)], {"size": 3, "alpha": 0.5}),
     *((op, [MAPS], {}) for op in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")),
     ("AveragePool", [MAPS], {"kernel_shape": [2, 2], "pads": [1, 0, 1, 0], "count_include_pad": 1}),
@@ -119,6 +118,15 @@ def test_backward_matches_finite_differences(case: tuple[str, list[np.ndarray | 
     if op == "BatchNormalization":  # running statistics are constants of the model
         tensors = [*tensors[:3], *(t.detach() for t in tensors[3:])]
     assert torch.autograd.gradcheck(build(node), tensors)
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_the_backward_of_recurrent_layers(op: str, gates: int) -> None:
+    arrays = [normal(4, 1, 3), normal(2, gates * 2, 3), normal(2, gates * 2, 2), normal(2, gates * 4)]
+    more = {"linear_before_reset": 1} if op == "GRU" else {}
+    model = single_node(op, arrays, outputs=2, hidden_size=2, direction="bidirectional", **more)
+    run = build(next(as_graph(model).nodes()))
+    assert torch.autograd.gradcheck(lambda *t: run(*t)[0], [torch.from_numpy(a).requires_grad_() for a in arrays])
 
 
 def test_the_largest_values_get_the_gradient_and_their_places_none() -> None:

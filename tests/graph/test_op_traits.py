@@ -246,7 +246,7 @@ def test_what_a_normalization_takes_out(op: str) -> None:
     maps = 3 * normal(2, 4, 5, 4)
     gain, shift, mean, variance = normal(4), normal(4), normal(4), positive(4)
     more = {
-        "LpNormalization": [], "MeanVarianceNormalization": [], "BatchNormalization": [gain, shift, mean, variance],
+        "LpNormalization": [], "BatchNormalization": [gain, shift, mean, variance],
     }.get(op, [gain, shift])  # fmt: skip
     groups = {"num_groups": 2} if op == "GroupNormalization" else {}
     y, larger, moved = (compute(op, [x, *more], **groups)[0] for x in (maps, 64 * maps, maps + 7))

@@ -131,6 +131,7 @@ CHANGES: dict[str, tuple[object, list[str]]] = {
     "attention_granularity": ("head", STAGES[:2]),
     "compensate": ("bias", STAGES[:3]),
     "distill_epochs": (1, STAGES[:4]),
+    "task": ("outputs", []),
     "targets": (("onnxruntime", "tensorrt"), STAGES),
     "calibration_images": (10, []),
     "batch_size": (3, []),

@@ -199,3 +199,41 @@ def test_operators_whose_result_is_unused_fire_nothing(builder: Builder) -> None
     builder.op("Gelu", "image", name="unused")
     graph = builder.graph(builder.op("Relu", "image", name="y"), (2, 3, 4))
     assert dict(RULE_SETS["relp"].bind(graph, 1).firings) == {"quantizer": 0, "norm": 0, "activation": 1, "gate": 0}
+
+
+def decoder(b: Builder, last: str = "") -> Graph:
+    """Queries that do not come from the image, in a linear of their own, read 4 rows of 12 of it."""
+    rows = b.op("Reshape", "image", b.constant([0, 4, 12]), name="rows")
+    count = b.op("Shape", "image", start=0, end=1)
+    shape = b.op("Concat", count, b.constant([2]), b.constant([12]), axis=0)
+    queries = b.linear(b.op("Expand", b.normal(1, 2, 12), shape, name="queries"), 12, 12, "project", "projected")
+    scores = b.op("MatMul", queries, b.op("Transpose", rows, perm=[0, 2, 1]))
+    y = b.op("MatMul", b.op("Softmax", scores, axis=-1), rows, name="y")
+    return b.graph(b.op("Cast", b.op(last, y), to=1, name="out") if last else y, (3, 4, 4))
+
+
+@pytest.mark.parametrize("name", ["queries", "projected"])
+def test_what_does_not_come_from_the_image_has_coefficients_too(name: str, builder: Builder) -> None:
+    """By finite differences of the tensor itself."""
+    graph = decoder(builder)
+    executor, image = Executor(graph), torch.randn(1, 3, 4, 4)
+    weights = torch.randn(1, 2, 12)
+
+    def objective(outputs: dict[str, Tensor]) -> Tensor:
+        return (outputs["y"] * weights).flatten(1).sum(1)
+
+    activation, g = relevance_at(executor, image, [name], objective)[name]
+    for row, channel in ((0, 0), (1, 7)):
+        step = torch.zeros_like(activation)
+        step[0, row, channel] = 1e-2
+        up, down = (
+            float(objective(executor.run(Examples.images(image), {name: lambda x, move=move: x + move})))
+            for move in (step, -step)
+        )
+        assert float(g[0, row, channel]) == pytest.approx((up - down) / 2e-2, abs=2e-3)
+
+
+def test_outputs_behind_a_comparison_are_refused_with_what_to_do(builder: Builder) -> None:
+    graph = decoder(builder, last="IsNaN")
+    with pytest.raises(InputError, match=r"no gradient goes from the outputs of 'small'.*export the scores in front"):
+        relevance_at(Executor(graph), torch.randn(1, 3, 4, 4), ["rows"], lambda outputs: outputs["out"].sum((1, 2)))

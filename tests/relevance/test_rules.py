@@ -121,11 +121,6 @@ def test_group_norm(builder: Builder) -> None:
     assert _firings(graph) == {"norm": 1}
 
 
-def test_mean_variance_norm(builder: Builder) -> None:
-    graph = builder.graph(builder.op("MeanVarianceNormalization", "image", axes=[2, 3], name="y"), IMAGE)
-    _compare(graph, lambda x: ln_rule(x.flatten(2), torch.ones(12), torch.zeros(12), 0.0).reshape(x.shape))
-
-
 @pytest.mark.parametrize("op", ["Elu", "Celu", "Selu", "Softsign", "Shrink", "PRelu"])
 def test_an_activation_is_its_secant(op: str, builder: Builder) -> None:
     more = [builder.constant(np.full((2, 1, 1), 0.2))] if op == "PRelu" else []

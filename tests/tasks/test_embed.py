@@ -21,14 +21,20 @@ def embed(outputs: dict[str, tuple[int | str, ...]], text: str = "embed") -> Emb
 
 
 def test_a_vector_is_found_beside_tokens() -> None:
-    assert embed({"last_hidden_state": TOKENS, "pooler_output": ("b", 8)}).text == "embed:output=pooler_output"
+    both = {"last_hidden_state": TOKENS, "pooler_output": ("b", 8)}
+    assert embed(both).text == "embed:output=pooler_output"  # type: ignore[arg-type]
+    assert embed(both, "embed:pool=mean").text == "embed:output=last_hidden_state,pool=mean"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("outputs", "text", "message"),
     [
         ({"tokens": TOKENS}, "embed", r"'tokens' is tokens \[b, 5, 8\]; say .*embed:pool=class .*embed:pool=mean"),
-        ({"v": ("b", 8)}, "embed:pool=mean", "one vector per image already; leave pool out"),
+        (
+            {"v": ("b", 8)},
+            "embed:pool=mean",
+            r"needs an output of tokens \[batch, tokens, dim\]; the model gives 'v' \[b, 8\]",
+        ),
         ({"v": ("b", 8), "w": ("b", 9)}, "embed", "2 outputs fit"),
         ({"m": ("b", 8, 2, 2)}, "embed", r"needs an output of vectors \[batch, dim\] or of tokens"),
         ({"v": ("b", 8)}, "embed:k=0", "k: Input should be greater than or equal to 1"),

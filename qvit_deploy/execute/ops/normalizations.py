@@ -62,17 +62,6 @@ def _lp_norm(view: NodeView) -> OpFn:
     return lambda x: F.normalize(x, p=p, dim=axis)
 
 
-@op("MeanVarianceNormalization")
-def _mean_variance_norm(view: NodeView) -> OpFn:
-    axes = view.attr("axes", [0, 2, 3])
-
-    def mean_variance_norm(x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, list(axes), correction=0, keepdim=True)
-        return (x - mean) / (variance.sqrt() + 1e-9)
-
-    return mean_variance_norm
-
-
 @op("LRN")
 def _local_response_norm(view: NodeView) -> OpFn:
     """x / (bias + alpha / size * the sum of squares over `size` neighbouring channels) ** beta."""

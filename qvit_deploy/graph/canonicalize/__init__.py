@@ -18,6 +18,7 @@ from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
 from qvit_deploy.graph.canonicalize.rewrites.attention import normalise_attention
 from qvit_deploy.graph.canonicalize.rewrites.batch import specialise
 from qvit_deploy.graph.canonicalize.rewrites.control_flow import decide_branches
+from qvit_deploy.graph.canonicalize.rewrites.einsum import write_einsums_out
 from qvit_deploy.graph.canonicalize.rewrites.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.rewrites.layer_norm import normalise_layer_norms
 from qvit_deploy.graph.canonicalize.rewrites.layout import simplify_layout
@@ -46,6 +47,7 @@ REWRITES: tuple[Rewrite, ...] = (
     decide_branches,
     specialise,
     remove_noops,
+    write_einsums_out,
     simplify_layout,
     normalise_linears,
     convs_to_linears,

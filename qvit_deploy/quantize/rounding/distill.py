@@ -209,8 +209,8 @@ class Loss:
         with torch.no_grad():
             aims = self._values(self.teacher, images)
         values = self._values(student, images)
-        errors = {n: (value - aims[n]).square().mean() / self.power[n] for n, value in values.items()}
-        stream = [errors.pop(n) for n in self.stream]
+        errors = {n: (values[n] - aims[n]).square().mean() / power for n, power in self.power.items()}
+        stream = [errors.pop(n) for n in self.stream if n in errors]
         return torch.stack(list(errors.values())).mean() + (torch.stack(stream).mean() if stream else 0.0)
 
     def _values(self, executor: Executor, images: Examples[Tensor]) -> dict[str, Tensor]:

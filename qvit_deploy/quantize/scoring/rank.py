@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -79,7 +80,33 @@ def rank_sites(
     advance: Advance,
 ) -> LossTable:
     """Returns the loss table of `recipe.score`; the arguments are those of a `ScoringJob`."""
-    return SCORES[recipe.score].rank(ScoringJob(calibration, recipe, free, batches, task, advance))
+    table = SCORES[recipe.score].rank(ScoringJob(calibration, recipe, free, batches, task, advance))
+    return _with_unmeasured(table, calibration)
+
+
+def _with_unmeasured(table: LossTable, calibration: RoundedCalibration) -> LossTable:
+    """Returns `table` with a loss for the sites that it says lose nothing in any format.
+
+    Such a site reaches the outputs only through an ArgMax or a comparison, where no gradient goes and small errors show
+    nowhere until they flip an answer. It would get the narrowest format without a word; it is weighed like the average
+    site instead, by the relative error of its own output.
+    """
+    unmeasured = [name for name, error in table.errors.items() if not _narrowest_loss(error) > 0]
+    if not unmeasured:
+        return table
+    local = site_errors(calibration)
+    measured = [name for name in table.errors if name not in unmeasured]
+    ratios = [_narrowest_loss(table.errors[name]) / max(_narrowest_loss(local[name]), 1e-20) for name in measured]
+    average = float(np.median(ratios)) if ratios else 1.0
+    logging.getLogger(__name__).warning(
+        "the outputs say nothing of %d layers (%s), which reach them through an ArgMax or a comparison only: "
+        "they are weighed like the average layer",
+        len(unmeasured), ", ".join(unmeasured[:3]),
+    )  # fmt: skip
+    errors = {
+        name: local[name].scaled(average) if name in unmeasured else error for name, error in table.errors.items()
+    }
+    return replace(table, errors=errors)
 
 
 def _measured(job: ScoringJob) -> LossTable:
@@ -177,6 +204,10 @@ def _dealt(scores: Scores, how: str, givers: list[str], receivers: list[str]) ->
 
 def _narrowest(losses: Mapping[str, SiteError], method: str, images: int) -> Scores:
     """Returns each site's share of the loss with every site in the cheapest format."""
-    values = {name: loss.at(min(loss.weight), min(loss.activation)) for name, loss in losses.items()}
+    values = {name: _narrowest_loss(loss) for name, loss in losses.items()}
     total = sum(values.values()) or 1.0
     return Scores({name: value / total for name, value in values.items()}, method, images, {})
+
+
+def _narrowest_loss(error: SiteError) -> float:
+    return error.at(min(error.weight), min(error.activation))

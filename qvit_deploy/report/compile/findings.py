@@ -61,7 +61,7 @@ def _original(v: Verification) -> VerificationRow | None:
     more = f" and {len(errors) - SHOWN_OUTPUTS} more below" if len(errors) > SHOWN_OUTPUTS else ""
     on = "" if v.original.images is None else f" on {_images(v.original.images)}"
     meaning = (
-        f"Largest error of each output of the float model, relative to its size, against the model as handed in, "
+        "Largest error of each output of the float model, relative to its size, against the model as it was given, "
         f"run by {v.original.runtime}{on}: no more than the noise of floating point."
     )
     return VerificationRow("Against the original", shown + more, meaning, True)
@@ -101,7 +101,8 @@ def _in_float(v: Verification) -> VerificationRow | None:
     if not v.float_products:
         return None
     meaning = (
-        "Their attention probabilities have logarithmic codes, which no integer product takes; chosen, not missed."
+        "ONNX Runtime fuses no integer product for them: convolutions whose output stays in float (the file for "
+        "onnxruntime-fused runs those on integers) and probabilities with logarithmic codes."
     )
     return VerificationRow(
         "Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning
@@ -145,6 +146,10 @@ def _first(sites: Collection[str]) -> str:
     return ", ".join(printable(site) for site in list(sites)[:3]) + (", ..." if len(sites) > 3 else "")
 
 
+_HELD_OUT = {True: " that nothing was fitted to", False: " that calibration used: data had too few others", None: ""}
+"""What images a quality was measured on; earlier versions did not say."""
+
+
 @dataclass(frozen=True)
 class Fidelity:
     """The agreement of the quantized model with the float model and its SQNR, as texts with notes."""
@@ -166,7 +171,7 @@ def fidelity(manifest: Manifest, words: Words) -> Fidelity:
             low, high = interval(agree, n)
             confidence = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
             note = f"{share_of_images(agree, n)} keep their {words.same}; {confidence}"
-    on = f" (n = {n:,})" if n else ""
+    on = f" (n = {n:,}{_HELD_OUT[v.held_out]})" if n else ""
     if db is None:
         return Fidelity(agreement, note, "not measured", "")
     if db >= EQUAL_DB:

@@ -58,6 +58,7 @@ def render_report(manifest: Manifest, views: Sequence[ViewedImage]) -> bytes:
         no_ranking=ranking if isinstance(ranking, str) else "",
         unscored=sum(s.score is None for s in sites) if shown else 0,
         attention=_attention_text(manifest),
+        in_float=_float_text(manifest),
         containers=_container_text(manifest),
         blocks=_block_text(sites),
         rows=_rows(sites, shown),
@@ -149,6 +150,16 @@ def _attention_text(manifest: Manifest) -> str:
     return ""
 
 
+def _float_text(manifest: Manifest) -> str:
+    """Returns a sentence that names the layers with weights that are in float in every file."""
+    layers = manifest.in_float
+    if not layers:
+        return ""
+    names = ", ".join(f"{printable(layer.name)} ({layer.operator})" for layer in layers[:8])
+    more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
+    return f"In floating point in every file, and in no number on this page: {names}{more}."
+
+
 def _container_text(manifest: Manifest) -> str:
     """Returns a sentence that explains why the .onnx file is larger than the packed weights."""
     record = manifest.files.get("model.onnxruntime.onnx")
@@ -183,6 +194,11 @@ def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     if (images := number(calibration, "images")) is not None:
         rows.append(("Calibration images", f"{images:,.0f}"))
     rows.append(("Calibration digest", str(calibration.get("sha256", ""))))
+    if (verified := manifest.verification).held_out is not None:
+        others = (
+            "others of the same data" if verified.held_out else "those of calibration: the data have too few others"
+        )
+        rows.append(("Measured on", f"{verified.images:,} images, {others}"))
     if method := relevance.get("method"):
         images = number(relevance, "images")
         rows.append(("Score", str(method) + (f", averaged over {images:,.0f} images" if images else "")))

@@ -14,7 +14,7 @@ from qvit_deploy.graph.interface import static_batch
 from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.onnxruntime import NAME
 from qvit_deploy.targets.runtime import ModelSession, Runner, RunSettings, Runtime, SiteNames
-from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
+from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob, words_in_float
 
 if TYPE_CHECKING:
     from qvit_deploy.quantize.plan import Plan
@@ -66,10 +66,12 @@ class OnnxRuntimeTarget(Target[EmittedGraph, ReferenceVerification]):
         return (
             f"{verification.codes:,} codes equal in ONNX Runtime and the executor; "
             f"{verification.integer_products} of {verification.expected_integer_products} products run on integers"
+            f"{words_in_float(verification.float_products)}"
         )
 
     def reading(self, verification: ReferenceVerification) -> Reading:
-        return Reading("The file as ONNX Runtime runs it, and the executor, fed alike.")
+        meaning = "The file as ONNX Runtime runs it, and the executor, fed alike."
+        return Reading(meaning, in_float=verification.float_products)
 
     def emit_part(self, graph: Graph, plan: Plan, ends: Collection[str]) -> bytes:
         from qvit_deploy.emit.qdq import emit_qdq

@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
-from qvit_deploy.graph.interface import Shape, inputs_of
+from qvit_deploy.graph.interface import Shape, inputs_of, static_batch
 from qvit_deploy.graph.synthetic import shape_of
-from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_batch
+from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, outputs_in_batches, run_batch
 from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.processor import thread_count
 
@@ -129,6 +129,7 @@ class OpenVinoModel:
         try:
             loaded = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
             self.inputs = inputs_of([_declared(value) for value in loaded.inputs])
+            self._output_shapes = [_declared(value)[1] for value in loaded.outputs]
             self.batch = run_batch(where, self.inputs, batch, any_batch)
             loaded.reshape({value.name: list(shape_of(value, self.batch)) for value in self.inputs})
             if fetch:
@@ -147,12 +148,17 @@ class OpenVinoModel:
 
     def run(self, images: Examples[np.ndarray]) -> list[np.ndarray]:
         """Runs any number of examples; returns the outputs, each [n, ...]."""
-        return in_batches(images, self.batch, lambda chunk: [o.copy() for o in self.infer(chunk)])
+        return in_batches(images, self.batch, self._copied)
 
     def outputs(self, images: Examples[np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs for any number of examples by name, each [n, ...]."""
         names = [value.any_name for value in self._compiled.outputs]
-        return dict(zip(names, self.run(images), strict=True))
+        fixed = static_batch(self.inputs)
+        values = outputs_in_batches(images, self.batch, self._copied, self._output_shapes, fixed)
+        return dict(zip(names, values, strict=True))
+
+    def _copied(self, batch: Examples[np.ndarray]) -> list[np.ndarray]:
+        return [output.copy() for output in self.infer(batch)]
 
     def layers(self) -> list[Layer]:
         """Returns the layers of the graph that runs, in its order."""

@@ -58,7 +58,7 @@ def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
 @pytest.mark.parametrize("rules", ["gradient", "relp"])
 def test_every_kind_of_site_has_a_finite_estimate_that_falls_with_bits(rules: str) -> None:
     calibrated = calibrate(mixed_vit(), (2, 8), attention=True)
-    batches = calibrated.images.split(2)
+    batches = image_batches(calibrated.images, 2)
     found, _ = linear_sensitivity(calibrated.calibration(), batches, RULE_SETS[rules], largest_logit, lambda _: None)
     for error in found.values():
         assert np.isfinite(error.at(Int(2), Int(2))) and error.at(Int(2), Int(2)) > error.at(Int(8), Int(8)) > 0
