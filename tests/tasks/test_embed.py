@@ -63,11 +63,16 @@ def test_neighbours_are_those_of_all_batches_together() -> None:
         tally.add({"v": ours[place]}, {"v": exact[place]}, place)
     mean, least, same = tally.to_float()
     assert same.value == task.agreement({"v": exact}, {"v": ours}) and 0 < (same.value or 0) < 1
-    assert same.text.startswith("nearest 3 neighbours as in float ")
+    assert same.text.startswith("nearest 2 neighbours as in float ")
     cosine = (exact * ours).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(ours, axis=1)
     assert mean.value == pytest.approx(cosine.mean()) and least.value == pytest.approx(cosine.min())
     (accuracy,) = tally.by_labels()
     assert accuracy.key == "knn_accuracy" and 0 <= (accuracy.value or 0) <= 1 and accuracy.of_float is not None
+
+
+def test_few_images_have_fewer_neighbours_than_all_others() -> None:
+    task = embed({"v": ("b", 8)})
+    assert [task.neighbours(n) for n in (1, 2, 3, 6, 12, 41, 1000)] == [0, 0, 1, 1, 2, 10, 10]
 
 
 def test_one_image_has_no_neighbours() -> None:
@@ -76,7 +81,7 @@ def test_one_image_has_no_neighbours() -> None:
     tally = task.tally(np.zeros(1, np.int64))
     tally.add({"v": np.ones((1, 8))}, None, slice(0, 1))
     assert tally.to_float() == []
-    with pytest.raises(InputError, match="needs two images"):
+    with pytest.raises(InputError, match="needs three images"):
         tally.by_labels()
 
 
