@@ -46,7 +46,8 @@ def test_the_gradient_estimates_what_is_measured_at_both_outputs() -> None:
     calibrated = calibrate(two_heads(), (4, 8), images=IMAGES)
     gradient, exact = (ranked(calibrated.graph, score, calibrated) for score in ("gradient", "exact"))
     ratios = {n: e.at(Int(4), Int(4)) / exact.errors[n].at(Int(4), Int(4)) for n, e in gradient.errors.items()}
-    # Powers are taken about the mean here and about zero there: a ratio for each output, and between them for the trunk.
+    # Powers are taken about the mean here and about zero there: a ratio for each output, and between them for the
+    # trunk.
     for head in ("class", "mask"):
         assert ratios[f"{head}_neck"] == pytest.approx(ratios[f"{head}_head"], rel=0.3)
     low, high = sorted((ratios["class_neck"], ratios["mask_neck"]))
