@@ -29,7 +29,7 @@ def calib(tmp_path_factory: pytest.TempPathFactory) -> str:
 def opened(calib: str | None, graph: Graph | None = None, images: int = 8) -> Inputs:
     return open_inputs(
         Source(graph or mixed_vit(), None, "a graph"), calib, Recipe(calibration_images=images, batch_size=3),
-        checkpoint=None, pretrained=False, preprocess=PREPROCESS, skip_bad_images=False, watch=Stopwatch(),
+        checkpoint=None, pretrained=False, preprocess=PREPROCESS, input_shapes={}, skip_bad_images=False, watch=Stopwatch(),
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_nothing_is_held_out_when_calibration_sees_all(calib: str) -> None:
 def test_batches_are_decoded_on_every_pass_and_the_last_may_be_smaller(calib: str) -> None:
     batches = opened(calib).batches
     for _ in range(2):
-        assert [tuple(b.shape) for b in batches] == [(3, 3, 16, 16), (3, 3, 16, 16), (2, 3, 16, 16)]
+        assert [tuple(b.arrays["image"].shape) for b in batches] == [(3, 3, 16, 16), (3, 3, 16, 16), (2, 3, 16, 16)]
     assert [len(b) for b in batches.sample(4, 0, at_once=2)] == [2, 2]
 
 
@@ -58,7 +58,7 @@ def test_a_fixed_batch_is_filled_up_with_images_seen_already(calib: str) -> None
     batches = opened(calib, fixed_batch(mixed_vit(), 5)).batches
     first, last = list(batches.sample(8, 0, at_once=2))
     assert len(first) == len(last) == 5
-    assert torch.equal(last[3:], last[:2])
+    assert torch.equal(last[3:].arrays["image"], last[:2].arrays["image"])
 
 
 def test_calibration_images_are_not_made_up(calib: str) -> None:
