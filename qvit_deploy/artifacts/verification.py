@@ -25,7 +25,8 @@ class FileVerification(BaseModel):
     """The numbers that the verification of every file has.
 
     Attributes:
-        images: images of the comparison of logits; codes are compared on the first `probe_images`.
+        images: images of the comparison of logits, the same for all files; codes are compared on the first
+            `probe_images`.
         codes, code_mismatches: activation codes compared with both sides fed alike, and how many differed (must be 0).
         worst_site, worst_site_error: the site whose output differs most then, relative to its largest value.
     """
@@ -103,6 +104,7 @@ class Verification(ReferenceVerification):
     """The verification of all files of a bundle.
 
     Attributes:
+        held_out: whether the `images` are others than those that calibration used; where DATA has too few they are not.
         fold_error: largest difference of the folded float model's outputs from the source's, relative to the largest
             value of the output.
         original: the comparison with the model as it was handed in.
@@ -110,6 +112,7 @@ class Verification(ReferenceVerification):
         targets: target -> the verification of its file, for all but the reference.
     """
 
+    held_out: bool | None = None
     fold_error: float | None = None
     original: OriginalComparison | None = None
     lint: Mapping[str, Mapping[str, int]] = {}
@@ -121,11 +124,13 @@ class Verification(ReferenceVerification):
         reference: ReferenceVerification,
         others: Mapping[str, FileVerification],
         *,
+        held_out: bool,
         fold_error: float,
         original: OriginalComparison,
         lint: Mapping[str, Mapping[str, int]],
     ) -> Verification:
         """Returns the verification of a bundle of the reference's file and those of the `others`, by target."""
         targets = {"profiles": {name: file.model_dump() for name, file in others.items()}} if others else {}
-        measured = {"fold_error": fold_error, "original": original.model_dump(exclude_unset=True), "lint": lint}
+        measured = {"held_out": held_out, "fold_error": fold_error, "lint": lint}
+        measured["original"] = original.model_dump(exclude_unset=True)
         return cls.model_validate({**reference.model_dump(), **measured, **targets})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +45,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     summary, checked = manifest.summary, manifest.verification
     counts: dict[str, int] = {}
     for site in manifest.sites:
-        width = f"w{site.w_bits}a{site.a_bits}"
+        width = "float" if site.w_bits is None else f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
     agreement = ""
@@ -53,6 +54,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
+        *_in_float(manifest),
         ("mean bits", f"weights {summary.mean_w_bits:.2f}, activations {summary.mean_a_bits:.2f}"),
         (
             "weights",
@@ -69,12 +71,27 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
         (
             "against float",
-            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} (n={checked.images})",
+            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} ({_measured_on(checked)})",
         ),
+        *_calibrated(manifest),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _measured_on(checked: Verification) -> str:
+    others = "held-out images" if checked.held_out else "those of calibration: the data have too few others"
+    return f"n={checked.images}{' ' if checked.held_out else ', '}{others}"
+
+
+def _calibrated(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns a row where calibration has fewer images than were asked for."""
+    count, wanted = (manifest.model_extra or {})["calibration"]["images"], manifest.recipe["calibration_images"]
+    if count == wanted:
+        return []
+    apart = f"; {manifest.verification.images} were kept apart to measure on" if manifest.verification.held_out else ""
+    return [("calibration", f"on {count} images, {wanted} wanted{apart}")]
 
 
 def _original(checked: Verification) -> list[tuple[str, str]]:
@@ -88,6 +105,18 @@ def _original(checked: Verification) -> list[tuple[str, str]]:
     count = len(original.errors)
     which = f"output {escape(name)}" if count == 1 else f"all {count} outputs, {escape(name)} the farthest,"
     return [("original", f"{which} within {error:.1e} of the model in {original.runtime} (n={original.images})")]
+
+
+def _in_float(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns a row with the layers that no target quantizes, by operator and with the first one's name."""
+    layers = manifest.in_float
+    if not layers:
+        return []
+    counts = Counter(layer.operator for layer in layers)
+    kinds = ", ".join(f"{n} x {operator}" for operator, n in counts.items())
+    return [
+        ("in float", f"{kinds} (the first {escape(layers[0].name)}; {short(sum(x.params for x in layers))} weights)")
+    ]
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

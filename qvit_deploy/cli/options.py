@@ -112,6 +112,8 @@ RECIPE_OPTIONS = (
     RecipeOption("score", sweep="several"),
     RecipeOption("bits"),
     RecipeOption("separate_bits", "--separate-bits/--shared-bits"),
+    RecipeOption("keep_float"),
+    RecipeOption("widths", "--width"),
     RecipeOption("calibration_images", "--images"),
     RecipeOption("task", choices=tuple(TASKS)),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),

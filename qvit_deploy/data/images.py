@@ -94,7 +94,25 @@ def open_images(
     split: Split = "calib",
     minimum: int = 1,
 ) -> ImageSet:
-    """Opens DATA: an image folder, an `.npz` or `demo:fashion-mnist`.
+    """Opens DATA: an image folder, an `.npz` or `demo:fashion-mnist`; the arguments are those of `open_drawn`."""
+    images, drawn = open_drawn(
+        spec, preprocess, limit=limit, seed=seed, skip_bad=skip_bad, split=split, minimum=minimum
+    )
+    return images if len(drawn) == len(images) else images.take(np.sort(drawn))
+
+
+def open_drawn(
+    spec: str,
+    preprocess: Preprocess,
+    *,
+    limit: int | None,
+    seed: int,
+    skip_bad: bool,
+    split: Split = "calib",
+    minimum: int = 1,
+) -> tuple[ImageSet, NDArray[np.intp]]:
+    """Returns (all that DATA lists, the indices of the images drawn from it, in the order in which they were drawn):
+    the first n of them are what a limit of n draws.
 
     With split "calib" every drawn file is decoded once here, because a long compile follows; with "test" only headers
     are read, as a test set can be large and is decoded right after.
@@ -110,18 +128,18 @@ def open_images(
         raise InputError(f"the number of images must be at least 1, got {limit}")
     path = locate(spec)
     if path.is_dir():
-        images = _open_folder(path, preprocess, limit, seed, skip_bad, full=split == "calib" or skip_bad)
+        images, drawn = _open_folder(path, preprocess, limit, seed, skip_bad, full=split == "calib" or skip_bad)
     else:
         arrays = read_npz(path, split)
         preprocess.resized_size(*arrays.images.shape[1:3])
         names = tuple(element_name(arrays.key, i) for i in range(len(arrays.images)))
         maps = path if arrays.label_maps else None
         images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names, label_maps=maps)
-        images = images if limit is None else images.subset(limit, seed)
+        drawn = draw(len(images), images.labels, seed)[:limit]
 
-    if len(images) < minimum:
-        raise InputError(f"at least {minimum} images are needed, {spec} gives {len(images)}; add images")
-    return images
+    if len(drawn) < minimum:
+        raise InputError(f"at least {minimum} images are needed, {spec} gives {len(drawn)}; add images")
+    return images, drawn
 
 
 def locate(spec: str) -> Path:
@@ -149,7 +167,7 @@ def locate(spec: str) -> Path:
 
 def _open_folder(
     root: Path, preprocess: Preprocess, limit: int | None, seed: int, skip_bad: bool, *, full: bool
-) -> ImageSet:
+) -> tuple[ImageSet, NDArray[np.intp]]:
     listing = list_folder(root)
     require_pillow()
     bad = list(listing.refused)
@@ -175,7 +193,7 @@ def _open_folder(
     if not good:
         raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")
     listed = ImageSet(listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad)))
-    return listed.take(np.sort(np.array(good)))
+    return listed, np.array(good, dtype=np.intp)
 
 
 def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:

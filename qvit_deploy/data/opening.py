@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qvit_deploy.data.example_set import ExampleSet
+from qvit_deploy.data.example_set import ExampleSet, draw
 from qvit_deploy.data.folder import ready_files
-from qvit_deploy.data.images import ImageSet, locate, open_images
+from qvit_deploy.data.images import ImageSet, locate, open_drawn
 from qvit_deploy.data.npz import Split, element_name, is_ready, read_arrays, read_labels
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.data.ready import TensorSet, fitted_examples, tensors_of_file, tensors_of_folder
@@ -28,9 +28,27 @@ def open_examples(
     seed: int = 0,
     skip_bad: bool = False,
     split: Split = "calib",
-    minimum: int = 1,
 ) -> ExampleSet:
-    """Opens DATA: an image folder, an `.npz`, `demo:fashion-mnist`, or ready tensors.
+    """Opens DATA: an image folder, an `.npz`, `demo:fashion-mnist`, or ready tensors; see `draw_examples`."""
+    examples, drawn = draw_examples(
+        spec, inputs, preprocess, model, limit=limit, seed=seed, skip_bad=skip_bad, split=split
+    )
+    return examples if len(drawn) == len(examples) else examples.take(np.sort(drawn))
+
+
+def draw_examples(
+    spec: str,
+    inputs: tuple[Input, ...],
+    preprocess: Preprocess | None,
+    model: str,
+    *,
+    limit: int | None,
+    seed: int,
+    skip_bad: bool,
+    split: Split = "calib",
+    minimum: int = 1,
+) -> tuple[ExampleSet, NDArray[np.intp]]:
+    """Returns (all that DATA lists, the indices of the examples drawn from it, in the order in which they were drawn).
 
     Ready are a `.npy` file, a folder of them, and an `.npz` with an array for every input by its name; the image may be
     called `images` there, and may be pictures (uint8), which are prepared. The others are those of `open_images`.
@@ -41,14 +59,17 @@ def open_examples(
         model: describes it, for messages.
 
     Raises:
-        InputError: as `open_images`; values are not what an input takes; or pictures come without preprocessing.
+        InputError: as `open_drawn`; values are not what an input takes; or pictures come without preprocessing.
     """
     ready = _ready(locate(spec), inputs, preprocess, split)
     if ready is not None:
-        ready = ready if limit is None else ready.subset(limit, seed)
         if len(ready) < minimum:
             raise InputError(f"at least {minimum} images are needed, {spec} gives {len(ready)}; add images")
-        return ready
+        if limit is None:
+            return ready, np.arange(len(ready))
+        if limit < 1:
+            raise InputError(f"the number of images must be at least 1, got {limit}")
+        return ready, draw(len(ready), ready.labels, seed)[:limit]
     image = next((value for value in inputs if value.kind == "image"), inputs[0])
     if others := [value.name for value in inputs if value is not image]:
         raise InputError(
@@ -60,9 +81,7 @@ def open_examples(
             f"{model} does not say how its images are prepared; pass --preprocess F.json with input_size, mean and "
             "std, or ready tensors (.npy, or float .npz) as DATA"
         )
-    return open_images(
-        spec, preprocess, limit=limit, seed=seed, skip_bad=skip_bad, split=split, minimum=minimum
-    )  # fmt: skip
+    return open_drawn(spec, preprocess, limit=limit, seed=seed, skip_bad=skip_bad, split=split, minimum=minimum)
 
 
 def pictures(examples: ExampleSet, purpose: str) -> ImageSet:

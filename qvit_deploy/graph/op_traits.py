@@ -45,6 +45,7 @@ class Traits:
         random: y is drawn anew at every run.
         sums: y adds up whole axes of x: its `values`, `magnitudes` or `squares` (a mean and a root count too).
         product: a `matrix` product or a `convolution`: what integer kernels exist for.
+        weighted: a layer whose constant operands of two and more dimensions are its weights.
         normalizes: y is x with its `moments` (mean and variance) or its `length` taken out, both measured on x, or with
             `constants` (moments of the training).
         quantizer: QuantizeLinear and DequantizeLinear: between numbers and codes, by scales in the file.
@@ -71,6 +72,7 @@ class Traits:
     random: bool = False
     sums: Literal["values", "magnitudes", "squares"] | None = None
     product: Literal["matrix", "convolution"] | None = None
+    weighted: bool = False
     normalizes: Literal["moments", "length", "constants"] | None = None
     quantizer: bool = False
     integer: bool = False
@@ -222,15 +224,17 @@ TRAITS: dict[str, Traits] = {
     "ReduceSumSquare": Traits(sums="squares"),
     # Products and pooling
     "AveragePool": Traits(),
-    "Conv": Traits(product="convolution"),
-    "ConvTranspose": Traits(product="convolution"),
-    "DeformConv": Traits(float_only=True),
-    "Einsum": Traits(),
-    "Gemm": Traits(product="matrix"),
+    "Conv": Traits(product="convolution", weighted=True),
+    "ConvTranspose": Traits(product="convolution", weighted=True),
+    "DeformConv": Traits(weighted=True, float_only=True),
+    "Einsum": Traits(weighted=True),
+    "Gemm": Traits(product="matrix", weighted=True),
+    "GRU": Traits(weighted=True, float_only=True),
     "GlobalLpPool": Traits(),
     "GlobalMaxPool": Traits(),
+    "LSTM": Traits(weighted=True, float_only=True),
     "LpPool": Traits(),
-    "MatMul": Traits(product="matrix"),
+    "MatMul": Traits(product="matrix", weighted=True),
     "MaxPool": Traits(),
     # Reading maps between their pixels
     "AffineGrid": Traits(),
@@ -320,6 +324,7 @@ RANDOM = Operators(lambda t: t.random)
 SUMS = Operators(lambda t: t.sums)
 SUMS_OF_SQUARES = Operators(lambda t: t.sums == "squares")
 PRODUCTS = Operators(lambda t: t.product)
+WEIGHTED = Operators(lambda t: t.weighted)
 MATRIX_PRODUCTS = Operators(lambda t: t.product == "matrix")
 MOMENT_NORMS = Operators(lambda t: t.normalizes == "moments")
 NORMS = Operators(lambda t: t.normalizes in ("moments", "length"))

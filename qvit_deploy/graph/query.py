@@ -129,8 +129,8 @@ def _size(value: ir.Value) -> int | None:
 
 
 def names_with_gradient(graph: Graph) -> set[str]:
-    """Returns the names of the tensors that a backward pass reaches the graph's inputs from."""
-    reached = {value.name or "" for value in graph.inputs}
+    """Returns the names of the tensors from which a backward pass reaches an input of floating point."""
+    reached = {value.name or "" for value in graph.inputs if value.dtype is None or value.dtype.is_floating_point()}
     for node in graph.nodes():
         passes = node.op_type not in STEPS and node.op_type not in DESCRIBES
         if passes and any(value is not None and value.name in reached for value in node.inputs):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
 from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes
 from qvit_deploy.graph.examples import concatenated
-from qvit_deploy.graph.sites import Site
+from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
@@ -45,9 +45,6 @@ from qvit_deploy.targets.target import FLOAT, AnyTarget, EmissionJob, EmittedMod
 
 if TYPE_CHECKING:
     from torch import nn
-
-VERIFIED_IMAGES = 32
-"""Calibration images that every target is verified on."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def compile(
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
-        images = concatenated(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()), np.concatenate)
+        images = concatenated(list(inputs.measured.batches(recipe.batch_size)), np.concatenate)
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
@@ -117,6 +114,7 @@ def compile(
         verification = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
+            held_out=inputs.held_out is not None,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
             original=inputs.truth.require_folded(folded, inputs.original) if inputs.truth else inputs.original,
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
@@ -174,7 +172,7 @@ def emit(
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
-    sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
+    graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
@@ -182,7 +180,8 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
-        "sites": [_record(s, c, allocation[s.name], scores.values[s.name]) for s, c in sites],
+        "sites": [_record(known[c.name], c, allocation.get(c.name), scores.values.get(c.name)) for c in analysis.costs],
+        "in_float": [asdict(layer) for layer in float_layers(graph, tuple(known.values()))],
         "summary": _summary(analysis.costs, allocation),
     }
     if analysis.latency is not None:
@@ -197,13 +196,13 @@ def _dumped(preprocess: Preprocess | None) -> dict[str, Any] | None:
     return None if preprocess is None else preprocess.model_dump(mode="json")
 
 
-def _record(site: Site, cost: SiteCost, option: Option, score: float) -> SiteRecord:
+def _record(site: Site, cost: SiteCost, option: Option | None, score: float | None) -> SiteRecord:
     return SiteRecord(
         name=site.name,
         kind=site.kind,
         role=site.role,
-        w_bits=option.w_bits,
-        a_bits=option.a_bits,
+        w_bits=None if option is None else option.w_bits,
+        a_bits=None if option is None else option.a_bits,
         params=cost.params,
         macs=cost.macs,
         score=score,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,9 @@ import torch
 
 from qvit_deploy.artifacts.verification import OriginalComparison
 from qvit_deploy.data.example_set import ExampleSet
+from qvit_deploy.data.held_out import HELD_OUT_IMAGES, open_apart
 from qvit_deploy.data.images import ImageSet
-from qvit_deploy.data.npz import Split
-from qvit_deploy.data.opening import open_examples
+from qvit_deploy.data.opening import draw_examples, open_examples
 from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -65,9 +66,11 @@ class Batches:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A model, what its outputs mean, and the images it is calibrated on, drawn from the DATA `calib`.
+    """A model, what its outputs mean, and images.
 
     Attributes:
+        batches: images to calibrate on.
+        held_out: others of the same DATA, that nothing is fitted to; None where DATA has too few.
         original: how the graph compares with the model as it was handed in.
         truth: what that computes, where it can be run.
     """
@@ -76,29 +79,19 @@ class Inputs:
     task: Task
     preprocess: Preprocess | None
     batches: Batches
-    calib: str
-    skip_bad_images: bool
+    held_out: ExampleSet | None
     original: OriginalComparison
     truth: Truth | None
 
-    def held_out(self, count: int, seed: int) -> ExampleSet | None:
-        """Draws up to `count` images of the same DATA that calibration does not see; None when it sees all.
+    @property
+    def measured(self) -> ExampleSet:
+        """The examples that quality is measured on: those held out, or those of calibration where there are none."""
+        return self.batches.images if self.held_out is None else self.held_out
 
-        Args:
-            seed: that of the recipe the inputs were opened with.
-        """
-        drawn = self.batches.images
-        limit = len(drawn) + count
-        more = self.open(self.calib, limit=limit, seed=seed)
-        rest = more.without(drawn)
-        return rest if len(rest) else None
-
-    def open(self, data: str, *, limit: int | None = None, seed: int = 0, split: Split = "calib") -> ExampleSet:
-        """Opens DATA for the model; see `data.opening`. Raises InputError."""
+    def open_test(self, data: str, skip_bad: bool) -> ExampleSet:
+        """Opens test DATA for the model; see `data.opening`. Raises InputError."""
         inputs, described = self.source.graph.interface.inputs, self.source.description
-        return open_examples(
-            data, inputs, self.preprocess, described, limit=limit, seed=seed, skip_bad=self.skip_bad_images, split=split
-        )
+        return open_examples(data, inputs, self.preprocess, described, skip_bad=skip_bad, split="test")
 
 
 def open_inputs(
@@ -112,8 +105,14 @@ def open_inputs(
     input_shapes: InputShapes,
     skip_bad_images: bool,
     watch: Stopwatch,
+    held_out: int = HELD_OUT_IMAGES,
 ) -> Inputs:
-    """Reads the model and draws `recipe.calibration_images`; the arguments are those of `pipeline.compile`.
+    """Reads the model and draws `recipe.calibration_images` (see `data.held_out`), and others to measure on.
+
+    Args:
+        held_out: how many others, at most.
+
+    The others are those of `pipeline.compile`.
 
     Raises:
         InputError: the model or the images cannot be used, or do not fit each other.
@@ -125,10 +124,11 @@ def open_inputs(
         gc.collect()  # tracing leaves cycles that hold the weights several times over
     calib = _calib(calib, model)
     with watch.stage("read images"):
-        images = open_examples(
-            calib, source.graph.interface.inputs, preprocess, source.description,
-            limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad_images, minimum=2,
+        draw = partial(
+            draw_examples, calib, source.graph.interface.inputs, preprocess, source.description,
+            seed=recipe.seed, skip_bad=skip_bad_images, minimum=2,
         )  # fmt: skip
+        images, others = open_apart(lambda limit: draw(limit=limit), recipe.calibration_images, held_out)
         _require_fitting(source, images)
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
@@ -136,7 +136,7 @@ def open_inputs(
         few = list(batches.sample(TRUTH_IMAGES, recipe.seed).arrays())
         original, truth = compare_with_original(source, few)
     task = task_of(source.graph.interface, recipe.task)
-    return Inputs(source, task, preprocess, batches, calib, skip_bad_images, original, truth)
+    return Inputs(source, task, preprocess, batches, others, original, truth)
 
 
 def _source(

@@ -80,7 +80,7 @@ def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
         BundleError: the float graph lacks one of them.
     """
     assert model.manifest is not None
-    planned = {site.name for site in model.manifest.sites}
+    planned = {site.name for site in model.manifest.sites if site.w_bits is not None}
     sites = tuple(s for s in find_sites(model.graph) if s.name in planned)
     if missing := planned - {s.name for s in sites}:
         raise BundleError(

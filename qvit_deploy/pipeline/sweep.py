@@ -11,6 +11,7 @@ from typing import Any
 from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
 from qvit_deploy.allocate.cost import Allocation, Option, total_cost
 from qvit_deploy.data.example_set import ExampleSet
+from qvit_deploy.data.held_out import HELD_OUT_IMAGES
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend.input_shapes import InputShapes
@@ -25,8 +26,8 @@ from qvit_deploy.targets.registry import with_known_targets
 from qvit_deploy.targets.session import open_model, outputs
 from qvit_deploy.tasks.task import Arrays
 
-HELD_OUT_IMAGES = 256
-"""Calibration images that nothing was calibrated on, on which points are measured and may be chosen."""
+MEASURED_IMAGES = 256
+"""Images that nothing was calibrated on, at most, on which points are measured and may be chosen."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     """Analyses one model and returns one row per recipe of `job`, in order. Raises what `sweep` raises."""
     watch = Stopwatch(progress)
     job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
-    recipe = job.recipes[0]
+    recipe, measuring = job.recipes[0], job.measure or job.data is not None
     inputs = open_inputs(
         job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, input_shapes=job.input_shapes, skip_bad_images=job.skip_bad_images, watch=watch,
+        held_out=MEASURED_IMAGES if measuring else HELD_OUT_IMAGES,
     )  # fmt: skip
-    evaluation = _Evaluation(inputs, job, watch) if job.measure or job.data is not None else None
+    evaluation = _Evaluation(inputs, job, watch) if measuring else None
     analysis = analyse(inputs, job.recipes, watch, job.cache)
     rows = []
     with watch.stage("points", len(job.recipes)) as advance:
@@ -126,13 +128,11 @@ class _Evaluation:
     """Measures emitted models against the float model: on images nothing was calibrated on, and on the test data."""
 
     def __init__(self, inputs: Inputs, job: Job, watch: Stopwatch) -> None:
-        held_out = inputs.held_out(HELD_OUT_IMAGES, job.recipes[0].seed)
         self.inputs = inputs
-        self.held_out = held_out is not None
-        self.images = inputs.batches.images if held_out is None else held_out
+        self.images = inputs.measured
         self.test: ExampleSet | None = None
         if job.data is not None:
-            self.test = inputs.open(job.data, split="test")
+            self.test = inputs.open_test(job.data, job.skip_bad_images)
         with watch.stage("float"):
             self.float_outputs = self._outputs(inputs.source.graph)
         self.results: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
@@ -156,7 +156,7 @@ class _Evaluation:
             "sqnr_db": task.sqnr_db(self.float_outputs[0], measured[0]),
             "agreement": task.agreement(self.float_outputs[0], measured[0]),
             "images": len(self.images),
-            "held_out": self.held_out,
+            "held_out": self.inputs.held_out is not None,
         }
         if self.test is not None:
             facts |= {

@@ -91,7 +91,7 @@ class VerificationJob(Job):
     Attributes:
         float_graph: the model before quantization.
         reference: the Q/DQ graph of `plan` for the executor and ONNX Runtime.
-        images: calibration images.
+        images: images to compare outputs on; nothing was fitted to them where DATA has enough.
         task: what the outputs mean.
     """
 

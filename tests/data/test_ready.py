@@ -65,8 +65,11 @@ def test_every_input_has_an_array_of_its_name(tmp_path):
     found = opened(saved(tmp_path, **arrays(), labels=np.arange(5)), SEVERAL)
     batch = next(found.batches(2))
     assert {n: (v.dtype.name, v.shape) for n, v in batch.feeds.items()} == {
-        "image": ("float32", (2, 3, 8, 8)), "ids": ("int64", (2, 4)), "seen": ("bool", (2, 4)), "scale": ("float32", (2,)),
-    }  # fmt: skip
+        "image": ("float32", (2, 3, 8, 8)),
+        "ids": ("int64", (2, 4)),
+        "seen": ("bool", (2, 4)),
+        "scale": ("float32", (2,)),
+    }
     part = found.subset(2, 0)
     assert part.labels is not None and len(part.labels) == 2 and part.digest != found.digest
     assert next(part.batches(2)).arrays["ids"].tolist() == [list(range(4 * i, 4 * i + 4)) for i in part.labels]

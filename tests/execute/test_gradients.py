@@ -120,6 +120,15 @@ def test_backward_matches_finite_differences(case: tuple[str, list[np.ndarray | 
     assert torch.autograd.gradcheck(build(node), tensors)
 
 
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3)])
+def test_the_backward_of_recurrent_layers(op: str, gates: int) -> None:
+    arrays = [normal(4, 1, 3), normal(2, gates * 2, 3), normal(2, gates * 2, 2), normal(2, gates * 4)]
+    more = {"linear_before_reset": 1} if op == "GRU" else {}
+    model = single_node(op, arrays, outputs=2, hidden_size=2, direction="bidirectional", **more)
+    run = build(next(as_graph(model).nodes()))
+    assert torch.autograd.gradcheck(lambda *t: run(*t)[0], [torch.from_numpy(a).requires_grad_() for a in arrays])
+
+
 def test_the_largest_values_get_the_gradient_and_their_places_none() -> None:
     node = next(as_graph(single_node("TopK", [X, ints(2)], outputs=2)).nodes())
     top = build(node)

@@ -56,7 +56,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inputs_of(recipe: Recipe, images: Path, graph: Graph | None = None, mean: float = 0.5) -> Inputs:
     return open_inputs(
         Source(graph or mixed_vit(), None, "a graph"), str(images), recipe, checkpoint=None, pretrained=False,
-        preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)), input_shapes={}, skip_bad_images=False,
+        preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)),
+        input_shapes={}, skip_bad_images=False,
         watch=Stopwatch(),
     )  # fmt: skip
 
@@ -125,12 +126,15 @@ CHANGES: dict[str, tuple[object, list[str]]] = {
     "score": ("lrp", STAGES[:3]),
     "rules": ("relp", [*STAGES[:3], "plan"]),  # which the score does not read
     "first_last_bits": (None, STAGES[:3]),
+    "keep_float": (("fc1",), []),
+    "widths": (("fc1=w3a3",), STAGES[:3]),
     "attention": ("integer", STAGES[:1]),
     "softmax": ("uniform", STAGES[:2]),
     "softmax_rows": (False, STAGES[:2]),
     "attention_granularity": ("head", STAGES[:2]),
     "compensate": ("bias", STAGES[:3]),
     "distill_epochs": (1, STAGES[:4]),
+    "task": ("outputs", []),
     "targets": (("onnxruntime", "tensorrt"), STAGES),
     "calibration_images": (10, []),
     "batch_size": (3, []),

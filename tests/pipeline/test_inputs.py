@@ -9,6 +9,7 @@ import torch
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source
+from qvit_deploy.graph.examples import IMAGE
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Stopwatch
@@ -29,28 +30,27 @@ def calib(tmp_path_factory: pytest.TempPathFactory) -> str:
 def opened(calib: str | None, graph: Graph | None = None, images: int = 8) -> Inputs:
     return open_inputs(
         Source(graph or mixed_vit(), None, "a graph"), calib, Recipe(calibration_images=images, batch_size=3),
-        checkpoint=None, pretrained=False, preprocess=PREPROCESS, input_shapes={}, skip_bad_images=False, watch=Stopwatch(),
+        checkpoint=None, pretrained=False, preprocess=PREPROCESS,
+        input_shapes={}, skip_bad_images=False, watch=Stopwatch(),
     )  # fmt: skip
 
 
 def test_held_out_images_are_those_calibration_does_not_see(calib: str) -> None:
     inputs = opened(calib)
-    drawn = inputs.batches.images
-    rest = inputs.held_out(100, 0)
-    assert rest is not None and len(drawn) == 8 and len(rest) == 4
+    drawn, rest = inputs.batches.images, inputs.held_out
+    assert rest is not None and inputs.measured is rest and len(drawn) == 8 and len(rest) == 4
     assert not set(drawn.names) & set(rest.names)
-    few = inputs.held_out(2, 0)
-    assert few is not None and len(few) == 2 and set(few.names) < set(rest.names)
 
 
-def test_nothing_is_held_out_when_calibration_sees_all(calib: str) -> None:
-    assert opened(calib, images=12).held_out(5, 0) is None
+def test_where_calibration_needs_all_its_images_are_measured_on(calib: str) -> None:
+    inputs = opened(calib, images=12)
+    assert inputs.held_out is None and inputs.measured is inputs.batches.images
 
 
 def test_batches_are_decoded_on_every_pass_and_the_last_may_be_smaller(calib: str) -> None:
     batches = opened(calib).batches
     for _ in range(2):
-        assert [tuple(b.arrays["image"].shape) for b in batches] == [(3, 3, 16, 16), (3, 3, 16, 16), (2, 3, 16, 16)]
+        assert [tuple(b.arrays[IMAGE].shape) for b in batches] == [(3, 3, 16, 16), (3, 3, 16, 16), (2, 3, 16, 16)]
     assert [len(b) for b in batches.sample(4, 0, at_once=2)] == [2, 2]
 
 
@@ -58,7 +58,7 @@ def test_a_fixed_batch_is_filled_up_with_images_seen_already(calib: str) -> None
     batches = opened(calib, fixed_batch(mixed_vit(), 5)).batches
     first, last = list(batches.sample(8, 0, at_once=2))
     assert len(first) == len(last) == 5
-    assert torch.equal(last[3:].arrays["image"], last[:2].arrays["image"])
+    assert torch.equal(last.arrays[IMAGE][3:], last.arrays[IMAGE][:2])
 
 
 def test_calibration_images_are_not_made_up(calib: str) -> None:

@@ -226,7 +226,10 @@ def test_what_does_not_come_from_the_image_has_coefficients_too(name: str, build
     for row, channel in ((0, 0), (1, 7)):
         step = torch.zeros_like(activation)
         step[0, row, channel] = 1e-2
-        up, down = (float(objective(executor.run(image, {name: lambda x, s=s: x + s}))) for s in (step, -step))
+        up, down = (
+            float(objective(executor.run(Examples.images(image), {name: lambda x, move=move: x + move})))
+            for move in (step, -step)
+        )
         assert float(g[0, row, channel]) == pytest.approx((up - down) / 2e-2, abs=2e-3)
 
 

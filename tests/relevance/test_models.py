@@ -72,7 +72,7 @@ def test_every_rule_fires_where_it_should(exported: tuple[Graph, Tensor, dict[st
 def test_images_of_a_batch_do_not_see_each_other(rule_set: str, exported: tuple[Graph, Tensor, dict[str, int]]) -> None:
     """Windows are folded into the leading dimension: a sum over it would mix images."""
     graph, images, _ = exported
-    rules, names = RULE_SETS[rule_set], [graph.input.name or ""]
+    rules, names = RULE_SETS[rule_set], [graph.inputs[0].name or ""]
     runs = []
     for batches in ([images], images.split(1)):
         executor = Executor(graph, overrides=rules.bind(graph, len(batches[0])).overrides)

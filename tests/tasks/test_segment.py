@@ -69,7 +69,9 @@ def test_outputs_that_are_no_maps() -> None:
     with pytest.raises(InputError, match=r"2 outputs fit .*say which with output=NAME"):
         task_of(interface(two, (64, 64)), "segment")
     assert task_of(interface(two, (64, 64)), "segment:output=b").text == "segment:output=b,axis=1"
-    integers = Interface((), (Output("i", ("b", 2, 2), ir.DataType.INT64), Output("f", ("b", 9), ir.DataType.FLOAT)))
+    integers = Interface(
+        (), (Output("i", ("b", 2, 2), ir.DataType.INT64, 0), Output("f", ("b", 9), ir.DataType.FLOAT, 0))
+    )
     with pytest.raises(InputError, match="output 'i' is integers"):
         task_of(integers, "segment:output=i")
 

@@ -10,6 +10,7 @@ from qvit_deploy.execute.ops import (  # noqa: F401
     pooling,
     products,
     quant,
+    recurrent,
     reductions,
     resampling,
     shape,

@@ -146,6 +146,10 @@ def _first(sites: Collection[str]) -> str:
     return ", ".join(printable(site) for site in list(sites)[:3]) + (", ..." if len(sites) > 3 else "")
 
 
+_HELD_OUT = {True: " that nothing was fitted to", False: " that calibration used: data had too few others", None: ""}
+"""What images a quality was measured on; earlier versions did not say."""
+
+
 @dataclass(frozen=True)
 class Fidelity:
     """The agreement of the quantized model with the float model and its SQNR, as texts with notes."""
@@ -167,7 +171,7 @@ def fidelity(manifest: Manifest, words: Words) -> Fidelity:
             low, high = interval(agree, n)
             confidence = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
             note = f"{share_of_images(agree, n)} keep their {words.same}; {confidence}"
-    on = f" (n = {n:,})" if n else ""
+    on = f" (n = {n:,}{_HELD_OUT[v.held_out]})" if n else ""
     if db is None:
         return Fidelity(agreement, note, "not measured", "")
     if db >= EQUAL_DB:

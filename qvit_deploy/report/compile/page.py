@@ -58,6 +58,7 @@ def render_report(manifest: Manifest, views: Sequence[ViewedImage]) -> bytes:
         no_ranking=ranking if isinstance(ranking, str) else "",
         unscored=sum(s.score is None for s in sites) if shown else 0,
         attention=_attention_text(manifest),
+        in_float=_float_text(manifest),
         containers=_container_text(manifest),
         blocks=_block_text(sites),
         rows=_rows(sites, shown),
@@ -119,7 +120,7 @@ def _split_text(sites: Sequence[SiteRecord]) -> str:
     """Returns "50 sites: 29 at 6 bits, 21 at 4 bits.", from wide to narrow."""
     counts = Counter((s.w_bits, s.a_bits) for s in sites)
     order = sorted(counts, key=lambda bits: tuple(-(b or 99) for b in bits))
-    parts = [f"{counts[bits]} at {_bits_text(*bits)}" for bits in order]
+    parts = [f"{counts[bits]} {'in' if bits == (None, None) else 'at'} {_bits_text(*bits)}" for bits in order]
     if len(parts) == 1:
         return f"All sites: {_bits_text(*order[0])}." if len(sites) > 1 else f"One site, {parts[0][2:]}."
     return f"{len(sites)} sites: " + ", ".join(parts) + "." if parts else "No sites."
@@ -147,6 +148,16 @@ def _attention_text(manifest: Manifest) -> str:
     if manifest.recipe.get("attention") == "float":
         return "Attention products (QK and AV) stay in floating point; no cost on this page includes them."
     return ""
+
+
+def _float_text(manifest: Manifest) -> str:
+    """Returns a sentence that names the layers with weights that are in float in every file."""
+    layers = manifest.in_float
+    if not layers:
+        return ""
+    names = ", ".join(f"{printable(layer.name)} ({layer.operator})" for layer in layers[:8])
+    more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
+    return f"In floating point in every file, and in no number on this page: {names}{more}."
 
 
 def _container_text(manifest: Manifest) -> str:
@@ -183,6 +194,11 @@ def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     if (images := number(calibration, "images")) is not None:
         rows.append(("Calibration images", f"{images:,.0f}"))
     rows.append(("Calibration digest", str(calibration.get("sha256", ""))))
+    if (verified := manifest.verification).held_out is not None:
+        others = (
+            "others of the same data" if verified.held_out else "those of calibration: the data have too few others"
+        )
+        rows.append(("Measured on", f"{verified.images:,} images, {others}"))
     if method := relevance.get("method"):
         images = number(relevance, "images")
         rows.append(("Score", str(method) + (f", averaged over {images:,.0f} images" if images else "")))

@@ -78,7 +78,7 @@ def verify_openvino(
     if sqnr < min(reference_sqnr, FLOAT32_DB) - MAX_SQNR_LOSS_DB:
         raise CheckError(
             f"{FAILED}: OpenVINO takes the SQNR against the float model from {reference_sqnr:.1f} to {sqnr:.1f} dB on "
-            f"{len(images)} calibration images"
+            f"{len(images)} images"
         )
     return OpenVinoVerification(
         **forced.fields(images, probes),

@@ -108,7 +108,7 @@ def verify_half(
     if sqnr < min(reference_sqnr, FLOAT16_DB) - LOST_DB:
         raise CheckError(
             f"verification: half precision takes the SQNR against the float model from {reference_sqnr:.1f} to "
-            f"{sqnr:.1f} dB on {len(images)} calibration images; a plan fitted to few images loses that on any others "
+            f"{sqnr:.1f} dB on {len(images)} images; a plan fitted to few images loses that on any others "
             "too: use more"
         )
     return HalfVerification(

@@ -11,6 +11,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.scoring.rank import LossTable, rank_sites
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.tasks.outputs import OUTPUTS
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate
 from tests.support.graphs.several_outputs import two_heads
 
@@ -20,7 +21,9 @@ IMAGES = 32
 def ranked(graph: Graph, score: str, calibrated: Calibrated | None = None) -> LossTable:
     calibrated = calibrated or calibrate(graph, (4, 8), images=IMAGES)
     recipe = Recipe(score=score, seed=3)  # type: ignore[arg-type]
-    return rank_sites(calibrated.calibration(), recipe, (), calibrated.images.split(2), OUTPUTS, lambda _: None)
+    return rank_sites(
+        calibrated.calibration(), recipe, (), image_batches(calibrated.images, 2), OUTPUTS, lambda _: None
+    )
 
 
 @pytest.mark.parametrize("score", ["gradient", "relp", "lrp", "exact"])

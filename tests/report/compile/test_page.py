@@ -175,3 +175,13 @@ def test_the_recipe_can_be_saved_and_compiled_again(tmp_path: Path) -> None:
 def test_a_manifest_read_back_gives_the_same_report() -> None:
     shown = CASES["swin"]
     assert render_report(Manifest.model_validate(json.loads(shown.to_json())), []) == render_report(shown, [])
+
+
+def test_layers_that_no_target_quantizes_are_named() -> None:
+    layer = {"name": "neck.up", "operator": "ConvTranspose", "params": 512}
+    shown = manifest(vit_sites(3), in_float=[layer])
+    assert (
+        "In floating point in every file, and in no number on this page: neck.up (ConvTranspose)." in page(shown).text
+    )
+    assert json.loads(shown.to_json())["in_float"] == [layer]
+    assert "in_float" not in json.loads(manifest(vit_sites(3)).to_json())

@@ -175,6 +175,12 @@ CASES: list[Case] = [
     ("DeformConv", [MAPS, normal(6, 4, 3, 2), normal(2, 12, 5, 5), normal(6), positive(2, 6, 5, 5)], {}),
     ("DeformConv", [MAPS, normal(6, 2, 3, 3), normal(2, 36, 4, 3)], {"group": 2, "offset_group": 2,
         "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    *(("LSTM", [normal(5, 2, 3), normal(n, 16, 3), normal(n, 16, 4), *more], {"hidden_size": 4, "direction": d,
+        "outputs": 3}) for n, d in ((1, "forward"), (1, "reverse"), (2, "bidirectional"))
+      for more in ([], [normal(n, 32)], [normal(n, 32), None, normal(n, 2, 4), normal(n, 2, 4)])),
+    *(("GRU", [normal(5, 2, 3), normal(n, 12, 3), normal(n, 12, 4), *more], {"hidden_size": 4, "direction": d,
+        "outputs": 2, "linear_before_reset": 1}) for n, d in ((1, "forward"), (1, "reverse"), (2, "bidirectional"))
+      for more in ([], [normal(n, 24)], [normal(n, 24), None, normal(n, 2, 4)])),
     # pools
     *((op, [MAPS], {}) for op in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")),
     ("GlobalLpPool", [MAPS], {"p": 3}),
