@@ -81,7 +81,9 @@ class Recipe(BaseModel):
         description="times every calibration image is seen when the whole plan is tuned",
     )
     task: str | None = Field(
-        None, description="what the outputs mean; without it, classify for one output [batch, classes], else outputs"
+        None,
+        description="what the outputs mean, e.g. segment:axis=1; without it, classify for one output [batch, classes], "
+        "else outputs",
     )
     targets: tuple[str, ...] = Field(
         (), description="targets to write files for, beside the one that all others are verified against"

@@ -115,14 +115,13 @@ def evaluate(
     images = open_examples(
         data, inputs, preprocess, f"{path}", limit=limit, skip_bad=skip_bad_images, split="test"
     )  # fmt: skip
-    meaning = model_task(artifact, task)
-    tally = meaning.tally(open_labels(meaning.name, meaning.labels, labels, images))
-    noise = Noise()
+    noise, done = Noise(), 0
     with watch.stage("eval", len(images)) as advance:
         for session, model in zip(sessions, models, strict=True):
             if isinstance(images, ImageSet):
                 _require_size(session, images.preprocess, model)
-        done = 0
+        meaning = model_task(artifact, task)
+        tally = meaning.tally(open_labels(meaning.name, meaning.labels, labels, images))
         for batch in images.batches(min(session.static_batch or BATCH for session in sessions)):
             ours, *exact = (session.run(batch) for session in sessions)
             if exact:

@@ -74,6 +74,11 @@ def test_outputs_that_are_no_maps() -> None:
     )
     with pytest.raises(InputError, match="output 'i' is integers"):
         task_of(integers, "segment:output=i")
+    shared = Interface((), (Output("s", (5, 2, 2), ir.DataType.FLOAT, None),))
+    with pytest.raises(InputError, match="output 's' is one for all images"):
+        task_of(shared, "segment:output=s")
+    with pytest.raises(InputError, match="needs an output of maps"):
+        task_of(shared, "segment")
 
 
 def test_text_that_a_manifest_holds_is_the_task_again() -> None:
