@@ -10,6 +10,7 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
 from tests.support.graphs.operator_cases import CASES, Case
 from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
@@ -31,7 +32,8 @@ def test_matches_onnx_runtime(case: Case) -> None:
     model = single_node(op, arrays, **attributes)  # type: ignore[arg-type]
     expected = onnxruntime_outputs(model, first)
     graph = as_graph(model)
-    found = Executor(graph).run(Examples.images(torch.from_numpy(np.array(first))))
+    x = torch.from_numpy(np.array(first))
+    found = Executor(graph).run(Examples.images(x) if x.ndim else Examples({}, {IMAGE: x}))
     for_all = [output.batch_axis is None for output in graph.interface.outputs]  # repeated for each example
     assert len(found) == len(expected)
     for each, same, theirs in zip(found.values(), for_all, expected, strict=True):
