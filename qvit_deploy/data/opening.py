@@ -76,6 +76,11 @@ def draw_examples(
             f"{model} takes {', '.join(others)} besides {image.name}, and {spec} has no values for them; pass an .npz "
             "with an array of each name"
         )
+    if preprocess is None and len(image.shape) == 4 and image.shape[1] not in (1, 3):
+        raise InputError(
+            f"{model} takes {image.shape[1]} channels, which pictures do not have; pass ready tensors (.npy, or float "
+            ".npz) as DATA"
+        )
     if preprocess is None:
         raise InputError(
             f"{model} does not say how its images are prepared; pass --preprocess F.json with input_size, mean and "

@@ -26,6 +26,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
+from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes
 from qvit_deploy.graph.examples import concatenated
 from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
@@ -65,6 +66,7 @@ def compile(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     preprocess: Preprocess | None = None,
+    input_shapes: InputShapes = NO_SHAPES,
     force: bool = False,
     skip_bad_images: bool = False,
     cache: Path | None = None,
@@ -76,6 +78,7 @@ def compile(
         model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
+        input_shapes: fixes open sizes of an .onnx file's inputs.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
@@ -91,7 +94,7 @@ def compile(
         target.require(f"--target {target.name}")
     inputs = open_inputs(
         model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
-        skip_bad_images=skip_bad_images, watch=watch,
+        input_shapes=input_shapes, skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
     analysis = analyse(inputs, [recipe], watch, cache)
     with watch.stage("allocate"):
