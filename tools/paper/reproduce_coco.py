@@ -24,6 +24,9 @@ on after its last image, from the folder `OUT.work`. A run is the same when dete
 annotations, --limit and version of this program are; `seconds` counts from the last interruption.
 
 The mixed widths are our choice, as in `reproduce_imagenet`.
+
+It has not run on COCO or on published weights yet. Mask R-CNN with Swin-T at full width, with random weights and canvases
+of 128x192, took 6 minutes a run on 2 cores and 11 GB of memory; larger canvases take more.
 """
 
 from __future__ import annotations
