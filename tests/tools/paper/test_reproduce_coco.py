@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import qvit_deploy
 from tools.paper import reproduce_coco
 from tools.paper.coco import measure
 from tools.paper.coco.detector import Detector, architecture
@@ -104,22 +105,22 @@ def interrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     out = tmp_path_factory.mktemp("results") / "coco.csv"
     arguments = command(folder, out, "--runs", *RUNS)
     ran: list[int] = []
-    real_rows, real_compile = measure.rows, measure.compile_trunk
+    real_rows, real_compile = measure.rows, qvit_deploy.compile
     stop = True
 
     def counted(found: Any, masks: Any, inside: Any, size: Any, image: int, categories: Any) -> Any:
-        if stop and len(ran) == 6:
+        if stop and len(ran) == 9:  # 4 pictures, 3 compiles, 2 pictures
             raise KeyboardInterrupt
         ran.append(image)
         return real_rows(found, masks, inside, size, image, categories)
 
-    def compiled(*given: Any) -> Any:
+    def compiled(*given: Any, **named: Any) -> Any:
         ran.append(0)
-        return real_compile(*given)
+        return real_compile(*given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "rows", counted)
-        patch.setattr(measure, "compile_trunk", compiled)
+        patch.setattr(qvit_deploy, "compile", compiled)
         assert reproduce_coco.main(arguments) == 130
         assert [row["run"] for row in rows(out)] == ["FP32"]
         (half,) = out.with_name("coco.csv.work").glob("*/detections.jsonl")
@@ -132,7 +133,8 @@ def interrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 def test_an_interrupted_table_goes_on_after_its_last_picture(interrupted: tuple[Path, list[int]]) -> None:
     out, ran = interrupted
-    assert ran == [1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4]  # 0: a compile
+    images, compiles = [1, 2, 3, 4], [0, 0, 0]  # trunk, boxes, masks
+    assert ran == [*images, *compiles, *images, *compiles, *images]
     assert not list(out.with_name("coco.csv.work").iterdir())
 
 
@@ -145,10 +147,12 @@ def test_every_run_is_a_row_that_says_what_was_measured(interrupted: tuple[Path,
         assert row["weights"].startswith("sha256 ") and row["version"]
     assert found[0]["recipe"] == found[0]["in_float"] == ""
     for row in found[1:]:
-        assert row["calibration_images"] == "9" and row["calibration_skipped"] == "1"
-        assert row["in_float"] == "box and mask heads" and len(row["recipe"]) == 16
-        assert "5 matmul_av" in row["quantized"]
-    assert "w6a6" in found[1]["quantized"] and float(found[2]["mean_w_bits"]) <= 6.1
+        trunk, boxes, masks = row["quantized"].split(" | ")
+        assert "5 matmul_av" in trunk and boxes.startswith("4 linear; ") and masks.startswith("4 conv, 1 linear; ")
+        assert row["calibration_images"].startswith("9 | ") and row["calibration_skipped"] == "1"
+        assert row["in_float"] == "masks.heads.0.upsample" and len(row["recipe"]) == 16
+    assert found[1]["quantized"].split(" | ")[1] == "4 linear; 4 w6a6"
+    assert all(float(part) <= 6.1 for part in found[2]["mean_w_bits"].split(" | "))
     assert "our choice" in found[2]["widths"]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tools.paper.coco.detector import BOX_SIDE, LEVELS, MASK_SIDE
-from tools.paper.coco.graphs import Parts, run
+from tools.paper.coco.graphs import MASKS, TRUNK, Parts, box_part
 from tools.paper.coco.paste import paste
 from tools.paper.coco.selection import Found, detections, proposals, refined, regions
 
@@ -22,7 +22,7 @@ def found_in(parts: Parts, image: Tensor, size: tuple[int, int]) -> tuple[Found,
         image: float32 [3, H, W], prepared.
         size: (height, width) of the picture in its canvas.
     """
-    seen = run(parts.trunk, image[None])
+    seen = parts.run(TRUNK, image[None])
     maps = [seen[f"p{level}"] for level in range(2, 6)]
     levels = range(2, 2 + LEVELS)
     boxes = proposals(
@@ -36,9 +36,9 @@ def _boxes(parts: Parts, maps: list[Tensor], boxes: Tensor, size: tuple[int, int
     """Passes proposals through the box heads; the logits of all stages are averaged, the last one's boxes count."""
     if not len(boxes):
         return Found(boxes, boxes.new_zeros(0), torch.zeros(0, dtype=torch.long))
-    last, logits = len(parts.boxes) - 1, []
-    for stage, head in enumerate(parts.boxes):
-        answer = run(head, regions(maps, boxes, BOX_SIDE))
+    last, logits = parts.stages - 1, []
+    for stage in range(parts.stages):
+        answer = parts.run(box_part(stage), regions(maps, boxes, BOX_SIDE))
         logits.append(answer["logits"])
         if stage < last:
             boxes = refined(boxes, answer["logits"], answer["deltas"], stage, size)
@@ -49,7 +49,7 @@ def _masks(parts: Parts, maps: list[Tensor], found: Found) -> Tensor:
     """Returns the masks of the things found, the mean over the stages' heads."""
     if not len(found.boxes):
         return torch.zeros(0, 2 * MASK_SIDE, 2 * MASK_SIDE)
-    stages = run(parts.masks, regions(maps, found.boxes, MASK_SIDE)).values()
+    stages = parts.run(MASKS, regions(maps, found.boxes, MASK_SIDE)).values()
     chosen = [stage[torch.arange(len(found.labels)), found.labels].sigmoid() for stage in stages]
     return torch.stack(chosen).mean(0)
 

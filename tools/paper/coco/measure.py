@@ -8,64 +8,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+import qvit_deploy
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
-from qvit_deploy.data.pictures import BadPictureError
-from qvit_deploy.errors import InputError
+from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
 from tools.paper.coco.average_precision import average_precision
+from tools.paper.coco.calibration import REGIONS, data_file
 from tools.paper.coco.detect import found_in, rows
-from tools.paper.coco.graphs import TRUNK, Parts, compile_trunk
+from tools.paper.coco.graphs import TRUNK, Parts, float_file, parts_of
 from tools.paper.coco.pictures import Coco, Picture, on_canvas, preprocess
-from tools.paper.runs import manifest_cells
+from tools.paper.runs import CALIBRATION_IMAGES, MANIFEST_COLUMNS, manifest_cells
 
-HELD_OUT = 4
-"""Canvases beside those of calibration, on which a compile measures its quality: few, as their feature maps are
-large."""
-FLOAT_PARTS = "box and mask heads"
 _DETECTIONS = "detections.jsonl"
+_REGIONS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A detector's parts as float files, and the canvases to calibrate on.
+    """A detector's parts as float files, and what to calibrate them on.
 
     Attributes:
-        folder: with the files of `graphs.export`.
-        images: an `.npz`.
+        folder: with the files of `graphs.export` and `calibration.write_data`.
         skipped: training images that could not be read.
     """
 
     folder: Path
     stages: int
     canvas: tuple[int, int]
-    images: Path
     skipped: int
 
-
-def write_canvases(data: Coco, canvas: tuple[int, int], count: int, seed: int, path: Path) -> int:
-    """Writes `count` training images, drawn by `seed`, as an `.npz`; returns how many were passed over as unreadable.
-
-    Raises:
-        InputError: fewer than two can be read.
-    """
-    canvases: list[NDArray[np.uint8]] = []
-    skipped = 0
-    for index in np.random.default_rng(seed).permutation(len(data.train)):
-        if len(canvases) == count:
-            break
-        try:
-            canvases.append(on_canvas(data.train[index], canvas)[0])
-        except BadPictureError:
-            skipped += 1
-    if len(canvases) < 2:
-        raise InputError(f"calibration needs 2 images or more; {len(canvases)} of train2017 can be read")
-    np.savez(path, images=np.stack(canvases))
-    return skipped
+    @property
+    def files(self) -> dict[str, Path]:
+        """Part -> float file."""
+        return {part: float_file(self.folder, part) for part in parts_of(self.stages)}
 
 
 def measure(
@@ -81,12 +59,13 @@ def measure(
         CheckError: a bundle failed its verification.
     """
     work.mkdir(parents=True, exist_ok=True)
-    trunk, cells = exported.folder / TRUNK, {}
+    files, cells = exported.files, {}
     if recipe is not None:
-        bundle = _bundle(exported, recipe, work / "trunk", watch)
-        trunk, cells = bundle.path_of("model.onnxruntime.onnx"), manifest_cells(bundle.manifest)
-        cells |= {"calibration_skipped": str(exported.skipped), "in_float": FLOAT_PARTS}
-    detect(exported, trunk, data, pictures, work / _DETECTIONS, watch)
+        bundles = {part: _bundle(exported, part, recipe, work, watch) for part in files}
+        files = {part: bundle.path_of("model.onnxruntime.onnx") for part, bundle in bundles.items()}
+        cells = _cells({part: bundle.manifest for part, bundle in bundles.items()})
+        cells["calibration_skipped"] = str(exported.skipped)
+    detect(files, exported.canvas, data, pictures, work / _DETECTIONS, watch)
     with watch.stage("average precision"):
         results = [row for found in finished(work / _DETECTIONS).values() for row in found]
         box, mask = average_precision(data.annotations, results, [picture.id for picture in pictures])
@@ -95,21 +74,29 @@ def measure(
 
 
 def detect(
-    exported: Exported, trunk: Path, data: Coco, pictures: Sequence[Picture], path: Path, watch: Stopwatch
+    files: Mapping[str, Path],
+    canvas: tuple[int, int],
+    data: Coco,
+    pictures: Sequence[Picture],
+    path: Path,
+    watch: Stopwatch,
 ) -> None:
-    """Adds a line of detections to `path` for every picture that has none yet. Raises InputError."""
+    """Adds a line of detections to `path` for every picture that has none yet. Raises InputError.
+
+    Args:
+        files: part -> file.
+    """
     done = finished(path)
     if len(done) == len(pictures):
         return
-    prepare = preprocess(exported.canvas)
-    parts = Parts.open(trunk, exported.folder, exported.stages)
+    prepare, parts = preprocess(canvas), Parts.open(files)
     _cut_half_line(path)
     with watch.stage("detect", len(pictures)) as advance, path.open("a", encoding="utf-8") as file:
         advance(len(done))
         for picture in pictures:
             if picture.id in done:
                 continue
-            pixels, inside, size = on_canvas(picture.path, exported.canvas)
+            pixels, inside, size = on_canvas(picture.path, canvas)
             found, masks = found_in(parts, torch.from_numpy(prepare.apply(pixels)), inside)
             file.write(_line(picture.id, rows(found, masks, inside, size, picture.id, data.categories)))
             file.flush()
@@ -127,11 +114,34 @@ def finished(path: Path) -> dict[int, list[Mapping[str, Any]]]:
     return done
 
 
-def _bundle(exported: Exported, recipe: Recipe, out: Path, watch: Stopwatch) -> Bundle:
-    """Opens the bundle `out`, or compiles the trunk into it: bundles appear whole or not at all."""
+def _bundle(exported: Exported, part: str, recipe: Recipe, work: Path, watch: Stopwatch) -> Bundle:
+    """Opens a part's bundle in `work`, or compiles it there: bundles appear whole or not at all.
+
+    A head is calibrated on as many regions as its images give. Its first and last layer have no widths of their own, as
+    they are most of it.
+    """
+    out = work / part
     if not out.exists():
-        compile_trunk(exported.folder, out, exported.images, recipe, exported.canvas, watch)
+        if part != TRUNK:
+            changes = {
+                "first_last_bits": None,
+                "calibration_images": REGIONS * CALIBRATION_IMAGES,
+                "batch_size": _REGIONS_AT_ONCE,
+            }
+            recipe = recipe.model_copy(update=changes)
+        qvit_deploy.compile(
+            str(exported.files[part]), out, calib=str(data_file(exported.folder, part)), recipe=recipe,
+            preprocess=preprocess(exported.canvas) if part == TRUNK else None, progress=watch,
+        )  # fmt: skip
     return read_bundle(out)
+
+
+def _cells(manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Returns the cells of `MANIFEST_COLUMNS`, part by part, and the layers that no part computes on integers."""
+    each = [manifest_cells(manifest) for manifest in manifests.values()]
+    cells = {name: " | ".join(of[name] for of in each) for name in MANIFEST_COLUMNS}
+    in_float = (f"{part}.{layer.name}" for part, manifest in manifests.items() for layer in manifest.in_float)
+    return {**cells, "in_float": ", ".join(in_float)}
 
 
 def _line(image: int, found: Sequence[Mapping[str, Any]]) -> str:
