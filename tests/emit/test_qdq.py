@@ -28,10 +28,11 @@ def fetched(graph: Graph, images: torch.Tensor, names: list[str]) -> list[np.nda
 
 
 def assert_runs_alike(emitted: Graph, images: torch.Tensor) -> None:
-    """ONNX Runtime and the executor, free running, where ties may fall either way."""
+    """ONNX Runtime and the executor, free running: a tie that falls the other way may change one image."""
     expected = logits(emitted, images)
     got = run(session(emitted.serialize(), 1), Examples.images(images.numpy()))[0]
-    assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
+    changed = np.abs(got - expected).max(axis=1) > 1e-3 * np.abs(expected).max()
+    assert changed.sum() <= 1
 
 
 def constant_input(graph: Graph, output: str, index: int) -> np.ndarray:

@@ -27,7 +27,7 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import mixed_vit
 
-BASE = Recipe(calibration_images=8, batch_size=4, bits=(3, 5, 8), mean_bits=5)
+BASE = Recipe(calibration_images=8, batch_size=4, bits=(3, 5, 8), mean_bits=4.5)
 STAGES = ["fold", "observe", "ranges", "relevance", "plan"]
 
 
