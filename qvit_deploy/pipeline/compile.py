@@ -28,6 +28,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
 from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes
 from qvit_deploy.graph.examples import concatenated
+from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
@@ -38,6 +39,7 @@ from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding.distill import distill
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.compile.page import render_report
 from qvit_deploy.targets.executor_outputs import fold_error
 from qvit_deploy.targets.registry import REFERENCE, targets_of, with_known_targets
@@ -179,7 +181,12 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         "source": {"model": inputs.source.description, "preprocess": _dumped(inputs.preprocess)},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
-        "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
+        "relevance": {
+            "method": scores.method,
+            "images": scores.images,
+            "firings": dict(scores.firings),
+            **_row_importance(recipe, graph),
+        },
         "sites": [_record(known[c.name], c, allocation.get(c.name), scores.values.get(c.name)) for c in analysis.costs],
         "in_float": [asdict(layer) for layer in float_layers(graph, tuple(known.values()))],
         "summary": _summary(analysis.costs, allocation),
@@ -190,6 +197,14 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         measured = analysis.latency.model_dump(mode="json", include={"device", "fingerprint", "batch_size"})
         facts["latency"] = {**measured, "sites_ms": total / 1e6}
     return facts
+
+
+def _row_importance(recipe: Recipe, graph: Graph) -> dict[str, str]:
+    """Returns the rule set that rows were weighted by, where it is not the one that the recipe names."""
+    if recipe.row_importance == "none":
+        return {}
+    used = RULE_SETS[recipe.row_importance].or_gradient(graph).name
+    return {} if used == recipe.row_importance else {"row_importance": used}
 
 
 def _dumped(preprocess: Preprocess | None) -> dict[str, Any] | None:
