@@ -64,7 +64,7 @@ class RuleSet:
     def or_gradient(self, graph: Graph) -> RuleSet:
         """Returns this rule set, or `gradient`, which is the same, where `graph` has nothing for a rule.
 
-        A graph with an operator that is evidence for a rule has something for it, and `bind` refuses where it is missed.
+        A graph with an operator that is evidence for a rule has something for it; `bind` refuses where it is missed.
         """
         flow = Dataflow(graph)
         used = [node for node in graph.nodes() if flow.is_used(node)]
