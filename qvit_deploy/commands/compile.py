@@ -23,7 +23,7 @@ def compile_model(model: str, out: Path, request: CompileRequest, *, force: bool
     Raises:
         InputError: an argument cannot be used, or the compile half is not installed.
         BudgetError: no allocation fits the budget.
-        CheckError: the verification failed; nothing is written.
+        CheckError: the verification of the reference failed; nothing is written.
     """
     recipe = request.load_recipe()
     try:

@@ -7,7 +7,7 @@ import pytest
 from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.opening import open_examples
 from qvit_deploy.errors import InputError
-from qvit_deploy.graph.interface import inputs_of
+from qvit_deploy.graph.interface import Interface, inputs_of
 from tests.support.picture_folders import P, put
 
 RNG = np.random.default_rng(0)
@@ -114,6 +114,24 @@ def test_inputs_without_values(tmp_path):
     put(tmp_path / "pictures" / "a.png")
     with pytest.raises(InputError, match="takes ids, scale, seen besides image"):
         opened(tmp_path / "pictures", SEVERAL, P)
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+@pytest.mark.parametrize("name", ["pixel_values", "image", "images", "calib_pixel_values"])
+def test_the_image_goes_by_the_name_of_the_models_own_file(tmp_path, name, pictures):
+    inputs = Interface(ONE, ()).with_given_name("pixel_values").inputs
+    pixels = RNG.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    found = opened(saved(tmp_path, **{name: pixels if pictures else IMAGES}), inputs, P if pictures else None)
+    batch = next(found.batches(5)).arrays["image"]
+    np.testing.assert_array_equal(batch, np.stack([P.apply(p) for p in pixels]) if pictures else IMAGES)
+
+
+def test_an_array_that_is_missing_goes_by_the_name_of_the_file(tmp_path):
+    inputs = Interface(SEVERAL, ()).with_given_name("pixel_values").inputs
+    values = arrays()
+    del values["images"]
+    with pytest.raises(InputError, match=r"no array for the input 'pixel_values' \(it has ids"):
+        opened(saved(tmp_path, **values), inputs)
 
 
 def test_pictures_need_preprocessing(tmp_path):
