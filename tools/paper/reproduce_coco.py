@@ -25,8 +25,8 @@ annotations, --limit and version of this program are; `seconds` counts from the 
 
 The mixed widths are our choice, as in `reproduce_imagenet`.
 
-It has not run on COCO or on published weights yet. Mask R-CNN with Swin-T at full width, with random weights and canvases
-of 128x192, took 6 minutes a run on 2 cores and 11 GB of memory; larger canvases take more.
+It has not run on COCO or on published weights yet. Mask R-CNN with Swin-T at full width, with random weights and
+canvases of 128x192, took 6 minutes a run on 2 cores and 11 GB of memory; larger canvases take more.
 """
 
 from __future__ import annotations
