@@ -47,7 +47,7 @@ def cut_short(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`imagenet/` with 20 images per class to calibrate on, one unreadable, and 11 and 12 to evaluate, and `weights/`."""
+    """`imagenet/` with 20 images per class to calibrate on and 12 to evaluate, one unreadable in each; `weights/`."""
     root = tmp_path_factory.mktemp("fake")
     for split, count in (("train", 20), ("val", 12)):
         for label, wnid in enumerate(CLASSES):
