@@ -47,9 +47,9 @@ def cut_short(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`imagenet/` with 17 good images per class to calibrate on and 11 and 12 to evaluate, and `weights/`."""
+    """`imagenet/` with 20 images per class to calibrate on and 12 to evaluate, one unreadable in each; `weights/`."""
     root = tmp_path_factory.mktemp("fake")
-    for split, count in (("train", 17), ("val", 12)):
+    for split, count in (("train", 20), ("val", 12)):
         for label, wnid in enumerate(CLASSES):
             for i in range(count):
                 picture(root / "imagenet" / split / wnid / f"{wnid}_{i}.JPEG", 80 + 90 * label, 100 * label + i)
@@ -104,7 +104,7 @@ def test_every_run_is_a_row_that_says_what_was_measured(finished: Path) -> None:
     assert by_run["FP32"]["recipe"] == by_run["FP32"]["calibration_images"] == ""
     quantized = found[1:]
     assert len({row["recipe"] for row in quantized}) == 4 and all(len(row["recipe"]) == 16 for row in quantized)
-    # The unreadable one of the 34 is drawn with seed 0; another takes its place.
+    # The unreadable one of the 40 is drawn with seed 0; another takes its place. Four or more are kept apart.
     assert {(row["calibration_images"], row["calibration_skipped"]) for row in quantized} == {("32", "1")}
     kinds = "6 linear, 1 matmul_av, 1 matmul_qk; "
     assert by_run["W4A4"]["quantized"] == kinds + "6 w4a4, 2 w8a8"
