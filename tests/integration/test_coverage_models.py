@@ -44,7 +44,8 @@ def _passes(compiled: Compiled, graph: Graph, sites_at_least: int) -> None:
     pixels = np.random.default_rng(1).standard_normal((2, *graph.interface.image_size), dtype=np.float32)
     expected = target.run(target.session(graph.serialize()), Examples.images(pixels))[0]
     with torch.no_grad():
-        actual = Executor(graph).run(Examples.images(torch.from_numpy(pixels)))["logits"].numpy()
+        (logits,) = Executor(graph).run(Examples.images(torch.from_numpy(pixels))).values()
+    actual = logits.numpy()
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
