@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class QvitError(Exception):
     """Base of every error the command line turns into one line on standard error and an exit code."""
@@ -14,17 +16,32 @@ class InputError(QvitError):
 
 
 class UnsupportedOpError(InputError):
-    """The model uses an operator this compiler has no implementation for."""
+    """The model uses an operator this compiler has no implementation for, at `count` nodes; `node` is the first."""
 
-    def __init__(self, op: str, node: str, hint: str) -> None:
-        super().__init__(f"operator {op} (node {node!r}) is not supported: {hint}")
+    def __init__(self, op: str, node: str, hint: str, count: int = 1) -> None:
+        where = f"node {node!r}" if count == 1 else f"{count} nodes, the first {node!r}"
+        super().__init__(f"operator {op} ({where}) is not supported: {hint}")
         self.op = op
         self.node = node
         self.hint = hint
+        self.count = count
 
-    def __reduce__(self) -> tuple[type[UnsupportedOpError], tuple[str, str, str]]:
-        # The default hands the message to __init__, which takes three arguments: a worker's error would be lost.
-        return type(self), (self.op, self.node, self.hint)
+    def __reduce__(self) -> tuple[type[UnsupportedOpError], tuple[str, str, str, int]]:
+        # The default hands the message to __init__, which takes its parts: a worker's error would be lost.
+        return type(self), (self.op, self.node, self.hint, self.count)
+
+
+def all_unsupported(errors: Sequence[UnsupportedOpError]) -> InputError:
+    """Returns one error for all of `errors`, one or more: each operator with its nodes counted, in one line."""
+    groups: dict[tuple[str, str], list[UnsupportedOpError]] = {}
+    for error in errors:
+        groups.setdefault((error.op, error.hint), []).append(error)
+    merged = [
+        UnsupportedOpError(op, found[0].node, hint, sum(e.count for e in found)) for (op, hint), found in groups.items()
+    ]
+    if len(merged) == 1:
+        return merged[0]
+    return InputError(f"{len(merged)} kinds of operators are not supported: " + "; ".join(map(str, merged)))
 
 
 class NonFiniteError(InputError):

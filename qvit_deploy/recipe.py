@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.validation import validated
+from qvit_deploy.validation import problems_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -78,6 +78,9 @@ class Recipe(BaseModel):
         ge=0,
         description="times every calibration image is seen when the whole plan is tuned",
     )
+    task: str | None = Field(
+        None, description="what the outputs mean; without it, classify for one output [batch, classes], else outputs"
+    )
     targets: tuple[str, ...] = Field(
         (), description="targets to write files for, beside the one that all others are verified against"
     )
@@ -110,7 +113,8 @@ class Recipe(BaseModel):
         """Starts from what `effort` sets, reads a TOML recipe over it and applies the overrides that are not None.
 
         Raises:
-            InputError: the file is missing or not TOML, or a value is unknown or out of range.
+            InputError: the file is missing or not TOML, or a value is unknown or out of range; names the file where all
+                faults are of values in it.
         """
         presets = EFFORTS.get(cast(Effort, effort or "default"))
         if presets is None:
@@ -123,8 +127,13 @@ class Recipe(BaseModel):
                 raise InputError(f"recipe {path}: cannot be read ({error.strerror})") from error
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise InputError(f"recipe {path}: not valid TOML: {error}") from error
-        values = {**presets, **values, **{k: v for k, v in overrides.items() if v is not None}}
-        return validated(cls, values, "recipe")
+        overriding = {k: v for k, v in overrides.items() if v is not None}
+        try:
+            return cls.model_validate({**presets, **values, **overriding})
+        except ValidationError as error:
+            fields = {str(problem["loc"][0]) if problem["loc"] else "" for problem in error.errors()}
+            of_the_file = fields <= values.keys() - overriding.keys()
+            raise InputError(f"recipe{f' {path}' if of_the_file else ''}: {problems_text(error)}") from None
 
     @property
     def has_budget(self) -> bool:

@@ -6,13 +6,19 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qvit_deploy.errors import InputError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 Model = TypeVar("Model", bound=BaseModel)
+
+NAMED_PROBLEMS = 4
+"""How many problems of one file are named: enough to mend a file written by hand at once, and still one line."""
 
 
 class Record(BaseModel):
@@ -29,23 +35,29 @@ def validated(model: type[Model], tree: object, called: str, error: type[InputEr
         error: what is raised.
 
     Raises:
-        InputError: a field is missing, unknown or out of range; names the first one and counts the others.
+        InputError: a field is missing, unknown or out of range; names what `problems_text` does.
     """
     try:
         return model.model_validate(tree)
     except ValidationError as problems:
-        raise error(f"{called}: {first_problem(problems)}") from None
+        raise error(f"{called}: {problems_text(problems)}") from None
 
 
-def first_problem(error: ValidationError) -> str:
-    """Returns `place: message (and N more)` of the first problem; the place, fields and indices between dots, may be
-    empty."""
+def problems_text(error: ValidationError) -> str:
+    """Returns `place: message; place: message (and N more)` of the first `NAMED_PROBLEMS`.
+
+    A place, fields and indices between dots, may be empty.
+    """
     problems = error.errors()
+    more = len(problems) - NAMED_PROBLEMS
+    return "; ".join(map(_problem, problems[:NAMED_PROBLEMS])) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _problem(problem: ErrorDetails) -> str:
     # pydantic marks the key of a mapping, which the part in front names already.
-    place = ".".join(str(part) for part in problems[0]["loc"] if part != "[key]")
-    message = problems[0]["msg"].removeprefix("Value error, ")
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{place}: {message}{more}" if place else f"{message}{more}"
+    place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def read_json(path: Path, called: str | None = None) -> Any:

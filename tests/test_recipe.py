@@ -23,14 +23,14 @@ def test_a_toml_file_is_read_and_flags_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("meanbits = 4", "recipe: meanbits: Extra inputs are not permitted"),
-        ("bits = [4, 9]", "recipe: bits: bits must be between 2 and 8, e.g. 4,6,8"),
-        ("bits = []", "recipe: bits: bits must be between 2 and 8"),
+        ("meanbits = 4", "r.toml: meanbits: Extra inputs are not permitted"),
+        ("bits = [4, 9]", "r.toml: bits: bits must be between 2 and 8, e.g. 4,6,8"),
+        ("bits = []", "r.toml: bits: bits must be between 2 and 8"),
         ('uniform = "w8a8"\nmean_bits = 4', "recipe: uniform and mean_bits exclude each other; give one"),
-        ('uniform = "w9a8"', "recipe: uniform: 'w9a8' is not a width like w8a8"),
-        ('score = "magic"', "recipe: score: Input should be 'lrp', 'relp', 'gradient', 'exact'"),
+        ('uniform = "w9a8"', "r.toml: uniform: 'w9a8' is not a width like w8a8"),
+        ('score = "magic"', "r.toml: score: Input should be 'lrp', 'relp', 'gradient', 'exact'"),
         ("max_latency_ms = 2", "recipe: max_latency_ms needs a latency_table measured on the device"),
-        ("calibration_images = 1", "recipe: calibration_images: Input should be greater than or equal to 2"),
+        ("calibration_images = 1", "r.toml: calibration_images: Input should be greater than or equal to 2"),
         ("bits = [4,", "r.toml: not valid TOML: "),
     ],
 )
@@ -40,6 +40,19 @@ def test_what_a_recipe_cannot_say_is_one_line(tmp_path: Path, text: str, message
     with pytest.raises(InputError) as caught:
         Recipe.load(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_fault_of_the_command_line_is_not_laid_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('bits = [4, 8]\nscore = "magic"\n')
+    for flags, words in (
+        ({}, f"recipe {path}: score: Input should be"),
+        ({"score": "lrp", "bits": (4, 9)}, "recipe: bits: bits must be between 2 and 8"),
+        ({"seed": "one"}, "recipe: score: Input should be"),
+    ):
+        with pytest.raises(InputError) as caught:
+            Recipe.load(path, **flags)
+        assert str(caught.value).startswith(words)
 
 
 def test_a_recipe_that_is_missing_or_not_text(tmp_path: Path) -> None:

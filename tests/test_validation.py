@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, ValidationError, field_validator
 
 from qvit_deploy.errors import BundleError, InputError
-from qvit_deploy.validation import Record, first_problem, non_finite, parse_json, read_json, validated
+from qvit_deploy.validation import Record, non_finite, parse_json, problems_text, read_json, validated
 
 
 class Part(Record):
@@ -47,18 +47,27 @@ def test_a_good_tree_is_a_value_that_does_not_change() -> None:
         ),
         ({"name": "a b"}, "name: a name has no spaces"),
         ({"name": "n", "colour": 1}, "colour: Extra inputs are not permitted"),
-        ({"parts": [{"size": 0}], "colour": 1}, "name: Field required (and 2 more)"),
+        (
+            {"parts": [{"size": 0}], "colour": 1},
+            "name: Field required; parts.0.size: Input should be greater than or equal to 1; "
+            "colour: Extra inputs are not permitted",
+        ),
+        (
+            {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1},
+            "name: Field required; a: Extra inputs are not permitted; b: Extra inputs are not permitted; "
+            "c: Extra inputs are not permitted (and 2 more)",
+        ),
         ({"name": "n", "named": {"x": 1}}, "named.x: String should match pattern '^w'"),
         ([], "Input should be a valid dictionary or instance of Whole"),
     ],
 )
-def test_the_first_problem_is_named_and_the_others_are_counted(tree: object, message: str) -> None:
+def test_the_first_problems_are_named_and_the_others_are_counted(tree: object, message: str) -> None:
     with pytest.raises(BundleError) as caught:
         validated(Whole, tree, "a.json", BundleError)
     assert str(caught.value) == f"a.json: {message}"
-    with pytest.raises(ValidationError) as found:
+    with pytest.raises(ValidationError) as refused:
         Whole.model_validate(tree)
-    assert first_problem(found.value) == message
+    assert problems_text(refused.value) == message
 
 
 @pytest.mark.parametrize(

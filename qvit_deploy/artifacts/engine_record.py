@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import InputError
-from qvit_deploy.validation import Record, first_problem, parse_json
+from qvit_deploy.validation import Record, parse_json, problems_text
 
 TargetName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 """Name of the target that an engine is for, one of `targets.registry`."""
@@ -169,7 +169,7 @@ def read_engine(path: Path) -> EngineRecord:
     try:
         record = EngineRecord.model_validate(parse_json(place.read_bytes()))
     except ValueError as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        reason = problems_text(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{place} is not the record of an engine ({reason}); build the engine again") from None
     size = path.stat().st_size
     if size < record.engine.bytes:

@@ -43,6 +43,14 @@ class SiteRecord(Record):
     score: FiniteFloat | None
 
 
+class FloatLayerRecord(Record):
+    """A layer with weights that no target computes on integers, e.g. a ConvTranspose: it is in float in every file."""
+
+    name: str
+    operator: str
+    params: NonNegativeInt
+
+
 class Summary(Record):
     """Cost of the whole model, quantized and in float. BitOps are MACs x weight bits x activation bits."""
 
@@ -91,6 +99,7 @@ class Manifest(BaseModel):
     source: dict[str, JsonValue]
     recipe: dict[str, JsonValue]
     sites: tuple[SiteRecord, ...]
+    in_float: tuple[FloatLayerRecord, ...] = ()
     summary: Summary
     verification: Verification
     files: dict[str, FileRecord] = {}
@@ -107,6 +116,8 @@ class Manifest(BaseModel):
         tree = self.model_dump(mode="json", by_alias=True)
         if self.task == CLASSIFY.name:  # the default of manifests that name no task
             del tree["task"]
+        if not self.in_float:  # most models have none
+            del tree["in_float"]
         where = non_finite(tree)
         if where:
             raise NonFiniteError(f"{MANIFEST} would hold NaN or infinity at {where}; a measured number went wrong")

@@ -52,7 +52,7 @@ class Process(Record):
         runs: number of timed runs in all blocks.
         load_ms: from the file on disk to a model ready to run; None if not known.
         stable: whether the warm-up ended because times had settled, not because it took too long; None if not known.
-        yardstick_ms: median of each block of the reference workload (`bench.reference_workload`), per run. Its blocks
+        reference_ms: median of each block of the reference workload (`bench.reference_workload`), per run. Its blocks
             alternate with the file's, and one of its samples is as many runs as take the time of one of the file.
     """
 
@@ -60,7 +60,7 @@ class Process(Record):
     runs: PositiveInt
     load_ms: Milliseconds | None = None
     stable: bool | None = None
-    yardstick_ms: tuple[Milliseconds, ...] | None = None
+    reference_ms: tuple[Milliseconds, ...] | None = Field(default=None, alias="yardstick_ms")
 
 
 class SiteTime(Record):
@@ -185,7 +185,7 @@ class Measurement(Subject):
 
 
 def read_measurement(path: Path) -> Measurement:
-    """Reads the measurement at `path`. Raises InputError naming the file and its first fault."""
+    """Reads the measurement at `path`. Raises InputError naming the file and its faults."""
     return measurement_of(read_json(path), str(path))
 
 
@@ -203,8 +203,8 @@ def measurement_of(tree: object, source: str) -> Measurement:
 
 def _require_equal_blocks(source: str, measurement: Measurement) -> None:
     for process in measurement.processes:
-        if process.yardstick_ms is not None and len(process.yardstick_ms) != len(process.blocks_ms):
-            raise InputError(f"{source}: its yardstick has other blocks than the file it was measured with")
+        if process.reference_ms is not None and len(process.reference_ms) != len(process.blocks_ms):
+            raise InputError(f"{source}: yardstick_ms, of the reference workload, has other blocks than blocks_ms")
     if measurement.against is None:
         return
     sides = [[len(p.blocks_ms) for p in side.processes] for side in (measurement, measurement.against)]

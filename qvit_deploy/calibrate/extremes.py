@@ -8,18 +8,18 @@ from collections.abc import Iterable
 import torch
 
 from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.progress import Advance
 
 Tensor = torch.Tensor
 
 
-def tensor_extremes(executor: Executor, batches: Iterable[Tensor], advance: Advance) -> dict[str, float]:
+def tensor_extremes(executor: Executor, batches: Iterable[Examples[Tensor]], advance: Advance) -> dict[str, float]:
     """Returns, by tensor name, the largest absolute value over `batches` of every floating-point tensor of the graph.
 
     The value is infinity where a tensor holds infinities or NaN.
 
     Args:
-        batches: float32 [b, C, H, W] tensors.
     """
     names = [v.name for node in executor.graph.nodes() for v in node.outputs if v.name]
     largest: dict[str, float] = {}
@@ -33,7 +33,7 @@ def tensor_extremes(executor: Executor, batches: Iterable[Tensor], advance: Adva
 
         return measure
 
-    taps = {name: tap(name) for name in [executor.graph.input.name or "", *names]}
+    taps = {name: tap(name) for name in [*(v.name or "" for v in executor.graph.inputs), *names]}
     with torch.no_grad():
         for batch in batches:
             executor.run(batch, taps=taps)

@@ -18,6 +18,7 @@ from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SCALES
 from qvit_deploy.graph.query import nodes_by_output, producers
 from qvit_deploy.graph.sites import Site
+from qvit_deploy.graph.synthetic import blank
 
 Array = np.ndarray
 
@@ -120,9 +121,9 @@ class _ColumnTracer:
                 taps[first.output], taps[site.output] = _number_last, _number_heads
         names = {n for site, *_ in attentions for n in (site.input, site.second) if n is not None}
         names |= {reader.input for site, _, reader in attentions if site.kind == "matmul_av"}
-        shape = graph.interface.image_size
+        batch = blank(graph.interface.inputs, 2).map(torch.from_numpy)
         with torch.no_grad():
-            self._operands = Executor(graph).run(torch.zeros(2, *shape), taps=taps, fetch=sorted(names))
+            self._operands = Executor(graph).run(batch, taps=taps, fetch=sorted(names))
 
     def columns(self, operand: str, source: Site, transposed: bool) -> HeadColumns | None:
         """Returns the columns of `source` that arrive as the channels of `operand` [n, heads, rows, channels]."""

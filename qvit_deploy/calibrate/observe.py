@@ -10,6 +10,7 @@ import torch
 
 from qvit_deploy.errors import NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 
@@ -114,7 +115,7 @@ class Observer:
 
 def observe(
     executor: Executor,
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     names: Iterable[str],
     images: int,
     seed: int,
@@ -125,7 +126,6 @@ def observe(
 
     Args:
         names: of the tensors.
-        batches: float32 [b, C, H, W] tensors.
         images: how many images the batches hold together; sets how many rows are sampled of each.
         importance: tensor name -> weight of each row of an image, where rows differ.
 

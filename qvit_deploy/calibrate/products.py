@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.op_traits import ON_SCORES, RESHAPES
 from qvit_deploy.graph.query import node_making
@@ -65,7 +66,7 @@ class ProductSample:
 
 
 def observe_products(
-    executor: Executor, batches: Iterable[Tensor], sites: Iterable[Site], images: int, seed: int
+    executor: Executor, batches: Iterable[Examples[Tensor]], sites: Iterable[Site], images: int, seed: int
 ) -> dict[str, ProductSample]:
     """Returns, by site name, sampled operands of that attention product.
 
@@ -74,7 +75,6 @@ def observe_products(
     Operands without a head axis (see `head_count`) count as one head.
 
     Args:
-        batches: float32 [b, C, H, W] tensors.
         images: how many images the batches hold together.
     """
     generator = torch.Generator().manual_seed(seed)

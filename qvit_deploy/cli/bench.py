@@ -64,15 +64,15 @@ def command(
             path, target, plugin, bits, batch, threads, processes, iterations, pin, site_models, emit_only, out, json
         )
         return
+    several = PROCESSES if processes is None else processes
+    measure_options = MeasureOptions(
+        batch=batch, threads=threads, processes=several, runs=iterations, pin=pin, plugins=tuple(plugin or ())
+    )
     if trtexec_times is not None:
         import_trtexec.command(path, trtexec_times, trtexec_profile, trtexec_layers, trtexec_log, batch, out, json)
         return
     if out is not None:
         require_writable(out)
-    several = PROCESSES if processes is None else processes
-    measure_options = MeasureOptions(
-        batch=batch, threads=threads, processes=several, runs=iterations, pin=pin, plugins=tuple(plugin or ())
-    )
     with Bars() as bars:
         measurement = benchmark(
             path,

@@ -15,7 +15,7 @@ from qvit_deploy.commands.build import trtexec as trtexec_commands
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.targets.tensorrt.engine.files import HALF_TARGETS
 from qvit_deploy.targets.tensorrt.engine.kind import ENGINE_KINDS
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_called
 
 # ruff: noqa: UP045
 
@@ -131,8 +131,6 @@ def _report(engine: BuiltEngine) -> None:
     if engine.check is None:
         stdout.print("not run: its GPU, or pycuda, is not here")
     else:
-        words = CLASSIFY.words
-        stdout.print(
-            f"run: {words.signal} {engine.check.sqnr_db:.1f} dB from ONNX Runtime's, "
-            f"{words.same} agreement {engine.check.agreement:.1%} (n={engine.check.images})"
-        )
+        words, check = task_called(engine.check.task).words, engine.check
+        agreement = "" if check.agreement is None else f", {words.same} agreement {check.agreement:.1%}"
+        stdout.print(f"run: {words.signal} {check.sqnr_db:.1f} dB from ONNX Runtime's{agreement} (n={check.images})")

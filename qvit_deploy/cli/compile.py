@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from qvit_deploy.artifacts.manifest import Manifest
+from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, stdout
+from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.compile import compile_model
+from qvit_deploy.commands.request import CompileRequest
 from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
 from qvit_deploy.tasks.registry import task_called
 
-# typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
-# ruff: noqa: UP045
 
-
-@options.recipe_options()
+@options.request_options
 def command(
     model: Annotated[str, typer.Argument(help="timm:NAME[?key=value&...], a path to .onnx, or demo:vit|deit|swin")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the bundle: a folder to create")],
-    calib: options.Calib = None,
-    checkpoint: options.Checkpoint = None,
-    pretrained: options.Pretrained = False,
-    preprocess: options.PreprocessFile = None,
-    *,
-    choices: options.Choices,
-    effort: options.Effort = None,
-    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")] = None,
-    skip_bad_images: options.SkipBadImages = False,
-    cache: options.Cache = None,
+    request: CompileRequest,
     force: Annotated[bool, typer.Option("--force", help="replace an existing bundle")] = False,
     json: options.Json = False,
 ) -> None:
     """Compile a trained vision transformer into a verified mixed-precision bundle."""
     with Bars() as bars:
-        compiled = compile_model(
-            model,
-            out,
-            choices.fields,
-            recipe=recipe,
-            effort=effort,
-            calib=calib,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-            preprocess=preprocess,
-            force=force,
-            skip_bad_images=skip_bad_images,
-            cache=cache,
-            progress=bars,
-        )
+        compiled = compile_model(model, out, request, force=force, progress=bars)
     skipped_lines(compiled.skipped_images)
     manifest = compiled.bundle.manifest
     if json:
@@ -71,10 +48,13 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         width = f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
-    words = task_called(manifest.task).words
+    agreement = ""
+    if checked.float_agreement is not None:
+        agreement = f", {task_called(manifest.task).words.same} agreement {checked.float_agreement:.1%}"
     rows: list[tuple[str, Any]] = [
         ("bundle", f"{root} (open {root / 'report.html'})"),
         ("sites", ", ".join(f"{n} x {width}" for width, n in sorted(counts.items()))),
+        *_in_float(manifest),
         ("mean bits", f"weights {summary.mean_w_bits:.2f}, activations {summary.mean_a_bits:.2f}"),
         (
             "weights",
@@ -86,17 +66,57 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
             f"({summary.float_bitops / max(summary.bitops, 1):.1f}x)",
         ),
         *_latency(manifest),
+        *_original(checked),
         ("verified", REFERENCE.line(checked)),
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
         (
             "against float",
-            f"SQNR {checked.float_sqnr_db:.1f} dB, {words.same} agreement {checked.float_agreement:.1%} "
-            f"(n={checked.images})",
+            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} ({_measured_on(checked)})",
         ),
+        *_calibrated(manifest),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _measured_on(checked: Verification) -> str:
+    others = "held-out images" if checked.held_out else "those of calibration: the data have too few others"
+    return f"n={checked.images}{' ' if checked.held_out else ', '}{others}"
+
+
+def _calibrated(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns a row where calibration has fewer images than were asked for."""
+    count, wanted = (manifest.model_extra or {})["calibration"]["images"], manifest.recipe["calibration_images"]
+    if count == wanted:
+        return []
+    apart = f"; {manifest.verification.images} were kept apart to measure on" if manifest.verification.held_out else ""
+    return [("calibration", f"on {count} images, {wanted} wanted{apart}")]
+
+
+def _original(checked: Verification) -> list[tuple[str, str]]:
+    """Returns how the float model compares with the model that was handed in, or a warning that it was not compared."""
+    original = checked.original
+    if original is None:
+        return []
+    if original.worst is None:
+        return [("original", f"[yellow]not compared with the float model: {escape(str(original.unavailable))}[/]")]
+    name, error = original.worst
+    count = len(original.errors)
+    which = f"output {escape(name)}" if count == 1 else f"all {count} outputs, {escape(name)} the farthest,"
+    return [("original", f"{which} within {error:.1e} of the model in {original.runtime} (n={original.images})")]
+
+
+def _in_float(manifest: Manifest) -> list[tuple[str, str]]:
+    """Returns a row with the layers that no target quantizes, by operator and with the first one's name."""
+    layers = manifest.in_float
+    if not layers:
+        return []
+    counts = Counter(layer.operator for layer in layers)
+    kinds = ", ".join(f"{n} x {operator}" for operator, n in counts.items())
+    return [
+        ("in float", f"{kinds} (the first {escape(layers[0].name)}; {short(sum(x.params for x in layers))} weights)")
+    ]
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:

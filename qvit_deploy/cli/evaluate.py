@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from qvit_deploy.cli.console import Bars, print_json, skipped_lines, stdout
+from qvit_deploy.cli import options
+from qvit_deploy.cli.console import Bars, print_json, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
@@ -19,22 +20,30 @@ from qvit_deploy.targets.target import FLOAT
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     data: Annotated[str, typer.Option(help="images: a folder, an .npz or demo:fashion-mnist")],
+    labels: Annotated[
+        Optional[str],
+        typer.Option(help="label maps (a folder, an .npz) or boxes (a COCO .json); none: leave those of DATA out"),
+    ] = None,
     preprocess: Annotated[Optional[Path], typer.Option(help="JSON; a bundle brings its own")] = None,
     target: Annotated[
         str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {', '.join((*TARGETS, FLOAT))}")
     ] = REFERENCE.name,
+    task: options.Task = None,
     limit: Annotated[Optional[int], typer.Option(help="use this many images, balanced over the classes")] = None,
     skip_bad_images: Annotated[bool, typer.Option(help="leave out images that cannot be read")] = False,
     threads: Annotated[int, typer.Option(help="0: OMP_NUM_THREADS, or one per core")] = 0,
     json: Annotated[bool, typer.Option("--json", help="one JSON object on standard output")] = False,
 ) -> None:
-    """Compute top-1, agreement with the float model and SQNR, in the runtime that the file is for."""
+    """Compute what the model's task measures by labels and against float (top-1, mIoU, AP, ...), and SQNR, in the
+    runtime that the file is for."""
     with Bars() as bars:
         result = evaluate(
             path,
             data,
+            labels=labels,
             preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
             target=target,
+            task=task,
             limit=limit,
             skip_bad_images=skip_bad_images,
             threads=threads,
@@ -44,9 +53,9 @@ def command(
     if json:
         print_json(result.as_dict())
         return
-    task = result.task
-    if result.top1 is not None:
-        float_score = "" if result.float_top1 is None else f" (float {task.score_text(result.float_top1)})"
-        stdout.print(f"{task.words.score} {task.score_text(result.top1)}{float_score}, n={result.n}")
-    if result.agreement is not None:
-        stdout.print(f"agreement with float {result.agreement:.1%}, SQNR {result.sqnr_db:.1f} dB, n={result.n}")
+    if result.by_labels:
+        numbers = [figure.text for figure in result.by_labels]
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)
+    if result.sqnr_by_output is not None:
+        numbers = [figure.text for figure in result.to_float] + [f"SQNR {sqnr_text(result.sqnr_by_output)}"]
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)

@@ -33,10 +33,10 @@ def command(
     """Print sites, bits and bytes of a bundle or an ONNX file, and lint findings; exit code 1 if there are errors.
 
     Without --target a file is linted for the target its name in a bundle says (model.tensorrt.onnx), any other file
-    with Q/DQ pairs for tensorrt, the rest for onnxruntime.
+    with Q/DQ pairs for tensorrt, the rest for onnxruntime. With --target a bundle's file for that target is linted, or
+    the one for onnxruntime where the bundle has none.
     """
-    rules = None if target is None else target_called(target).linted_for
-    description = describe(path, rules, _version(trt_version))
+    description = describe(path, None if target is None else target_called(target), _version(trt_version))
     bundle = description["type"] == "bundle"
     if json:
         print_json(description)

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import typer
 
+from qvit_deploy.commands.request import SweepRequest
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import BUDGETS, EFFORTS, Recipe
 from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.tasks.registry import TASKS
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
 # ruff: noqa: UP045
 
-Calib = Annotated[Optional[str], typer.Option(help="calibration images: a folder, an .npz or demo:fashion-mnist")]
-Checkpoint = Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")]
-Pretrained = Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")]
 PreprocessFile = Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")]
-Effort = Annotated[Optional[str], typer.Option(help=f"time for accuracy: {', '.join(EFFORTS)}")]
-Cache = Annotated[
-    Optional[Path], typer.Option(help="folder for results of stages; another budget, or a restart, goes on from them")
+Task = Annotated[
+    Optional[str],
+    typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}; a bundle says it itself"),
 ]
-SkipBadImages = Annotated[bool, typer.Option(help="leave out images that cannot be read")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+
+REQUEST_OPTIONS: dict[str, Any] = {
+    "calib": Annotated[Optional[str], typer.Option(help="calibration images: a folder, an .npz or demo:fashion-mnist")],
+    "checkpoint": Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")],
+    "pretrained": Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")],
+    "preprocess": PreprocessFile,
+    "effort": Annotated[Optional[str], typer.Option(help=f"time for accuracy: {', '.join(EFFORTS)}")],
+    "recipe": Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")],
+    "skip_bad_images": Annotated[bool, typer.Option(help="leave out images that cannot be read")],
+    "cache": Annotated[
+        Optional[Path],
+        typer.Option(help="folder for results of stages; another budget, or a restart, goes on from them"),
+    ],
+}
+"""Field of `CompileRequest` -> its option, with the field's default."""
 
 
 @dataclass(frozen=True)
@@ -94,47 +107,45 @@ RECIPE_OPTIONS = (
     RecipeOption("bits"),
     RecipeOption("separate_bits", "--separate-bits/--shared-bits"),
     RecipeOption("calibration_images", "--images"),
+    RecipeOption("task", choices=tuple(TASKS)),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),
 )
 """The options of all fields of the recipe that have one."""
 
 
-@dataclass(frozen=True)
-class Choices:
-    """The fields of the recipe that the command line sets.
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorates a command with a parameter `request`, which becomes `REQUEST_OPTIONS` and `RECIPE_OPTIONS`.
 
-    Attributes:
-        fields: field of the recipe -> its value.
-        lists: field -> its values, in a sweep.
+    The type of `request`, `CompileRequest` or `SweepRequest`, decides which options take lists.
     """
+    own = inspect.signature(command, eval_str=True).parameters
+    request_type = own["request"].annotation
+    sweep = issubclass(request_type, SweepRequest)
+    options = [o for o in RECIPE_OPTIONS if not sweep or o.sweep is not None]
+    lists = [o for o in options if sweep and o.sweep == "several"]
+    defaults = {f.name: f.default for f in fields(request_type)}
+    of_request = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
+        for name, annotation in REQUEST_OPTIONS.items()
+    ]
+    of_request += [o.parameter(o in lists) for o in options]
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.values():
+        keyword = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        parameters += of_request if parameter.name == "request" else [keyword]
 
-    fields: Mapping[str, Any]
-    lists: Mapping[str, list[Any]]
+    def run(**arguments: Any) -> None:
+        chosen = {o: value for o in options if (value := arguments.pop(o.field)) is not None}
+        told = {name: arguments.pop(name) for name in REQUEST_OPTIONS}
+        told["choices"] = {o.field: _value(o, value) for o, value in chosen.items() if o not in lists}
+        if sweep:
+            told["lists"] = {o.field: o.values(value) for o, value in chosen.items() if o in lists and value}
+        command(**arguments, request=request_type(**told))
 
-
-def recipe_options(*, sweep: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Returns a decorator that replaces a command's parameter `choices`, a `Choices`, by `RECIPE_OPTIONS`."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        options = [o for o in RECIPE_OPTIONS if not sweep or o.sweep is not None]
-        lists = [o for o in options if sweep and o.sweep == "several"]
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command, eval_str=True).parameters.values():
-            own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-            parameters += own if parameter.name != "choices" else [o.parameter(o in lists) for o in options]
-
-        def run(**arguments: Any) -> None:
-            chosen = {o: value for o in options if (value := arguments.pop(o.field)) is not None}
-            fields = {o.field: _value(o, value) for o, value in chosen.items() if o not in lists}
-            several = {o.field: o.values(value) for o, value in chosen.items() if o in lists and value}
-            command(**arguments, choices=Choices(fields, several))
-
-        run.__name__, run.__doc__ = command.__name__, command.__doc__
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
-
-    return decorate
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:

@@ -7,8 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, print_json, stdout
-from qvit_deploy.cli.options import Json, PreprocessFile
 from qvit_deploy.cli.relp_text import drift_lines, relp_lines
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -34,9 +34,14 @@ def command(
     ] = "composite",
     count: Annotated[int, typer.Option(min=1, help="pairs to make of --data, or images for --quantization")] = 8,
     seed: Annotated[int, typer.Option(help="which images and regions are drawn")] = 0,
+    task: options.Task = None,
     metric: Annotated[
-        str, typer.Option(help="logit-diff, logit or log-prob, with classes: logit-diff:3,5")
-    ] = "logit-diff",
+        Optional[str],
+        typer.Option(
+            help="of a classifier logit-diff (default), logit or log-prob, with classes: logit-diff:3,5; of any model "
+            "output-change"
+        ),
+    ] = None,
     rules: Annotated[
         Optional[str], typer.Option(help="gradient, relp, relp-ah, attnlrp or deep-taylor (relp; drift: gradient)")
     ] = None,
@@ -56,8 +61,8 @@ def command(
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="folder for the page, plots, numbers and exact maps")
     ] = None,
-    preprocess: PreprocessFile = None,
-    json: Json = False,
+    preprocess: options.PreprocessFile = None,
+    json: options.Json = False,
 ) -> None:
     """RelP: attribute a decision to residual stream, attention, MLP and heads; or the damage to quantized layers."""
     try:
@@ -70,7 +75,9 @@ def command(
     source = relp_command.PairSource(clean, corrupt, pairs, data, edit, count, seed)
     with Bars() as bars:
         if quantization:
-            drift = relp_command.DriftRequest(path, target, source, metric, rules or "gradient", quantizers, exact)
+            drift = relp_command.DriftRequest(
+                path, target, source, metric, rules or "gradient", quantizers, exact, task
+            )
             result = relp_command.drift(drift, bars)
         else:
             request = relp_command.RelpRequest(
@@ -85,6 +92,7 @@ def command(
                 exact=relp_command.ExactPatching(processes, at_once, out and out / relp_command.EXACT)
                 if exact
                 else None,
+                task=task,
             )
             result = relp_command.relp(request, bars)
     if out is not None:

@@ -13,10 +13,12 @@ def relp_lines(tree: dict[str, Any]) -> list[str]:
     answer = task_of(tree).words.answer
     lines = [f"{tree['model']}: {tree['metric']}, {tree['rules']}, {tree['direction']}"]
     for pair in tree["pairs"]:
-        lines.append(
-            f"{pair['name']} ({pair['kind']}): {answer} {pair['clean_class']} at {pair['clean']:+.2f} clean, "
-            f"{answer} {pair['corrupt_class']} at {pair['corrupt']:+.2f} corrupt"
+        clean, corrupt = (
+            ("" if pair[f"{side}_class"] is None else f"{answer} {pair[f'{side}_class']} at ")
+            + f"{pair[side]:+.2f} {side}"
+            for side in ("clean", "corrupt")
         )
+        lines.append(f"{pair['name']} ({pair['kind']}): {clean}, {corrupt}")
         lines += [
             f"  note: {warning}" for warning in [*pair["warnings"], completeness_text.warning(tree, pair)] if warning
         ]
@@ -39,6 +41,11 @@ def relp_lines(tree: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _side(answer: str, pair: dict[str, Any], name: str) -> str:
+    decided = pair[f"{name}_class"]
+    return ("" if decided is None else f"{answer} {decided} at ") + f"{pair[name]:+.2f} {name}"
+
+
 def _strongest(kind: str, components: list[dict[str, Any]]) -> list[str]:
     """Returns the three largest effects: of outputs summed over tokens, of heads one by one."""
     if kind == "head":
@@ -55,9 +62,10 @@ def drift_lines(tree: dict[str, Any]) -> list[str]:
 
     agreement = tree["agreement"]
     rms = (sum((a - b) ** 2 for a, b in zip(tree["after"], tree["before"], strict=True)) / tree["images"]) ** 0.5
+    changed = tree["changed_predictions"]
     lines = [
-        f"{tree['model']}: {tree['metric']} moves by {rms:.3f} (root mean square, n={tree['images']}), "
-        f"{tree['changed_predictions']} {task_of(tree).words.answers} change"
+        f"{tree['model']}: {tree['metric']} moves by {rms:.3f} (root mean square, n={tree['images']})"
+        + ("" if changed is None else f", {changed} {task_of(tree).words.answers} change")
     ]
     if agreement["pearson"] is not None:
         lines.append(

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, print_json, short, stdout
+from qvit_deploy.commands.request import SweepRequest
 from qvit_deploy.commands.sweep import sweep_models
 from qvit_deploy.report.sweep.table import SweepRow, as_tree
 from qvit_deploy.tasks.classify import CLASSIFY
@@ -18,20 +19,14 @@ from qvit_deploy.tasks.classify import CLASSIFY
 # ruff: noqa: UP045
 
 
-@options.recipe_options(sweep=True)
+@options.request_options
 def command(
     models: Annotated[list[str], typer.Argument(help="MODEL of `compile`, one or several")],
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="folder for sweep.json, sweep.csv and sweep.svg")
     ] = None,
-    calib: options.Calib = None,
-    checkpoint: options.Checkpoint = None,
-    pretrained: options.Pretrained = False,
-    preprocess: options.PreprocessFile = None,
     *,
-    choices: options.Choices,
-    effort: options.Effort = None,
-    recipe: Annotated[Optional[Path], typer.Option(help="TOML file with any other choice; flags win")] = None,
+    request: SweepRequest,
     measure: Annotated[
         bool, typer.Option("--measure", help="emit every model and compare it with float on held-out images")
     ] = False,
@@ -39,31 +34,13 @@ def command(
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="where models run: here in turn, or on a Ray cluster")
     ] = "local",
-    skip_bad_images: options.SkipBadImages = False,
-    cache: options.Cache = None,
     force: Annotated[bool, typer.Option("--force", help="replace an existing sweep")] = False,
     json: options.Json = False,
 ) -> None:
     """Try many budgets and scores after one calibration: predicted loss, cost and, with --measure, the real loss."""
     with Bars() as bars:
         rows = sweep_models(
-            models,
-            choices.fields,
-            choices.lists,
-            recipe=recipe,
-            effort=effort,
-            calib=calib,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-            preprocess=preprocess,
-            skip_bad_images=skip_bad_images,
-            measure=measure,
-            data=data,
-            cache=cache,
-            engine=engine,
-            out=out,
-            force=force,
-            progress=bars,
+            models, request, measure=measure, data=data, engine=engine, out=out, force=force, progress=bars
         )
     if json:
         print_json(as_tree(rows))

@@ -22,9 +22,11 @@ from qvit_deploy.artifacts.engine_record import (
     record_path,
 )
 from qvit_deploy.artifacts.opening import model_at, preprocess_of
+from qvit_deploy.commands.model_task import model_task
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
+from qvit_deploy.graph.examples import Examples, concatenated
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.progress import Progress
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
@@ -43,6 +45,7 @@ from qvit_deploy.targets.tensorrt.engine.run.check import (
 )
 from qvit_deploy.targets.tensorrt.engine.run.engine_runner import EngineRunner, load
 from qvit_deploy.targets.tensorrt.engine.run.layer_info import EngineLayers, engine_layers, read_layers
+from qvit_deploy.tasks.task import Task
 
 Result = TypeVar("Result")
 
@@ -164,7 +167,8 @@ def build(
             continue
         try:
             images = _images(path, record, data, preprocess)
-            built.append(_checked(request, record, images, timeout, keep_slow))
+            task = model_task(model_at(path), None)
+            built.append(_checked(request, record, images, task, timeout, keep_slow))
         except BaseException:
             for file in (engine, record_path(engine)):
                 file.unlink(missing_ok=True)  # an engine that failed, or was not checked, must not be deployed
@@ -180,7 +184,12 @@ def _runs_here(record: EngineRecord) -> bool:
 
 
 def _checked(
-    request: BuildRequest, record: EngineRecord, images: np.ndarray, timeout: float, keep_slow: bool
+    request: BuildRequest,
+    record: EngineRecord,
+    images: Examples[np.ndarray],
+    task: Task,
+    timeout: float,
+    keep_slow: bool,
 ) -> BuiltEngine:
     """Compares the engine with its ONNX file, and finds the kernels of its sites. Raises CheckError."""
     layers, slow = None, list[str]()
@@ -196,13 +205,15 @@ def _checked(
             )
     model = request.onnx.read_bytes()
     try:
-        check = _run(request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best))
+        check = _run(
+            request.engine, request.plugins, lambda r: check_outputs(r, model, images, request.batch.best, task)
+        )
     except CheckError as error:
         raise CheckError(f"{error}; {_first_difference(request, model, images, timeout)}") from None
     return BuiltEngine(request.engine, record, check, layers, tuple(slow))
 
 
-def _first_difference(request: BuildRequest, model: bytes, images: np.ndarray, timeout: float) -> str:
+def _first_difference(request: BuildRequest, model: bytes, images: Examples[np.ndarray], timeout: float) -> str:
     """Returns a clause that names the first tensor that differs.
 
     It builds another engine, whose outputs are the codes of every quantizer.
@@ -230,14 +241,14 @@ def _run(engine: Path, plugins: tuple[Path, ...], work: Callable[[EngineRunner],
         runner.close()
 
 
-def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Preprocess | None) -> np.ndarray:
-    """Returns images to compare on, float32 [n, C, H, W]: of `data`, or seeded noise, which runs every kernel too."""
+def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Preprocess | None) -> Examples[np.ndarray]:
+    """Returns images to compare on: of `data`, or seeded noise, which runs every kernel too."""
     count = max(CHECKED_IMAGES, record.batch.best)
     if data is None:
         shape = record.build.inputs[0].shape[1:]
-        return np.random.default_rng(0).standard_normal((count, *shape), np.float32)
+        return Examples.images(np.random.default_rng(0).standard_normal((count, *shape), np.float32))
     images = open_images(data, preprocess_of(model_at(path), preprocess), limit=count, split="test")
-    return np.concatenate([pixels for pixels, _ in images.batches(count)])
+    return concatenated(list(images.batches(count)), np.concatenate)
 
 
 def trtexec(

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.commands.request import CompileRequest
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress
-from qvit_deploy.recipe import Recipe
 
 if TYPE_CHECKING:
     from qvit_deploy.pipeline.compile import Compiled
 
 
-def compile_model(
-    model: str,
-    out: Path,
-    choices: Mapping[str, Any],
-    *,
-    recipe: Path | None = None,
-    effort: str | None = None,
-    calib: str | None = None,
-    checkpoint: Path | None = None,
-    pretrained: bool = False,
-    preprocess: Path | None = None,
-    force: bool = False,
-    skip_bad_images: bool = False,
-    cache: Path | None = None,
-    progress: Progress | None = None,
-) -> Compiled:
+def compile_model(model: str, out: Path, request: CompileRequest, *, force: bool, progress: Progress) -> Compiled:
     """Compiles MODEL into the bundle `out`.
 
     Args:
-        choices: fields of the recipe, which override the TOML file `recipe`, which overrides those of `effort`.
-        preprocess: JSON that says how images are prepared.
-
-    The others are those of `pipeline.compile`.
+        force: replace a bundle that is there.
 
     Raises:
         InputError: an argument cannot be used, or the compile half is not installed.
         BudgetError: no allocation fits the budget.
         CheckError: the verification failed; nothing is written.
     """
-    chosen = Recipe.load(recipe, effort=effort, **choices)
+    recipe = request.load_recipe()
     try:
         from qvit_deploy.pipeline.compile import compile
     except ImportError as error:
@@ -54,13 +34,13 @@ def compile_model(
     return compile(
         model,
         out,
-        calib=calib,
-        recipe=chosen,
-        checkpoint=checkpoint,
-        pretrained=pretrained,
-        preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+        calib=request.calib,
+        recipe=recipe,
+        checkpoint=request.checkpoint,
+        pretrained=request.pretrained,
+        preprocess=request.load_preprocess(),
         force=force,
-        skip_bad_images=skip_bad_images,
-        cache=cache,
+        skip_bad_images=request.skip_bad_images,
+        cache=request.cache,
         progress=progress,
     )

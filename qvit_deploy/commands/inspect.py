@@ -21,34 +21,40 @@ from qvit_deploy.graph.op_traits import QUANTIZERS
 from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, STRICTEST, LintTarget, findings, view_of
 from qvit_deploy.lint.view import Operand, Product, View, integer
 from qvit_deploy.targets.registry import REFERENCE, target_of_file
+from qvit_deploy.targets.target import AnyTarget
 
 
-def describe(
-    path: Path, target: LintTarget | None = None, version: tuple[int, int] = OLDEST_TENSORRT
-) -> dict[str, Any]:
+def describe(path: Path, target: AnyTarget | None = None, version: tuple[int, int] = OLDEST_TENSORRT) -> dict[str, Any]:
     """Returns a description of the bundle or .onnx file at `path` with its lint findings, or an engine's record.
 
     Args:
-        target: lint for it; by default for the one that fits each file best (`linted_for`).
+        target: lint for it, and describe of a bundle's files the one that goes to it: its own, or else that of
+            `REFERENCE`, which any other target can be given. None for all files, each linted for the target that fits
+            it best (`linted_for`).
         version: (major, minor) of TensorRT, where files are linted for that.
 
     Raises:
         InputError: nothing is there, it is none of these, or an engine was changed since it was built.
         BundleError: the bundle is damaged.
     """
-    artifact = artifact_at(path)
+    artifact, rules = artifact_at(path), None if target is None else target.linted_for
     if isinstance(artifact, Bundle):
         manifest = artifact.manifest.model_dump(mode="json", by_alias=True)
         names = [n for n in artifact.manifest.files if n.endswith(".onnx")]
-        models = {n: describe_onnx(artifact.path_of(n), target, version) for n in names}
+        if target is not None:
+            names = [target.file if target.file in names else REFERENCE.file]
+        models = {n: describe_onnx(artifact.path_of(n), rules, version) for n in names}
         return {"type": "bundle", "manifest": manifest, "models": models}
     if isinstance(artifact, EngineFile):
         return {"type": "engine", **read_engine(path).model_dump(mode="json", by_alias=True)}
-    return {"type": "onnx", **describe_onnx(path, target, version)}
+    return {"type": "onnx", **describe_onnx(path, rules, version)}
 
 
-def describe_onnx(path: Path, target: LintTarget | None, version: tuple[int, int]) -> dict[str, Any]:
+def describe_onnx(path: Path, rules: LintTarget | None, version: tuple[int, int]) -> dict[str, Any]:
     """Returns inputs, outputs, operators, every matrix product with the width of its operands, and lint findings.
+
+    Args:
+        rules: whose lint rules; None for those of `linted_for`.
 
     Raises:
         InputError: the file is not ONNX.
@@ -65,7 +71,7 @@ def describe_onnx(path: Path, target: LintTarget | None, version: tuple[int, int
     graph = model.graph
     if not len(graph):
         raise InputError(f"{path} cannot be read as ONNX: it holds no operators")
-    view = view_of(model, target or linted_for(path.name, model), version)
+    view = view_of(model, rules or linted_for(path.name, model), version)
     operators = Counter(_op(node) for node in view.nodes)
     products = [_product(view, p) for p in view.products]
     products += [_packed(view, n) for n in view.custom() if n.domain == DOMAIN and not writes_codes(n)]

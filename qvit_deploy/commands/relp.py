@@ -19,6 +19,7 @@ from qvit_deploy.data.pairs.make import EDITS, ImagePair, make_pairs
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.synthetic import blank
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.relp import Direction
@@ -36,8 +37,7 @@ from qvit_deploy.report.relp.page import relp_page
 from qvit_deploy.report.relp.plots import relp_figures
 from qvit_deploy.report.svg import pictures
 from qvit_deploy.targets.target import FLOAT
-from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.registry import task_called
+from qvit_deploy.tasks.registry import task_called, task_of
 from qvit_deploy.tasks.task import Task
 
 PAGE, NUMBERS, EXACT = "relp.html", "relp.json", "exact"
@@ -123,22 +123,23 @@ class RelpRequest:
         target: the target whose model of a bundle is explained.
         source: of the pairs of images.
         preprocess: how images are prepared, for a lone ONNX file.
-        metric, rules, direction: see `explain`.
+        metric: see `explain`; None for the task's own.
+        rules, direction: see `explain`.
         quantizers: their backward pass, straight-through or secant.
         exact: how to patch exactly as well; None for estimates alone.
-        task: what the outputs mean; None for the bundle's own, or classification for a lone file.
+        task: name of what the outputs mean; None for the bundle's own, or what a lone file's outputs say.
     """
 
     path: Path
     target: str
     source: PairSource
     preprocess: Preprocess | None
-    metric: str
+    metric: str | None
     rules: str
     direction: str
     quantizers: str
     exact: ExactPatching | None
-    task: Task | None = None
+    task: str | None
 
 
 @dataclass(frozen=True)
@@ -155,10 +156,11 @@ class DriftRequest:
     path: Path
     target: str
     source: PairSource
-    metric: str
+    metric: str | None
     rules: str
     quantizers: str
     exact: bool
+    task: str | None
 
 
 def relp(request: RelpRequest, progress: Progress) -> ExplanationResult:
@@ -174,8 +176,9 @@ def relp(request: RelpRequest, progress: Progress) -> ExplanationResult:
     direction = _direction(request.direction)
     with watch.stage("read"):
         model = read_model(request.path, request.target, request.preprocess)
-        task = request.task or _task_of(model)
-        task.parse_metric(request.metric)
+        task = _task_of(model, request.task)
+        metric = request.metric or task.default_metric
+        task.parse_metric(metric)
         check_differentiable(model.graph)  # before exact maps, which may take hours
         pairs = request.source.open(model)
     exact = None
@@ -183,12 +186,12 @@ def relp(request: RelpRequest, progress: Progress) -> ExplanationResult:
         patching = request.exact
         with watch.stage("exact", len(pairs)) as advance:
             exact = exact_maps(
-                model, pairs, metric=request.metric, direction=direction, at_once=patching.at_once,
+                model, pairs, metric=metric, direction=direction, at_once=patching.at_once,
                 processes=patching.processes, folder=patching.folder, task=task, advance=advance,
             )  # fmt: skip
     with watch.stage("relp", len(pairs)) as advance:
         explanation = explain(
-            model, pairs, metric=request.metric, rules=request.rules, secant_quantizers=secant,
+            model, pairs, metric=metric, rules=request.rules, secant_quantizers=secant,
             direction=direction, exact=exact, task=task, advance=advance,
         )  # fmt: skip
         comparison = None if exact is None else compare_with_exact(model, explanation, task)
@@ -217,12 +220,13 @@ def drift(request: DriftRequest, progress: Progress) -> ExplanationResult:
         if not path.is_dir():
             raise InputError(f"{path} is not a bundle: --quantization compares a bundle's float and quantized model")
         model, quantized = read_model(path, FLOAT, None), read_model(path, target, None)
-        task = _task_of(model)
-        task.parse_metric(request.metric)
+        task = _task_of(model, request.task)
+        metric = request.metric or task.default_metric
+        task.parse_metric(metric)
         images = open_images(source.data, model.preprocess, limit=source.count, seed=source.seed, split="test")
     with watch.stage("drift", len(images)) as advance:
         explanation = explain_drift(
-            model, quantized, images, metric=request.metric, rules=request.rules, task=task, advance=advance
+            model, quantized, images, metric=metric, rules=request.rules, task=task, advance=advance
         )
     assert model.manifest is not None
     name = f"{model.manifest.source.get('model', path.name)}, {target} against float"
@@ -230,8 +234,11 @@ def drift(request: DriftRequest, progress: Progress) -> ExplanationResult:
     return ExplanationResult(tree, lambda: drift_page(tree), lambda: drift_figures(tree))
 
 
-def _task_of(model: ModelFile) -> Task:
-    return CLASSIFY if model.manifest is None else task_called(model.manifest.task)
+def _task_of(model: ModelFile, name: str | None) -> Task:
+    """Returns the task of that name; without one the bundle's own, or what the outputs say. Raises InputError."""
+    if name is None and model.manifest is not None:
+        return task_called(model.manifest.task)
+    return task_of(model.graph.interface, name)
 
 
 def _secant(quantizers: str) -> bool:
@@ -262,8 +269,9 @@ def patch_size(model: ModelFile) -> int:
     first = find_components(model.graph)[0]
     _, height, width = model.graph.interface.image_size
     rows = model.graph.static_batch or 1
+    batch = blank(model.graph.interface.inputs, rows).map(torch.from_numpy)
     with torch.no_grad():
-        tensor = Executor(model.graph).run(torch.zeros(rows, *model.graph.interface.image_size), fetch=[first.tensor])
+        tensor = Executor(model.graph).run(batch, fetch=[first.tensor])
     grid = cells.token_grid(cells.count(first, tensor[first.tensor], rows), height, width)
     if grid is None:
         raise InputError(

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvit_deploy.data.folder import list_folder
-from qvit_deploy.data.npz import Split, read_npz
-from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow
+from qvit_deploy.data.npz import Split, element_name, read_npz
+from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow, size_of
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 
 _DEMOS = {"fashion-mnist": Path(__file__).parent / "demo" / "fashion_mnist.npz"}
 
@@ -25,7 +26,8 @@ class ImageSet:
     """N pictures with their preprocessing. Files are decoded when a batch asks for them and then forgotten.
 
     `pictures` are files, or uint8 [N, H, W] or [N, H, W, 3]. `labels` is int64 [N] or None; `class_names` is
-    indexed by label. `skipped` names what was left out, with the reason.
+    indexed by label. `skipped` names what was left out, with the reason. `label_maps` is the archive they
+    are from, where that has a label map for every picture instead of a class.
     """
 
     pictures: tuple[Path, ...] | NDArray[np.uint8]
@@ -34,12 +36,13 @@ class ImageSet:
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
+    label_maps: Path | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def batches(self, batch_size: int) -> Iterator[tuple[NDArray[np.float32], slice]]:
-        """Yields (float32 [b, C, H, W], the slice of their indices in this set) in order; the last may be shorter.
+    def batches(self, batch_size: int) -> Iterator[Examples[NDArray[np.float32]]]:
+        """Yields the images in order, `batch_size` at a time; the last batch may be smaller.
 
         Raises:
             BadPictureError: (an InputError) a file is corrupt, or is gone since the set was opened.
@@ -48,10 +51,7 @@ class ImageSet:
             raise InputError(f"batch size must be at least 1, got {batch_size}")
         for start in range(0, len(self), batch_size):
             stop = min(start + batch_size, len(self))
-            yield (
-                np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]),
-                slice(start, stop),
-            )
+            yield Examples.images(np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]))
 
     def subset(self, n: int, seed: int) -> ImageSet:
         """Draws `n` pictures (all, if there are fewer), balanced over the classes if any; their order is kept."""
@@ -82,6 +82,11 @@ class ImageSet:
         picture = self.pictures[i]
         return decode(picture) if isinstance(picture, Path) else picture
 
+    def size(self, i: int) -> tuple[int, int]:
+        """Returns (height, width) of picture `i` as it was stored. Raises BadPictureError."""
+        picture = self.pictures[i]
+        return size_of(picture) if isinstance(picture, Path) else (picture.shape[0], picture.shape[1])
+
     def take(self, indices: NDArray[np.intp]) -> ImageSet:
         """Returns the pictures at `indices`, in that order."""
         pictures = self.pictures
@@ -103,7 +108,25 @@ def open_images(
     split: Split = "calib",
     minimum: int = 1,
 ) -> ImageSet:
-    """Opens DATA: an image folder, an `.npz` or `demo:fashion-mnist`.
+    """Opens DATA: an image folder, an `.npz` or `demo:fashion-mnist`; the arguments are those of `open_drawn`."""
+    images, drawn = open_drawn(
+        spec, preprocess, limit=limit, seed=seed, skip_bad=skip_bad, split=split, minimum=minimum
+    )
+    return images if len(drawn) == len(images) else images.take(np.sort(drawn))
+
+
+def open_drawn(
+    spec: str,
+    preprocess: Preprocess,
+    *,
+    limit: int | None,
+    seed: int,
+    skip_bad: bool,
+    split: Split = "calib",
+    minimum: int = 1,
+) -> tuple[ImageSet, NDArray[np.intp]]:
+    """Returns (all that DATA lists, the indices of the images drawn from it, in the order in which they were drawn):
+    the first n of them are what a limit of n draws.
 
     With split "calib" every drawn file is decoded once here, because a long compile follows; with "test" only headers
     are read, as a test set can be large and is decoded right after.
@@ -119,17 +142,18 @@ def open_images(
         raise InputError(f"the number of images must be at least 1, got {limit}")
     path = _locate(spec)
     if path.is_dir():
-        images = _open_folder(path, preprocess, limit, seed, skip_bad, full=split == "calib" or skip_bad)
+        images, drawn = _open_folder(path, preprocess, limit, seed, skip_bad, full=split == "calib" or skip_bad)
     else:
         arrays = read_npz(path, split)
         preprocess.resized_size(*arrays.images.shape[1:3])
-        names = tuple(f"{arrays.key}[{i}]" for i in range(len(arrays.images)))
-        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names)
-        images = images if limit is None else images.subset(limit, seed)
+        names = tuple(element_name(arrays.key, i) for i in range(len(arrays.images)))
+        maps = path if arrays.label_maps else None
+        images = ImageSet(arrays.images, names, preprocess, arrays.labels, arrays.class_names, label_maps=maps)
+        drawn = draw(len(images), images.labels, seed)[:limit]
 
-    if len(images) < minimum:
-        raise InputError(f"at least {minimum} images are needed, {spec} gives {len(images)}; add images")
-    return images
+    if len(drawn) < minimum:
+        raise InputError(f"at least {minimum} images are needed, {spec} gives {len(drawn)}; add images")
+    return images, drawn
 
 
 def _locate(spec: str) -> Path:
@@ -157,7 +181,7 @@ def _locate(spec: str) -> Path:
 
 def _open_folder(
     root: Path, preprocess: Preprocess, limit: int | None, seed: int, skip_bad: bool, *, full: bool
-) -> ImageSet:
+) -> tuple[ImageSet, NDArray[np.intp]]:
     listing = list_folder(root)
     require_pillow()
     bad = list(listing.refused)
@@ -183,7 +207,7 @@ def _open_folder(
     if not good:
         raise InputError(f"none of the {len(bad)} images in {root} can be used (first: {bad[0][0]}: {bad[0][1]})")
     listed = ImageSet(listing.paths, listing.names, preprocess, listing.labels, listing.class_names, tuple(sorted(bad)))
-    return listed.take(np.sort(np.array(good)))
+    return listed, np.array(good, dtype=np.intp)
 
 
 def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:

@@ -29,13 +29,15 @@ class ImageArrays:
     Attributes:
         key: name of the images' array in the archive.
         images: uint8 [N, H, W] or [N, H, W, 3].
-        labels: int64 [N].
+        labels: int64 [N]; None without labels, or where they are maps.
+        label_maps: whether the labels are maps [N, H, W], which `read_label_maps` reads.
     """
 
     key: str
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
     class_names: tuple[str, ...] | None
+    label_maps: bool = False
 
 
 def read_npz(path: Path, split: Split) -> ImageArrays:
@@ -54,7 +56,8 @@ def read_npz(path: Path, split: Split) -> ImageArrays:
         names = _read(archive, path, "class_names") if "class_names" in members else None
 
     pixels = _check_images(path, f"{prefix}images", images)
-    checked = None if labels is None else _check_labels(path, f"{prefix}labels", labels, len(images))
+    maps = labels is not None and _are_maps(labels)
+    checked = None if labels is None or maps else _check_labels(path, f"{prefix}labels", labels, len(images))
     class_names = None
     if names is not None:
         if names.dtype.kind != "U" or names.ndim != 1:
@@ -62,7 +65,35 @@ def read_npz(path: Path, split: Split) -> ImageArrays:
         class_names = tuple(names.tolist())
         if checked is not None and checked.max() >= len(class_names):
             raise InputError(f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)")
-    return ImageArrays(f"{prefix}images", pixels, checked, class_names)
+    return ImageArrays(f"{prefix}images", pixels, checked, class_names, maps)
+
+
+def read_label_maps(path: Path, split: Split) -> NDArray[np.generic]:
+    """Reads `{split}_labels` or else `labels` as maps, integers or floats [N, H, W].
+
+    Raises:
+        InputError: the file is not such an archive, has no such labels, or is as bad as for `read_npz`.
+    """
+    with _open_archive(path) as (archive, members):
+        key = next((k for k in (f"{split}_labels", "labels") if k in members), None)
+        if key is None:
+            has = ", ".join(sorted(members)) or "nothing"
+            raise InputError(f"{path} has no array 'labels' or '{split}_labels' (it has {has})")
+        labels = _read(archive, path, key)
+    if labels.dtype.kind not in "biuf" or not _are_maps(labels) or 0 in labels.shape:
+        got = f"{labels.dtype} {list(labels.shape)}"
+        raise InputError(f"{path}: '{key}' must be numbers [N, H, W], a label map for every image, got {got}")
+    return labels
+
+
+def element_name(key: str, index: int) -> str:
+    """Names one image of an archive: images[3]."""
+    return f"{key}[{index}]"
+
+
+def element_index(name: str) -> int:
+    """Returns the 3 of images[3]."""
+    return int(name[name.rindex("[") + 1 : -1])
 
 
 def read_pair_npz(path: Path) -> tuple[ImageArrays, ImageArrays]:
@@ -142,6 +173,10 @@ def _check_images(path: Path, key: str, images: NDArray[np.generic]) -> NDArray[
     if 0 in images.shape:
         raise InputError(f"{path}: '{key}' is empty: {got}")
     return images.astype(np.uint8, copy=False)
+
+
+def _are_maps(labels: NDArray[np.generic]) -> bool:
+    return labels.ndim == 3
 
 
 def _check_labels(path: Path, key: str, labels: NDArray[np.generic], count: int) -> NDArray[np.int64]:

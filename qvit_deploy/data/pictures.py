@@ -7,9 +7,10 @@ and only when needed: arrays of the right size never need it.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from qvit_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+Read = TypeVar("Read")
 
 # Pillow's own warning level (a quarter gigabyte of RGB). Pillow only warns here and raises at twice this; a
 # compile that runs unattended has nobody to read the warning.
@@ -50,17 +53,21 @@ def require_pillow() -> ModuleType:
 
 def check_header(path: Path) -> None:
     """Finds files that are no image at all or too large, without decoding. Raises BadPictureError."""
-    _open(path, load=False)
+    size_of(path)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Returns (height, width) of the image file `path`, without decoding it. Raises BadPictureError."""
+    return read_picture(path, lambda image: (image.height, image.width))
 
 
 def decode(path: Path) -> NDArray[np.uint8]:
     """Decodes the first frame of the image file `path`: uint8 [H, W] or [H, W, 3]. Raises BadPictureError."""
-    picture = _open(path, load=True)
-    assert picture is not None
-    return picture
+    return read_picture(path, as_array)
 
 
-def _open(path: Path, *, load: bool) -> NDArray[np.uint8] | None:
+def read_picture(path: Path, read: Callable[[Image.Image], Read]) -> Read:
+    """Returns what `read` makes of the first frame of the image file `path`. Raises BadPictureError."""
     pil = require_pillow()
     try:
         if path.stat().st_size == 0:
@@ -72,7 +79,7 @@ def _open(path: Path, *, load: bool) -> NDArray[np.uint8] | None:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise pil.DecompressionBombError
-                return as_array(image) if load else None
+                return read(image)
     except BadPictureError:
         raise
     except InputError as error:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
 from qvit_deploy.data.pictures import MAX_PIXELS, as_array, require_pillow
+from qvit_deploy.data.window import Window
 from qvit_deploy.errors import InputError
 from qvit_deploy.validation import Record, read_json, validated
 
@@ -70,15 +71,13 @@ class Preprocess(Record):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
             raise InputError(f"an image must be uint8 [H, W] or [H, W, 3], got {picture.dtype} {list(picture.shape)}")
         channels, height, width = self.input_size
+        top, left = self._corner(*self.resized_size(*picture.shape[:2]))
         planes = picture.astype(np.float32)
         if self.color == "grey" and planes.ndim == 3:
             planes = planes @ _LUMA
         planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
 
-        planes = self._resize(planes)
-        # torchvision's CenterCrop rounds halves to even; so does Python's round.
-        top, left = round((planes.shape[1] - height) / 2), round((planes.shape[2] - width) / 2)
-        planes = planes[:, top : top + height, left : left + width]
+        planes = self._resize(planes)[:, top : top + height, left : left + width]
         unit = np.clip(planes / np.float32(255), 0, 1)
         mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.std))
         return np.ascontiguousarray(np.broadcast_to((unit - mean) / std, (channels, height, width)), dtype=np.float32)
@@ -103,6 +102,18 @@ class Preprocess(Record):
         if size[0] * size[1] > MAX_PIXELS:
             raise InputError(f"a {width}x{height} image would be resized to {size[1]}x{size[0]}; crop it first")
         return size
+
+    def window(self, height: int, width: int) -> Window:
+        """Returns the part of a picture of this size that the model sees. Raises InputError, as `resized_size`."""
+        resized = self.resized_size(height, width)
+        top, left = self._corner(*resized)
+        bottom, right = top + self.input_size[1], left + self.input_size[2]
+        return Window(top / resized[0], left / resized[1], bottom / resized[0], right / resized[1])
+
+    def _corner(self, height: int, width: int) -> tuple[int, int]:
+        """Returns (top, left) of the crop in a resized picture."""
+        # torchvision's CenterCrop rounds halves to even; so does Python's round.
+        return round((height - self.input_size[1]) / 2), round((width - self.input_size[2]) / 2)
 
     def _resize(self, planes: NDArray[np.float32]) -> NDArray[np.float32]:
         """Resizes `planes`, float32 [P, h, w]; returns them as they are, without Pillow, if they fit already."""

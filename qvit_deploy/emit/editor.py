@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.emit.names import raw
-from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.edit import add_constant, free_node_name, free_value_name, shared_constant
 from qvit_deploy.graph.graph import Graph
 
 
@@ -31,13 +31,14 @@ class Editor:
         dtype: ir.DataType = ir.DataType.FLOAT,
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
-        """Adds a node in front of `before` and returns its result, called `output` and of type `dtype`.
+        """Adds a node in front of `before` and returns its result, of type `dtype` and called `output`, or `output.1`,
+        `output.2`... when a value of the model has that name.
 
         Its shape is left unknown: shapes in the emitted graph are those that canonicalization measured.
         """
-        node = ir.node(op_type, inputs, attributes or {}, name=f"{output}.{op_type}")
+        node = ir.node(op_type, inputs, attributes or {}, name=free_node_name(self.graph, f"{output}.{op_type}"))
         value = node.outputs[0]
-        value.name, value.type = output, ir.TensorType(dtype)
+        value.name, value.type = free_value_name(self.graph, output), ir.TensorType(dtype)
         self.graph.insert_before(before, node)
         return value
 
@@ -46,9 +47,8 @@ class Editor:
         return add_constant(self.graph, name, np.asarray(array))
 
     def shared(self, name: str, array: np.ndarray) -> ir.Value:
-        """Returns the constant of that name, added at its first use."""
-        known = self.graph.initializers.get(name)
-        return known if known is not None else self.constant(name, array)
+        """Returns the constant of that name and value, added at its first use."""
+        return shared_constant(self.graph, name, array)
 
     def row_axis(self) -> ir.Value:
         """Returns int64 [1], the axes of the Unsqueeze and Squeeze that lift [batch, channels] to [batch, 1,
@@ -61,11 +61,12 @@ class Editor:
         The last result takes the output's name: readers, graph outputs and names made from it stay what they were.
         """
         product = node.outputs[0]
-        name, product.name = product.name, raw(product.name or "")
+        name, product.name = product.name, free_value_name(self.graph, raw(product.name or ""))
         added: list[ir.Node] = []
         for op_type, value in steps:
             step = ir.node(op_type, [added[-1].outputs[0] if added else product, value])
-            step.name = step.outputs[0].name = f"{name}.{op_type}{len(added)}"
+            step.name = free_node_name(self.graph, f"{name}.{op_type}{len(added)}")
+            step.outputs[0].name = free_value_name(self.graph, step.name)
             step.outputs[0].shape, step.outputs[0].type = product.shape, product.type
             self.graph.insert_after(added[-1] if added else node, step)
             added.append(step)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.emit.runtime_model import CODE_SHIFT
-from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.edit import add_constant, free_node_name, free_value_name
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.query import producer, scalar, sole_reader
 
@@ -58,7 +58,7 @@ class UnsignedCodes:
     """Adds uint8 codes next to the int8 ones of a graph; one quantizer for all readers on the same grid.
 
     Attributes:
-        names: int8 codes -> uint8 codes.
+        names: int8 codes -> the codes that their readers read instead.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -83,9 +83,11 @@ class UnsignedCodes:
             if known and scale is not None and scalar(reader.inputs[1]) == scale:
                 self.names[signed.name] = str(reader.outputs[0].name)
                 return reader.outputs[0]
-        node = ir.node("QuantizeLinear", [source, quantize.inputs[1], self.zero], name=f"{quantize.name}.unsigned")
+        name = free_node_name(self._graph, f"{quantize.name}.unsigned")
+        node = ir.node("QuantizeLinear", [source, quantize.inputs[1], self.zero], name=name)
         codes = node.outputs[0]
-        codes.name, codes.type, codes.shape = f"{signed.name}.unsigned", ir.TensorType(ir.DataType.UINT8), signed.shape
+        codes.name = free_value_name(self._graph, f"{signed.name}.unsigned")
+        codes.type, codes.shape = ir.TensorType(ir.DataType.UINT8), signed.shape
         self._graph.insert_before(quantize, node)
         self.names[signed.name] = codes.name
         return codes

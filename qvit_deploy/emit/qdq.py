@@ -17,7 +17,10 @@ from qvit_deploy.emit import names
 from qvit_deploy.emit.editor import Editor
 from qvit_deploy.emit.emitted import EmittedGraph, EmittedOperand, EmittedSite
 from qvit_deploy.emit.quantizers import Quantized, Quantizers
-from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.edit import free_value_name
+from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.op_traits import MOVES
+from qvit_deploy.graph.query import sole_reader
 from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 
 
@@ -33,6 +36,10 @@ def emit_qdq(graph: Graph, plan: Plan, for_onnxruntime: bool = True) -> EmittedG
     by_output = {node.outputs[0].name: node for node in copy.nodes()}
     products = {name: by_output[site.site.product] for name, site in plan.sites.items()}
     operands = {name: writer.site(products[name], site) for name, site in plan.sites.items()}
+    if for_onnxruntime:
+        for name, site in plan.weights().items():
+            if site.site.kind == "conv":
+                writer.part_bias(products[name])
     copy.model.graph.sort()
     _drop_unused_initializers(copy)
     # Only now: what was put behind a product changed its result's name.
@@ -60,14 +67,13 @@ class _Writer:
         assert x is not None
         activation = self.activations.quantized(x, plan.grid, node)
         node.replace_input_with(0, activation.value)
-        value = self.weight(node, plan)
+        codes, value = self.weight(node, plan)
         node.replace_input_with(1, value)
         if plan.bias is not None:
             self.bias(node, plan, plan.bias, x)
         if self.editor.lifts(x):
             self.drop_row_axis(node, plan)
-        codes = names.weight_codes(plan.site.name, plan.format)
-        return _operand(activation), EmittedOperand(None, codes, value.name or "")
+        return _operand(activation), EmittedOperand(None, codes.name or "", value.name or "")
 
     def product(self, node: ir.Node, plan: ProductPlan) -> tuple[EmittedOperand, EmittedOperand]:
         """Quantizes the operands of an attention product, and puts behind it what they need."""
@@ -100,7 +106,8 @@ class _Writer:
         if steps:
             self.editor.behind(node, steps)
 
-    def weight(self, node: ir.Node, plan: WeightPlan) -> ir.Value:
+    def weight(self, node: ir.Node, plan: WeightPlan) -> tuple[ir.Value, ir.Value]:
+        """Writes the weight and returns (its codes, the dequantized weight)."""
         site = plan.site
         inputs = [
             self.editor.constant(names.weight_codes(site.name, plan.format), plan.codes),
@@ -112,7 +119,7 @@ class _Writer:
             node, "DequantizeLinear", inputs, names.weight_value(site.name), attributes={"axis": axis}
         )
         value.shape = ir.Shape(plan.codes.shape)  # a convolution reads its kernel's size there
-        return value
+        return inputs[0], value
 
     def bias(self, node: ir.Node, plan: WeightPlan, bias: np.ndarray, x: ir.Value) -> None:
         """Gives the product, which reads `x`, its corrected bias in place of the float model's."""
@@ -132,13 +139,28 @@ class _Writer:
         else:
             self.editor.behind(node, [("Add", constant)])
 
+    def part_bias(self, node: ir.Node) -> None:
+        """Adds the bias of a quantized convolution behind it where a quantizer is all that reads the output.
+
+        ONNX Runtime would round the bias of such a convolution to whole steps of input scale x weight scale, at 4 bits
+        some thousandths of the output's range.
+        """
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if bias is None or not _ends_in_quantizer(node.outputs[0]):
+            return
+        value = node.inputs[2]
+        assert value is not None and value.name is not None
+        by_channel = self.editor.constant(f"{value.name}.by_channel", bias.reshape(-1, *[1] * (_rank(node) - 2)))
+        node.resize_inputs(2)
+        self.editor.behind(node, [("Add", by_channel)])
+
     def drop_row_axis(self, node: ir.Node, plan: WeightPlan) -> None:
         """Takes the axis that the quantizer put in out again, after the site's bias."""
         last = node
         if plan.bias is not None:
             last = next(use.node for use in node.outputs[0].uses())
         tall = last.outputs[0]
-        shape, tall.name = tall.shape, f"{plan.site.output}.row"
+        shape, tall.name = tall.shape, free_value_name(self.editor.graph, f"{plan.site.output}.row")
         node.outputs[0].shape = tall.shape = None
         flat = self.editor.add(last, "Squeeze", [tall, self.editor.row_axis()], plan.site.output)
         flat.shape = shape
@@ -146,6 +168,20 @@ class _Writer:
         assert squeeze is not None
         ir.convenience.replace_all_uses_with(tall, flat, replace_graph_outputs=True)
         squeeze.replace_input_with(0, tall)
+
+
+def _rank(conv: ir.Node) -> int:
+    weight = conv.inputs[1]
+    assert weight is not None and weight.shape is not None
+    return len(weight.shape)
+
+
+def _ends_in_quantizer(value: ir.Value) -> bool:
+    """Returns whether all that reads `value` is a quantizer, behind operators that ONNX Runtime sees through."""
+    reader = sole_reader(value)
+    while reader is not None and reader.op_type in MOVES | {"Relu", "Clip", "MaxPool"}:
+        reader = sole_reader(reader.outputs[0])
+    return reader is not None and reader.op_type == "QuantizeLinear"
 
 
 def _operand(quantized: Quantized) -> EmittedOperand:

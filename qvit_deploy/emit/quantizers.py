@@ -53,18 +53,18 @@ class Quantizers:
             if self.editor.lifts(x):
                 source = emitter.add("Unsqueeze", [source, self.editor.row_axis()], f"{base}.row")
             self._prepared[base] = grid.prepare(source, base, emitter)
-        prepared = self._prepared[base]
-        if not grid.on_integers:
+        prepared, pair = self._prepared[base], grid.pair
+        if pair is None:
             return Quantized(prepared.source, base, prepared.value, prepared.largest)
         if not self.editor.for_onnxruntime and base in self._shared:
             return self._shared[base]
         self._readers[base] += 1
         # A scale of its own too: pairs with one and the same scale would be merged.
         name = base if self._readers[base] == 1 else f"{base}.{self._readers[base]}"
-        codes, value = grid.write(prepared.value, name, emitter)
+        codes, value = pair.write(prepared.value, name, emitter)
         for written in (codes, value):
             written.shape = x.shape if not self.editor.lifts(x) else None
-        self._shared[base] = Quantized(prepared.source, name, value, prepared.largest)
+        self._shared[base] = Quantized(prepared.source, codes.name or "", value, prepared.largest)
         return self._shared[base]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.edit import add_constant, add_ints
+from qvit_deploy.graph.edit import add_constant, add_ints, free_node_name, free_value_name
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.op_traits import KEEPS_ROWS, KEEPS_ROWS_OF_BOTH, QUANTIZERS
 from qvit_deploy.graph.query import dims, scalar
@@ -74,7 +74,9 @@ def _narrow(graph: ir.Graph, gathers: Mapping[ir.Node, int]) -> dict[str, tuple[
 
 def _squeeze(graph: ir.Graph, gather: ir.Node) -> None:
     """Puts a Squeeze in place of the Gather of the only row."""
-    squeeze = ir.node("Squeeze", [gather.inputs[0], add_ints(graph, [TOKENS])], name=f"{gather.name}.Squeeze")
+    squeeze = ir.node(
+        "Squeeze", [gather.inputs[0], add_ints(graph, [TOKENS])], name=free_node_name(graph, f"{gather.name}.Squeeze")
+    )
     old, new = gather.outputs[0], squeeze.outputs[0]
     new.shape, new.type = old.shape, old.type
     graph.insert_before(gather, squeeze)
@@ -125,8 +127,8 @@ def _rows_of(
 ) -> ir.Value:
     """Returns a Gather of `rows` from `value`, one for all its readers."""
     if value not in gathered:
-        name = f"{value.name}.row" + "_".join(map(str, rows))
-        node = ir.node("Gather", [value, add_ints(graph, rows)], {"axis": TOKENS}, name=name)
+        name = free_value_name(graph, f"{value.name}.row" + "_".join(map(str, rows)))
+        node = ir.node("Gather", [value, add_ints(graph, rows)], {"axis": TOKENS}, name=free_node_name(graph, name))
         output = node.outputs[0]
         output.name, output.type = name, value.type
         output.shape = None if value.shape is None else ir.Shape([value.shape[0], len(rows), value.shape[2]])

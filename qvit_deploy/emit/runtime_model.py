@@ -19,10 +19,12 @@ class RuntimeModel:
 
     Attributes:
         proto: the model.
-        codes: name of int8 codes in the Q/DQ graph -> tensor of `proto` that holds them, plus `CODE_SHIFT`.
+        codes: name of int8 codes in the Q/DQ graph -> tensor of `proto` that holds them; of a uint8 one, plus
+            `CODE_SHIFT`.
         rows: tensor -> the rows (of axis 1) of the Q/DQ graph's that it is.
         linears: names of the products of quantized linears.
         attentions: how many attentions became one operator.
+        convolutions: product of every convolution that runs on integers -> the constant with its weight's codes.
         biases: output of a linear -> the largest bias added to it, where that is another than the plan's.
     """
 
@@ -31,6 +33,7 @@ class RuntimeModel:
     rows: Mapping[str, tuple[int, ...]]
     linears: tuple[str, ...]
     attentions: int = 0
+    convolutions: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -48,4 +51,6 @@ class RuntimeModel:
 
     def signed(self, name: str, array: np.ndarray) -> np.ndarray:
         """Returns tensor `name` of the Q/DQ graph, computed from the one that holds it here: codes as int8."""
-        return (array.astype(np.int16) - CODE_SHIFT).astype(np.int8) if name in self.codes else array
+        if name not in self.codes or array.dtype != np.uint8:
+            return array
+        return (array.astype(np.int16) - CODE_SHIFT).astype(np.int8)

@@ -13,7 +13,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from qvit_deploy.errors import UnsupportedOpError, all_unsupported
 from qvit_deploy.execute.ops import OpFn, Tensor, build
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.query import bias_of
 
@@ -53,7 +55,7 @@ class Executor:
             backward pass while keeping the forward value.
 
     Raises:
-        UnsupportedOpError: the graph holds an operator without an implementation.
+        InputError: the graph holds operators without an implementation; it names all of them.
     """
 
     def __init__(
@@ -69,10 +71,11 @@ class Executor:
         for value in graph.model.graph.initializers.values():
             assert value.const_value is not None
             self._constants[self._slot(value)] = self._constant(value.const_value)
-        self._input_slot = self._slot(graph.input)
+        self._input_slots = {v.name or "": self._slot(v) for v in graph.inputs}
         self._output_slots = {v.name or "": self._slot(v) for v in graph.outputs}
+        self._for_all = {output.name for output in graph.interface.outputs if output.batch_axis is None}
         overrides = overrides or {}
-        self._functions = [(node, overrides.get(node) or build(node)) for node in graph.nodes()]
+        self._functions = _functions(graph, overrides)
         self._overridden = set(overrides)
         self._steps: dict[frozenset[str], list[Step]] = {}
 
@@ -89,14 +92,14 @@ class Executor:
         return tensor_ if array.dtype == np.int64 else tensor_.to(self.device)
 
     def run(
-        self, images: Tensor, taps: Mapping[str, Tap] | None = None, fetch: Sequence[str] | None = None
+        self, batch: Examples[Tensor], taps: Mapping[str, Tap] | None = None, fetch: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Runs the graph on `images` float32 [batch, C, H, W].
+        """Runs the graph on a batch of examples.
 
         Args:
-            taps: value name -> `Tap`, applied to that tensor as soon as it exists (the input included).
-            fetch: names of the tensors to return; the graph's outputs when None. Execution stops after the
-                last of them.
+            taps: value name -> `Tap`, applied to that tensor as soon as it exists (inputs included).
+            fetch: names of the tensors to return, as they are; the graph's outputs when None, each [batch, ...]: one
+                that is the same for all examples is repeated. Execution stops after the last of them.
 
         Returns: name -> tensor, in the order of `fetch`.
         """
@@ -105,11 +108,10 @@ class Executor:
         steps = self.steps(frozenset(taps) | frozenset(names))
         results: dict[str, Tensor] = {}
         remaining = set(names)
-        env = self.start(images, taps)
-        name = self.graph.input.name or ""
-        if name in remaining:
-            results[name] = env[self._input_slot]
-            remaining.discard(name)
+        env = self.start(batch, taps)
+        for name in remaining & self._input_slots.keys():
+            results[name] = env[self._input_slots[name]]
+        remaining -= results.keys()
         for step in steps:
             execute(step, env, taps)
             for slot, name in zip(step.outputs, step.names, strict=True):
@@ -120,7 +122,12 @@ class Executor:
                 break
         if remaining:
             raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
-        return {n: results[n] for n in names}
+        found = {n: results[n] for n in names}
+        return found if fetch is not None else self._for_each(found, len(batch))
+
+    def _for_each(self, outputs: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Repeats the outputs that are the same for all of `count` examples along a new first axis."""
+        return {n: v.expand(count, *v.shape) if n in self._for_all else v for n, v in outputs.items()}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -128,7 +135,7 @@ class Executor:
         return tuple(self._output_slots)
 
     def run_branches(
-        self, images: Tensor, taps: Mapping[str, Tap], branches: Mapping[str, Branch]
+        self, batch: Examples[Tensor], taps: Mapping[str, Tap], branches: Mapping[str, Branch]
     ) -> tuple[dict[str, Tensor], dict[str, list[dict[str, Tensor]]]]:
         """Runs the graph, and from every branch point the rest of it on other values: (outputs by name, branch name ->
         the outputs with each of its values in place of the computed one).
@@ -138,13 +145,13 @@ class Executor:
 
         Args:
             taps: as for `run`.
-            branches: name of a tensor behind the image -> `Branch`.
+            branches: name of a tensor behind the inputs -> `Branch`.
 
         Raises:
             KeyError: the graph computes no tensor of that name.
         """
         steps = self.steps(frozenset(taps) | frozenset(branches))
-        env = self.start(images, taps)
+        env = self.start(batch, taps)
         branched: dict[str, list[dict[str, Tensor]]] = {}
         for index, step in enumerate(steps):
             execute(step, env, taps)
@@ -156,16 +163,23 @@ class Executor:
                     branch_env = {**env, slot: value}
                     for later in steps[index + 1 :]:
                         execute(later, branch_env, {})
-                    branched[name].append({output: branch_env[s] for output, s in self._output_slots.items()})
+                    branched_outputs = {output: branch_env[s] for output, s in self._output_slots.items()}
+                    branched[name].append(self._for_each(branched_outputs, len(batch)))
         if missing := branches.keys() - branched.keys():
             raise KeyError(f"no tensor named {min(missing)!r} is computed by the graph")
-        return {output: env[s] for output, s in self._output_slots.items()}, branched
+        return self._for_each({output: env[s] for output, s in self._output_slots.items()}, len(batch)), branched
 
-    def start(self, images: Tensor, taps: Mapping[str, Tap]) -> dict[int, Tensor]:
-        """Returns slot -> tensor before the first step: the constants and the image."""
-        name = self.graph.input.name or ""
-        images = images.to(self.device)
-        return {**self._constants, self._input_slot: _tapped(taps[name], images) if name in taps else images}
+    def start(self, batch: Examples[Tensor], taps: Mapping[str, Tap]) -> dict[int, Tensor]:
+        """Returns slot -> tensor before the first step: the constants and the inputs.
+
+        Raises:
+            InputError: the batch has no value for an input of the graph.
+        """
+        env = dict(self._constants)
+        for name, feed in batch.feeds_for(list(self._input_slots)).items():
+            value, slot = feed.to(self.device), self._input_slots[name]
+            env[slot] = _tapped(taps[name], value) if name in taps else value
+        return env
 
     def slot(self, name: str) -> int:
         """Returns the slot of the tensor called `name`. Raises KeyError when there is none."""
@@ -240,6 +254,18 @@ def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None
         env[slot] = _tapped(taps[name], tensor) if name in taps else tensor
     for slot in step.drops:
         env.pop(slot, None)
+
+
+def _functions(graph: Graph, overrides: Mapping[ir.Node, OpFn]) -> list[tuple[ir.Node, OpFn]]:
+    functions, unsupported = [], []
+    for node in graph.nodes():
+        try:
+            functions.append((node, overrides.get(node) or build(node)))
+        except UnsupportedOpError as error:
+            unsupported.append(error)
+    if unsupported:
+        raise all_unsupported(unsupported)
+    return functions
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -13,23 +13,23 @@ import torch
 
 from qvit_deploy.execute.executor import Executor, execute
 from qvit_deploy.execute.ops import OpFn, Tensor
+from qvit_deploy.graph.examples import Examples
 
 Replacement = Callable[[OpFn, int], Tensor]
 """Called with a step's own function and the index of a batch; returns what the step shall have computed."""
 
 
 class Lockstep:
-    """All `batches` at the same point of `executor`'s graph, at first at the image.
+    """All `batches` at the same point of `executor`'s graph, at first at its inputs.
 
     Args:
-        batches: float32 [batch, C, H, W] each.
         names: the tensors that `advance` and `replace` will name.
     """
 
-    def __init__(self, executor: Executor, batches: Iterable[Tensor], names: Iterable[str]) -> None:
+    def __init__(self, executor: Executor, batches: Iterable[Examples[Tensor]], names: Iterable[str]) -> None:
         self._executor = executor
         self._steps = iter(executor.steps(frozenset(names)))
-        self._live = [executor.start(images, {}) for images in batches]
+        self._live = [executor.start(batch, {}) for batch in batches]
         self._replacements: dict[str, Replacement] = {}
 
     def advance(self, name: str) -> list[Tensor]:

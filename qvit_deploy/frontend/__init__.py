@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
+
+if TYPE_CHECKING:
+    from qvit_deploy.frontend.original import Original
 
 ACCEPTED = "timm:NAME (e.g. timm:vit_tiny_patch16_224?img_size=112), a path to an .onnx file, or demo:vit|deit|swin"
 
@@ -18,11 +22,13 @@ class Source:
     Attributes:
         preprocess: the fields of `data.preprocess.Preprocess`; None when the source does not give them.
         description: one line for reports that says what was loaded and from where.
+        original: the model as it was handed in; None where a graph was made by hand, and nothing can be compared with.
     """
 
     graph: Graph
     preprocess: dict[str, object] | None
     description: str
+    original: Original | None = None
 
 
 def load_model(spec: str, *, checkpoint: Path | None = None, pretrained: bool = False) -> Source:
@@ -52,8 +58,10 @@ def load_model(spec: str, *, checkpoint: Path | None = None, pretrained: bool = 
         return Source(*from_demo(spec.removeprefix("demo:")))
     if spec.lower().endswith(".onnx"):
         from qvit_deploy.frontend.onnx_file import from_onnx
+        from qvit_deploy.frontend.original import OnnxOriginal
 
-        return Source(from_onnx(Path(spec)), None, f"ONNX file {Path(spec).name}")
+        path = Path(spec)
+        return Source(from_onnx(path), None, f"ONNX file {path.name}", OnnxOriginal(path))
     raise InputError(f"MODEL {spec!r} is not understood; accepted are {ACCEPTED}")
 
 

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.duplicates import settle_duplicates
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
@@ -24,14 +25,30 @@ def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
         UnsupportedOpError: the graph has an operator that the compiler does not know.
         NonFiniteError: the model holds constants that are NaN or infinite.
     """
-    proto = _read(path)
-    quantized = next((node for node in proto.graph.node if node.op_type in _QUANTIZED), None)
+    model = read_foreign(path)
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    quantized = next((node for body in bodies for node in body.all_nodes() if node.op_type in _QUANTIZED), None)
     if quantized is not None and not may_be_quantized:
         raise InputError(
             f"{path} is already quantized ({quantized.op_type} at node {quantized.name!r}); "
             "compile takes the float model"
         )
-    return canonicalize(_model(path, proto), path.stem)
+    return canonicalize(model, path.stem)
+
+
+def read_foreign(path: Path) -> ir.Model:
+    """Reads a file of any exporter, as `canonicalize` takes it. Raises InputError.
+
+    What it says of the shapes of results is left out: it may be stale, and shapes are measured.
+    """
+    proto = _read(path)
+    settle_duplicates(proto, str(path))
+    del proto.graph.value_info[:]
+    for function in proto.functions:
+        del function.value_info[:]
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return _model(path, proto)
 
 
 def from_canonical(path: Path) -> Graph:

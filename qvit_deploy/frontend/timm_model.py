@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend.checkpoint import load_weights
-from qvit_deploy.frontend.torch_module import from_torch
+from qvit_deploy.frontend.original import TorchOriginal
+from qvit_deploy.frontend.torch_module import exported, from_torch
 from qvit_deploy.graph.graph import Graph
 
 if TYPE_CHECKING:
@@ -20,18 +21,22 @@ Argument = Any  # int, float, bool, str or a tuple of them: whatever the model f
 
 def from_timm(
     spec: str, *, checkpoint: Path | None = None, pretrained: bool = False
-) -> tuple[Graph, dict[str, object], str]:
-    """Returns (graph, preprocessing, description) of the model that `spec` names. Raises InputError."""
+) -> tuple[Graph, dict[str, object], str, TorchOriginal]:
+    """Returns (graph, preprocessing, description, original) of the model that `spec` names. Raises InputError."""
     name, arguments = parse_spec(spec)
-    model, size = create(name, arguments, pretrained=pretrained)
-    weights = "random weights"
-    if pretrained:
-        weights = "timm's pretrained weights"
+
+    def build() -> tuple[torch.nn.Module, tuple[int, int, int]]:
+        model, size = create(name, arguments, pretrained=pretrained)
+        if checkpoint is not None:
+            load_weights(model, checkpoint)
+        return model, size
+
+    model, size = build()
+    weights = "timm's pretrained weights" if pretrained else "random weights"
     if checkpoint is not None:
-        load_weights(model, checkpoint)
         weights = f"weights from {checkpoint.name}"
-    graph = from_torch(model, size, name)
-    return graph, preprocessing(model, size), f"{spec} with {weights}"
+    original = TorchOriginal(lambda: build()[0], lambda module: exported(module, size, name))
+    return from_torch(model, size, name), preprocessing(model, size), f"{spec} with {weights}", original
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Argument]]:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.canonicalize import canonicalize
+from qvit_deploy.graph.edit import free_value_name
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph
+from qvit_deploy.graph.quiet import quiet
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
+OUTPUT_NAME = "logits"
+"""The name of the output of a module that has one."""
 _TRACE_BATCH = 2  # torch.export specialises sizes 0 and 1
 
 
 def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, int], name: str) -> Graph:
+    """Traces `module` into a canonical graph; see `exported`."""
+    return canonicalize(exported(module, example, name), name)
+
+
+def exported(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, int], name: str) -> ir.Model:
     """Traces `module` in eval mode; it is left in the training mode it had.
 
     The batch is symbolic unless the module only exports with a fixed one, which is then the example's.
@@ -30,8 +38,6 @@ def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, 
 
     Raises:
         InputError: torch cannot export the module.
-        UnsupportedOpError: the graph has an operator that the compiler does not know.
-        NonFiniteError: the module holds constants that are NaN or infinite.
     """
     import torch
 
@@ -49,7 +55,9 @@ def from_torch(module: torch.nn.Module, example: torch.Tensor | tuple[int, int, 
         raise InputError(f"torch cannot export {name} to ONNX: {_cause(error)}") from error
     finally:
         module.train(training)
-    return canonicalize(model, name)
+    if len(model.graph.outputs) == 1:
+        model.graph.outputs[0].name = free_value_name(model.graph, OUTPUT_NAME)  # torch counts its values up
+    return model
 
 
 def _first_export_that_works(module: torch.nn.Module, several: torch.Tensor, example: torch.Tensor) -> ir.Model:
@@ -103,17 +111,13 @@ def _export(module: torch.nn.Module, example: torch.Tensor, *, dynamic: bool) ->
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the exporter, which reports on every channel it has; errors still arrive as exceptions."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with (
+        quiet("torch.onnx", "torch.export", "onnxscript", "onnx_ir"),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _cause(error: BaseException) -> str:

@@ -35,6 +35,8 @@ def emit(
     graph = before.graph
     assert isinstance(graph, ir.Graph)
     graph.insert_before(before, node)
+    if output.name in graph.initializers:  # onnx_ir counts names up without looking at constants
+        output.name = free_value_name(graph, str(output.name))
     return output
 
 
@@ -47,22 +49,64 @@ def free_name(name: str, used: Container[str], separator: str = ".") -> str:
     return candidate
 
 
+def value_names(graph: ir.Graph) -> set[str]:
+    """Returns the names of all values of a graph: inputs, constants and results of nodes."""
+    values = [*graph.inputs, *graph.initializers.values(), *(out for node in graph for out in node.outputs)]
+    return {value.name for value in values if value.name}
+
+
+def free_value_name(graph: ir.Graph, name: str) -> str:
+    """Returns `name`, or `name.1`, `name.2`... when a value of the graph has it.
+
+    Models may use any name, those that we make up too, so a name that is made up has to be asked for here.
+    """
+    return free_name(name, value_names(graph))
+
+
+def free_node_name(graph: ir.Graph, name: str) -> str:
+    """Returns `name`, or `name.1`, `name.2`... when a node of the graph has it."""
+    return free_name(name, {node.name for node in graph if node.name})
+
+
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Registers `array` as an initializer called `name`, or `name.1`, `name.2`... when that is used."""
-    unique = free_name(name, graph.initializers)
+    unique = free_value_name(graph, name)
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
 
+def shared_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Returns an initializer that holds `array`: the first of `name`, `name.1`, `name.2`... that does, or a new one.
+
+    A name alone proves nothing: the model may have a constant of its own that is called so.
+    """
+    candidate, count = name, 0
+    while (known := graph.initializers.get(candidate)) is not None:
+        tensor = known.const_value
+        if tensor is not None and _holds(tensor, array):
+            return known
+        count += 1
+        candidate = f"{name}.{count}"
+    return add_constant(graph, name, array)
+
+
+def _holds(tensor: ir.TensorProtocol, array: np.ndarray) -> bool:
+    """Tells whether a tensor has the type, the shape and the values of `array`, bit for bit."""
+    if tuple(tensor.shape.numpy()) != array.shape or tensor.dtype != ir.DataType.from_numpy(array.dtype):
+        return False
+    return tensor.numpy().tobytes() == array.tobytes()
+
+
 def add_ints(graph: ir.Graph, numbers: Sequence[int]) -> ir.Value:
     """Returns an int64 vector constant; one initializer serves every node that needs the same numbers."""
-    name = "ints_" + "_".join(str(n) for n in numbers)
-    existing = graph.initializers.get(name)
-    if existing is not None:
-        return existing
-    return add_constant(graph, name, np.asarray(numbers, dtype=np.int64))
+    return shared_constant(graph, "ints_" + "_".join(str(n) for n in numbers), np.asarray(numbers, dtype=np.int64))
+
+
+def add_index(graph: ir.Graph, index: int) -> ir.Value:
+    """Returns an int64 scalar constant, shared like the vectors of `add_ints`."""
+    return shared_constant(graph, f"index_{index}", np.asarray(index, dtype=np.int64))
 
 
 def shape_constant(graph: ir.Graph, shape: Sequence[Dim]) -> ir.Value | None:

@@ -31,9 +31,9 @@ class Graph:
         return Interface.of(self.model)
 
     @property
-    def input(self) -> ir.Value:
-        """The value of the first input; `interface.image` says whether it is an image, and the only input."""
-        return self.model.graph.inputs[0]
+    def inputs(self) -> list[ir.Value]:
+        """The input values, in the model's order."""
+        return list(self.model.graph.inputs)
 
     @property
     def outputs(self) -> list[ir.Value]:

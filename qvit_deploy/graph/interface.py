@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,9 @@ Kind = Literal["image", "tokens", "mask", "tensor"]
 Shape = tuple[int | str | None, ...]
 """Sizes; open dimensions by their names, or None."""
 
+IMAGE = "image"
+"""What the image input of a canonical graph is called."""
+
 _INTEGERS = (ir.DataType.INT32, ir.DataType.INT64)
 
 
@@ -23,7 +27,7 @@ class Input:
     Attributes:
         kind: `image` for floats [batch, channels, height, width], `tokens` for integers (indices into a vocabulary),
             `mask` for booleans and what is named so, `tensor` for anything else.
-        batch_axis: the axis that counts examples; None for a scalar.
+        batch_axis: the axis that counts examples; None where one value serves all of them.
     """
 
     name: str
@@ -41,11 +45,21 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a graph."""
+    """One output of a graph.
+
+    Attributes:
+        batch_axis: the axis that counts examples; None for an output that is one for all examples of a batch.
+    """
 
     name: str
     shape: Shape
     dtype: ir.DataType | None
+    batch_axis: int | None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is floating point; an output of unknown type counts as such."""
+        return self.dtype is None or self.dtype.is_floating_point()
 
 
 @dataclass(frozen=True)
@@ -58,10 +72,8 @@ class Interface:
     @classmethod
     def of(cls, model: ir.Model) -> Interface:
         """Reads the interface off a model; initializers that are listed as inputs count as inputs too."""
-        return cls(
-            tuple(_input(value) for value in model.graph.inputs),
-            tuple(Output(value.name or "", _shape(value), value.dtype) for value in model.graph.outputs),
-        )
+        inputs = inputs_of([(value.name or "", _shape(value), value.dtype) for value in model.graph.inputs])
+        return cls(inputs, tuple(_output(value, static_batch(inputs)) for value in model.graph.outputs))
 
     @property
     def image(self) -> Input:
@@ -94,12 +106,42 @@ class Interface:
     @property
     def static_batch(self) -> int | None:
         """How many examples the graph takes at a time, where that is fixed; None where any number runs."""
-        return next((size for i in self.inputs if (size := i.static_batch) is not None), None)
+        return static_batch(self.inputs)
 
 
-def _input(value: ir.Value) -> Input:
-    name, shape = value.name or "", _shape(value)
-    return Input(name, _kind(name, shape, value.dtype), shape, value.dtype, 0 if shape else None)
+def static_batch(inputs: Iterable[Input]) -> int | None:
+    """Returns how many examples these inputs take at a time, where that is fixed; None where any number runs."""
+    return next((size for i in inputs if (size := i.static_batch) is not None), None)
+
+
+def is_fixed(shape: Shape, batch: int | None) -> bool:
+    """Tells whether the first axis of an output has a length of its own, of a graph that takes `batch` examples at a
+    time (None for any number): it does not count them then. Scalars have no axis that does."""
+    return not shape or (isinstance(shape[0], int) and shape[0] != batch)
+
+
+def _output(value: ir.Value, batch: int | None) -> Output:
+    shape = _shape(value)
+    return Output(value.name or "", shape, value.dtype, None if is_fixed(shape, batch) else 0)
+
+
+def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tuple[Input, ...]:
+    """Returns inputs by their (name, shape, type).
+
+    The first axis of an image, or else of the first input that has any, counts examples. So does that of another input
+    if it is open or as long; what is of another fixed length there is one value for all examples.
+    """
+    kinds = [_kind(name, shape, dtype) for name, shape, dtype in declared]
+    lead = kinds.index("image") if "image" in kinds else next((i for i, (_, s, _) in enumerate(declared) if s), None)
+    size = None if lead is None else declared[lead][1][0]
+
+    def counts(index: int, shape: Shape) -> bool:
+        return bool(shape) and (index == lead or not isinstance(shape[0], int) or shape[0] == size)
+
+    return tuple(
+        Input(name, kinds[i], shape, dtype, 0 if counts(i, shape) else None)
+        for i, (name, shape, dtype) in enumerate(declared)
+    )
 
 
 def _kind(name: str, shape: Shape, dtype: ir.DataType | None) -> Kind:

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import onnx_ir as ir
 
 from qvit_deploy.graph import last_axis
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,7 @@ class Traits:
         random: y is drawn anew at every run.
         sums: y adds up whole axes of x: its `values`, `magnitudes` or `squares` (a mean and a root count too).
         product: a `matrix` product or a `convolution`: what integer kernels exist for.
+        weighted: a layer whose constant operands of two and more dimensions are its weights.
         normalizes: y is x with its `moments` (mean and variance) or its `length` taken out, both measured on x, or with
             `constants` (moments of the training).
         quantizer: QuantizeLinear and DequantizeLinear: between numbers and codes, by scales in the file.
@@ -53,6 +56,7 @@ class Traits:
         on_probabilities: attention puts it between the softmax and its second product.
         float_only: no runtime computes it on integer codes.
         redefined: one name has meant different things in different opsets.
+        refused: for what no model with images may compute on them: why, and what to do about it.
     """
 
     moves: Literal["copies", "reshapes", "permutes", "repeats", "picks", "joins"] | None = None
@@ -68,6 +72,7 @@ class Traits:
     random: bool = False
     sums: Literal["values", "magnitudes", "squares"] | None = None
     product: Literal["matrix", "convolution"] | None = None
+    weighted: bool = False
     normalizes: Literal["moments", "length", "constants"] | None = None
     quantizer: bool = False
     integer: bool = False
@@ -76,6 +81,16 @@ class Traits:
     on_probabilities: bool = False
     float_only: bool = False
     redefined: bool = False
+    refused: str | None = None
+
+
+_COUNT_IS_DATA = (
+    "how many results it has depends on the image; cut the model off in front of it and do what follows outside"
+)
+_NEEDS_FLOAT_MODEL = "the model is already quantized; compile takes the float model"
+_DRAWS = "it draws new numbers at every run; export the model in evaluation mode"
+_CONTROL_FLOW = "export the model without data-dependent control flow"
+_FREQUENCIES = "frequencies are not computed; do it in front of the model, or keep it out of the exported part"
 
 
 TRAITS: dict[str, Traits] = {
@@ -86,22 +101,37 @@ TRAITS: dict[str, Traits] = {
     "Flatten": Traits(moves="reshapes"),
     "Gather": Traits(moves="picks", keeps_last_axis=last_axis.kept_by_gather),
     "GatherElements": Traits(moves="picks"),
+    "GatherND": Traits(moves="picks"),
     "Identity": Traits(moves="copies", elementwise=True),
     "Reshape": Traits(moves="reshapes", keeps_last_axis=last_axis.kept_by_reshape),
+    "ReverseSequence": Traits(moves="permutes"),
     "Slice": Traits(moves="picks", keeps_last_axis=last_axis.kept_by_slice),
+    "SpaceToDepth": Traits(moves="permutes"),
     "Split": Traits(moves="picks", keeps_last_axis=last_axis.kept_by_axis),
     "Squeeze": Traits(moves="reshapes", keeps_last_axis=last_axis.kept_by_squeeze),
     "Tile": Traits(moves="repeats"),
     "Transpose": Traits(moves="permutes", keeps_last_axis=last_axis.kept_by_transpose),
     "Unsqueeze": Traits(moves="reshapes", keeps_last_axis=last_axis.kept_by_unsqueeze),
     # Placing values among others
+    "Col2Im": Traits(),
+    "OneHot": Traits(),
     "Pad": Traits(),
+    "ScatterElements": Traits(),
     "ScatterND": Traits(),
+    "Trilu": Traits(),
+    # Finding values
+    "ArgMax": Traits(),
+    "ArgMin": Traits(),
+    "TopK": Traits(),
     # Arithmetic of two operands and more
     "Add": Traits(
         elementwise=True, broadcasts=True, neutral=0.0, commutes=True, keeps_rows="both", on_scores=True
     ),
     "And": Traits(elementwise=True, broadcasts=True, commutes=True),
+    "BitShift": Traits(elementwise=True, broadcasts=True),
+    "BitwiseAnd": Traits(elementwise=True, broadcasts=True, commutes=True),
+    "BitwiseOr": Traits(elementwise=True, broadcasts=True, commutes=True),
+    "BitwiseXor": Traits(elementwise=True, broadcasts=True, commutes=True),
     "Div": Traits(
         elementwise=True, broadcasts=True, scales=True, neutral=1.0, keeps_rows="both", on_scores=True,
         on_probabilities=True, float_only=True,
@@ -112,6 +142,7 @@ TRAITS: dict[str, Traits] = {
     "Less": Traits(elementwise=True, broadcasts=True),
     "LessOrEqual": Traits(elementwise=True, broadcasts=True),
     "Max": Traits(elementwise=True, broadcasts=True, commutes=True, on_scores=True),
+    "Mean": Traits(elementwise=True, broadcasts=True, commutes=True),
     "Min": Traits(elementwise=True, broadcasts=True, commutes=True),
     "Mod": Traits(elementwise=True, broadcasts=True),
     "Mul": Traits(
@@ -123,13 +154,25 @@ TRAITS: dict[str, Traits] = {
     "Sub": Traits(elementwise=True, broadcasts=True, neutral=0.0, keeps_rows="both", on_scores=True),
     "Sum": Traits(elementwise=True, broadcasts=True, commutes=True),
     "Where": Traits(elementwise=True, broadcasts=True, on_scores=True),
+    "Xor": Traits(elementwise=True, broadcasts=True, commutes=True),
     # Functions of one operand
     "Abs": Traits(elementwise=True),
+    "Acos": Traits(elementwise=True, float_only=True),
+    "Acosh": Traits(elementwise=True, float_only=True),
+    "Asin": Traits(elementwise=True, float_only=True),
+    "Atan": Traits(elementwise=True, float_only=True),
+    "Atanh": Traits(elementwise=True, float_only=True),
+    "BitwiseNot": Traits(elementwise=True),
     "Cast": Traits(elementwise=True, on_scores=True, on_probabilities=True),
     "Ceil": Traits(elementwise=True, steps=True),
+    "Celu": Traits(elementwise=True, slope_at_zero=1.0, float_only=True),
     "Clip": Traits(elementwise=True, keeps_rows="first", on_scores=True),
     "Cos": Traits(elementwise=True),
+    "Cosh": Traits(elementwise=True, float_only=True),
     "Dropout": Traits(on_probabilities=True),
+    "Elu": Traits(
+        elementwise=True, slope_at_zero=lambda node: node.attributes.get_float("alpha", 1.0), float_only=True
+    ),
     "Erf": Traits(elementwise=True, float_only=True),
     "Exp": Traits(elementwise=True, float_only=True),
     "Floor": Traits(elementwise=True, steps=True),
@@ -143,19 +186,36 @@ TRAITS: dict[str, Traits] = {
     "Mish": Traits(elementwise=True, slope_at_zero=0.6, keeps_rows="first", float_only=True),  # tanh(log 2) = 3/5
     "Neg": Traits(elementwise=True),
     "Not": Traits(elementwise=True),
+    "PRelu": Traits(elementwise=True, slope_at_zero=1.0),
     "Reciprocal": Traits(elementwise=True, float_only=True),
     "Relu": Traits(elementwise=True, slope_at_zero=0.0, keeps_rows="first"),
     "Round": Traits(elementwise=True, steps=True),
+    "Selu": Traits(
+        elementwise=True, float_only=True,
+        slope_at_zero=lambda node: (
+            node.attributes.get_float("alpha", 1.6732632) * node.attributes.get_float("gamma", 1.050701)
+        ),
+    ),
+    "Shrink": Traits(elementwise=True, slope_at_zero=0.0),
     "Sigmoid": Traits(elementwise=True, float_only=True),
     "Sign": Traits(elementwise=True, steps=True),
     "Sin": Traits(elementwise=True),
+    "Sinh": Traits(elementwise=True, float_only=True),
     "Softplus": Traits(elementwise=True, float_only=True),
+    "Softsign": Traits(elementwise=True, slope_at_zero=1.0, float_only=True),
     "Sqrt": Traits(elementwise=True, float_only=True),
+    "Tan": Traits(elementwise=True, float_only=True),
+    "ThresholdedRelu": Traits(
+        elementwise=True, slope_at_zero=lambda node: float(node.attributes.get_float("alpha", 1.0) < 0)
+    ),
     "Tanh": Traits(elementwise=True, slope_at_zero=1.0, float_only=True),
     # Reductions
+    "CumSum": Traits(),
     "GlobalAveragePool": Traits(sums="values"),
     "ReduceL1": Traits(sums="magnitudes"),
     "ReduceL2": Traits(sums="squares"),
+    "ReduceLogSum": Traits(float_only=True),
+    "ReduceLogSumExp": Traits(float_only=True),
     "ReduceMax": Traits(float_only=True),
     "ReduceMean": Traits(sums="values", float_only=True),
     "ReduceMin": Traits(),
@@ -164,16 +224,29 @@ TRAITS: dict[str, Traits] = {
     "ReduceSumSquare": Traits(sums="squares"),
     # Products and pooling
     "AveragePool": Traits(),
-    "Conv": Traits(product="convolution"),
-    "ConvTranspose": Traits(product="convolution"),
-    "Einsum": Traits(),
-    "Gemm": Traits(product="matrix"),
-    "MatMul": Traits(product="matrix"),
+    "Conv": Traits(product="convolution", weighted=True),
+    "ConvTranspose": Traits(product="convolution", weighted=True),
+    "DeformConv": Traits(weighted=True, float_only=True),
+    "Einsum": Traits(weighted=True),
+    "Gemm": Traits(product="matrix", weighted=True),
+    "GRU": Traits(weighted=True, float_only=True),
+    "GlobalLpPool": Traits(),
+    "GlobalMaxPool": Traits(),
+    "LSTM": Traits(weighted=True, float_only=True),
+    "LpPool": Traits(),
+    "MatMul": Traits(product="matrix", weighted=True),
     "MaxPool": Traits(),
+    # Reading maps between their pixels
+    "AffineGrid": Traits(),
+    "GridSample": Traits(redefined=True),
+    "Resize": Traits(),
+    "RoiAlign": Traits(),
     # Normalizations
     "BatchNormalization": Traits(normalizes="constants"),
     "GroupNormalization": Traits(normalizes="moments", float_only=True, redefined=True),
+    "Hardmax": Traits(float_only=True),
     "InstanceNormalization": Traits(normalizes="moments", float_only=True),
+    "LRN": Traits(float_only=True),
     "LayerNormalization": Traits(normalizes="moments", keeps_rows="first", float_only=True),
     "LogSoftmax": Traits(float_only=True),
     "LpNormalization": Traits(normalizes="length", float_only=True),
@@ -181,25 +254,34 @@ TRAITS: dict[str, Traits] = {
     # Codes
     "QuantizeLinear": Traits(quantizer=True, keeps_rows="first"),
     "DequantizeLinear": Traits(quantizer=True, keeps_rows="first"),
-    "ConvInteger": Traits(integer=True),
-    "DynamicQuantizeLinear": Traits(integer=True),
-    "MatMulInteger": Traits(integer=True),
-    "QLinearConv": Traits(integer=True),
-    "QLinearMatMul": Traits(integer=True),
+    "ConvInteger": Traits(integer=True, refused=_NEEDS_FLOAT_MODEL),
+    "DynamicQuantizeLinear": Traits(integer=True, refused=_NEEDS_FLOAT_MODEL),
+    "MatMulInteger": Traits(integer=True, refused=_NEEDS_FLOAT_MODEL),
+    "QLinearConv": Traits(integer=True, refused=_NEEDS_FLOAT_MODEL),
+    "QLinearMatMul": Traits(integer=True, refused=_NEEDS_FLOAT_MODEL),
     # Shapes and numbers from nowhere
-    "Bernoulli": Traits(random=True),
+    "Bernoulli": Traits(random=True, refused=_DRAWS),
     "ConstantOfShape": Traits(),
-    "Multinomial": Traits(random=True),
-    "RandomNormal": Traits(random=True),
-    "RandomNormalLike": Traits(random=True),
-    "RandomUniform": Traits(random=True),
-    "RandomUniformLike": Traits(random=True),
+    "EyeLike": Traits(describes=True),
+    "Multinomial": Traits(random=True, refused=_DRAWS),
+    "RandomNormal": Traits(random=True, refused=_DRAWS),
+    "RandomNormalLike": Traits(random=True, refused=_DRAWS),
+    "RandomUniform": Traits(random=True, refused=_DRAWS),
+    "RandomUniformLike": Traits(random=True, refused=_DRAWS),
     "Range": Traits(),
     "Shape": Traits(describes=True),
     "Size": Traits(describes=True),
-    # Of other opsets
-    "DFT": Traits(redefined=True),
-    "GridSample": Traits(redefined=True),
+    # Not run
+    "Compress": Traits(refused=_COUNT_IS_DATA),
+    "DFT": Traits(redefined=True, refused=_FREQUENCIES),
+    "Loop": Traits(refused=_CONTROL_FLOW),
+    "MaxRoiPool": Traits(refused="use RoiAlign, or cut the model off in front of it"),
+    "MaxUnpool": Traits(refused="it needs the indices of a MaxPool; use Resize or ConvTranspose to enlarge maps"),
+    "NonMaxSuppression": Traits(refused=_COUNT_IS_DATA),
+    "NonZero": Traits(refused=_COUNT_IS_DATA),
+    "STFT": Traits(refused=_FREQUENCIES),
+    "Scan": Traits(refused=_CONTROL_FLOW),
+    "Unique": Traits(refused=_COUNT_IS_DATA),
 }  # fmt: skip
 """Operator of the standard domain -> its traits."""
 
@@ -224,7 +306,7 @@ class Operators(Set[str]):
         return sum(1 for _ in self)
 
     @classmethod
-    def _from_iterable(cls, it: Iterable[str]) -> frozenset[str]:  # type: ignore[override]
+    def _from_iterable(cls, it: Iterable[Item]) -> frozenset[Item]:
         return frozenset(it)
 
 
@@ -242,7 +324,9 @@ RANDOM = Operators(lambda t: t.random)
 SUMS = Operators(lambda t: t.sums)
 SUMS_OF_SQUARES = Operators(lambda t: t.sums == "squares")
 PRODUCTS = Operators(lambda t: t.product)
+WEIGHTED = Operators(lambda t: t.weighted)
 MATRIX_PRODUCTS = Operators(lambda t: t.product == "matrix")
+MOMENT_NORMS = Operators(lambda t: t.normalizes == "moments")
 NORMS = Operators(lambda t: t.normalizes in ("moments", "length"))
 QUANTIZERS = Operators(lambda t: t.quantizer)
 INTEGER_OPERATORS = Operators(lambda t: t.integer)
@@ -252,6 +336,7 @@ ON_SCORES = Operators(lambda t: t.on_scores)
 ON_PROBABILITIES = Operators(lambda t: t.on_probabilities)
 FLOAT_ONLY = Operators(lambda t: t.float_only)
 REDEFINED = Operators(lambda t: t.redefined)
+REFUSED = Operators(lambda t: t.refused)
 
 
 def slope_at_zero(node: ir.Node) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Set
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.op_traits import MOVES, SCALES
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SCALES, STEPS
 
 Dim = int | str
 """A size, or the name of one that is only known when the model runs ("batch", "64*batch")."""
@@ -126,3 +126,13 @@ def _size(value: ir.Value) -> int | None:
     if value.shape is None or not all(isinstance(d, int) for d in value.shape):
         return None
     return math.prod(int(d) for d in value.shape if isinstance(d, int))
+
+
+def names_with_gradient(graph: Graph) -> set[str]:
+    """Returns the names of the tensors from which a backward pass reaches an input of floating point."""
+    reached = {value.name or "" for value in graph.inputs if value.dtype is None or value.dtype.is_floating_point()}
+    for node in graph.nodes():
+        passes = node.op_type not in STEPS and node.op_type not in DESCRIBES
+        if passes and any(value is not None and value.name in reached for value in node.inputs):
+            reached.update(v.name or "" for v in node.outputs if v.dtype is None or v.dtype.is_floating_point())
+    return reached

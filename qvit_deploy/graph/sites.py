@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.op_traits import MOVES, ON_SCORES
+from qvit_deploy.graph.op_traits import MOVES, ON_SCORES, WEIGHTED
 from qvit_deploy.graph.query import bias_of, producer, producers
 
 Kind = Literal["linear", "conv", "matmul_qk", "matmul_av"]
@@ -59,6 +60,36 @@ def find_sites(graph: Graph) -> tuple[Site, ...]:
             site = replace(site, name=f"{site.name}.{count}")
         sites.append(site)
     return tuple(sites)
+
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """A layer with weights that is no site, so it runs in floating point.
+
+    Attributes:
+        name: module path of the weight's owner, or the node's name.
+        operator: type of the operator, e.g. ConvTranspose, which no integer kernel of the targets takes.
+        params: weight elements (bias not counted).
+    """
+
+    name: str
+    operator: str
+    params: int
+
+
+def float_layers(graph: Graph, sites: Sequence[Site]) -> tuple[FloatLayer, ...]:
+    """Returns the layers of `graph` with weights that are none of `sites`, in topological order."""
+    products = {site.product for site in sites}
+    layers = []
+    for node in graph.nodes():
+        if node.op_type not in WEIGHTED or _name(node.outputs[0]) in products:
+            continue
+        weights = [v for v in node.inputs if v is not None and v.is_initializer() and v.shape is not None]
+        weights = [v for v in weights if v.shape is not None and len(v.shape) > 1]
+        if weights:
+            params = sum(v.const_value.size for v in weights if v.const_value is not None)
+            layers.append(FloatLayer(_module(weights[0]), node.op_type, params))
+    return tuple(layers)
 
 
 def _linear(node: ir.Node) -> Site | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, PRODUCTS, QUANTIZERS
+from qvit_deploy.graph.quiet import quiet
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
@@ -258,13 +258,10 @@ def text(node: ir.Node, name: str) -> str | None:
 def _with_shapes(model: ir.Model) -> ir.Model:
     """Returns a copy with every shape and type that inference finds; the copy shares constants."""
     # What cannot be copied (nodes before their inputs) or followed by inference is linted with what it says itself.
-    copy, log = model, logging.getLogger(ShapeInferencePass.__module__)
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        copy = model.clone()
-        return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
-    except Exception:  # whatever onnx_ir and onnx raise on files that are not valid
-        return copy
-    finally:
-        log.setLevel(level)
+    copy = model
+    with quiet("onnx_ir"):
+        try:
+            copy = model.clone()
+            return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
+        except Exception:  # whatever onnx_ir and onnx raise on files that are not valid
+            return copy

@@ -21,6 +21,7 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.patching.relp import float64_array
 from qvit_deploy.relevance.lrp import propagate
@@ -44,7 +45,7 @@ class Drift:
         errors: site name -> |e_s| / |its float output|, over all images.
         in_order: names of sites whose rows are the tokens of the image in order (windows are not).
         before, after: the metric of the float and of the quantized graph, float64 [images].
-        answers_before, answers_after: what they decide (`Task.answers`), int64 [images].
+        answers_before, answers_after: what they decide (`Task.answers`), int64 [images], if anything.
         unexplained: largest difference of a site's input that no site accounts for, relative to its largest value.
     """
 
@@ -53,8 +54,8 @@ class Drift:
     in_order: frozenset[str]
     before: np.ndarray
     after: np.ndarray
-    answers_before: np.ndarray
-    answers_after: np.ndarray
+    answers_before: np.ndarray | None
+    answers_after: np.ndarray | None
     unexplained: float
 
     @property
@@ -69,11 +70,11 @@ def quantization_drift(
     quantized: Executor,
     rule_set: RuleSet,
     sites: Sequence[Site],
-    images: Tensor,
+    images: Examples[Tensor],
     metric: Metric,
     task: Task,
 ) -> Drift:
-    """Returns the drift on `images` float32 [n, C, H, W]: two runs of the float graph, each with its backward pass, and
+    """Returns the drift on `images`: two runs of the float graph, each with its backward pass, and
     one of the quantized graph.
 
     Args:

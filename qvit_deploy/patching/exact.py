@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from qvit_deploy.execute.executor import Branch, Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component
 from qvit_deploy.patching.relp import Direction, float64_array, objective_of, ordered
@@ -23,8 +24,8 @@ Tensor = torch.Tensor
 def patch_effects(
     executor: Executor,
     components: Sequence[Component],
-    clean: Tensor,
-    corrupt: Tensor,
+    clean: Examples[Tensor],
+    corrupt: Examples[Tensor],
     metric: Metric,
     direction: Direction = "denoising",
     at_once: int = 64,
@@ -33,7 +34,7 @@ def patch_effects(
 
     Args:
         executor: of the graph alone; rules do not change forward values, but cost time.
-        clean, corrupt: one pair, float32 [1, C, H, W] each.
+        clean, corrupt: one pair, an example each.
         at_once: most patches to run side by side; a graph with a static batch runs that many.
 
     Raises:
@@ -43,7 +44,7 @@ def patch_effects(
     base, source = ordered(clean, corrupt, direction)
     with torch.no_grad():
         names = dict.fromkeys([*(c.tensor for c in components), *executor.outputs])
-        source_values = executor.run(_repeated(source, static or 1), fetch=list(names))
+        source_values = executor.run(source.cycled(static or 1), fetch=list(names))
         from_source = {c: _first(source_values[c.tensor], static or 1) for c in components}
         counts = {c: cells.count(c, from_source[c], 1) for c in components}
         rows = static or rows_at_once(list(counts.values()), at_once)
@@ -53,7 +54,7 @@ def patch_effects(
         for component in components:
             by_tensor.setdefault(component.tensor, []).append(component)
         branches = {name: _patches(sharing, from_source, counts, rows) for name, sharing in by_tensor.items()}
-        outputs, branched = executor.run_branches(_repeated(base, rows), {}, branches)
+        outputs, branched = executor.run_branches(base.cycled(rows), {}, branches)
         objective = objective_of(metric, _first_of(outputs), from_source_run, direction)
         unpatched = objective(_first_of(outputs))
         effects = {}
@@ -99,10 +100,6 @@ def _chunks(count: int, rows: int) -> list[range]:
     return [range(start, min(start + rows, count)) for start in range(0, count, rows)]
 
 
-def _repeated(image: Tensor, rows: int) -> Tensor:
-    return image.expand(rows, *image.shape[1:])
-
-
 def _first(value: Tensor, batch: int) -> Tensor:
     return value[: value.shape[0] // batch]
 
@@ -110,8 +107,8 @@ def _first(value: Tensor, batch: int) -> Tensor:
 def circuit_metric(
     executor: Executor,
     components: Sequence[Component],
-    clean: Tensor,
-    corrupt: Tensor,
+    clean: Examples[Tensor],
+    corrupt: Examples[Tensor],
     metric: Metric,
 ) -> Callable[[Sequence[int]], float]:
     """Returns a function (cells that keep their clean activations) -> the metric of the clean run with all others
@@ -121,13 +118,13 @@ def circuit_metric(
     between the components is computed as usual (MIB, Mueller et al. 2025, node patching).
 
     Args:
-        clean, corrupt: one pair, float32 [1, C, H, W] each.
+        clean, corrupt: one pair, an example each.
     """
     static = executor.graph.static_batch or 1
     with torch.no_grad():
-        on_clean = _first_of(executor.run(_repeated(clean, static)))
+        on_clean = _first_of(executor.run(clean.cycled(static)))
         names = dict.fromkeys([*(c.tensor for c in components), *executor.outputs])
-        values = executor.run(_repeated(corrupt, static), fetch=list(names))
+        values = executor.run(corrupt.cycled(static), fetch=list(names))
     objective = metric(on_clean, _first_of({name: values[name] for name in executor.outputs}))
     counts = [cells.count(c, values[c.tensor], static) for c in components]
     ends = np.cumsum(counts)
@@ -138,7 +135,7 @@ def circuit_metric(
         out = {c.tensor: np.flatnonzero(~part) for c, part in zip(components, np.split(keep, ends[:-1]), strict=True)}
         taps = {c.tensor: _mixed(c, values[c.tensor], out[c.tensor].tolist()) for c in components if len(out[c.tensor])}
         with torch.no_grad():
-            return float(objective(_first_of(executor.run(_repeated(clean, static), taps))))
+            return float(objective(_first_of(executor.run(clean.cycled(static), taps))))
 
     return evaluate
 

@@ -17,6 +17,7 @@ import torch
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component
 from qvit_deploy.relevance.lrp import propagate
@@ -41,7 +42,7 @@ class Attribution:
         reached: bool; False where the coefficient of a cell is exactly zero in every channel, because nothing of the
             cell reaches the metric (patch tokens behind the last attention of a class-token model).
         clean, corrupt: the metric on the two images, float64 [pairs].
-        clean_answers, corrupt_answers: what the model decides on them (`Task.answers`), int64 [pairs].
+        clean_answers, corrupt_answers: what the model decides on them (`Task.answers`), int64 [pairs], if anything.
     """
 
     effects: Maps
@@ -49,16 +50,16 @@ class Attribution:
     reached: Maps
     clean: np.ndarray
     corrupt: np.ndarray
-    clean_answers: np.ndarray
-    corrupt_answers: np.ndarray
+    clean_answers: np.ndarray | None
+    corrupt_answers: np.ndarray | None
 
 
 def attribute(
     executor: Executor,
     rule_set: RuleSet,
     components: Sequence[Component],
-    clean: Tensor,
-    corrupt: Tensor,
+    clean: Examples[Tensor],
+    corrupt: Examples[Tensor],
     metric: Metric,
     task: Task,
     direction: Direction = "denoising",
@@ -67,7 +68,7 @@ def attribute(
 
     Args:
         executor: with the overrides of `rule_set` bound to len(clean) images.
-        clean, corrupt: float32 [pairs, C, H, W].
+        clean, corrupt: the pairs.
 
     Raises:
         InputError: a pair whose images are the same.
@@ -122,8 +123,9 @@ def objective_of(metric: Metric, base: Outputs, source: Outputs, direction: Dire
     return metric(*ordered(base, source, direction))
 
 
-def _check_different(clean: Tensor, corrupt: Tensor) -> None:
-    same = (clean == corrupt).flatten(1).all(1).nonzero().flatten().tolist()
+def _check_different(clean: Examples[Tensor], corrupt: Examples[Tensor]) -> None:
+    alike = [(value == corrupt.arrays[name]).flatten(1).all(1) for name, value in clean.arrays.items()]
+    same = torch.stack(alike).all(0).nonzero().flatten().tolist()
     if same:
         raise InputError(
             f"clean and corrupt image of pair {same[0]} are the same to the model: a patch between them changes nothing"

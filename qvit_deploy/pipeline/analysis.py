@@ -119,7 +119,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     stages = _open_cache(cache, inputs, watch)
     basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
     source = inputs.source.graph
-    folding = partial(fold, source, recipe, batches, inputs.task.objective, watch)
+    folding = partial(fold, source, recipe, batches, inputs.task, watch)
     folded, graph, importance = stages.result("fold", basis, watch, folding)
     # A graph from the cache has the name of the file it was first read from.
     folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
@@ -155,7 +155,7 @@ def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageC
     if folder is None:
         return StageCache(None, [])
     start = time.perf_counter()
-    basis = [inputs.source.graph.digest(), inputs.task.name, inputs.batches.images.digest, numerics()]
+    basis = [inputs.source.graph.digest(), inputs.task.text, inputs.batches.images.digest, numerics()]
     watch.add("cache", time.perf_counter() - start)
     return StageCache(folder, basis)
 

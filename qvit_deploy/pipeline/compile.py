@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,12 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.frontend import Source
-from qvit_deploy.graph.sites import Site
+from qvit_deploy.graph.examples import concatenated
+from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
+from qvit_deploy.pipeline.views import viewed
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding.distill import distill
@@ -39,14 +41,9 @@ from qvit_deploy.report.compile.page import render_report
 from qvit_deploy.targets.executor_outputs import fold_error
 from qvit_deploy.targets.registry import REFERENCE, targets_of, with_known_targets
 from qvit_deploy.targets.target import FLOAT, AnyTarget, EmissionJob, EmittedModel, VerificationJob, file_of
-from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
-
-VERIFIED_IMAGES = 32
-"""Calibration images that every target is verified on."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,6 @@ def compile(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     preprocess: Preprocess | None = None,
-    task: Task = CLASSIFY,
     force: bool = False,
     skip_bad_images: bool = False,
     cache: Path | None = None,
@@ -80,7 +76,6 @@ def compile(
         model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
-        task: what the model's outputs mean.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
@@ -95,7 +90,7 @@ def compile(
     for target in targets:
         target.require(f"--target {target.name}")
     inputs = open_inputs(
-        model, calib, recipe, task=task, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
+        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
         skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
     analysis = analyse(inputs, [recipe], watch, cache)
@@ -107,22 +102,25 @@ def compile(
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
     with watch.stage("verify"):
-        images = np.concatenate(list(inputs.batches.sample(VERIFIED_IMAGES, recipe.seed).arrays()))
+        images = concatenated(list(inputs.measured.batches(recipe.batch_size)), np.concatenate)
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
         verified = {t.name: t.verify(model, job) for t, model in emitted.items()}
+        views = viewed(inputs.source.graph, reference, images, inputs.task)
         verification = Verification.of(
             verified.pop(REFERENCE.name),
             verified,
+            held_out=inputs.held_out is not None,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
+            original=inputs.truth.require_folded(folded, inputs.original) if inputs.truth else inputs.original,
             lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
         )
         files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
         manifest = validate({**facts, "verification": verification, "files": records}, "the manifest")
-        files["report.html"] = render_report(manifest)
+        files["report.html"] = render_report(manifest, views)
         bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
     return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
 
@@ -171,15 +169,16 @@ def emit(
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
-    sites = zip(analysis.calibration.sites, analysis.costs, strict=True)
+    graph, sites = analysis.calibration.graph, zip(analysis.calibration.sites, analysis.costs, strict=True)
     facts: dict[str, Any] = {
         "schema": SCHEMA,
-        "task": inputs.task.name,
+        "task": inputs.task.text,
         "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
         "sites": [_record(s, c, allocation[s.name], scores.values[s.name]) for s, c in sites],
+        "in_float": [asdict(layer) for layer in float_layers(graph, analysis.calibration.sites)],
         "summary": _summary(analysis.costs, allocation),
     }
     if analysis.latency is not None:

@@ -11,6 +11,7 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.patching.agreement import Agreement, Summary, compare, random_map, summarise
 from qvit_deploy.patching.components import KINDS, Component, Kind
 from qvit_deploy.patching.exact import circuit_metric
@@ -20,7 +21,6 @@ from qvit_deploy.pipeline.explain import Explanation, Maps, PairMaps, Truth, ima
 from qvit_deploy.pipeline.model_files import ModelFile
 from qvit_deploy.targets.onnxruntime.input_patch import patched_outputs
 from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.metrics import relative_error
 from qvit_deploy.tasks.task import Metric, Task, arrays
 
 Tensor = torch.Tensor
@@ -43,7 +43,7 @@ class ExactComparison:
         agreement: kind -> method -> how its maps agree with exact patching, over pairs.
         circuits: method -> (mean CPR, mean CMD) over the pairs where they are defined.
         cross_check: largest difference of patched outputs, ONNX Runtime against the executor, relative to the largest
-            value of the task's signal.
+            value of the output.
     """
 
     agreement: Mapping[Kind, Mapping[str, Summary]]
@@ -95,7 +95,7 @@ def _circuits(
     executor = Executor(model.graph)
     curves: dict[str, list[tuple[FaithfulnessCurve, FaithfulnessCurve]]] = {}
     for index, pair in enumerate(pairs):
-        clean, corrupt = (torch.tensor(i)[None] for i in (pair.pair.clean, pair.pair.corrupt))
+        clean, corrupt = (Examples.images(torch.tensor(i)[None]) for i in (pair.pair.clean, pair.pair.corrupt))
         evaluate = circuit_metric(executor, nodes, clean, corrupt, metric)
         truth = _truth(pair)
         exact = _joined(truth.exact, nodes)
@@ -128,8 +128,10 @@ def _cross_check(
         for component in strongest:
             value = values[component.tensor]
             by_executor = arrays(executor.run(base, {component.tensor: partial(_constant, value)}))
-            by_runtime = patched_outputs(model.graph, base.numpy(), component.tensor, value.cpu().numpy())
-            worst = max(worst, relative_error(task.signal(by_executor), task.signal(by_runtime)))
+            by_runtime = patched_outputs(
+                model.graph, base.map(torch.Tensor.numpy), component.tensor, value.cpu().numpy()
+            )
+            worst = max(worst, *task.relative_errors(by_executor, by_runtime).values())
     is_float = not any(n.op_type == "QuantizeLinear" for n in model.graph.nodes())
     if is_float and worst > FLOAT_TOLERANCE:
         raise CheckError(

@@ -18,6 +18,7 @@ from qvit_deploy.artifacts.atomic import make_folder
 from qvit_deploy.cache import store
 from qvit_deploy.data.pairs.make import ImagePair
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.components import Component, find_components
 from qvit_deploy.patching.exact import patch_effects
@@ -135,7 +136,7 @@ class _Patcher:
 
     def maps(self, clean: np.ndarray, corrupt: np.ndarray) -> dict[str, np.ndarray]:
         """Returns `_key` of a component -> the exact effect of each of its cells, float64 [cells]."""
-        first, second = torch.tensor(clean)[None], torch.tensor(corrupt)[None]
+        first, second = (Examples.images(torch.tensor(image)[None]) for image in (clean, corrupt))
         work = self._work
         effects = patch_effects(
             self._executor, self._components, first, second, self._metric, work.direction, work.at_once

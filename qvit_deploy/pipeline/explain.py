@@ -11,6 +11,7 @@ import torch
 from qvit_deploy.data.pairs.make import ImagePair
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.patching.components import Component, find_components
 from qvit_deploy.patching.relp import Attribution, Direction, attribute
 from qvit_deploy.pipeline.exact_maps import ExactMaps
@@ -28,9 +29,9 @@ Maps = Mapping[Component, np.ndarray]
 
 @dataclass(frozen=True)
 class Side:
-    """One image of a pair: what the model decides on it (`Task.answers`), and the metric there."""
+    """One image of a pair: what the model decides on it (`Task.answers`), if anything, and the metric there."""
 
-    answer: int
+    answer: int | None
     metric: float
 
 
@@ -135,9 +136,9 @@ def rule_set_called(name: str, secant_quantizers: bool) -> RuleSet:
     return RULE_SETS[name].with_secant_quantizers() if secant_quantizers else RULE_SETS[name]
 
 
-def image_batch(model: ModelFile, image: np.ndarray) -> Tensor:
-    """Returns `image` [C, H, W] as [1, C, H, W], repeated to the batch of a graph that fixes one."""
-    return torch.tensor(image)[None].expand(model.graph.static_batch or 1, *image.shape)
+def image_batch(model: ModelFile, image: np.ndarray) -> Examples[Tensor]:
+    """Returns `image` [C, H, W] as a batch of one, repeated to the batch of a graph that fixes one."""
+    return Examples.images(torch.tensor(image)[None]).cycled(model.graph.static_batch or 1)
 
 
 class _Estimator:
@@ -160,13 +161,17 @@ class _Estimator:
 def _pair_maps(pair: ImagePair, estimate: Attribution, truth: Truth | None) -> PairMaps:
     return PairMaps(
         pair=pair,
-        clean=Side(int(estimate.clean_answers[0]), float(estimate.clean[0])),
-        corrupt=Side(int(estimate.corrupt_answers[0]), float(estimate.corrupt[0])),
+        clean=_side(estimate.clean_answers, estimate.clean),
+        corrupt=_side(estimate.corrupt_answers, estimate.corrupt),
         effects=_of_one(estimate.effects),
         distances=_of_one(estimate.distances),
         reached=_of_one(estimate.reached),
         truth=truth,
     )
+
+
+def _side(answers: np.ndarray | None, metric: np.ndarray) -> Side:
+    return Side(None if answers is None else int(answers[0]), float(metric[0]))
 
 
 def _of_one(maps: Mapping[Component, np.ndarray]) -> dict[Component, np.ndarray]:

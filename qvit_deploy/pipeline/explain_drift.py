@@ -77,7 +77,7 @@ class DriftExplanation:
     Attributes:
         agreement: of the estimated drift with the true one, over the images.
         unexplained: see `Drift`, the largest.
-        changed_answers: images on which the two models decide differently.
+        changed_answers: images on which the two models decide differently; None where they decide nothing.
     """
 
     metric: str
@@ -86,7 +86,7 @@ class DriftExplanation:
     drift: MetricDrift
     agreement: Agreement
     unexplained: float
-    changed_answers: int
+    changed_answers: int | None
 
 
 def explain_drift(
@@ -114,7 +114,11 @@ def explain_drift(
         return np.concatenate(values)[:n]  # without what a fixed batch was padded with
 
     before, after, estimated = (joined([getattr(p, v) for p in parts]) for v in ("before", "after", "estimated"))
-    answers_before, answers_after = (joined([getattr(p, f"answers_{v}") for p in parts]) for v in ("before", "after"))
+    changed = [
+        p.answers_before != p.answers_after
+        for p in parts
+        if p.answers_before is not None and p.answers_after is not None
+    ]
     drift = MetricDrift(before, after, estimated)
     return DriftExplanation(
         metric=metric,
@@ -123,7 +127,7 @@ def explain_drift(
         drift=drift,
         agreement=compare(estimated, drift.true),
         unexplained=max(p.unexplained for p in parts),
-        changed_answers=int((answers_before != answers_after).sum()),
+        changed_answers=int(joined(changed).sum()) if changed else None,
     )
 
 
@@ -140,13 +144,13 @@ def _drifts(
     """Yields the drift on each batch of images; rules are bound to a batch size, so a smaller last batch binds them
     anew."""
     measured, size, runner = task.parse_metric(metric), 0, Executor(quantized.graph)
-    for pixels, _ in images.batches(clean.graph.static_batch or AT_ONCE):
-        batch = torch.from_numpy(padded(pixels, clean.graph.static_batch))
+    for examples in images.batches(clean.graph.static_batch or AT_ONCE):
+        batch = padded(examples, clean.graph.static_batch).map(torch.from_numpy)
         if len(batch) != size:
             size = len(batch)
             executor = Executor(clean.graph, overrides=rule_set.bind(clean.graph, size).overrides)
         yield quantization_drift(executor, runner, rule_set, sites, batch, measured, task)
-        advance(len(pixels))
+        advance(len(examples))
 
 
 def _site_drifts(model: ModelFile, sites: Sequence[Site], parts: Sequence[Drift], images: int) -> tuple[SiteDrift, ...]:

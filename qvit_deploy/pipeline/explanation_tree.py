@@ -44,7 +44,7 @@ def relp_tree(
     circuits = comparison and {method: {"cpr": cpr, "cmd": cmd} for method, (cpr, cmd) in comparison.circuits.items()}
     return {
         "schema": SCHEMA,
-        **({} if task == CLASSIFY else {"task": task.name}),
+        **({} if task == CLASSIFY else {"task": task.text}),
         "model": model,
         "rules": explanation.rules,
         "metric": explanation.metric,
@@ -65,7 +65,7 @@ def drift_tree(
     drift, agreement = explanation.drift, explanation.agreement
     return {
         "schema": SCHEMA,
-        **({} if task == CLASSIFY else {"task": task.name}),
+        **({} if task == CLASSIFY else {"task": task.text}),
         "model": model,
         "rules": explanation.rules,
         "metric": explanation.metric,

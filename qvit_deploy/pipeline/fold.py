@@ -20,8 +20,9 @@ from qvit_deploy.quantize.folds.heads import fold_heads
 from qvit_deploy.quantize.folds.norms import channel_fold, fold_norms
 from qvit_deploy.recipe import BUDGETS, Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
+from qvit_deploy.relevance.objective import objective_on
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.task import Objective
+from qvit_deploy.tasks.task import Task
 
 SCORED_AT_ONCE = 2
 """A backward pass holds every activation of its batch: 0.4 GB an image for ViT-B at 224."""
@@ -31,12 +32,13 @@ SCORED_IMAGES = 32
 AFTER_FOLD = {
     *BUDGETS, "uniform", "bits", "separate_bits", "first_last_bits", "latency_table", "score", "rules", "attention",
     "softmax", "softmax_rows", "attention_granularity", "compensate", "distill_epochs", "targets",
+    "task",
 }  # fmt: skip
 """Fields of a recipe that the folds do not depend on (but on the narrowest width)."""
 
 
 def fold(
-    graph: Graph, recipe: Recipe, batches: Batches, objective: Objective, watch: Stopwatch
+    graph: Graph, recipe: Recipe, batches: Batches, task: Task, watch: Stopwatch
 ) -> tuple[Graph, Graph, dict[str, Tensor]]:
     """Brings the channels of `graph` to ranges that quantize well, without changing the function that it computes.
 
@@ -59,6 +61,7 @@ def fold(
         scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
         with watch.stage("importance", len(scored.images)) as advance:
             rules = RULE_SETS[recipe.row_importance]
+            objective = objective_on(graph, scored, task, recipe.seed)
             importance = row_importance(graph, names, scored, rules, objective, advance)
         gc.collect()  # backward passes leave cycles that hold every activation
     with watch.stage("fold", count) as advance:

@@ -11,14 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from qvit_deploy.data.images import ImageSet, open_images
+from qvit_deploy.artifacts.verification import OriginalComparison
+from qvit_deploy.data.held_out import HELD_OUT_IMAGES, open_apart
+from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
+from qvit_deploy.pipeline.truth import Truth, compare_with_original
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.registry import task_of
 from qvit_deploy.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -46,37 +51,38 @@ class Batches:
         first = self.images.subset(len(self.images) // 2, seed)
         return Batches(first, self.size, self.static), Batches(self.images.without(first), self.size, self.static)
 
-    def arrays(self) -> Iterator[np.ndarray]:
-        """Yields float32 [size, C, H, W] arrays; the last is smaller, or padded for a static graph."""
-        for pixels, _ in self.images.batches(self.size):
-            yield padded(pixels, self.size if self.static else None)
+    def arrays(self) -> Iterator[Examples[np.ndarray]]:
+        """Yields `size` examples at a time; the last batch is smaller, or padded for a static graph."""
+        for batch in self.images.batches(self.size):
+            yield padded(batch, self.size if self.static else None)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        return (torch.from_numpy(pixels) for pixels in self.arrays())
+    def __iter__(self) -> Iterator[Examples[torch.Tensor]]:
+        return (batch.map(torch.from_numpy) for batch in self.arrays())
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A model, what its outputs mean, and the images it is calibrated on, drawn from the DATA `calib`."""
+    """A model, what its outputs mean, and images.
+
+    Attributes:
+        batches: images to calibrate on.
+        held_out: others of the same DATA, that nothing is fitted to; None where DATA has too few.
+        original: how the graph compares with the model as it was handed in.
+        truth: what that computes, where it can be run.
+    """
 
     source: Source
     task: Task
     preprocess: Preprocess
     batches: Batches
-    calib: str
-    skip_bad_images: bool
+    held_out: ImageSet | None
+    original: OriginalComparison
+    truth: Truth | None
 
-    def held_out(self, count: int, seed: int) -> ImageSet | None:
-        """Draws up to `count` images of the same DATA that calibration does not see; None when it sees all.
-
-        Args:
-            seed: that of the recipe the inputs were opened with.
-        """
-        drawn = self.batches.images
-        limit = len(drawn) + count
-        more = open_images(self.calib, self.preprocess, limit=limit, seed=seed, skip_bad=self.skip_bad_images)
-        rest = more.without(drawn)
-        return rest if len(rest) else None
+    @property
+    def measured(self) -> ImageSet:
+        """The images that quality is measured on: those held out, or those of calibration where there are none."""
+        return self.batches.images if self.held_out is None else self.held_out
 
 
 def open_inputs(
@@ -84,17 +90,23 @@ def open_inputs(
     calib: str | None,
     recipe: Recipe,
     *,
-    task: Task = CLASSIFY,
     checkpoint: Path | None,
     pretrained: bool,
     preprocess: Preprocess | None,
     skip_bad_images: bool,
     watch: Stopwatch,
+    held_out: int = HELD_OUT_IMAGES,
 ) -> Inputs:
-    """Reads the model and draws `recipe.calibration_images`; the arguments are those of `pipeline.compile`.
+    """Reads the model and draws `recipe.calibration_images` (see `data.held_out`), and others to measure on.
+
+    Args:
+        held_out: how many others, at most.
+
+    The others are those of `pipeline.compile`.
 
     Raises:
         InputError: the model or the images cannot be used, or do not fit each other.
+        CheckError: the canonical graph does not compute what the model does.
     """
     with watch.stage("trace"):
         source = _source(model, checkpoint, pretrained, preprocess)
@@ -102,12 +114,17 @@ def open_inputs(
         gc.collect()  # tracing leaves cycles that hold the weights several times over
     calib = _calib(calib, model)
     with watch.stage("read images"):
-        images = open_images(
-            calib, preprocess, limit=recipe.calibration_images, seed=recipe.seed, skip_bad=skip_bad_images, minimum=2
-        )
+        images, others = open_apart(
+            calib, preprocess, fitted=recipe.calibration_images, held_out=held_out, seed=recipe.seed,
+            skip_bad=skip_bad_images,
+        )  # fmt: skip
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
-    return Inputs(source, task, preprocess, batches, calib, skip_bad_images)
+    with watch.stage("run original"):
+        few = list(batches.sample(TRUTH_IMAGES, recipe.seed).arrays())
+        original, truth = compare_with_original(source, few)
+    task = task_of(source.graph.interface, recipe.task)
+    return Inputs(source, task, preprocess, batches, others, original, truth)
 
 
 def _source(
@@ -117,12 +134,14 @@ def _source(
         return model
     if isinstance(model, str):
         return load_model(model, checkpoint=checkpoint, pretrained=pretrained)
-    from qvit_deploy.frontend.torch_module import from_torch
+    from qvit_deploy.frontend.original import TorchOriginal
+    from qvit_deploy.frontend.torch_module import exported, from_torch
 
     if preprocess is None:
         raise InputError("a torch module does not say how its images are prepared; pass preprocess=Preprocess(...)")
-    name = type(model).__name__
-    return Source(from_torch(model, preprocess.input_size, name), None, f"torch module {name}")
+    name, size = type(model).__name__, preprocess.input_size
+    original = TorchOriginal(lambda: model, lambda module: exported(module, size, name))
+    return Source(from_torch(model, size, name), None, f"torch module {name}", original)
 
 
 def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:

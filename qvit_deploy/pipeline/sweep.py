@@ -10,6 +10,7 @@ from typing import Any
 
 from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
 from qvit_deploy.allocate.cost import Allocation, Option, total_cost
+from qvit_deploy.data.held_out import HELD_OUT_IMAGES
 from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -22,11 +23,10 @@ from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.report.sweep.table import SweepRow, mark_front
 from qvit_deploy.targets.registry import with_known_targets
 from qvit_deploy.targets.session import open_model, outputs
-from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.task import Arrays, Task
+from qvit_deploy.tasks.task import Arrays
 
-HELD_OUT_IMAGES = 256
-"""Calibration images that nothing was calibrated on, on which points are measured and may be chosen."""
+MEASURED_IMAGES = 256
+"""Images that nothing was calibrated on, at most, on which points are measured and may be chosen."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Job:
     checkpoint: Path | None = None
     pretrained: bool = False
     preprocess: Preprocess | None = None
-    task: Task = CLASSIFY
     skip_bad_images: bool = False
     measure: bool = False
     data: str | None = None
@@ -88,12 +87,13 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     """Analyses one model and returns one row per recipe of `job`, in order. Raises what `sweep` raises."""
     watch = Stopwatch(progress)
     job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
-    recipe = job.recipes[0]
+    recipe, measuring = job.recipes[0], job.measure or job.data is not None
     inputs = open_inputs(
-        job.model, job.calib, recipe, task=job.task, checkpoint=job.checkpoint, pretrained=job.pretrained,
+        job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
         preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
+        held_out=MEASURED_IMAGES if measuring else HELD_OUT_IMAGES,
     )  # fmt: skip
-    evaluation = _Evaluation(inputs, job, watch) if job.measure or job.data is not None else None
+    evaluation = _Evaluation(inputs, job, watch) if measuring else None
     analysis = analyse(inputs, job.recipes, watch, job.cache)
     rows = []
     with watch.stage("points", len(job.recipes)) as advance:
@@ -126,10 +126,8 @@ class _Evaluation:
     """Measures emitted models against the float model: on images nothing was calibrated on, and on the test data."""
 
     def __init__(self, inputs: Inputs, job: Job, watch: Stopwatch) -> None:
-        held_out = inputs.held_out(HELD_OUT_IMAGES, job.recipes[0].seed)
         self.inputs = inputs
-        self.held_out = held_out is not None
-        self.images = inputs.batches.images if held_out is None else held_out
+        self.images = inputs.measured
         self.test: ImageSet | None = None
         if job.data is not None:
             self.test = open_images(job.data, inputs.preprocess, skip_bad=job.skip_bad_images, split="test")
@@ -156,16 +154,18 @@ class _Evaluation:
             "sqnr_db": task.sqnr_db(self.float_outputs[0], measured[0]),
             "agreement": task.agreement(self.float_outputs[0], measured[0]),
             "images": len(self.images),
-            "held_out": self.held_out,
+            "held_out": self.inputs.held_out is not None,
         }
         if self.test is not None:
             facts |= {
                 "test_agreement": task.agreement(self.float_outputs[1], measured[1]),
                 "test_images": len(self.test),
             }
-            if self.test.labels is not None:
-                scores = [task.score(outputs[1], self.test.labels) for outputs in (measured, self.float_outputs)]
-                facts |= {"top1": scores[0], "float_top1": scores[1]}
+            if self.test.labels is not None and task.labels == "classes":
+                tally = task.tally(self.test.labels)
+                tally.add(measured[1], self.float_outputs[1], slice(0, len(self.test)))
+                scores = [figure for figure in tally.by_labels() if figure.key == "top1"]
+                facts |= {k: v for s in scores for k, v in (("top1", s.value), ("float_top1", s.of_float))}
         return facts
 
 

@@ -1,4 +1,4 @@
-"""Which tensors depend on the image, and how: the questions relevance rules ask of a graph.
+"""Which tensors depend on the inputs, and how: the questions relevance rules ask of a graph.
 
 Rules match on this instead of on module classes, so an exported model needs no registration ("my model is not
 supported" is the most common complaint about LRP tools).
@@ -16,7 +16,7 @@ from qvit_deploy.graph.query import producer
 
 
 class Dataflow:
-    """The dependence of every value of `graph` on its image input, with the nodes frozen so far.
+    """The dependence of every value of `graph` on its inputs, with the nodes frozen so far.
 
     A *frozen* node passes no gradient back (stop-gradient rules); freezing changes which operands later rules see
     as live, which is why a rule set lists its freezing rules first.
@@ -38,11 +38,11 @@ class Dataflow:
             self._used = self._needed()
 
     def is_data(self, value: ir.Value | None) -> bool:
-        """Tells whether the value depends on the image's pixels."""
+        """Tells whether the value depends on the inputs."""
         return value in self._data
 
     def is_used(self, node: ir.Node) -> bool:
-        """Tells whether some gradient of the logits can arrive at an output of the node and go on to the image."""
+        """Tells whether some gradient of the logits can arrive at an output of the node and go on to an input."""
         return any(out in self._used and out in self._live for out in node.outputs)
 
     def data_inputs(self, node: ir.Node) -> list[int]:
@@ -50,7 +50,7 @@ class Dataflow:
         return [i for i, value in enumerate(node.inputs) if value in self._live]
 
     def _reachable(self) -> set[ir.Value | None]:
-        reachable: set[ir.Value | None] = {self.graph.input}
+        reachable: set[ir.Value | None] = set(self.graph.inputs)
         for node in self.graph.nodes():
             if node.op_type in DESCRIBES or node in self._frozen:
                 continue
@@ -130,8 +130,8 @@ def _origins(value: ir.Value | None, flow: Dataflow) -> set[ir.Value | None]:
 
 
 def reads_image(value: ir.Value | None, flow: Dataflow) -> bool:
-    """Tells whether `value` holds the image's own pixels, moved around at most (a patch embedding's input)."""
-    while value is not None and value is not flow.graph.input:
+    """Tells whether `value` holds an input's own values, moved around at most (a patch embedding's input)."""
+    while value is not None and not value.is_graph_input():
         node = value.producer()
         if node is None or node.op_type not in MOVES:
             return False

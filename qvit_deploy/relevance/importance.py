@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.lrp import propagate
@@ -27,7 +28,7 @@ which inputs go together."""
 def row_importance(
     graph: Graph,
     names: Iterable[str],
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     rule_set: RuleSet,
     objective: Objective,
     advance: Advance,
@@ -42,8 +43,7 @@ def row_importance(
 
     Args:
         names: tensors [batch, ..., channels] that the image reaches.
-        batches: float32 [b, C, H, W] each.
-        objective: the scalar that the coefficients are of (`Task.objective`).
+        objective: the scalar that the coefficients are of (`Task.objective_for`).
         advance: counts images.
     """
     names = tuple(names)

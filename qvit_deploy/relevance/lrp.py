@@ -9,7 +9,9 @@ import torch
 
 from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.query import names_with_gradient
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.rule_sets import RuleSet
@@ -23,7 +25,7 @@ Visit = Callable[[str, Tensor, Tensor], None]
 
 def propagate(
     executor: Executor,
-    images: Tensor,
+    batch: Examples[Tensor],
     names: Iterable[str],
     visit: Visit,
     objective: Objective,
@@ -35,8 +37,7 @@ def propagate(
 
     Args:
         executor: built with the overrides of a bound rule set.
-        images: float32 [batch, C, H, W].
-        names: tensors to visit (those the image reaches).
+        names: tensors to visit (those the inputs reach).
         objective: the scalar that the backward pass starts from; `RuleSet.starting_at` gives it the start a rule set
             wants.
         replaced: of the named tensors, values that the forward pass goes on with; what computed the tensor still gets
@@ -45,18 +46,23 @@ def propagate(
     Returns: the outputs by name.
 
     Raises:
+        InputError: no gradient goes into the graph from the outputs that the objective reads.
         NonFiniteError: an output, or a relevance, is NaN or infinite; names the tensor.
         KeyError: the graph has no tensor of that name.
     """
     names, pending = set(names), dict[str, Tensor]()
+    independent = names - names_with_gradient(executor.graph)
 
     def tap(name: str) -> Tap:
         def read(tensor: Tensor) -> Tensor | None:
             pending[name] = tensor.detach()
+            if name in independent and tensor.is_floating_point():
+                # What does not come from the image, such as the queries of a decoder, damages outputs all the same.
+                tensor = tensor.detach().requires_grad_()
             if tensor.requires_grad:  # an attention map's inputs under `relp-ah` may not
                 tensor.register_hook(arrive)
             if replaced is None or name not in replaced:
-                return None
+                return tensor
             return replaced_by(tensor, replaced[name])
 
         def arrive(g: Tensor | None) -> None:
@@ -67,7 +73,7 @@ def propagate(
         return read
 
     with torch.enable_grad():
-        outputs = executor.run(images.detach().clone().requires_grad_(), {name: tap(name) for name in names})
+        outputs = executor.run(batch.map(_tracked), {name: tap(name) for name in names})
     if missing := names - pending.keys():
         raise KeyError(f"no tensor named {min(missing)!r} in the graph")
     if not all(bool(torch.isfinite(value).all()) for value in outputs.values()):
@@ -75,10 +81,21 @@ def propagate(
             "the output of the float model is NaN or infinite on the images: the model overflows or holds broken "
             "weights; check it in its own framework first"
         )
-    objective(outputs).sum().backward()
+    start = objective(outputs)
+    if not start.requires_grad:
+        raise InputError(
+            f"no gradient goes from the outputs of {executor.graph.name!r} to its layers: all of them come out of an "
+            "ArgMax, a TopK's indices or a comparison; export the scores in front of it as outputs"
+        )
+    start.sum().backward()
     for name, activation in pending.items():  # nothing reached these: behind a stop, or unused by this class
         visit(name, activation, torch.zeros_like(activation))
     return {name: value.detach() for name, value in outputs.items()}
+
+
+def _tracked(value: Tensor) -> Tensor:
+    """Returns a copy of an input whose gradient is wanted, where it can have one."""
+    return value.detach().clone().requires_grad_() if value.is_floating_point() else value
 
 
 class _Replaced(torch.autograd.Function):
@@ -100,7 +117,7 @@ def replaced_by(computed: Tensor, value: Tensor) -> Tensor:
 def site_relevance(
     graph: Graph,
     sites: Sequence[Site],
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     rule_set: RuleSet,
     objective: Objective,
     advance: Advance,
@@ -111,8 +128,8 @@ def site_relevance(
     the signed sum, which therefore cannot tell fc1 from fc2: they lie on one path and pass the same sum on.
 
     Args:
-        batches: float32 [batch, C, H, W] each; sizes may differ.
-        objective: the scalar that relevance is of (`Task.objective`).
+        batches: sizes may differ.
+        objective: the scalar that relevance is of (`Task.objective_for`).
         advance: counts images.
 
     Raises:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from qvit_deploy.execute.executor import merged_bias
 from qvit_deploy.execute.ops import NodeView, OpFn, build
 from qvit_deploy.graph.graph import constant
-from qvit_deploy.graph.op_traits import ACTIVATIONS, NORMS, slope_at_zero
+from qvit_deploy.graph.op_traits import ACTIVATIONS, MOMENT_NORMS, NORMS, slope_at_zero
 from qvit_deploy.graph.query import bias_of
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.dataflow import (
@@ -112,19 +112,28 @@ def _length_norm(node: ir.Node, _: Context) -> Replacements:
     return {node: backward.with_backward(build(node), rule)}
 
 
-def _instance_norm(node: ir.Node, _: Context) -> Replacements:
-    eps = NodeView(node).attr("epsilon", 1e-5)
+def _channel_norm(node: ir.Node, _: Context) -> Replacements:
+    """Returns the LN-rule of an InstanceNormalization or GroupNormalization: moments of each channel, or group of
+    channels, over its places."""
+    view = NodeView(node)
+    eps, groups = view.attr("epsilon", 1e-5), view.attr("num_groups")
 
     def rule(g: Tensor, _: Tensor, x: Tensor, scale: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:
-        per_channel = scale.reshape(-1, *(1,) * (x.ndim - 2))
-        return backward.layer_norm(g, x, per_channel, tuple(range(2, x.ndim)), eps), None, None
+        per_channel = scale.reshape(-1, *(1,) * (x.ndim - 2)).expand_as(x)
+        grouped = (x.shape[0], groups or x.shape[1], -1)
+        own_g, own_x, own_scale = (t.reshape(grouped) for t in (g, x, per_channel))
+        return backward.layer_norm(own_g, own_x, own_scale, (2,), eps).reshape(x.shape), None, None
 
     return {node: backward.with_backward(build(node), rule)}
 
 
 def _activation(node: ir.Node, _: Context) -> Replacements:
     slope = slope_at_zero(node)
-    return {node: backward.with_backward(build(node), lambda g, y, x: (backward.secant(g, y, x, slope),))}
+
+    def rule(g: Tensor, y: Tensor, x: Tensor, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        return backward.secant(g, y, x, slope), *(None for _ in slopes)
+
+    return {node: backward.with_backward(build(node), rule)}
 
 
 def _gate_operand(node: ir.Node, flow: Dataflow) -> int | None:
@@ -266,10 +275,8 @@ _ACTIVATIONS = frozenset({*ACTIVATIONS, "Erf"})  # a Sigmoid may be an activatio
 NORM_SIZE = Rule("norm", _is_norm_size, _stop, freezes=True, evidence=_NORMS)
 SOFTMAX_STOP = Rule("softmax", _is("Softmax"), _stop, freezes=True, evidence=frozenset({"Softmax"}))
 LAYER_NORM = Rule("norm", _is("LayerNormalization"), _layer_norm, evidence=_NORMS)
-INSTANCE_NORM = Rule("norm", _is("InstanceNormalization"), _instance_norm, evidence=_NORMS)
-NORM_PASS = Rule(
-    "norm", _is("LayerNormalization", "InstanceNormalization", "BatchNormalization"), _pass, evidence=_NORMS
-)
+CHANNEL_NORM = Rule("norm", _is("InstanceNormalization", "GroupNormalization"), _channel_norm, evidence=_NORMS)
+NORM_PASS = Rule("norm", _any_of(MOMENT_NORMS | {"BatchNormalization"}), _pass, evidence=_NORMS)
 SOFTMAX_PASS = Rule("softmax", _is("Softmax"), _pass, evidence=frozenset({"Softmax"}))
 LENGTH_NORM = Rule("norm", _is("LpNormalization"), _length_norm, evidence=_NORMS)
 ACTIVATION = Rule("activation", _any_of(ACTIVATIONS), _activation, evidence=_ACTIVATIONS)
@@ -280,3 +287,4 @@ RESIDUAL = Rule("residual", _is_skip, _residual)
 Z_PLUS_LINEAR = Rule("linear", _weighted("MatMul", 0), _linear)
 Z_PLUS_LINEAR_LEFT = Rule("linear", _weighted("MatMul", 1), _linear_left)
 Z_PLUS_CONV = Rule("conv", _weighted("Conv", 0), _conv, evidence=frozenset({"Conv"}))
+Z_PLUS_CONV_TRANSPOSE = Rule("conv", _weighted("ConvTranspose", 0), _conv, evidence=frozenset({"ConvTranspose"}))

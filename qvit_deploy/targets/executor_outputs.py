@@ -7,37 +7,39 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.tasks.classify import CLASSIFY
-from qvit_deploy.tasks.metrics import relative_error
 from qvit_deploy.tasks.task import Task, arrays
 
 FOLD_TOLERANCE = 1e-3
 """Largest allowed difference of the folded float model's logits from the source's, relative to the largest logit."""
 
 
-def executor_outputs(executor: Executor, images: np.ndarray, static_batch: int | None) -> dict[str, np.ndarray]:
-    """Returns the outputs of the executor's graph for `images` float32 [n, C, H, W] by name, each [n, ...]."""
+def executor_outputs(
+    executor: Executor, images: Examples[np.ndarray], static_batch: int | None
+) -> dict[str, np.ndarray]:
+    """Returns the outputs of the executor's graph for `images` by name, each [n, ...]."""
 
-    def run(chunk: np.ndarray) -> list[np.ndarray]:
-        return list(arrays(executor.run(torch.from_numpy(chunk))).values())
+    def run(chunk: Examples[np.ndarray]) -> list[np.ndarray]:
+        return list(arrays(executor.run(chunk.map(torch.from_numpy))).values())
 
     with torch.no_grad():
         return dict(zip(executor.outputs, in_batches(images, static_batch, run), strict=True))
 
 
-def fold_error(source: Graph, folded: Graph, images: np.ndarray, task: Task = CLASSIFY) -> float:
+def fold_error(source: Graph, folded: Graph, images: Examples[np.ndarray], task: Task = CLASSIFY) -> float:
     """Returns the largest difference of two float models' signals (logits) on `images`, relative to the largest value.
 
     Raises:
         CheckError: it passes `FOLD_TOLERANCE`, so a fold is not the identity it is meant to be.
     """
     outputs = (executor_outputs(Executor(g), images, g.static_batch) for g in (source, folded))
-    error = relative_error(*(task.signal(o) for o in outputs))
+    output, error = next(iter(task.relative_errors(*outputs).items()))
     if error > FOLD_TOLERANCE:
         raise CheckError(
-            f"verification: folding scales into the float model moved its {task.words.signal} by {error:.1e} of the "
-            "largest; turn the folds off one by one in a recipe (fold, fold_heads) and report the model"
+            f"verification: folding scales into the float model moved output {output!r} by {error:.1e} of its "
+            "largest value; turn the folds off one by one in a recipe (fold, fold_heads) and report the model"
         )
     return error

@@ -18,6 +18,7 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor, Tap
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
 
@@ -48,7 +49,7 @@ class Comparison:
     worst_site: str
     worst_error: float
 
-    def fields(self, images: np.ndarray, probed: np.ndarray) -> dict[str, Any]:
+    def fields(self, images: Examples[np.ndarray], probed: Examples[np.ndarray]) -> dict[str, Any]:
         """Returns fields of a `FileVerification`, for which logits were compared on `images`, and codes on `probed`."""
         return {
             "images": len(images),
@@ -60,14 +61,14 @@ class Comparison:
         }
 
 
-def probe_images(images: np.ndarray, static_batch: int | None) -> np.ndarray:
-    """Returns the images that codes are compared on, [m, C, H, W] of `images` [n, C, H, W].
+def probe_images(images: Examples[np.ndarray], static_batch: int | None) -> Examples[np.ndarray]:
+    """Returns the images that codes are compared on.
 
     They are the first few, or as many as a fixed batch takes, some repeated if need be.
     """
     if static_batch is None:
         return images[:PROBE_IMAGES]
-    return np.resize(images, (static_batch, *images.shape[1:]))
+    return images.cycled(static_batch)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def compare_forced(
     executor: Executor,
     emitted: Graph,
     plan: Plan,
-    images: np.ndarray,
+    images: Examples[np.ndarray],
     measured: Mapping[str, np.ndarray],
     rows: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     tie: float = 0.0,
@@ -102,7 +103,6 @@ def compare_forced(
     """Runs the executor with the runtime's tensor in front of every quantizer, and compares codes and outputs.
 
     Args:
-        images: float32 [n, C, H, W].
         measured: the tensors of `compared_tensors` by name, from the runtime. Site inputs replace the executor's.
         rows: by tensor of which the runtime computes only some rows of axis 1, those rows.
         tie: steps from the boundary between two codes within which either is right, for a runtime that multiplies by
@@ -131,7 +131,7 @@ def compare_forced(
 
 def _execute(
     executor: Executor,
-    images: np.ndarray,
+    images: Examples[np.ndarray],
     read: set[str],
     forced: set[str],
     sources: set[str],
@@ -166,7 +166,7 @@ def _execute(
         return tap
 
     with torch.no_grad():
-        executor.run(torch.from_numpy(images), taps={name: tap_of(name) for name in {*read, *forced, *sources}})
+        executor.run(images.map(torch.from_numpy), taps={name: tap_of(name) for name in {*read, *forced, *sources}})
     return execution
 
 
@@ -217,9 +217,9 @@ def require_close(comparison: Comparison, target: str) -> None:
 
 
 def _inputs(emitted: Graph, plan: Plan) -> list[str]:
-    """Returns the names of the tensors that are quantized for sites, except the image."""
+    """Returns the names of the tensors that are quantized for sites, except the graph's inputs."""
     quantized = {tensor for site in plan.sites.values() for tensor, _ in site.operands}
-    return sorted(quantized - {emitted.input.name})
+    return sorted(quantized - {value.name for value in emitted.inputs})
 
 
 def _quantizers(emitted: Graph) -> dict[str, ir.Node]:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from qvit_deploy.artifacts.measurement import Profile
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import Input, static_batch
 from qvit_deploy.tasks.task import Arrays
 
 
@@ -18,17 +20,17 @@ class ModelSession:
     """A model loaded for evaluation.
 
     Attributes:
-        shape: declared shape of the images: sizes, or names of open dimensions.
-        run: maps images float32 [n, C, H, W] to the outputs by name, each [n, ...].
+        inputs: as the file declares them.
+        run: maps examples to the outputs by name, each [n, ...].
     """
 
-    shape: Sequence[int | str | None]
-    run: Callable[[np.ndarray], Arrays]
+    inputs: tuple[Input, ...]
+    run: Callable[[Examples[np.ndarray]], Arrays]
 
     @property
     def static_batch(self) -> int | None:
-        """Returns the number of images per run where that is fixed, else None."""
-        return self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
+        """Returns the number of examples per run where that is fixed, else None."""
+        return static_batch(self.inputs)
 
 
 class Runner(ABC):

@@ -32,7 +32,7 @@ def open_model(model: Path | bytes, threads: int = 0) -> ModelSession:
 def outputs(session: ModelSession, images: ImageSet, advance: Advance) -> Arrays:
     """Returns the outputs for all images by name, each [n, ...]; `advance` counts images."""
     chunks = []
-    for pixels, _ in images.batches(session.static_batch or BATCH):
-        chunks.append(session.run(pixels))
-        advance(len(pixels))
+    for batch in images.batches(session.static_batch or BATCH):
+        chunks.append(session.run(batch))
+        advance(len(batch))
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

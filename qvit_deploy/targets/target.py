@@ -22,6 +22,7 @@ from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.verification import FileVerification
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import OLDEST_TENSORRT, Finding, LintTarget, lint
 from qvit_deploy.progress import Stopwatch
@@ -70,7 +71,7 @@ class EmissionJob(Job):
         graph: the calibrated model, float32.
         plan: the plan after `Target.prepare` of every target.
         reference: the plan as a Q/DQ graph, which every other file is verified against.
-        batches: the calibration images, float32 [b, C, H, W].
+        batches: the calibration images.
         images: number of calibration images.
         watch: times stages and reports their progress.
     """
@@ -78,7 +79,7 @@ class EmissionJob(Job):
     graph: Graph
     plan: Plan
     reference: EmittedGraph
-    batches: Iterable[torch.Tensor]
+    batches: Iterable[Examples[torch.Tensor]]
     images: int
     watch: Stopwatch
 
@@ -90,14 +91,14 @@ class VerificationJob(Job):
     Attributes:
         float_graph: the model before quantization.
         reference: the Q/DQ graph of `plan` for the executor and ONNX Runtime.
-        images: calibration images, float32 [n, C, H, W].
+        images: images to compare outputs on; nothing was fitted to them where DATA has enough.
         task: what the outputs mean.
     """
 
     float_graph: Graph
     reference: EmittedGraph
     plan: Plan
-    images: np.ndarray
+    images: Examples[np.ndarray]
     task: Task
 
 
@@ -244,6 +245,11 @@ AnyTarget = Target[Any, Any]
 
 FLOAT = "float"
 """Stands in place of a target's name in the name of the float model's file."""
+
+
+def words_in_float(sites: Collection[str]) -> str:
+    """Returns "; 2 sites stay in float" for the line of a verification; nothing where none does."""
+    return f"; {len(sites)} site{'s stay' if len(sites) > 1 else ' stays'} in float" if sites else ""
 
 
 def file_of(name: str) -> str:

@@ -97,8 +97,8 @@ def test_least_loss_of_all_allocations(problem):
         with pytest.raises(BudgetError):
             solve(*problem)
         return
-    found = solve(*problem)
-    picks = [found[s.name] for s in sites]
+    allocation = solve(*problem)
+    picks = [allocation[s.name] for s in sites]
     spread = max(max(m.values()) - min(m.values()) for m in loss.values())
     assert within(sites, picks, budget)
     assert rank(sites, picks, loss)[0] <= best[0] + 1e-10 * spread + 1e-12 * best[0]
@@ -110,8 +110,8 @@ def test_ties_go_to_more_bits_then_to_earlier_sites(problem):
     sites, _, loss, _ = problem
     best = best_rank(*problem)
     if best is not None:
-        found = solve(*problem)
-        assert rank(sites, [found[s.name] for s in sites], loss) == best
+        allocation = solve(*problem)
+        assert rank(sites, [allocation[s.name] for s in sites], loss) == best
 
 
 @settings(max_examples=60, deadline=None)
@@ -119,8 +119,8 @@ def test_ties_go_to_more_bits_then_to_earlier_sites(problem):
 def test_budget_is_never_exceeded_by_one_bit_however_large_the_layers(problem):
     sites, _, _, budget = problem
     if best_rank(*problem) is not None:
-        found = solve(*problem)
-        assert within(sites, [found[s.name] for s in sites], budget)
+        allocation = solve(*problem)
+        assert within(sites, [allocation[s.name] for s in sites], budget)
 
 
 @settings(max_examples=60, deadline=None)
@@ -129,8 +129,8 @@ def test_budget_equal_to_an_allocations_cost_is_met(problem):
     """The tightest budget that fits, and one bit below it."""
     sites, options, loss, _ = problem
     least = min(counts(sites, p)[0] for p in every(sites, options))
-    found = solve(sites, options, loss, Budget(max_weight_bytes=least / 8))
-    assert counts(sites, [found[s.name] for s in sites])[0] == least
+    allocation = solve(sites, options, loss, Budget(max_weight_bytes=least / 8))
+    assert counts(sites, [allocation[s.name] for s in sites])[0] == least
     with pytest.raises(BudgetError):
         solve(sites, options, loss, Budget(max_weight_bytes=(least - 1) / 8))
 
@@ -161,8 +161,8 @@ def test_a_decimal_budget_means_the_decimal():
 
 
 def test_no_budget_gives_the_least_loss_and_order_follows_the_sites():
-    found = solve(SITES, uniform(SITES, {W4: 0, W8: 0}), LOSS, Budget())
-    assert list(found.items()) == [(s.name, W8) for s in SITES]
+    allocation = solve(SITES, uniform(SITES, {W4: 0, W8: 0}), LOSS, Budget())
+    assert list(allocation.items()) == [(s.name, W8) for s in SITES]
 
 
 def test_no_sites():
@@ -231,5 +231,5 @@ def test_a_loss_of_one_site_does_not_drown_the_others():
     """Ten orders of magnitude between sites still leave the small one its say."""
     sites = [SiteCost("loud", 1, 1, 1), SiteCost("quiet", 1, 1, 1), SiteCost("still", 1, 1, 1)]
     loss = {"loud": {W4: 1e6, W8: 0.0}, "quiet": {W4: 1e-4, W8: 0.0}, "still": {W4: 0.0, W8: 0.0}}
-    found = solve(sites, uniform(sites, {W4: 0, W8: 0}), loss, Budget(mean_w_bits=20 / 3))
-    assert found == {"loud": W8, "quiet": W8, "still": W4}
+    allocation = solve(sites, uniform(sites, {W4: 0, W8: 0}), loss, Budget(mean_w_bits=20 / 3))
+    assert allocation == {"loud": W8, "quiet": W8, "still": W4}

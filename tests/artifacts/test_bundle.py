@@ -114,7 +114,7 @@ def test_numbers_must_be_finite(tmp_path, change, where):
         ({"sites": [SITE | {"score": math.nan}]}, "sites.0.score"),
         ({"sites": [SITE | {"w_bits": 0}]}, "sites.0.w_bits"),
         ({"sites": [SITE | {"wbits": 4}]}, "sites.0.wbits"),
-        ({"summary": {}}, r"summary.mean_w_bits: Field required \(and 5 more\)"),
+        ({"summary": {}}, r"summary.mean_w_bits: Field required; .*\(and 2 more\)"),
         ({"verification": None}, "verification"),
         ({"extra": object()}, "extra"),
         ({"schema": "qvit-deploy/bundle/2"}, "schema"),

@@ -51,7 +51,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         (json.dumps(changed(unheard=1)).encode(), "unheard"),
         (
             json.dumps(changed(processes=[{"blocks_ms": [1.0, 2.0], "runs": 2, "yardstick_ms": [1.0]}])).encode(),
-            "yardstick",
+            "yardstick_ms, of the reference workload, has other blocks",
         ),
         (json.dumps(changed(against=subject("old", noisy(5, 1, blocks=3)))).encode(), "different blocks"),
     ],

@@ -43,31 +43,31 @@ def folder(tmp_path: Path) -> Path:
 
 def test_times_become_a_measurement(folder: Path, tmp_path: Path) -> None:
     recording = Recording(folder / "t.json", folder / "p.json", folder / "l.json", folder / "log.txt")
-    found = read_trtexec(recording, folder / "e.plan", 4, SITES)
-    assert found.source == "trtexec" and found.settings.runtime == "tensorrt"
-    assert found.latency_ms.p50 == pytest.approx(1.03, rel=0.01) and found.latency_ms.samples == 700
-    assert found.throughput == pytest.approx(4 / 1.03e-3, rel=0.01)
-    assert found.environment.versions["tensorrt"] == "10.3.0"
-    assert found.settings.flags == {"noDataTransfers": "on", "useSpinWait": "on", "warmUp": "1000"}
-    assert found.profile is not None
-    assert {s.name: s.product_ms for s in found.profile.sites} == {
+    measurement = read_trtexec(recording, folder / "e.plan", 4, SITES)
+    assert measurement.source == "trtexec" and measurement.settings.runtime == "tensorrt"
+    assert measurement.latency_ms.p50 == pytest.approx(1.03, rel=0.01) and measurement.latency_ms.samples == 700
+    assert measurement.throughput == pytest.approx(4 / 1.03e-3, rel=0.01)
+    assert measurement.environment.versions["tensorrt"] == "10.3.0"
+    assert measurement.settings.flags == {"noDataTransfers": "on", "useSpinWait": "on", "warmUp": "1000"}
+    assert measurement.profile is not None
+    assert {s.name: s.product_ms for s in measurement.profile.sites} == {
         "blocks.0.attn.qkv": 0.3,
         "blocks.0.attn.proj + blocks.10.attn.qkv": 0.2,
     }
-    assert found.profile.outside_ms == {"Reformat": 0.1} and found.profile.total_ms == pytest.approx(0.6)
+    assert measurement.profile.outside_ms == {"Reformat": 0.1} and measurement.profile.total_ms == pytest.approx(0.6)
     path = tmp_path / "m.json"
-    path.write_text(found.model_dump_json(by_alias=True))
-    assert read_measurement(path) == found
+    path.write_text(measurement.model_dump_json(by_alias=True))
+    assert read_measurement(path) == measurement
 
 
 def test_names_alone_will_do(folder: Path) -> None:
     """TensorRT 10 without detailed layer information."""
     (folder / "l.json").write_text(json.dumps({"Layers": ["fused"], "Bindings": ["image"]}))
-    found = read_trtexec(
+    measurement = read_trtexec(
         Recording(folder / "t.json", folder / "p.json", folder / "l.json"), folder / "e.plan", 1, SITES
     )
-    assert found.profile is not None and [s.name for s in found.profile.sites] == ["blocks.0.attn.qkv"]
-    assert found.environment.versions["tensorrt"] == "unknown"
+    assert measurement.profile is not None and [s.name for s in measurement.profile.sites] == ["blocks.0.attn.qkv"]
+    assert measurement.environment.versions["tensorrt"] == "unknown"
 
 
 @pytest.mark.parametrize(

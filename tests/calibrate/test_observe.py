@@ -7,8 +7,10 @@ import torch
 from qvit_deploy.calibrate.observe import MAX_ROWS, Observation, observe, site_macs, site_tensors
 from qvit_deploy.errors import NonFiniteError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import calibrate, canonical, images_for, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -17,13 +19,13 @@ TENSOR = "hidden_out"
 
 def watch(graph: Graph, images: torch.Tensor, batch: int, *names: str, seed: int = 0) -> dict[str, Observation]:
     done: list[int] = []
-    seen = observe(Executor(graph), images.split(batch), names, len(images), seed, {}, done.append)
+    seen = observe(Executor(graph), image_batches(images, batch), names, len(images), seed, {}, done.append)
     assert sum(done) == len(images)
     return seen
 
 
 def whole(graph: Graph, images: torch.Tensor, name: str) -> torch.Tensor:
-    found = Executor(graph).run(images, fetch=[name])[name]
+    found = Executor(graph).run(Examples.images(images), fetch=[name])[name]
     return found.reshape(-1, found.shape[-1])
 
 

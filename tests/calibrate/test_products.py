@@ -4,8 +4,10 @@ import torch
 
 from qvit_deploy.calibrate.products import IMAGES, ROWS, WINDOWS, ProductSample, head_count, observe_products
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import HEADS, canonical, fixed_batch, images_for, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -15,7 +17,7 @@ def products(graph: Graph) -> dict[str, Site]:
 
 
 def sampled(graph: Graph, images: torch.Tensor, batch: int = 3, seed: int = 0) -> dict[str, ProductSample]:
-    return observe_products(Executor(graph), images.split(batch), find_sites(graph), len(images), seed)
+    return observe_products(Executor(graph), image_batches(images, batch), find_sites(graph), len(images), seed)
 
 
 def test_samples_are_operands_of_the_product_image_by_image() -> None:
@@ -24,7 +26,7 @@ def test_samples_are_operands_of_the_product_image_by_image() -> None:
     found, sites = sampled(graph, images), products(graph)
     assert set(found) == set(sites) == {"attn.qk", "attn.av"}
     for name, site in sites.items():
-        output = Executor(graph).run(images, fetch=[site.product])[site.product]
+        output = Executor(graph).run(Examples.images(images), fetch=[site.product])[site.product]
         sample = found[name]
         assert sample.left.shape == (6 + 2, HEADS, 4, 8 if name == "attn.qk" else 4)
         made = sample.left[:6] @ sample.right[:6]
@@ -55,7 +57,9 @@ def test_the_largest_magnitudes_are_in_the_sample_head_by_head() -> None:
     found = sampled(graph, images, batch=7)
     for name, site in products(graph).items():
         assert site.second is not None
-        left, right, output = Executor(graph).run(images, fetch=[site.input, site.second, site.product]).values()
+        left, right, output = (
+            Executor(graph).run(Examples.images(images), fetch=[site.input, site.second, site.product]).values()
+        )
         sample = found[name]
         assert len(sample.left) == IMAGES + 2
         for kept, every in ((sample.left, left), (sample.right, right)):
@@ -84,7 +88,10 @@ def test_the_same_seed_gives_the_same_sample() -> None:
 
 
 def test_without_attention_products_nothing_runs() -> None:
-    assert observe_products(Executor(mixed_vit()), iter([torch.full((1, 9), 0.0)]), (), 1, 0) == {}
+    assert (
+        observe_products(Executor(mixed_vit()), [Examples.images(b) for b in iter([torch.full((1, 9), 0.0)])], (), 1, 0)
+        == {}
+    )
 
 
 def test_errors_are_changes_of_the_output_or_of_the_probabilities() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -9,26 +11,44 @@ import typer
 from typer.testing import CliRunner
 
 from qvit_deploy.cli import options
-from qvit_deploy.cli.options import RECIPE_OPTIONS, Choices, RecipeOption, recipe_options
+from qvit_deploy.cli.options import RECIPE_OPTIONS, REQUEST_OPTIONS, RecipeOption, request_options
+from qvit_deploy.commands.request import CompileRequest, SweepRequest
 from qvit_deploy.errors import InputError
 from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.targets.registry import TARGETS
 
 
-def chosen(*arguments: object, sweep: bool = False) -> Choices:
-    """What a command gets for these arguments."""
+def requested(*arguments: object) -> CompileRequest:
+    """What `compile` gets for these arguments."""
     app, got = typer.Typer(pretty_exceptions_enable=False), []
 
     @app.command()
-    @recipe_options(sweep=sweep)
-    def command(model: Annotated[str, typer.Argument()], *, choices: Choices, after: int = 3) -> None:
+    @request_options
+    def command(model: Annotated[str, typer.Argument()], request: CompileRequest, after: int = 3) -> None:
         """Some command."""
         assert model == "m" and after == 3
-        got.append(choices)
+        got.append(request)
 
+    invoke(app, arguments)
+    return got[0]
+
+
+def requested_of_sweep(*arguments: object) -> SweepRequest:
+    app, got = typer.Typer(pretty_exceptions_enable=False), []
+
+    @app.command()
+    @request_options
+    def command(models: Annotated[list[str], typer.Argument()], request: SweepRequest) -> None:
+        assert models == ["m"]
+        got.append(request)
+
+    invoke(app, arguments)
+    return got[0]
+
+
+def invoke(app: typer.Typer, arguments: tuple[object, ...]) -> None:
     result = CliRunner().invoke(app, ["m", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
     assert result.exit_code == 0, result.output
-    return got[0]
 
 
 @pytest.mark.parametrize(
@@ -44,23 +64,34 @@ def chosen(*arguments: object, sweep: bool = False) -> Choices:
     ],
 )
 def test_options_are_fields_of_the_recipe(arguments: list[object], fields: dict[str, Any]) -> None:
-    choices = chosen(*arguments)
-    assert dict(choices.fields) == fields and not choices.lists
-    recipe = Recipe.load(None, **choices.fields)
+    request = requested(*arguments)
+    assert request == CompileRequest(choices=fields)
+    recipe = request.load_recipe()
     assert all(getattr(recipe, n) == v for n, v in fields.items() if n != "targets")
 
 
 def test_a_sweep_takes_lists_of_budgets_and_scores() -> None:
-    choices = chosen("--mean-bits", "4,5.5", "--uniform", "w4a4,w8a8", "--score", "lrp", "--images", 8, sweep=True)
-    assert choices.lists == {"mean_bits": [4.0, 5.5], "uniform": ["w4a4", "w8a8"], "score": ["lrp"]}
-    assert choices.fields == {"calibration_images": 8}
+    flags = ["--mean-bits", "4,5.5", "--uniform", "w4a4,w8a8", "--score", "lrp", "--images", 8, "--pretrained"]
+    request = requested_of_sweep(*flags)
+    assert request.pretrained
+    assert request.lists == {"mean_bits": [4.0, 5.5], "uniform": ["w4a4", "w8a8"], "score": ["lrp"]}
+    assert request.choices == {"calibration_images": 8}
 
 
 def test_lists_that_are_none_are_refused_with_the_name_of_the_option() -> None:
     with pytest.raises(InputError, match=r"--max-size '1;2': give numbers separated by commas, e\.g\. 4,4\.5,5"):
-        chosen("--max-size", "1;2", sweep=True)
+        requested_of_sweep("--max-size", "1;2")
     with pytest.raises(InputError, match=r"--bits '4-8': give whole numbers separated by commas"):
-        chosen("--bits", "4-8")
+        requested("--bits", "4-8")
+
+
+def test_the_other_options_are_the_other_fields_of_a_request() -> None:
+    assert {*REQUEST_OPTIONS, "choices"} == {f.name for f in dataclasses.fields(CompileRequest)}
+    flags = ["--calib", "photos", "--checkpoint", "w.pt", "--pretrained", "--preprocess", "p.json", "--effort", "fast"]
+    more = ["--recipe", "r.toml", "--skip-bad-images", "--cache", "kept"]
+    assert requested(*flags, *more) == CompileRequest(
+        {}, Path("r.toml"), "fast", "photos", Path("w.pt"), True, Path("p.json"), True, Path("kept")
+    )
 
 
 def test_every_option_is_a_field_with_words_and_every_budget_has_one() -> None:
@@ -74,8 +105,7 @@ def test_every_option_is_a_field_with_words_and_every_budget_has_one() -> None:
 def test_one_line_makes_any_field_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     added = (RecipeOption("attention"), RecipeOption("fold_clip"), RecipeOption("fold", "--fold/--no-fold"))
     monkeypatch.setattr(options, "RECIPE_OPTIONS", (*RECIPE_OPTIONS, *added))
-    choices = chosen("--attention", "integer", "--fold-clip", "4", "--no-fold")
-    recipe = Recipe.load(None, **choices.fields)
+    recipe = requested("--attention", "integer", "--fold-clip", "4", "--no-fold").load_recipe()
     assert (recipe.attention, recipe.fold_clip, recipe.fold) == ("integer", 4.0, False)
 
 

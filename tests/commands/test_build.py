@@ -18,6 +18,7 @@ from qvit_deploy.artifacts.engine_record import Batch, BuildOptions, BuildReques
 from qvit_deploy.commands import build as module
 from qvit_deploy.commands.build import build, trtexec
 from qvit_deploy.errors import BundleError, CheckError, InputError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu
 from tests.support.devices.engine_examples import small_onnx, written
@@ -30,8 +31,8 @@ class StandIn:
         self.session, self.change = onnxruntime.session(model, 1), change
         self.closed = False
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        return [self.change(np.asarray(o)) for o in onnxruntime.run(self.session, images)]
+    def run(self, examples: Examples[np.ndarray]) -> list[np.ndarray]:
+        return [self.change(np.asarray(o)) for o in onnxruntime.run(self.session, examples)]
 
     def close(self) -> None:
         self.closed = True

@@ -74,27 +74,27 @@ def bundle(tmp_path: Path, quantized: Graph) -> Bundle:
 def test_a_bundle_is_compared_with_its_float_model(
     bundle: Bundle, labelled: str, quantized: Graph, pixels: torch.Tensor, float_logits: np.ndarray
 ) -> None:
-    found = evaluate(bundle.root, labelled, threads=1)
+    evaluation = evaluate(bundle.root, labelled, threads=1)
     mine = logits(quantized, pixels)
-    assert found.n == COUNT and found.float_top1 == pytest.approx((COUNT - 6) / COUNT)
-    assert found.agreement == CLASSIFY.agreement({"logits": float_logits}, {"logits": mine})
-    assert 0 < found.agreement < 1  # three bits: some images change class, not all
-    assert found.sqnr_db == pytest.approx(sqnr_db(float_logits, mine), abs=0.05)
+    assert evaluation.n == COUNT and evaluation.float_top1 == pytest.approx((COUNT - 6) / COUNT)
+    assert evaluation.agreement == CLASSIFY.agreement({"logits": float_logits}, {"logits": mine})
+    assert 0 < evaluation.agreement < 1  # three bits: some images change class, not all
+    assert evaluation.sqnr_db == pytest.approx(sqnr_db(float_logits, mine), abs=0.05)
     labels = np.load(labelled)["labels"]
-    assert found.top1 == pytest.approx((mine.argmax(1) == labels).mean())
+    assert evaluation.top1 == pytest.approx((mine.argmax(1) == labels).mean())
 
 
 def test_images_without_labels_have_no_top_1(bundle: Bundle, unlabelled: str) -> None:
-    found = evaluate(bundle.root, unlabelled, threads=1)
-    assert found.top1 is None and found.float_top1 is None and found.agreement is not None
+    evaluation = evaluate(bundle.root, unlabelled, threads=1)
+    assert evaluation.top1 is None and evaluation.float_top1 is None and evaluation.agreement is not None
 
 
 def test_a_lone_onnx_file_needs_a_preprocessing_and_has_nothing_to_compare_with(tmp_path: Path, labelled: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(mixed_vit().serialize())
-    found = evaluate(path, labelled, preprocess=PREPROCESS, threads=1)
-    assert found.top1 == pytest.approx((COUNT - 6) / COUNT)
-    assert (found.float_top1, found.agreement, found.sqnr_db) == (None, None, None)
+    evaluation = evaluate(path, labelled, preprocess=PREPROCESS, threads=1)
+    assert evaluation.top1 == pytest.approx((COUNT - 6) / COUNT)
+    assert (evaluation.float_top1, evaluation.agreement, evaluation.sqnr_db) == (None, None, None)
     with pytest.raises(InputError, match="pass --preprocess"):
         evaluate(path, labelled)
 
@@ -102,8 +102,8 @@ def test_a_lone_onnx_file_needs_a_preprocessing_and_has_nothing_to_compare_with(
 def test_a_fixed_batch_gives_the_same_result(tmp_path: Path, labelled: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(fixed_batch(mixed_vit(), 4).serialize())
-    found = evaluate(path, labelled, preprocess=PREPROCESS, threads=1)
-    assert found.n == COUNT and found.top1 == pytest.approx((COUNT - 6) / COUNT)
+    evaluation = evaluate(path, labelled, preprocess=PREPROCESS, threads=1)
+    assert evaluation.n == COUNT and evaluation.top1 == pytest.approx((COUNT - 6) / COUNT)
 
 
 def test_a_limit_is_kept(bundle: Bundle, labelled: str) -> None:

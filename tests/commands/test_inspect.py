@@ -24,21 +24,22 @@ def written(path: Path, content: bytes) -> Path:
 def test_a_float_model(tmp_path: Path) -> None:
     graph = mixed_vit()
     path = written(tmp_path / "m.onnx", graph.serialize())
-    found = describe(path)
-    assert found["type"] == "onnx" and found["bytes"] == path.stat().st_size
-    assert found["opset"] == {"ai.onnx": 21}
-    assert found["inputs"] == {"image": ["batch", 3, 16, 16]} and found["outputs"] == {"logits": ["batch", 5]}
-    assert found["operators"]["LayerNormalization"] == 3 and list(found["operators"]) == sorted(found["operators"])
-    assert len(found["products"]) == 11 and found["quantized_products"] == 0
-    assert all(o["bits"] is None for p in found["products"] for o in p["operands"])
+    described = describe(path)
+    assert described["type"] == "onnx" and described["bytes"] == path.stat().st_size
+    assert described["opset"] == {"ai.onnx": 21}
+    assert described["inputs"] == {"image": ["batch", 3, 16, 16]} and described["outputs"] == {"logits": ["batch", 5]}
+    operators = described["operators"]
+    assert operators["LayerNormalization"] == 3 and list(operators) == sorted(operators)
+    assert len(described["products"]) == 11 and described["quantized_products"] == 0
+    assert all(o["bits"] is None for p in described["products"] for o in p["operands"])
 
 
 @pytest.mark.parametrize(("w_bits", "a_bits"), [(4, 8), (8, 4), (6, 6), (2, 3), (5, 5)])
 def test_the_widths_of_a_quantized_model(calibrated: Calibrated, tmp_path: Path, w_bits: int, a_bits: int) -> None:
     emitted = emit_qdq(calibrated.graph, calibrated.plan((w_bits, a_bits)))
-    found = describe(written(tmp_path / "m.onnx", emitted.serialize()))
-    quantized = [p for p in found["products"] if p["quantized"]]
-    assert found["quantized_products"] == len(quantized) == 9 and len(found["products"]) == 11
+    described = describe(written(tmp_path / "m.onnx", emitted.serialize()))
+    quantized = [p for p in described["products"] if p["quantized"]]
+    assert described["quantized_products"] == len(quantized) == 9 and len(described["products"]) == 11
     assert {tuple(o["bits"] for o in p["operands"]) for p in quantized} == {(a_bits, w_bits)}
 
 
@@ -48,8 +49,8 @@ def test_the_widths_of_attention_operands(bits: int, tmp_path: Path) -> None:
     for softmax, expected in (("uniform", bits), ("levels", 8), ("log2", None if bits <= 4 else bits)):
         attention = calibrate(mixed_vit(), (bits,), True, 6, softmax)  # type: ignore[arg-type]
         emitted = emit_qdq(attention.graph, attention.plan({"attn.av": (bits, bits)}, "none"))
-        found = describe(written(tmp_path / "m.onnx", emitted.serialize()))
-        (product,) = [p for p in found["products"] if p["operands"][1]["bits"] == bits]
+        described = describe(written(tmp_path / "m.onnx", emitted.serialize()))
+        (product,) = [p for p in described["products"] if p["operands"][1]["bits"] == bits]
         assert product["operands"][0]["bits"] == (bits if softmax == "levels" and bits > 6 else expected)
 
 

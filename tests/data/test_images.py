@@ -22,12 +22,10 @@ def test_flat_folder_in_natural_order(flat):
     assert images.labels is None and images.class_names is None and images.skipped == ()
 
 
-def test_batches_are_float_and_say_their_place(flat):
+def test_batches_are_float_under_the_name_of_the_image_input(flat):
     batches = list(open_images(str(flat), P).batches(2))
-    assert [(b.shape, b.dtype, s) for b, s in batches] == [
-        ((2, 3, 8, 8), np.float32, slice(0, 2)),
-        ((1, 3, 8, 8), np.float32, slice(2, 3)),
-    ]
+    assert [b.arrays["image"].shape for b in batches] == [(2, 3, 8, 8), (1, 3, 8, 8)]
+    assert all(list(b.feeds) == ["image"] and b.feeds["image"].dtype == np.float32 for b in batches)
     with pytest.raises(InputError, match="batch size"):
         next(open_images(str(flat), P).batches(0))
 

@@ -29,14 +29,15 @@ def test_plain_layout_without_pillow(tmp_path, monkeypatch):
     images = open_images(saved(tmp_path, images=GREY, labels=np.arange(6, dtype=np.uint8)), P, minimum=2)
     assert images.labels.dtype == np.int64 and images.labels.tolist() == list(range(6))
     assert images.names[5] == "images[5]"
-    [(batch, place)] = images.batches(6)
-    assert place == slice(0, 6) and batch.shape == (6, 3, 4, 4)
+    (examples,) = images.batches(6)
+    batch = examples.arrays["image"]
+    assert batch.shape == (6, 3, 4, 4)
     np.testing.assert_array_equal(batch[:, 1], GREY.astype(np.float32) / np.float32(255))
 
 
 def test_colour_and_no_labels(tmp_path):
     images = open_images(saved(tmp_path, images=np.zeros((2, 4, 4, 3), np.uint8)), P)
-    assert images.labels is None and next(images.batches(2))[0].shape == (2, 3, 4, 4)
+    assert images.labels is None and next(images.batches(2)).arrays["image"].shape == (2, 3, 4, 4)
 
 
 @pytest.mark.parametrize("split", ["calib", "test"])
@@ -61,7 +62,9 @@ def test_limit_is_balanced(tmp_path):
     images = open_images(path, P, limit=4, seed=1)
     assert np.bincount(images.labels).tolist() == [2, 2]
     picked = [int(name[7:-1]) for name in images.names]
-    np.testing.assert_array_equal(np.concatenate([b for b, _ in images.batches(3)])[:, 0] * 255, GREY[picked])
+    np.testing.assert_array_equal(
+        np.concatenate([b.arrays["image"] for b in images.batches(3)])[:, 0] * 255, GREY[picked]
+    )
 
 
 def test_the_demo(tmp_path, monkeypatch):

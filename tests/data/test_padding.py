@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 
 from qvit_deploy.data.padding import padded
+from qvit_deploy.graph.examples import Examples
 
 
-def test_images_are_repeated_in_turn() -> None:
-    images = np.arange(6.0).reshape(3, 2)
-    assert padded(images, 5)[:, 0].tolist() == [0, 2, 4, 0, 2]
-    assert padded(images, None) is images and padded(images, 3) is images
+def test_examples_are_repeated_in_turn() -> None:
+    scale = np.ones(2)
+    batch = Examples({"x": np.arange(6.0).reshape(3, 2), "ids": np.array([7, 8, 9])}, {"scale": scale})
+    found = padded(batch, 5)
+    assert found.arrays["x"][:, 0].tolist() == [0, 2, 4, 0, 2] and found.arrays["ids"].tolist() == [7, 8, 9, 7, 8]
+    assert found.shared["scale"] is scale
+    assert padded(batch, None) is batch and padded(batch, 3) is batch
 
 
 @pytest.mark.parametrize("static", [2, 0])
 def test_images_that_do_not_fit(static: int) -> None:
     with pytest.raises(ValueError, match="do not go into a batch"):
-        padded(np.zeros((3, 1)), static)
+        padded(Examples.images(np.zeros((3, 1))), static)
     with pytest.raises(ValueError, match="0 images"):
-        padded(np.zeros((0, 1)), 4)
+        padded(Examples.images(np.zeros((0, 1))), 4)

@@ -65,18 +65,18 @@ def instructions(text: str) -> Iterator[Instruction]:
 def stages(text: str) -> tuple[tuple[Instruction, ...], list[Stage]]:
     """(the arguments in front of the first FROM, what follows each FROM)."""
     head: list[Instruction] = []
-    found: list[Stage] = []
+    all_stages: list[Stage] = []
     body = head
     for instruction in instructions(text):
         if instruction.name == "FROM":
             base, _, name = instruction.value.partition(" AS ")
             body = []
-            found.append(Stage(name, base, ()))
+            all_stages.append(Stage(name, base, ()))
         else:
             body.append(instruction)
-        if found:
-            found[-1] = Stage(found[-1].name, found[-1].base, tuple(body))
-    return tuple(head), found
+        if all_stages:
+            all_stages[-1] = Stage(all_stages[-1].name, all_stages[-1].base, tuple(body))
+    return tuple(head), all_stages
 
 
 def lineage(stage: Stage, all_stages: list[Stage]) -> list[Stage]:
@@ -118,7 +118,9 @@ def excluded(path: str, patterns: list[str]) -> bool:
 IGNORED = [line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line]
 PARSED = {path: stages(path.read_text(encoding="utf-8")) for path in DOCKERFILES}
 EVERY_STAGE = [
-    pytest.param(stage, found, id=f"{path.stem}-{stage.name}") for path, (_, found) in PARSED.items() for stage in found
+    pytest.param(stage, all_stages, id=f"{path.stem}-{stage.name}")
+    for path, (_, all_stages) in PARSED.items()
+    for stage in all_stages
 ]
 
 
@@ -156,12 +158,12 @@ def test_no_file_of_the_repository_is_kept_out() -> None:
     assert not [path for path in listed.stdout.splitlines() if excluded(path, IGNORED)]
 
 
-@pytest.mark.parametrize(("stage", "found"), EVERY_STAGE)
-def test_what_is_copied_exists_and_is_sent(stage: Stage, found: list[Stage]) -> None:
+@pytest.mark.parametrize(("stage", "all_stages"), EVERY_STAGE)
+def test_what_is_copied_exists_and_is_sent(stage: Stage, all_stages: list[Stage]) -> None:
     for copy in (i for i in stage.instructions if i.name in {"COPY", "ADD"}):
         assert copy.name == "COPY", "ADD fetches and unpacks"
         if "from" in copy.flags:
-            assert copy.flags["from"] in {other.name for other in found}
+            assert copy.flags["from"] in {other.name for other in all_stages}
             continue
         for source in copy.words[:-1]:
             assert (ROOT / source).exists(), f"{source} is not in the repository"
@@ -169,12 +171,12 @@ def test_what_is_copied_exists_and_is_sent(stage: Stage, found: list[Stage]) -> 
         assert len(copy.words) == 2 or copy.words[-1].endswith("/"), "several sources need a folder"
 
 
-@pytest.mark.parametrize(("stage", "found"), EVERY_STAGE)
-def test_mounts_name_stages(stage: Stage, found: list[Stage]) -> None:
+@pytest.mark.parametrize(("stage", "all_stages"), EVERY_STAGE)
+def test_mounts_name_stages(stage: Stage, all_stages: list[Stage]) -> None:
     for run in (i for i in stage.instructions if i.name == "RUN"):
         options = dict(o.partition("=")[::2] for o in run.flags.get("mount", "").split(",") if o)
         if options.get("type") == "bind":
-            assert options["from"] in {other.name for other in found}
+            assert options["from"] in {other.name for other in all_stages}
             assert options["target"] in run.value
 
 
@@ -194,22 +196,22 @@ def test_a_change_of_the_sources_installs_nothing_again(path: Path) -> None:
                 assert "--no-deps" in instruction.value
 
 
-@pytest.mark.parametrize(("stage", "found"), EVERY_STAGE)
-def test_extras_exist(stage: Stage, found: list[Stage]) -> None:
+@pytest.mark.parametrize(("stage", "all_stages"), EVERY_STAGE)
+def test_extras_exist(stage: Stage, all_stages: list[Stage]) -> None:
     for run in (i for i in stage.instructions if i.name == "RUN" and "requirements.py" in i.value):
-        value = substitute(run.value, arguments(stage, found))
+        value = substitute(run.value, arguments(stage, all_stages))
         extras = re.search(r"python requirements\.py (.*?) >", value)
         assert extras is not None and set(extras[1].split()) <= EXTRAS
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_arguments_are_declared_before_they_are_used(path: Path) -> None:
-    head, found = PARSED[path]
+    head, all_stages = PARSED[path]
     outside = {argument(i)[0] for i in head}
-    for stage in found:
+    for stage in all_stages:
         assert variables(stage.base) <= outside
         declared = set(FROM_THE_BASE_IMAGE)
-        for instruction in [i for part in lineage(stage, found) for i in part.instructions]:
+        for instruction in [i for part in lineage(stage, all_stages) for i in part.instructions]:
             if instruction.name == "ARG":
                 declared.add(argument(instruction)[0])
             else:
@@ -218,9 +220,9 @@ def test_arguments_are_declared_before_they_are_used(path: Path) -> None:
                 declared |= {word.partition("=")[0] for word in instruction.words}
 
 
-@pytest.mark.parametrize(("stage", "found"), EVERY_STAGE)
-def test_bases_are_pinned_by_tag_or_named_by_the_caller(stage: Stage, found: list[Stage]) -> None:
-    if stage.base in {other.name for other in found}:
+@pytest.mark.parametrize(("stage", "all_stages"), EVERY_STAGE)
+def test_bases_are_pinned_by_tag_or_named_by_the_caller(stage: Stage, all_stages: list[Stage]) -> None:
+    if stage.base in {other.name for other in all_stages}:
         return
     if stage.base != "${BASE}":
         name, _, tag = stage.base.partition(":")
@@ -239,11 +241,11 @@ def test_no_host_is_named(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.stem)
 def test_the_image_runs_the_command_as_no_root(path: Path) -> None:
-    _, found = PARSED[path]
-    last = {i.name: i for i in found[-1].instructions}
+    _, all_stages = PARSED[path]
+    last = {i.name: i for i in all_stages[-1].instructions}
     (command,) = last["ENTRYPOINT"].words
     assert command in PROJECT["project"]["scripts"]
-    for stage in found:
+    for stage in all_stages:
         users = [i.value for i in stage.instructions if i.name == "USER"]
         if "CMD" in {i.name for i in stage.instructions}:
             assert users and users[-1] not in {"root", "0"}
@@ -255,15 +257,15 @@ def commands() -> dict[str, set[str]]:
     return {name: {flag for p in command.params for flag in p.opts} for name, command in group.commands.items()}
 
 
-@pytest.mark.parametrize(("stage", "found"), EVERY_STAGE)
-def test_commands_that_a_build_runs_exist(stage: Stage, found: list[Stage]) -> None:
+@pytest.mark.parametrize(("stage", "all_stages"), EVERY_STAGE)
+def test_commands_that_a_build_runs_exist(stage: Stage, all_stages: list[Stage]) -> None:
     for run in (i for i in stage.instructions if i.name == "RUN"):
         for command, rest in re.findall(r"qvit-deploy ([a-z-]+)(.*)", run.value):
             assert set(re.findall(r"(?<![\w-])--[a-z-]+", rest)) <= commands()[command]
 
 
-@pytest.mark.parametrize(("stage", "found"), EVERY_STAGE)
-def test_the_ci_image_runs_a_script_that_is_there(stage: Stage, found: list[Stage]) -> None:
+@pytest.mark.parametrize(("stage", "all_stages"), EVERY_STAGE)
+def test_the_ci_image_runs_a_script_that_is_there(stage: Stage, all_stages: list[Stage]) -> None:
     for command in (i for i in stage.instructions if i.name == "CMD" and stage.name == "ci"):
         (script,) = command.words
         assert (ROOT / script).is_file() and not excluded(script, IGNORED)
@@ -294,13 +296,15 @@ SHOWN = [shlex.split(line, comments=True) for line in README.replace("\\\n", " "
 @pytest.mark.parametrize("words", [w for w in SHOWN if w[:2] == ["docker", "build"]], ids=" ".join)
 def test_shown_builds_name_what_exists(words: list[str]) -> None:
     path = ROOT / words[words.index("-f") + 1]
-    head, found = PARSED[path]
+    head, all_stages = PARSED[path]
     given = {words[n + 1].partition("=")[0] for n, word in enumerate(words) if word == "--build-arg"}
-    declared = {argument(i)[0] for i in [*head, *(i for stage in found for i in stage.instructions)] if i.name == "ARG"}
+    declared = {
+        argument(i)[0] for i in [*head, *(i for stage in all_stages for i in stage.instructions)] if i.name == "ARG"
+    }
     assert given <= declared
     assert {argument(i)[0] for i in head if argument(i)[1] is None} <= given, "required"
     if "--target" in words:
-        assert words[words.index("--target") + 1] in {stage.name for stage in found}
+        assert words[words.index("--target") + 1] in {stage.name for stage in all_stages}
 
 
 @pytest.mark.parametrize("words", [w for w in SHOWN if w[:2] == ["docker", "run"]], ids=" ".join)

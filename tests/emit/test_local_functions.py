@@ -10,6 +10,7 @@ import onnx.parser
 import pytest
 
 from qvit_deploy.emit.local_functions import inlined, plugin_operators, without_plugin_bodies
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.tensorrt.packed.linear import pack_linears
@@ -32,7 +33,7 @@ def test_inlined_nodes_have_names_of_their_own_and_compute_the_same(packed: tupl
     assert all(names) and len(set(names)) == len(names) > 100
     assert not proto.functions and {o.domain for o in proto.opset_import} == {""}
     onnx.checker.check_model(proto, full_check=True)
-    expected, got = (run(session(m, 1), images)[0] for m in (model, opened))
+    expected, got = (run(session(m, 1), Examples.images(images))[0] for m in (model, opened))
     np.testing.assert_array_equal(got, expected)
     assert inlined(model) == opened and inlined(opened) == opened
 

@@ -24,7 +24,7 @@ def emitted(request: pytest.FixtureRequest, plan: Plan) -> EmittedGraph:
 
 def test_every_site_is_where_emission_says(emitted: EmittedGraph, plan: Plan) -> None:
     made = {v.name: v for n in emitted.nodes() for v in n.outputs}
-    tensors = {**made, **emitted.initializers, emitted.input.name: emitted.input}
+    tensors = {**made, **emitted.initializers, **{v.name: v for v in emitted.inputs}}
     assert list(emitted.sites) == list(plan.sites)
     for name, site in emitted.sites.items():
         product = emitted.product(name)

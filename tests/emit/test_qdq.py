@@ -7,8 +7,11 @@ import torch
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
+from qvit_deploy.targets.onnxruntime.verification import verify
+from tests.support.graphs.convolution_graphs import DEPTHWISE, OTHERS, pyramid
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, canonical, logits, mixed_vit, node_making
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -20,13 +23,13 @@ def fetched(graph: Graph, images: torch.Tensor, names: list[str]) -> list[np.nda
     proto = graph.to_proto()
     known = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
-    return run(session(proto.SerializeToString(), 1), images.numpy(), graph.static_batch, names)
+    return run(session(proto.SerializeToString(), 1), Examples.images(images.numpy()), graph.static_batch, names)
 
 
 def assert_runs_alike(emitted: Graph, images: torch.Tensor) -> None:
     """ONNX Runtime and the executor, free running, where ties may fall either way."""
     expected = logits(emitted, images)
-    got = run(session(emitted.serialize(), 1), images.numpy())[0]
+    got = run(session(emitted.serialize(), 1), Examples.images(images.numpy()))[0]
     assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
@@ -148,3 +151,19 @@ def test_swin_at_4_bits(tiny_swin: Graph) -> None:
     onnx.checker.check_model(emitted.to_proto(), full_check=True)
     assert fusion(emitted.serialize()).integer_products == len(calibrated.sites)
     assert_runs_alike(emitted, calibrated.images)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_biases_of_convolutions_in_front_of_quantizers_are_not_rounded(bits: int) -> None:
+    """ONNX Runtime makes an int32 of such a bias, in steps of input scale x weight scale."""
+    calibrated = calibrate(pyramid(), (bits,))
+    emitted = emit_qdq(calibrated.graph, calibrated.plan((bits, bits)))
+    apart = {name for name in (*DEPTHWISE, *OTHERS) if emitted.sites[name].product != emitted.sites[name].output}
+    assert apart == {"deep", "grouped"}
+    found = verify(calibrated.graph, emitted, calibrated.plan((bits, bits)), calibrated.images.numpy())
+    assert found.worst_site_error is not None and found.worst_site_error < 1e-5
+    free = logits(emitted, calibrated.images)
+    (got,) = run(session(emitted.serialize(), 1), calibrated.images.numpy())
+    assert np.median(np.abs(got - free)) <= 1e-5 * np.abs(free).max()
+    whole = emit_qdq(calibrated.graph, calibrated.plan((bits, bits)), for_onnxruntime=False)
+    assert whole.sites["deep"].product == whole.sites["deep"].output

@@ -14,6 +14,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.formats.grids.scaled import HeadGrid, RowGrid
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
@@ -33,7 +34,7 @@ def calibrated(request: pytest.FixtureRequest) -> Calibrated:
 def in_onnxruntime(graph: Graph, images: torch.Tensor, names: list[str]) -> list[np.ndarray]:
     proto = graph.to_proto()
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-    return run(session(proto.SerializeToString(), 1), images.numpy(), graph.static_batch, names)
+    return run(session(proto.SerializeToString(), 1), Examples.images(images.numpy()), graph.static_batch, names)
 
 
 def read_by_product(grid: Grid, x: torch.Tensor) -> torch.Tensor:
@@ -59,7 +60,7 @@ def test_operands_are_those_of_the_grids_and_outputs_their_products(calibrated: 
         assert operands == [o.value for o in emitted.sites[site.site.name].operands]
         with torch.no_grad():
             taps = {n: (lambda _, x=x: x) for n, x in ((names[0], left), (names[1], right))}
-            found = Executor(emitted).run(calibrated.images, taps=taps, fetch=[*operands, names[2]])
+            found = Executor(emitted).run(Examples.images(calibrated.images), taps=taps, fetch=[*operands, names[2]])
         for grid, x, name in ((site.grid, left, operands[0]), (site.second_grid, right, operands[1])):
             assert torch.equal(found[name], read_by_product(grid, x))
         grids = (site.grid, left), (site.second_grid, right)
@@ -101,7 +102,7 @@ def test_gradients_pass_through_the_codes_of_probabilities(calibrated: Calibrate
             leaf["x"] = x.detach().requires_grad_()
             return leaf["x"]
 
-        Executor(graph).run(calibrated.images, {query: watch})["logits"][:, 0].sum().backward()
+        Executor(graph).run(Examples.images(calibrated.images), {query: watch})["logits"][:, 0].sum().backward()
         assert leaf["x"].grad is not None
         gradients.append(leaf["x"].grad.flatten())
     assert torch.nn.functional.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.5
@@ -120,6 +121,8 @@ def test_swin_windows_and_a_fixed_batch(tiny_swin: Graph, granularity: Granulari
         emitted = emit_qdq(graph, calibrated.plan((4, 4), "none"))
         onnx.checker.check_model(emitted.to_proto(), full_check=True)
         with torch.no_grad():
-            expected = Executor(emitted).run(calibrated.images[:4])["logits"].numpy()
-        got = run(session(emitted.serialize(), 1), calibrated.images[:4].numpy(), emitted.static_batch)[0]
+            expected = Executor(emitted).run(Examples.images(calibrated.images[:4]))["logits"].numpy()
+        got = run(
+            session(emitted.serialize(), 1), Examples.images(calibrated.images[:4].numpy()), emitted.static_batch
+        )[0]
         assert np.abs(got - expected).max() <= 1e-2 * np.abs(expected).max()

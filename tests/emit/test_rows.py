@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from qvit_deploy.emit.rows import keep_read_rows
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from tests.support.graphs.relevance_graphs import Builder
@@ -33,7 +34,7 @@ def narrowed(graph: Graph) -> tuple[dict[str, tuple[int, ...]], Graph]:
     kept = keep_read_rows(copy.model.graph)
     copy.model.graph.sort()
     onnx.checker.check_model(copy.to_proto(), full_check=True)
-    before, after = (run(session(g.serialize(), 1), IMAGES)[0] for g in (graph, copy))
+    before, after = (run(session(g.serialize(), 1), Examples.images(IMAGES))[0] for g in (graph, copy))
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
     return kept, copy
 

@@ -9,6 +9,7 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
+from qvit_deploy.graph.examples import Examples
 from tests.support.graphs.operator_cases import CASES, Case
 from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
@@ -29,7 +30,7 @@ def test_matches_onnx_runtime(case: Case) -> None:
     assert first is not None
     model = single_node(op, arrays, **attributes)  # type: ignore[arg-type]
     expected = onnxruntime_outputs(model, first)
-    found = Executor(as_graph(model)).run(torch.from_numpy(np.array(first)))
+    found = Executor(as_graph(model)).run(Examples.images(torch.from_numpy(np.array(first))))
     assert len(found) == len(expected)
     for ours, theirs in zip(found.values(), expected, strict=True):
         assert tuple(ours.shape) == np.shape(theirs)
@@ -61,5 +62,5 @@ def test_parameters_computed_at_run_time(case: Case) -> None:
             computed.graph.node.insert(0, onnx.helper.make_node("Identity", [name], [node.input[i]]))
             node = computed.graph.node[-1]
     image = torch.from_numpy(arrays[0])
-    ours, expected = (list(Executor(as_graph(m)).run(image).values()) for m in (computed, fixed))
+    ours, expected = (list(Executor(as_graph(m)).run(Examples.images(image)).values()) for m in (computed, fixed))
     assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))

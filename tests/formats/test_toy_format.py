@@ -19,6 +19,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.formats.format import Block, Format
 from qvit_deploy.formats.grids.activation import ActivationGrid
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.ranges.activations import activation_grids
@@ -91,11 +92,13 @@ def recalibrated(calibrated: Calibrated, format: Format) -> RoundedCalibration:
 def planned(calibrated: Calibrated, format: Format) -> Plan:
     formats = {s.name: (format, format) for s in calibrated.sites}
     batches = calibrated.images.split(4)
-    return build_plan(recalibrated(calibrated, format), formats, "gptq", batches, 0, lambda _: None)
+    return build_plan(
+        recalibrated(calibrated, format), formats, "gptq", [Examples.images(b) for b in batches], 0, lambda _: None
+    )
 
 
 def in_onnxruntime(calibrated: Calibrated, emitted: EmittedGraph) -> np.ndarray:
-    return run(session(emitted.serialize(), 1), calibrated.images.numpy())[0]
+    return run(session(emitted.serialize(), 1), Examples.images(calibrated.images.numpy()))[0]
 
 
 @pytest.mark.parametrize("format", [FiveLevels(), E4M3()])
@@ -117,7 +120,7 @@ def test_a_file_on_its_integers_is_verified(calibrated: Calibrated) -> None:
     plan = planned(calibrated, FiveLevels())
     emitted = emit_qdq(calibrated.graph, plan)
     onnx.checker.check_model(emitted.to_proto(), full_check=True)
-    found = verify(calibrated.graph, emitted, plan, calibrated.images.numpy())
+    found = verify(calibrated.graph, emitted, plan, Examples.images(calibrated.images.numpy()))
     assert found.codes > 0 and found.code_mismatches == 0
     assert all(set(np.unique(site.codes)) <= {-2, -1, 0, 1, 2} for site in plan.weights().values())
     assert emitted.sites["fc1"].operands[1].codes == "fc1.weight.qfive"

@@ -33,7 +33,7 @@ def test_demo_models_are_read_from_their_folder(tmp_path: Path) -> None:
         "preprocess": {"input_size": [3, 32, 32], "mean": [0.5]},
     }
     (tmp_path / "models.json").write_text(json.dumps({"vit": entry}))
-    graph, preprocess, description = from_demo("vit", tmp_path)
+    graph, preprocess, description, _ = from_demo("vit", tmp_path)
     assert preprocess["mean"] == [0.5]
     assert "vit" in description
     assert_same(graph, _rounded(model))

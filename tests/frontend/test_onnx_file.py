@@ -4,13 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import load_model
 from qvit_deploy.frontend.onnx_file import from_onnx
 from qvit_deploy.frontend.timm_model import create
+from qvit_deploy.graph.examples import Examples
 from tests.support.models.torch_models import TINY, HuggingFaceStyleViT, assert_same, torchscript_onnx
 
 
@@ -157,3 +161,24 @@ def test_reading_onnx_needs_no_torch(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "(3, 8, 8)"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("copies", [2, 3])
+@pytest.mark.parametrize("classes", [1, 5])
+def test_of_initializers_of_one_name_that_counts_which_onnxruntime_reads(
+    tmp_path: Path, copies: int, classes: int
+) -> None:
+    rng = np.random.default_rng(0)
+    bias = [numpy_helper.from_array(rng.standard_normal((48, classes), np.float32), "b") for _ in range(copies)]
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["flat"]), helper.make_node("Add", ["flat", "b"], ["y"])]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4, 4])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    shape = numpy_helper.from_array(np.array([2, 48, 1]), "shape")
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [*bias, shape])
+    path = tmp_path / "twice.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+    x = rng.standard_normal((2, 3, 4, 4), np.float32)
+    (wanted,) = ort.InferenceSession(path).run(None, {"x": x})
+    got = Executor(from_onnx(path)).run(Examples.images(torch.from_numpy(x)))["y"]
+    np.testing.assert_array_equal(got.numpy(), wanted)

@@ -21,7 +21,7 @@ def test_inputs_by_kind_and_outputs_by_name() -> None:
     )
     assert [(i.name, i.kind, i.batch_axis) for i in found.inputs] == [
         ("x", "image", 0), ("ids", "tokens", 0), ("attention_mask", "mask", 0), ("seen", "mask", 0),
-        ("scale", "tensor", 0), ("s", "tensor", None),
+        ("scale", "tensor", None), ("s", "tensor", None),
     ]  # fmt: skip
     assert found.inputs[1].shape == ("N", "L") and found.inputs[1].dtype == ir.DataType.INT64
     assert [(o.name, o.shape) for o in found.outputs] == [("y", ("N", 2)), ("z", ("N",))]

@@ -13,6 +13,7 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
 from qvit_deploy.graph import op_traits
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.op_traits import TRAITS, Operators, Traits, keeps_last_axis, slope_at_zero
 from tests.support.graphs.operator_cases import CASES, Case, normal, positive
 from tests.support.graphs.single_node import as_graph, single_node
@@ -26,7 +27,7 @@ def compute(op: str, inputs: Sequence[Array | None], **attributes: object) -> li
     graph = as_graph(single_node(op, arrays, **attributes))  # type: ignore[arg-type]
     first = arrays[0]
     assert first is not None
-    return [y.numpy() for y in Executor(graph).run(torch.from_numpy(np.array(first))).values()]
+    return [y.numpy() for y in Executor(graph).run(Examples.images(torch.from_numpy(np.array(first)))).values()]
 
 
 def cases_of(op: str) -> list[Case]:
@@ -42,7 +43,7 @@ def runnable(operators: Operators) -> list[str]:
 
 def gradient(op: str, x: Array, *others: Array | None, **attributes: object) -> Array:
     image = torch.from_numpy(x).requires_grad_()
-    (y,) = Executor(as_graph(single_node(op, [x, *others], **attributes))).run(image).values()  # type: ignore[arg-type]
+    (y,) = Executor(as_graph(single_node(op, [x, *others], **attributes))).run(Examples.images(image)).values()  # type: ignore[arg-type]
     (found,) = torch.autograd.grad(y.sum(), image)
     return found.numpy()
 
@@ -57,6 +58,11 @@ def test_every_operator_that_runs_has_a_row() -> None:
 def test_every_row_is_of_a_standard_operator_and_says_something_of_one_that_does_not_run() -> None:
     assert [op for op in TRAITS if not onnx.defs.has(op)] == []
     assert [op for op, traits in TRAITS.items() if op not in OPS and traits == Traits()] == []
+
+
+def test_what_is_refused_is_what_does_not_run() -> None:
+    assert set(op_traits.REFUSED) & set(OPS) == set()
+    assert {op for op in TRAITS if op not in OPS} - set(op_traits.REFUSED) == {"Dropout"}  # canonicalization drops it
 
 
 def test_every_trait_makes_a_set_or_is_asked_by_a_function() -> None:
@@ -143,12 +149,20 @@ def test_a_change_at_one_place_of_an_operand_shows_at_that_place_only(op: str) -
         np.testing.assert_array_equal(before[elsewhere], after[elsewhere])
 
 
+def operands_of(op: str, *shapes: tuple[int, ...]) -> list[Array]:
+    """Two operands of the type that the operator takes."""
+    if op in ("And", "Or", "Xor"):
+        return [positive(*shape) > 0.5 for shape in shapes]
+    if op.startswith("Bit"):
+        return [(5 * positive(*shape)).astype(np.uint8) for shape in shapes]
+    return [positive(*shape) for shape in shapes]
+
+
 @pytest.mark.parametrize("op", runnable(op_traits.BROADCASTS))
 def test_operands_are_broadcast(op: str) -> None:
-    flags = [positive(3, 1) > 0.5, positive(1, 4) > 0.5]
-    numbers = [positive(1, 4), positive(3, 1)]
-    operands = {"And": flags, "Or": flags, "Where": [flags[0], *numbers]}.get(op, numbers)
-    attributes = {"fmod": 1} if op == "Mod" else {}
+    operands = operands_of(op, (1, 4), (3, 1))
+    operands = [positive(3, 1) > 0.5, *operands] if op == "Where" else operands
+    attributes: dict[str, object] = {"Mod": {"fmod": 1}, "BitShift": {"direction": "LEFT"}}.get(op, {})
     assert compute(op, operands, **attributes)[0].shape == (3, 4)
 
 
@@ -166,17 +180,21 @@ def test_the_neutral_operand_changes_nothing(op: str) -> None:
 
 @pytest.mark.parametrize("op", sorted(op_traits.BROADCASTS - {"Mod", "Where"}))
 def test_operands_may_change_places_where_the_row_says_so(op: str) -> None:
-    a, b = (X > 0, normal(2, 3, 4) > 0) if op in ("And", "Or") else (positive(2, 3, 4), positive(2, 3, 4))
-    assert np.array_equal(compute(op, [a, b])[0], compute(op, [b, a])[0]) == TRAITS[op].commutes
+    a, b = operands_of(op, (2, 3, 4), (2, 3, 4))
+    attributes = {"direction": "LEFT"} if op == "BitShift" else {}
+    results = [compute(op, pair, **attributes)[0] for pair in ([a, b], [b, a])]
+    assert np.array_equal(*results) == TRAITS[op].commutes
 
 
 @pytest.mark.parametrize("op", runnable(op_traits.ACTIVATIONS))
 def test_an_activation_is_zero_at_zero_and_has_that_slope_there(op: str) -> None:
-    for attributes in [{}, {"alpha": 0.2}] if op == "LeakyRelu" else [{}]:
+    has_alpha = op in ("Celu", "Elu", "LeakyRelu", "Selu", "ThresholdedRelu")
+    for attributes in [{}, {"alpha": 0.2}, {"alpha": -0.3}] if has_alpha else [{}]:
         zero = np.zeros(1, np.float32)
-        node = next(as_graph(single_node(op, [zero], **attributes)).nodes())
-        assert compute(op, [zero], **attributes)[0] == 0
-        assert gradient(op, zero, **attributes)[0] == pytest.approx(slope_at_zero(node), abs=1e-6)
+        more = [np.float32([0.25])] if op == "PRelu" else []
+        node = next(as_graph(single_node(op, [zero, *more], **attributes)).nodes())
+        assert compute(op, [zero, *more], **attributes)[0] == 0
+        assert gradient(op, zero, *more, **attributes)[0] == pytest.approx(slope_at_zero(node), abs=1e-6)
 
 
 @pytest.mark.parametrize("op", [op for op in runnable(op_traits.ELEMENTWISE) if op not in op_traits.BROADCASTS])
@@ -193,7 +211,7 @@ def test_steps_and_nothing_else_have_no_slope(op: str) -> None:
 
 @pytest.mark.parametrize("op", runnable(op_traits.DESCRIBES))
 def test_a_description_is_of_the_shape(op: str) -> None:
-    np.testing.assert_array_equal(compute(op, [X])[0], compute(op, [-2 * X])[0])
+    np.testing.assert_array_equal(compute(op, [X[0]])[0], compute(op, [-2 * X[0]])[0])
 
 
 @pytest.mark.parametrize("op", runnable(op_traits.SUMS))
@@ -227,8 +245,11 @@ def test_a_product_is_linear_in_both_operands(op: str) -> None:
 def test_what_a_normalization_takes_out(op: str) -> None:
     maps = 3 * normal(2, 4, 5, 4)
     gain, shift, mean, variance = normal(4), normal(4), normal(4), positive(4)
-    more = {"LpNormalization": [], "BatchNormalization": [gain, shift, mean, variance]}.get(op, [gain, shift])
-    y, larger, moved = (compute(op, [x, *more])[0] for x in (maps, 64 * maps, maps + 7))
+    more = {
+        "LpNormalization": [], "BatchNormalization": [gain, shift, mean, variance],
+    }.get(op, [gain, shift])  # fmt: skip
+    groups = {"num_groups": 2} if op == "GroupNormalization" else {}
+    y, larger, moved = (compute(op, [x, *more], **groups)[0] for x in (maps, 64 * maps, maps + 7))
     same_size, same_place = (np.allclose(v, y, rtol=1e-3, atol=1e-3) for v in (larger, moved))
     expected = {"moments": (True, True), "length": (True, False), "constants": (False, False)}
     assert (same_size, same_place) == expected[TRAITS[op].normalizes or ""]

@@ -6,7 +6,15 @@ import pytest
 from qvit_deploy.execute.executor import merged_bias
 from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.graph.query import bias_of, node_making, nodes_by_output, producer, producers, sole_reader
+from qvit_deploy.graph.query import (
+    bias_of,
+    names_with_gradient,
+    node_making,
+    nodes_by_output,
+    producer,
+    producers,
+    sole_reader,
+)
 from tests.support.graphs.relevance_graphs import Builder
 
 
@@ -79,3 +87,17 @@ def test_what_nothing_reads_is_removed_with_all_that_only_it_read() -> None:
     graph = b.graph(b.op("Mul", "image", b.constant(2.0, "read"), name="out"), (4, 4))
     remove_unused(graph.model)
     assert list(nodes_by_output(graph)) == ["out"] and list(graph.initializers) == ["read"]
+
+
+def test_a_gradient_goes_through_neither_shapes_nor_steps_nor_integers() -> None:
+    b = Builder()
+    b.op("Relu", "image", name="relu")
+    b.op("Shape", "image", name="shape")
+    b.op("Floor", "relu", name="floor")
+    b.op("ArgMax", "relu", axis=1, keepdims=0, name="best")
+    b.op("Cast", "best", to=1, name="best as float")
+    b.op("Add", "relu", "floor", name="sum")
+    b.op("Expand", b.normal(1, 4, 2, 3), "shape", name="queries")
+    b.op("MatMul", "queries", b.normal(3, 3), name="projected")
+    graph = b.graph(b.op("Mul", "sum", "projected", name="out"), (4, 2, 3))
+    assert names_with_gradient(graph) == {"image", "relu", "sum", "out"}

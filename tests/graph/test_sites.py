@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.sites import SMALLEST_REDUCTION, Site, find_sites
+from qvit_deploy.graph.sites import SMALLEST_REDUCTION, Site, find_sites, float_layers
 from tests.support.graphs.quantizable_graphs import canonical, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -99,3 +99,21 @@ def test_products_of_activations_that_are_no_attention_are_no_sites() -> None:
     gram = b.op("MatMul", x, b.op("Transpose", x, perm=[0, 2, 1]))
     pooled = b.op("ReduceMean", b.op("MatMul", gram, x), b.constant([1]), keepdims=0)
     assert set(sites_of(canonical(b, b.linear(pooled, 16, 5, "head", "logits"), (1, 4, 16)))) == {"head"}
+
+
+def test_layers_with_weights_that_are_no_sites_are_listed() -> None:
+    b = Builder()
+    maps = b.op("Conv", "image", b.normal(8, 3, 3, 3, name="stem.weight"))
+    up = b.op(
+        "ConvTranspose", maps, b.normal(8, 4, 2, 2, name="up.weight"), b.normal(4, name="up.bias"), strides=[2, 2]
+    )
+    few = b.op("Conv", up, b.normal(4, 1, 3, 3, name="depthwise.weight"), group=4)  # sums 9 terms
+    mean = b.op("GlobalAveragePool", b.op("Mul", few, b.normal(4, 1, 1, name="gain")))
+    graph = canonical(b, b.op("Flatten", mean, name="logits"), (3, 8, 8), "up")
+    sites = find_sites(graph)
+    assert [site.name for site in sites] == ["stem"]
+    assert [(layer.name, layer.operator, layer.params) for layer in float_layers(graph, sites)] == [
+        ("up", "ConvTranspose", 8 * 4 * 4),
+        ("depthwise", "Conv", 4 * 9),
+    ]
+    assert float_layers(mixed_vit(), find_sites(mixed_vit())) == ()

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch.nn.functional as F
+import torch
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.errors import UnsupportedOpError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.op_traits import TRAITS, Traits
 from qvit_deploy.patching.components import Component
@@ -25,14 +26,14 @@ from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import calibrate, canonical, images_for, logits
 from tests.support.graphs.relevance_graphs import Builder
 
-TOY = "Softsign"
-"""x / (1 + |x|): a standard operator that ONNX Runtime runs and this compiler does not know."""
+TOY = "Asinh"
+"""The inverse of the hyperbolic sine: a standard operator that ONNX Runtime runs and this compiler does not know."""
 
 
 @pytest.fixture
 def _toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert TOY not in OPS and TOY not in TRAITS, "the toy became a real operator: choose another"
-    monkeypatch.setitem(OPS, TOY, lambda _: F.softsign)
+    monkeypatch.setitem(OPS, TOY, lambda _: torch.asinh)
     monkeypatch.setitem(TRAITS, TOY, Traits(elementwise=True, slope_at_zero=1.0, keeps_rows="first", float_only=True))
     yield
 
@@ -64,12 +65,12 @@ def test_without_its_builder_the_operator_is_named() -> None:
 def test_a_model_with_the_operator_runs_is_quantized_and_is_verified() -> None:
     graph = model_with_toy()
     images = images_for(graph)
-    float_logits = run(session(graph.serialize(), 1), images.numpy())[0]
+    float_logits = run(session(graph.serialize(), 1), Examples.images(images.numpy()))[0]
     np.testing.assert_allclose(logits(graph, images), float_logits, rtol=1e-4, atol=1e-5)
 
     plan = calibrate(graph, (8,)).plan((8, 8))
     assert {"fc1", "fc2", "head"} <= set(plan.sites)
-    verified = verify(graph, emit_qdq(graph, plan), plan, images.numpy())
+    verified = verify(graph, emit_qdq(graph, plan), plan, Examples.images(images.numpy()))
     assert verified.float_agreement == 1.0 and verified.integer_products == 4
 
 
@@ -82,9 +83,15 @@ def test_relp_goes_through_the_operator_by_its_secant() -> None:
     component = Component("residual", 0, "hidden", toy_output(graph))
     metric = CLASSIFY.parse_metric("logit-diff:0,1")
     estimate = attribute(
-        Executor(graph, overrides=bound.overrides), rules, [component], clean, corrupt, metric, CLASSIFY
+        Executor(graph, overrides=bound.overrides),
+        rules,
+        [component],
+        Examples.images(clean),
+        Examples.images(corrupt),
+        metric,
+        CLASSIFY,
     )
-    exact = patch_effects(Executor(graph), [component], clean, corrupt, metric)
+    exact = patch_effects(Executor(graph), [component], Examples.images(clean), Examples.images(corrupt), metric)
     assert np.corrcoef(estimate.effects[component][0].ravel(), exact[component].ravel())[0, 1] > 0.9
 
 

@@ -46,22 +46,22 @@ def refused(result: Result, *words: str) -> None:
 def test_a_bundle_is_measured_and_keeps_the_result(qvit: Command, bundle: Path, inputs: Inputs) -> None:
     done = qvit("bench", bundle, *QUICK, "--data", inputs.calib, "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert {"p50", "p90", "p99", "mean", "samples"} <= set(found["latency_ms"])
-    assert found["latency_ms"]["samples"] == 48 and len(found["processes"]) == 2
-    assert all(len(p["yardstick_ms"]) == len(p["blocks_ms"]) == 12 for p in found["processes"])
-    assert found["throughput"] > 0 and found["environment"]["versions"]["onnxruntime"]
-    assert found["file"]["sha256"] == read_manifest(bundle)["files"]["model.onnxruntime.onnx"]["sha256"]
-    assert {s["name"] for s in read_manifest(bundle)["sites"]} <= {s["name"] for s in found["profile"]["sites"]}
-    assert found["quality"]["n"] == 12 and 0 <= found["quality"]["agreement"] <= 1
-    (kept,) = (bundle / "measurements").iterdir()
-    assert read_measurement(kept).tree() == found
+    measurement = json.loads(done.out)
+    assert {"p50", "p90", "p99", "mean", "samples"} <= set(measurement["latency_ms"])
+    assert measurement["latency_ms"]["samples"] == 48 and len(measurement["processes"]) == 2
+    assert all(len(p["yardstick_ms"]) == len(p["blocks_ms"]) == 12 for p in measurement["processes"])
+    assert measurement["throughput"] > 0 and measurement["environment"]["versions"]["onnxruntime"]
+    assert measurement["file"]["sha256"] == read_manifest(bundle)["files"]["model.onnxruntime.onnx"]["sha256"]
+    assert {s["name"] for s in read_manifest(bundle)["sites"]} <= {s["name"] for s in measurement["profile"]["sites"]}
+    assert measurement["quality"]["n"] == 12 and 0 <= measurement["quality"]["agreement"] <= 1
+    (written,) = (bundle / "measurements").iterdir()
+    assert read_measurement(written).tree() == measurement
     assert qvit("inspect", bundle).code == 0
 
 
 def read_manifest(bundle: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
-    return found
+    manifest: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
+    return manifest
 
 
 def test_two_files_in_one_run_and_a_check_of_it(qvit: Command, bundle: Path, tmp_path: Path) -> None:
@@ -70,10 +70,10 @@ def test_two_files_in_one_run_and_a_check_of_it(qvit: Command, bundle: Path, tmp
     done = qvit("bench", bundle, *QUICK, *flags)
     assert done.code == 0, done.err
     assert "of the time of model.float.onnx" in done.out and "p50" in done.out
-    found = json.loads(both.read_text())
-    assert found["settings"]["batch"] == 2 and "profile" not in found
-    assert all("yardstick_ms" not in p for p in found["processes"])
-    assert found["against"]["file"]["name"] == "model.float.onnx" and found["ratio"]["p50"] > 0
+    measurement = json.loads(both.read_text())
+    assert measurement["settings"]["batch"] == 2 and "profile" not in measurement
+    assert all("yardstick_ms" not in p for p in measurement["processes"])
+    assert measurement["against"]["file"]["name"] == "model.float.onnx" and measurement["ratio"]["p50"] > 0
     checked = qvit("check", both, "--max-slowdown", "9000%", "--json")
     assert checked.code == 0, checked.err
     assert json.loads(checked.out)["latency_ratio"]["interleaved"] is True
@@ -141,6 +141,7 @@ def test_bench_refuses_what_it_cannot_run(qvit: Command, bundle: Path, inputs: I
     refused(qvit("bench", inputs.model, "--threads", 0), "--threads must be at least 1")
     refused(qvit("bench", inputs.model, "--processes", 1, "--iterations", 1), "two or more")
     refused(qvit("bench", inputs.model, "--trtexec-log", engine), "--trtexec-times")
+    refused(qvit("bench", engine, "--trtexec-times", garbage, "--processes", 0), "--processes must be at least 1")
     open_size, fixed = tmp_path / "open.onnx", tmp_path / "fixed.onnx"
     model = onnx.load(inputs.model)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
@@ -171,12 +172,12 @@ def test_trtexec_recordings_of_an_engine_in_a_bundle(qvit: Command, bundle: Path
     flags = ("--times", times, "--profile", layers, "-o", tmp_path / "m.json", "--json")
     done = qvit("import-trtexec", engine, *flags)
     assert done.code == 0, done.err
-    found = json.loads(done.out)
+    measurement = json.loads(done.out)
     older = qvit("bench", engine, "--trtexec-times", times, "--trtexec-profile", layers, "--json")
     same = ("file", "latency_ms", "processes", "profile", "settings")
-    assert {n: json.loads(older.out)[n] for n in same} == {n: found[n] for n in same}
-    assert found["source"] == "trtexec" and found["latency_ms"]["samples"] == 200
-    assert [s["name"] for s in found["profile"]["sites"]] == ["fc1"]
+    assert {n: json.loads(older.out)[n] for n in same} == {n: measurement[n] for n in same}
+    assert measurement["source"] == "trtexec" and measurement["latency_ms"]["samples"] == 200
+    assert [s["name"] for s in measurement["profile"]["sites"]] == ["fc1"]
     assert qvit("check", tmp_path / "m.json", tmp_path / "m.json").code == 0
     times.write_text("[]")
     refused(qvit("import-trtexec", engine, *flags), "t.json: holds 0 runs")
@@ -192,20 +193,20 @@ def test_sites_are_timed_for_a_budget_in_milliseconds(
     flags = ("--bits", "4,8", "--site-models", models, *few)
     done = qvit("bench-sites", bundle, *flags, "-o", table, "--json")
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert found == json.loads(table.read_text()) and found["schema"] == "qvit-deploy/latency/1"
+    table_tree = json.loads(done.out)
+    assert table_tree == json.loads(table.read_text()) and table_tree["schema"] == "qvit-deploy/latency/1"
     sites = [s["name"] for s in read_manifest(bundle)["sites"]]
     assert list(json.loads(table.read_text())["sites"]) == sites
-    assert all(set(times) == {"w4a4", "w8a8"} and min(times.values()) > 0 for times in found["sites"].values())
-    budget = 2 * sum(max(times.values()) for times in found["sites"].values())
+    assert all(set(times) == {"w4a4", "w8a8"} and min(times.values()) > 0 for times in table_tree["sites"].values())
+    budget = 2 * sum(max(times.values()) for times in table_tree["sites"].values())
     compiled = qvit(
         *inputs.arguments(tmp_path / "b", "--bits", "4,8", "--latency-table", table, "--max-latency", budget, "--json")
     )
     assert compiled.code == 0, compiled.err
     manifest = json.loads(compiled.out)
-    wanted = sum(found["sites"][s["name"]][f"w{s['w_bits']}a{s['a_bits']}"] for s in manifest["sites"])
+    wanted = sum(table_tree["sites"][s["name"]][f"w{s['w_bits']}a{s['a_bits']}"] for s in manifest["sites"])
     assert manifest["latency"]["sites_ms"] == pytest.approx(wanted, rel=1e-3)
-    assert manifest["latency"]["fingerprint"] == found["fingerprint"]
+    assert manifest["latency"]["fingerprint"] == table_tree["fingerprint"]
     again = qvit("bench", bundle, "--sites", *flags)
     assert again.code == 0 and "w4a4, ms" in again.out and any((bundle / "measurements").glob("sites.*.json"))
 

@@ -56,7 +56,7 @@ BAD = {
     "no block": (text(process(blocks_ms=[])), "blocks_ms"),
     "one sample": (text(lambda t: t["latency_ms"].update(samples=1)), "latency_ms.samples"),
     "no process": (text(lambda t: t.update(processes=[])), "processes"),
-    "zero of the yardstick": (text(process(yardstick_ms=[0.0])), "yardstick_ms"),
+    "zero of the reference workload": (text(process(yardstick_ms=[0.0])), "yardstick_ms"),
     "half a pair": (text(lambda t: t.update(against=subject("old", noisy(5, 1, blocks=3)))), "different blocks"),
 }
 

@@ -144,7 +144,7 @@ def test_an_engine_against_an_onnx_file_on_a_device_that_is_not_there(
     assert qvit("check", out, "--max-slowdown", "9000%").code == 0
 
 
-def test_an_engine_alone_has_no_yardstick(device: Path, qvit: Command, tmp_path: Path) -> None:
+def test_an_engine_alone_has_no_reference_workload(device: Path, qvit: Command, tmp_path: Path) -> None:
     engine, _ = written(tmp_path, batch=Batch.parse("1:2:4"), build=stand_in_build("Test GPU 7"))
     out = tmp_path / "out.json"
     done = program(device, 87, "bench", engine, "-o", out, "--no-profile", *QUICK)

@@ -11,6 +11,7 @@ import torch
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline.compile import Compiled, compile
 from qvit_deploy.recipe import Recipe
@@ -41,9 +42,9 @@ def _passes(compiled: Compiled, graph: Graph, sites_at_least: int) -> None:
     assert openvino["code_mismatches"] == 0 and openvino["integer_products"] == len(manifest.sites)
 
     pixels = np.random.default_rng(1).standard_normal((2, *graph.interface.image_size), dtype=np.float32)
-    expected = target.run(target.session(graph.serialize()), pixels)[0]
+    expected = target.run(target.session(graph.serialize()), Examples.images(pixels))[0]
     with torch.no_grad():
-        actual = Executor(graph).run(torch.from_numpy(pixels))["logits"].numpy()
+        actual = Executor(graph).run(Examples.images(torch.from_numpy(pixels)))["logits"].numpy()
     assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
 
 

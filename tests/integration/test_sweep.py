@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,12 @@ def test_an_output_that_is_a_file(qvit: Command, inputs: Inputs, tmp_path: Path)
     (tmp_path / "out").write_text("mine")
     done = qvit(*arguments(inputs, "--mean-bits", "5", "-o", tmp_path / "out"))
     assert done.code == 2 and "not a folder" in done.errors[0] and (tmp_path / "out").read_text() == "mine"
+
+
+def test_without_ray_its_engine_is_refused(qvit: Command, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = qvit(*arguments(inputs, "--mean-bits", "5", "--engine", "ray"))
+    assert done.code == 2 and done.errors == ['error: the ray engine is not installed: pip install "qvit-deploy[ray]"']
 
 
 @pytest.mark.slow

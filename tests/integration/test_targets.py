@@ -38,6 +38,16 @@ def test_every_target_is_written_verified_and_listed(qvit: Command, inputs: Inpu
     evaluated = qvit("eval", out, "--data", inputs.calib, "--target", "tensorrt", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
 
+    for target in manifest["recipe"]["targets"]:
+        inspected = qvit("inspect", out, "--target", target, "--json")
+        assert inspected.code == 0, inspected.err
+        models = json.loads(inspected.out)["models"]
+        assert {name: m["lint"]["profile"] for name, m in models.items()} == {f"model.{target}.onnx": target}
+    lacking = qvit("inspect", out, "--target", "tensorrt-plugin", "--json")
+    assert {n: m["lint"]["profile"] for n, m in json.loads(lacking.out)["models"].items()} == {
+        "model.onnxruntime.onnx": "tensorrt"
+    }
+
 
 def packed_bytes(path: Path) -> int:
     """Bytes of the packed weights in a file."""

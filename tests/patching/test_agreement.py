@@ -40,33 +40,33 @@ def two_maps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def test_known_values() -> None:
     a = np.array([[2.0, -1.0], [0.0, 3.0]])
     g = np.array([[1.0, -2.0], [0.5, 4.0]])
-    found = compare(a, g, sign_share=0.1, top_share=0.5)
-    assert found.pearson == pytest.approx(stats.pearsonr(a.ravel(), g.ravel()).statistic)
-    assert found.spearman == pytest.approx(1)
-    assert found.slope == pytest.approx((2 + 2 + 0 + 12) / (1 + 4 + 0.25 + 16))
-    assert found.normalized_error == pytest.approx(math.sqrt((1 + 1 + 0.25 + 1) / 21.25))
-    assert (found.tau, found.signs, found.sign_agreement) == (pytest.approx(0.4), 4, 0.75)
-    assert (found.top, found.top_chance, found.top_precision) == (2, 0.5, 0.5)
-    assert (found.entries, found.excluded, found.undefined) == (4, 0, {})
+    agreement = compare(a, g, sign_share=0.1, top_share=0.5)
+    assert agreement.pearson == pytest.approx(stats.pearsonr(a.ravel(), g.ravel()).statistic)
+    assert agreement.spearman == pytest.approx(1)
+    assert agreement.slope == pytest.approx((2 + 2 + 0 + 12) / (1 + 4 + 0.25 + 16))
+    assert agreement.normalized_error == pytest.approx(math.sqrt((1 + 1 + 0.25 + 1) / 21.25))
+    assert (agreement.tau, agreement.signs, agreement.sign_agreement) == (pytest.approx(0.4), 4, 0.75)
+    assert (agreement.top, agreement.top_chance, agreement.top_precision) == (2, 0.5, 0.5)
+    assert (agreement.entries, agreement.excluded, agreement.undefined) == (4, 0, {})
 
 
 @given(two_maps())
 def test_correlations_are_those_of_scipy(pair: tuple[np.ndarray, np.ndarray]) -> None:
-    found = compare(*pair)
-    assert found.pearson == pytest.approx(stats.pearsonr(*pair).statistic, abs=1e-9)
-    assert found.spearman == pytest.approx(stats.spearmanr(*pair).statistic, abs=1e-9)
+    agreement = compare(*pair)
+    assert agreement.pearson == pytest.approx(stats.pearsonr(*pair).statistic, abs=1e-9)
+    assert agreement.spearman == pytest.approx(stats.spearmanr(*pair).statistic, abs=1e-9)
 
 
 @given(maps)
 def test_a_map_agrees_with_itself(g: np.ndarray) -> None:
     assume(np.ptp(g) > 0)
-    found = compare(g, g)
-    assert found.pearson == pytest.approx(1)
-    assert found.spearman == pytest.approx(1)
-    assert found.slope == pytest.approx(1)
-    assert (found.normalized_error, found.sign_agreement) == (0, 1)
+    agreement = compare(g, g)
+    assert agreement.pearson == pytest.approx(1)
+    assert agreement.spearman == pytest.approx(1)
+    assert agreement.slope == pytest.approx(1)
+    assert (agreement.normalized_error, agreement.sign_agreement) == (0, 1)
     distinct = len(set(np.abs(g).tolist())) == len(g)
-    assert found.top_precision == pytest.approx(1) if distinct else found.top_precision is not None
+    assert agreement.top_precision == pytest.approx(1) if distinct else agreement.top_precision is not None
 
 
 @given(two_maps())
@@ -117,10 +117,10 @@ def test_the_order_of_entries_does_not_matter(pair: tuple[np.ndarray, np.ndarray
 def test_structural_zeros_are_left_out_and_counted(pair: tuple[np.ndarray, np.ndarray], zeros: int) -> None:
     a, g = pair
     padded = [np.concatenate([x, np.zeros(zeros)]) for x in pair]
-    found = compare(*padded, np.arange(len(a) + zeros) < len(a))
-    assert (found.entries, found.excluded, found.excluded_largest) == (len(a), zeros, 0)
-    assert found.pearson == compare(a, g).pearson
-    assert found.top_precision == compare(a, g).top_precision
+    agreement = compare(*padded, np.arange(len(a) + zeros) < len(a))
+    assert (agreement.entries, agreement.excluded, agreement.excluded_largest) == (len(a), zeros, 0)
+    assert agreement.pearson == compare(a, g).pearson
+    assert agreement.top_precision == compare(a, g).top_precision
 
 
 def test_structural_zeros_would_inflate_pearson() -> None:
@@ -141,17 +141,17 @@ def test_an_effect_where_none_should_be_is_seen() -> None:
 def test_a_map_without_preference_has_the_top_by_chance(shape: tuple[int, int], seed: int) -> None:
     entries, top = max(3, shape[0]), shape[1]
     g = random_map((entries,), seed)
-    found = compare(np.zeros(entries), g, top_share=top / entries)
-    assert found.top == top
-    assert found.top_precision == pytest.approx(found.top_chance) == pytest.approx(top / entries)
+    agreement = compare(np.zeros(entries), g, top_share=top / entries)
+    assert agreement.top == top
+    assert agreement.top_precision == pytest.approx(agreement.top_chance) == pytest.approx(top / entries)
 
 
 def test_a_random_map_finds_the_top_by_chance() -> None:
     g = np.random.default_rng(1).standard_normal((6, 50))
     summary = summarise([compare(random_map(g.shape, seed), g) for seed in range(300)])
-    found = summary.metrics["top_precision"]
-    assert found.low is not None and found.high is not None
-    assert found.low < 0.1 < found.high and summary.top_chance == pytest.approx(0.1)
+    metric = summary.metrics["top_precision"]
+    assert metric.low is not None and metric.high is not None
+    assert metric.low < 0.1 < metric.high and summary.top_chance == pytest.approx(0.1)
     pearson = summary.metrics["pearson"]
     assert pearson.low is not None and pearson.high is not None
     assert pearson.low < 0 < pearson.high < 0.02
@@ -174,10 +174,10 @@ def test_a_random_map_finds_the_top_by_chance() -> None:
     ],
 )
 def test_what_is_undefined_says_why(a: list[float], g: list[float], undefined: dict[str, str]) -> None:
-    found = compare(np.array(a, dtype=float), np.array(g, dtype=float))
-    assert found.undefined == undefined
-    assert {name for name in METRICS if getattr(found, name) is None} == set(undefined)
-    assert "NaN" not in json.dumps(asdict(found))
+    agreement = compare(np.array(a, dtype=float), np.array(g, dtype=float))
+    assert agreement.undefined == undefined
+    assert {name for name in METRICS if getattr(agreement, name) is None} == set(undefined)
+    assert "NaN" not in json.dumps(asdict(agreement))
 
 
 def test_rounding_noise_is_no_correlation() -> None:
@@ -189,11 +189,11 @@ def test_rounding_noise_is_no_correlation() -> None:
 
 @given(two_maps(), st.integers(-300, 300), st.integers(-300, 300))
 def test_no_magnitude_breaks_it(pair: tuple[np.ndarray, np.ndarray], first: int, second: int) -> None:
-    found = compare(pair[0] * 10.0**first, pair[1] * 10.0**second)
-    assert found.pearson == pytest.approx(compare(*pair).pearson, abs=1e-6)
+    agreement = compare(pair[0] * 10.0**first, pair[1] * 10.0**second)
+    assert agreement.pearson == pytest.approx(compare(*pair).pearson, abs=1e-6)
     for name in METRICS:
-        value = getattr(found, name)
-        assert math.isfinite(value) if value is not None else "float64" in found.undefined[name]
+        value = getattr(agreement, name)
+        assert math.isfinite(value) if value is not None else "float64" in agreement.undefined[name]
 
 
 def test_not_a_number_is_an_error() -> None:
@@ -225,19 +225,19 @@ def with_pearson(r: float | None) -> Agreement:
 
 def test_the_mean_and_its_interval() -> None:
     summary = summarise([with_pearson(r) for r in (0.2, 0.4, 0.6, 0.8)])
-    found = summary.metrics["pearson"]
+    metric = summary.metrics["pearson"]
     half = 3.182446 * math.sqrt(0.2 / 3) / 2  # t with 3 degrees of freedom, from the table
-    assert found.mean == pytest.approx(0.5)
-    assert (found.low, found.high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    assert metric.mean == pytest.approx(0.5)
+    assert (metric.low, metric.high) == (pytest.approx(0.5 - half), pytest.approx(0.5 + half))
     assert (summary.pairs, summary.entries, summary.excluded) == (4, 12, 0)
     assert tuple(summary.metrics) == METRICS
 
 
 def test_pairs_without_a_metric_are_counted_and_said() -> None:
-    found = summarise([with_pearson(r) for r in (0.5, None, 0.7, None)]).metrics
-    assert found["pearson"].mean == pytest.approx(0.6)
-    assert (found["pearson"].pairs, found["pearson"].undefined) == (2, {"the attribution map is constant": 2})
-    assert (found["slope"].pairs, found["slope"].undefined) == (4, {})
+    metrics = summarise([with_pearson(r) for r in (0.5, None, 0.7, None)]).metrics
+    assert metrics["pearson"].mean == pytest.approx(0.6)
+    assert (metrics["pearson"].pairs, metrics["pearson"].undefined) == (2, {"the attribution map is constant": 2})
+    assert (metrics["slope"].pairs, metrics["slope"].undefined) == (4, {})
     one = summarise([with_pearson(0.5), with_pearson(None)]).metrics["pearson"]
     assert (one.mean, one.low, one.high, one.pairs) == (pytest.approx(0.5), None, None, 1)
     none = summarise([with_pearson(None)]).metrics["pearson"]
@@ -251,9 +251,9 @@ def test_the_interval_covers_the_true_mean_as_often_as_it_says() -> None:
     truth = np.array([1.0, 2.0, 3.0])
     covered = 0
     for _ in range(400):  # five pairs whose slopes scatter around 0.7
-        found = summarise([compare(s * truth, truth) for s in rng.normal(0.7, 0.2, 5)]).metrics["slope"]
-        assert found.low is not None and found.high is not None
-        covered += found.low < 0.7 < found.high
+        slope = summarise([compare(s * truth, truth) for s in rng.normal(0.7, 0.2, 5)]).metrics["slope"]
+        assert slope.low is not None and slope.high is not None
+        covered += slope.low < 0.7 < slope.high
     assert 0.92 < covered / 400 < 0.98
 
 

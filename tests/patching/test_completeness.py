@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.completeness import FACTOR, completeness, is_beyond, misses
 from qvit_deploy.patching.components import find_components
@@ -20,9 +21,12 @@ def test_replacing_a_whole_stream_gives_the_whole_difference(fixture: str, reque
     executor = Executor(graph)
     streams = [c.tensor for c in find_components(graph) if c.kind == "residual"]
     with torch.no_grad():
-        values, expected = executor.run(clean, fetch=streams), executor.run(clean)["logits"]
+        values, expected = (
+            executor.run(Examples.images(clean), fetch=streams),
+            executor.run(Examples.images(clean))["logits"],
+        )
         for name in streams:
-            patched = executor.run(corrupt, {name: lambda _, value=values[name]: value})["logits"]
+            patched = executor.run(Examples.images(corrupt), {name: lambda _, value=values[name]: value})["logits"]
             torch.testing.assert_close(patched, expected)
 
 

@@ -9,6 +9,7 @@ import torch
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend.torch_module import from_torch
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.components import find_components
 from tests.support.graphs.relevance_graphs import Builder
@@ -51,7 +52,7 @@ def test_families(family: str) -> None:
     tensors = {c.tensor for c in find_components(graph)}
     assert len(tensors) == len(kinds)
     with torch.no_grad():
-        Executor(graph).run(torch.randn(2, *graph.interface.image_size), fetch=sorted(tensors))
+        Executor(graph).run(Examples.images(torch.randn(2, *graph.interface.image_size)), fetch=sorted(tensors))
 
 
 def test_parallel_branches(builder: Builder) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.patching.drift import Drift, quantization_drift
@@ -48,7 +49,9 @@ def _drift(activation: str | None, rules: str = "gradient", shift: float = 0.0) 
     images = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     rule_set = RULE_SETS[rules]
     executor = Executor(clean, overrides=rule_set.bind(clean, 3).overrides)
-    return quantization_drift(executor, Executor(quantized), rule_set, find_sites(clean), images, METRIC, CLASSIFY)
+    return quantization_drift(
+        executor, Executor(quantized), rule_set, find_sites(clean), Examples.images(images), METRIC, CLASSIFY
+    )
 
 
 @pytest.mark.parametrize("rules", ["gradient", "relp", "relp-ah", "attnlrp"])
@@ -71,7 +74,7 @@ def test_a_site_without_error_has_no_effect() -> None:
     clean = _network(False, "Gelu")
     executor, images = Executor(clean), torch.randn(2, 3, 4, 4)
     drift = quantization_drift(
-        executor, Executor(clean), RULE_SETS["gradient"], find_sites(clean), images, METRIC, CLASSIFY
+        executor, Executor(clean), RULE_SETS["gradient"], find_sites(clean), Examples.images(images), METRIC, CLASSIFY
     )
     assert not drift.estimated.any() and set(drift.errors.values()) == {0.0}
 

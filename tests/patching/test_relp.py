@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching import cells
 from qvit_deploy.patching.components import Component, find_components
@@ -28,7 +29,16 @@ LINEAR_RULES = ("gradient", "relp", "relp-ah", "attnlrp")
 def _attribute(graph: Graph, rules: str, pair: Tensor, direction: Direction = "denoising") -> Attribution:
     rule_set, components = RULE_SETS[rules], find_components(graph)
     executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-    return attribute(executor, rule_set, components, pair[:1], pair[1:], METRIC, CLASSIFY, direction)
+    return attribute(
+        executor,
+        rule_set,
+        components,
+        Examples.images(pair[:1]),
+        Examples.images(pair[1:]),
+        METRIC,
+        CLASSIFY,
+        direction,
+    )
 
 
 def _linear_network() -> tuple[Graph, tuple[Component, ...]]:
@@ -48,8 +58,19 @@ def test_on_a_linear_network_every_rule_set_is_exact(rules: str, direction: Dire
     pair = torch.randn(2, 4, 2, 3)
     rule_set = RULE_SETS[rules]
     executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-    estimate = attribute(executor, rule_set, components, pair[:1], pair[1:], METRIC, CLASSIFY, direction)
-    exact = patch_effects(Executor(graph), components, pair[:1], pair[1:], METRIC, direction)
+    estimate = attribute(
+        executor,
+        rule_set,
+        components,
+        Examples.images(pair[:1]),
+        Examples.images(pair[1:]),
+        METRIC,
+        CLASSIFY,
+        direction,
+    )
+    exact = patch_effects(
+        Executor(graph), components, Examples.images(pair[:1]), Examples.images(pair[1:]), METRIC, direction
+    )
     for component in components:
         np.testing.assert_allclose(estimate.effects[component][0], exact[component], rtol=1e-4, atol=1e-5)
 
@@ -61,10 +82,12 @@ def test_exact_effects_are_those_of_a_tap(small_vit: Graph, images: Tensor, dire
     clean, corrupt = images[:1], images[1:2]
     base, source = (corrupt, clean) if direction == "denoising" else (clean, corrupt)
     executor = Executor(small_vit)
-    found = patch_effects(executor, components, clean, corrupt, METRIC, direction, at_once=3)
-    objective = METRIC(executor.run(clean), executor.run(corrupt))
+    found = patch_effects(
+        executor, components, Examples.images(clean), Examples.images(corrupt), METRIC, direction, at_once=3
+    )
+    objective = METRIC(executor.run(Examples.images(clean)), executor.run(Examples.images(corrupt)))
     for component in components:
-        new = executor.run(source, fetch=[component.tensor])[component.tensor]
+        new = executor.run(Examples.images(source), fetch=[component.tensor])[component.tensor]
         for cell in range(cells.count(component, new, 1)):
 
             def patch(value: Tensor, new: Tensor = new, cell: int = cell, kind: str = component.kind) -> Tensor:
@@ -72,14 +95,22 @@ def test_exact_effects_are_those_of_a_tap(small_vit: Graph, images: Tensor, dire
                 value[:, cell] = new[:, cell]  # [1, tokens, channels], [1, heads, tokens, channels]
                 return value
 
-            change = objective(executor.run(base, {component.tensor: patch})) - objective(executor.run(base))
+            change = objective(executor.run(Examples.images(base), {component.tensor: patch})) - objective(
+                executor.run(Examples.images(base))
+            )
             assert found[component][cell] == pytest.approx(float(change), abs=1e-5)
 
 
 def test_cells_that_nothing_is_read_from(small_vit: Graph, images: Tensor) -> None:
     """Behind the last attention only the class token reaches the logits; patching the others changes nothing."""
     found = _attribute(small_vit, "relp", images[:2])
-    exact = patch_effects(Executor(small_vit), find_components(small_vit), images[:1], images[1:2], METRIC)
+    exact = patch_effects(
+        Executor(small_vit),
+        find_components(small_vit),
+        Examples.images(images[:1]),
+        Examples.images(images[1:2]),
+        METRIC,
+    )
     last = [c for c in found.reached if (c.kind, c.block) in {("attention", 1), ("mlp", 1), ("residual", 2)}]
     assert len(last) == 3
     for component, reached in found.reached.items():
@@ -93,7 +124,7 @@ def test_several_pairs_at_once(small_vit: Graph, images: Tensor) -> None:
     rule_set, components = RULE_SETS["relp"], find_components(small_vit)
     clean, corrupt = images[[0, 1]], images[[1, 2]]
     executor = Executor(small_vit, overrides=rule_set.bind(small_vit, 2).overrides)
-    both = attribute(executor, rule_set, components, clean, corrupt, METRIC, CLASSIFY)
+    both = attribute(executor, rule_set, components, Examples.images(clean), Examples.images(corrupt), METRIC, CLASSIFY)
     for index in range(2):
         one = _attribute(small_vit, "relp", torch.stack([clean[index], corrupt[index]]))
         for component in components:

@@ -131,6 +131,7 @@ CHANGES: dict[str, tuple[object, list[str]]] = {
     "attention_granularity": ("head", STAGES[:2]),
     "compensate": ("bias", STAGES[:3]),
     "distill_epochs": (1, STAGES[:4]),
+    "task": ("outputs", []),
     "targets": (("onnxruntime", "tensorrt"), STAGES),
     "calibration_images": (10, []),
     "batch_size": (3, []),
@@ -231,6 +232,6 @@ def test_the_folds_read_no_field_that_their_key_lacks(images: Path) -> None:
     recipe = Watched.model_validate(BASE.model_dump())
     batches = inputs_of(BASE, images).batches
     READ.clear()
-    fold(mixed_vit(), recipe, batches, CLASSIFY.objective, Stopwatch())
+    fold(mixed_vit(), recipe, batches, CLASSIFY, Stopwatch())
     assert {"fold", "fold_clip", "fold_heads", "equalize", "row_importance", "seed"} <= READ
     assert {"bits", "uniform"} == READ & AFTER_FOLD  # for the narrowest width, which is in the key

@@ -15,6 +15,7 @@ import torch
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.exact import patch_effects
@@ -33,7 +34,11 @@ def test_maps_are_those_of_patching(tiny_vit: Graph, tmp_path: Path) -> None:
     for pair in pairs:
         clean, corrupt = (torch.tensor(i)[None] for i in (pair.clean, pair.corrupt))
         expected = patch_effects(
-            Executor(model.graph), components, clean, corrupt, CLASSIFY.parse_metric(CHOICES["metric"])
+            Executor(model.graph),
+            components,
+            Examples.images(clean),
+            Examples.images(corrupt),
+            CLASSIFY.parse_metric(CHOICES["metric"]),
         )
         for component, effects in found.of(pair, components).items():
             np.testing.assert_allclose(effects, expected[component], atol=1e-6)

@@ -67,9 +67,9 @@ def test_the_tree_says_where(bundle: Path, images: str) -> None:
 
 def test_counts_the_predictions_that_change(bundle: Path, images: str) -> None:
     pictures = open_images(images, PREPROCESS)
-    pixels = next(pictures.batches(len(pictures)))[0]
+    examples = next(pictures.batches(len(pictures)))
     sessions = [target.session(bundle / f"model.{profile}.onnx") for profile in ("float", "onnxruntime")]
-    classes = [target.run(s, pixels)[0].argmax(1) for s in sessions]
+    classes = [target.run(s, examples)[0].argmax(1) for s in sessions]
     assert explained(bundle, pictures, "logit-diff").changed_answers == (classes[0] != classes[1]).sum()
 
 

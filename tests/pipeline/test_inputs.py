@@ -35,16 +35,14 @@ def opened(calib: str | None, graph: Graph | None = None, images: int = 8) -> In
 
 def test_held_out_images_are_those_calibration_does_not_see(calib: str) -> None:
     inputs = opened(calib)
-    drawn = inputs.batches.images
-    rest = inputs.held_out(100, 0)
-    assert rest is not None and len(drawn) == 8 and len(rest) == 4
+    drawn, rest = inputs.batches.images, inputs.held_out
+    assert rest is not None and inputs.measured is rest and len(drawn) == 8 and len(rest) == 4
     assert not set(drawn.names) & set(rest.names)
-    few = inputs.held_out(2, 0)
-    assert few is not None and len(few) == 2 and set(few.names) < set(rest.names)
 
 
-def test_nothing_is_held_out_when_calibration_sees_all(calib: str) -> None:
-    assert opened(calib, images=12).held_out(5, 0) is None
+def test_where_calibration_needs_all_its_images_are_measured_on(calib: str) -> None:
+    inputs = opened(calib, images=12)
+    assert inputs.held_out is None and inputs.measured is inputs.batches.images
 
 
 def test_batches_are_decoded_on_every_pass_and_the_last_may_be_smaller(calib: str) -> None:

@@ -8,10 +8,11 @@ import torch
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.graphs.relevance_graphs import Builder, vit
 from tests.support.graphs.relevance_references import VitRelevance, lrp_add, lrp_box, lrp_linear
 from tests.support.relevance_at import relevance_at
@@ -21,7 +22,7 @@ RULES = RULE_SETS["deep-taylor"]
 
 def _relevance(graph: Graph, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
     executor = Executor(graph, overrides=RULES.bind(graph, len(images)).overrides)
-    found = relevance_at(executor, images, names, objective=unit(CLASSIFY.objective))
+    found = relevance_at(executor, images, names, objective=unit(largest_logit))
     return {name: a * g for name, (a, g) in found.items()}
 
 
@@ -31,7 +32,9 @@ def test_a_vit_matches_relevance_propagated_as_relevance(seed: int, images: torc
     names = [out.name for node in graph.nodes() for out in node.outputs if out.name and out.name[0] != "t"]
     names = [n for n in names if not n.endswith(".product")]
     for image in images.split(1):
-        reference = VitRelevance(graph, Executor(graph).run(image, fetch=names), blocks=2, heads=2).relevance
+        reference = VitRelevance(
+            graph, Executor(graph).run(Examples.images(image), fetch=names), blocks=2, heads=2
+        ).relevance
         ours = _relevance(graph, image, sorted(reference))
         for name, expected in reference.items():
             # Sign-mixed sums cancel, so float32 is compared at the scale of the tensor, not of the element.
@@ -65,7 +68,7 @@ def test_a_linear_layer_is_z_plus_and_on_the_image_z_box(first: bool, builder: B
     y = builder.op("MatMul", x, builder.constant(w, "w"))
     graph = builder.graph(builder.op("Add", y, builder.normal(4, name="bias"), name="y"), (1, 2, 3))
     images = torch.randn(5, 1, 2, 3)
-    values = Executor(graph).run(images, fetch=[x, "y"])
+    values = Executor(graph).run(Examples.images(images), fetch=[x, "y"])
     relevance = _relevance(graph, images, [x])[x].numpy()
     for i, row in enumerate(values[x].double().numpy()):
         r = np.zeros((1, 4))
@@ -81,7 +84,7 @@ def test_a_weight_on_the_left_is_z_plus_too(builder: Builder) -> None:
     y = builder.op("Squeeze", builder.op("MatMul", builder.constant(w), x), builder.constant([2]), name="y")
     graph = builder.graph(y, (1, 2, 3))
     images = torch.randn(5, 1, 2, 3)
-    values = Executor(graph).run(images, fetch=[x, "y"])
+    values = Executor(graph).run(Examples.images(images), fetch=[x, "y"])
     r = np.zeros((5, 4))
     r[np.arange(5), values["y"].argmax(1)] = 1.0
     expected = lrp_linear(values[x].numpy()[..., 0].astype(float), w, r)
@@ -112,6 +115,23 @@ def test_a_convolution_is_z_plus_and_on_the_image_z_box(first: bool, builder: Bu
         flat, r = image.flatten()[None].double().numpy(), relevance["maps"][i].flatten()[None].double().numpy()
         low, high = float(image.min()), float(image.max())
         expected = lrp_box(flat, matrix, r, low, high) if first else lrp_linear(flat, matrix, r)
+        np.testing.assert_allclose(relevance[x][i].flatten()[None].numpy(), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_transposed_convolution_is_z_plus(builder: Builder) -> None:
+    kernel = builder.random.standard_normal((2, 3, 3, 2))
+    x = builder.op("Mul", "image", builder.constant(2.0), name="x")
+    maps = builder.op("ConvTranspose", x, builder.constant(kernel), builder.normal(3), strides=[2, 3], name="maps")
+    y = builder.op("ReduceMean", maps, builder.constant([2, 3]), keepdims=0, name="y")
+    graph = builder.graph(y, (2, 4, 3))
+    images = torch.randn(3, 2, 4, 3)
+    relevance = _relevance(graph, images, [x, "maps"])
+    module = torch.nn.ConvTranspose2d(2, 3, (3, 2), (2, 3), bias=False).double()
+    module.weight.data = torch.from_numpy(kernel.astype(np.float32).astype(float))
+    matrix = _dense(module, (2, 4, 3))
+    for i, image in enumerate(2 * images):
+        flat, r = image.flatten()[None].double().numpy(), relevance["maps"][i].flatten()[None].double().numpy()
+        expected = lrp_linear(flat, matrix, r)
         np.testing.assert_allclose(relevance[x][i].flatten()[None].numpy(), expected, rtol=1e-3, atol=1e-5)
 
 

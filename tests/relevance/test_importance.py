@@ -3,11 +3,13 @@ from __future__ import annotations
 import torch
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.importance import FLOOR, row_importance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
+from tests.support.examples import image_batches
 from tests.support.graphs.relevance_graphs import vit
 
 
@@ -17,7 +19,9 @@ def images(count: int) -> torch.Tensor:
 
 def importance(graph: Graph, rules: str, count: int = 4) -> dict[str, torch.Tensor]:
     names = {s.input for s in find_sites(graph) if s.kind == "linear" and s.role != "image"}
-    return row_importance(graph, names, images(count).split(2), RULE_SETS[rules], CLASSIFY.objective, lambda _: None)
+    return row_importance(
+        graph, names, image_batches(images(count), 2), RULE_SETS[rules], largest_logit, lambda _: None
+    )
 
 
 def test_every_tensor_has_a_weight_for_each_of_its_rows_with_mean_one() -> None:
@@ -41,14 +45,18 @@ def test_gradients_are_the_ones_autograd_finds() -> None:
     name = next(s.input for s in find_sites(graph) if s.name == "blocks.1.fc1")
     kept: list[torch.Tensor] = []
     with torch.enable_grad():
-        logits = Executor(graph).run(images(2).requires_grad_(), {name: lambda x: kept.append(x)})["logits"]
+        logits = Executor(graph).run(Examples.images(images(2).requires_grad_()), {name: lambda x: kept.append(x)})[
+            "logits"
+        ]
         (g,) = torch.autograd.grad(logits.amax(1).sum(), kept)
     expected = g.square().mean(-1).sum(0).sqrt()
-    found = row_importance(graph, [name], [images(2)], RULE_SETS["gradient"], CLASSIFY.objective, lambda _: None)[name]
+    found = row_importance(
+        graph, [name], [Examples.images(images(2))], RULE_SETS["gradient"], largest_logit, lambda _: None
+    )[name]
     torch.testing.assert_close(found, (expected / expected.mean() + FLOOR) / (1 + FLOOR))
 
 
 def test_progress_counts_images() -> None:
     done: list[int] = []
-    row_importance(vit(), ["pooled"], images(4).split(2), RULE_SETS["relp"], CLASSIFY.objective, done.append)
+    row_importance(vit(), ["pooled"], image_batches(images(4), 2), RULE_SETS["relp"], largest_logit, done.append)
     assert done == [2, 2]

@@ -7,11 +7,13 @@ import torch
 
 from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import propagate, site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
-from qvit_deploy.tasks.classify import CLASSIFY, logit
+from qvit_deploy.tasks.classify import largest_logit, logit
+from tests.support.examples import image_batches
 from tests.support.graphs.relevance_graphs import Builder
 from tests.support.relevance_at import relevance_at
 
@@ -22,7 +24,7 @@ NAMES = ["embedded", "blocks.0.q_scaled", "blocks.0.gelu", "blocks.1.norm1", "bl
 def _at(graph: Graph, rule_set: str, images: Tensor, names: list[str] = NAMES) -> dict[str, tuple[Tensor, Tensor]]:
     rules = RULE_SETS[rule_set]
     executor = Executor(graph, overrides=rules.bind(graph, len(images)).overrides)
-    return relevance_at(executor, images, names, objective=rules.starting_at(CLASSIFY.objective))
+    return relevance_at(executor, images, names, objective=rules.starting_at(largest_logit))
 
 
 @pytest.mark.parametrize("rule_set", RULE_SETS)
@@ -37,7 +39,7 @@ def test_images_of_a_batch_do_not_see_each_other(rule_set: str, small_vit: Graph
 
 def test_the_gradient_set_is_autograd(small_vit: Graph, images: Tensor) -> None:
     leaf = images.clone().requires_grad_()
-    logits = Executor(small_vit).run(leaf)["logits"]
+    logits = Executor(small_vit).run(Examples.images(leaf))["logits"]
     expected = torch.autograd.grad(logits.max(1).values.sum(), leaf)[0]
     activation, g = _at(small_vit, "gradient", images, ["image"])["image"]
     assert torch.equal(g, expected) and torch.equal(activation, images)
@@ -46,7 +48,7 @@ def test_the_gradient_set_is_autograd(small_vit: Graph, images: Tensor) -> None:
 def test_a_chosen_class(small_vit: Graph, images: Tensor) -> None:
     classes = torch.tensor([0, 3, 4])
     leaf = images.clone().requires_grad_()
-    chosen = Executor(small_vit).run(leaf)["logits"][torch.arange(3), classes]
+    chosen = Executor(small_vit).run(Examples.images(leaf))["logits"][torch.arange(3), classes]
     expected = torch.autograd.grad(chosen.sum(), leaf)[0]
     found = relevance_at(Executor(small_vit), images, ["image"], objective=logit(classes))
     assert torch.equal(found["image"][1], expected)
@@ -54,8 +56,8 @@ def test_a_chosen_class(small_vit: Graph, images: Tensor) -> None:
 
 def test_a_unit_start_divides_by_the_logit(small_vit: Graph, images: Tensor) -> None:
     executor = Executor(small_vit)
-    top = executor.run(images)["logits"].max(1).values.reshape(3, 1, 1, 1)
-    objectives = (CLASSIFY.objective, unit(CLASSIFY.objective))
+    top = executor.run(Examples.images(images))["logits"].max(1).values.reshape(3, 1, 1, 1)
+    objectives = (largest_logit, unit(largest_logit))
     plain, started = (relevance_at(executor, images, ["image"], o)["image"][1] for o in objectives)
     torch.testing.assert_close(started * top, plain, rtol=1e-4, atol=1e-6)
 
@@ -68,19 +70,21 @@ def test_tensors_behind_a_stop_have_no_relevance(small_vit: Graph, images: Tenso
 
 def test_an_unknown_tensor_is_named(small_vit: Graph, images: Tensor) -> None:
     with pytest.raises(KeyError, match="nowhere"):
-        propagate(Executor(small_vit), images, ["nowhere"], lambda *_: None, CLASSIFY.objective)
+        propagate(Executor(small_vit), Examples.images(images), ["nowhere"], lambda *_: None, largest_logit)
 
 
 def test_tensors_are_visited_from_the_logits_down(small_vit: Graph, images: Tensor) -> None:
     order: list[str] = []
-    propagate(Executor(small_vit), images, NAMES, lambda name, *_: order.append(name), CLASSIFY.objective)
+    propagate(Executor(small_vit), Examples.images(images), NAMES, lambda name, *_: order.append(name), largest_logit)
     assert order.index("blocks.1.pattern") < order.index("blocks.0.gelu") < order.index("embedded")
 
 
 @pytest.mark.parametrize("rule_set", ["relp", "deep-taylor"])
 def test_site_scores_are_mean_absolute_relevance(rule_set: str, small_vit: Graph, images: Tensor) -> None:
     sites = find_sites(small_vit)
-    scores = site_relevance(small_vit, sites, [images], RULE_SETS[rule_set], CLASSIFY.objective, lambda _: None)
+    scores = site_relevance(
+        small_vit, sites, [Examples.images(images)], RULE_SETS[rule_set], largest_logit, lambda _: None
+    )
     names = sorted({n for s in sites for n in (s.input, s.second) if n})
     found = {n: (a * g).abs().double() for n, (a, g) in _at(small_vit, rule_set, images, names).items()}
     raw = {s.name: float(torch.cat([found[n].flatten() for n in (s.input, s.second) if n]).mean()) for s in sites}
@@ -94,9 +98,9 @@ def test_site_scores_are_mean_absolute_relevance(rule_set: str, small_vit: Graph
 def test_site_scores_do_not_depend_on_how_images_are_batched(small_vit: Graph) -> None:
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     sites, rules, seen = find_sites(small_vit), RULE_SETS["deep-taylor"], list[int]()
-    one = site_relevance(small_vit, sites, images.split(1), rules, CLASSIFY.objective, lambda _: None)
+    one = site_relevance(small_vit, sites, image_batches(images, 1), rules, largest_logit, lambda _: None)
     two = site_relevance(
-        small_vit, sites, images.split(2), rules, CLASSIFY.objective, seen.append
+        small_vit, sites, image_batches(images, 2), rules, largest_logit, seen.append
     )  # 2, 2 and a last one of 1
     assert two.values == pytest.approx(one.values, rel=1e-3)
     assert seen == [2, 2, 1] and two.images == 5
@@ -105,21 +109,31 @@ def test_site_scores_do_not_depend_on_how_images_are_batched(small_vit: Graph) -
 def test_fc1_and_fc2_are_told_apart(small_vit: Graph, images: Tensor) -> None:
     """Their signed sums are equal under `deep-taylor`; scores must not be built on those."""
     values = site_relevance(
-        small_vit, find_sites(small_vit), [images], RULE_SETS["deep-taylor"], CLASSIFY.objective, lambda _: None
+        small_vit,
+        find_sites(small_vit),
+        [Examples.images(images)],
+        RULE_SETS["deep-taylor"],
+        largest_logit,
+        lambda _: None,
     ).values
     assert values["blocks.0.fc1"] > 1.5 * values["blocks.0.fc2"]
 
 
 def test_no_images_are_refused(small_vit: Graph) -> None:
     with pytest.raises(InputError, match="image"):
-        site_relevance(small_vit, find_sites(small_vit), [], RULE_SETS["relp"], CLASSIFY.objective, lambda _: None)
+        site_relevance(small_vit, find_sites(small_vit), [], RULE_SETS["relp"], largest_logit, lambda _: None)
 
 
 def test_an_output_that_is_not_finite_is_refused(small_vit: Graph, images: Tensor) -> None:
     images[1, 0, 0, 0] = float("nan")
     with pytest.raises(NonFiniteError, match="output of the float model"):
         site_relevance(
-            small_vit, find_sites(small_vit), [images], RULE_SETS["relp"], CLASSIFY.objective, lambda _: None
+            small_vit,
+            find_sites(small_vit),
+            [Examples.images(images)],
+            RULE_SETS["relp"],
+            largest_logit,
+            lambda _: None,
         )
 
 
@@ -132,9 +146,9 @@ def test_a_non_finite_relevance_names_the_tensor(builder: Builder) -> None:
         site_relevance(
             graph,
             find_sites(graph),
-            [torch.randn(2, 3, 4, 4)],
+            [Examples.images(torch.randn(2, 3, 4, 4))],
             RULE_SETS["gradient"],
-            CLASSIFY.objective,
+            largest_logit,
             lambda _: None,
         )
 
@@ -146,9 +160,9 @@ def test_an_output_that_ignores_the_image_is_refused(builder: Builder) -> None:
         site_relevance(
             graph,
             find_sites(graph),
-            [torch.randn(2, 3, 4, 4)],
+            [Examples.images(torch.randn(2, 3, 4, 4))],
             RULE_SETS["gradient"],
-            CLASSIFY.objective,
+            largest_logit,
             lambda _: None,
         )
 
@@ -185,3 +199,41 @@ def test_operators_whose_result_is_unused_fire_nothing(builder: Builder) -> None
     builder.op("Gelu", "image", name="unused")
     graph = builder.graph(builder.op("Relu", "image", name="y"), (2, 3, 4))
     assert dict(RULE_SETS["relp"].bind(graph, 1).firings) == {"quantizer": 0, "norm": 0, "activation": 1, "gate": 0}
+
+
+def decoder(b: Builder, last: str = "") -> Graph:
+    """Queries that do not come from the image, in a linear of their own, read 4 rows of 12 of it."""
+    rows = b.op("Reshape", "image", b.constant([0, 4, 12]), name="rows")
+    count = b.op("Shape", "image", start=0, end=1)
+    shape = b.op("Concat", count, b.constant([2]), b.constant([12]), axis=0)
+    queries = b.linear(b.op("Expand", b.normal(1, 2, 12), shape, name="queries"), 12, 12, "project", "projected")
+    scores = b.op("MatMul", queries, b.op("Transpose", rows, perm=[0, 2, 1]))
+    y = b.op("MatMul", b.op("Softmax", scores, axis=-1), rows, name="y")
+    return b.graph(b.op("Cast", b.op(last, y), to=1, name="out") if last else y, (3, 4, 4))
+
+
+@pytest.mark.parametrize("name", ["queries", "projected"])
+def test_what_does_not_come_from_the_image_has_coefficients_too(name: str, builder: Builder) -> None:
+    """By finite differences of the tensor itself."""
+    graph = decoder(builder)
+    executor, image = Executor(graph), torch.randn(1, 3, 4, 4)
+    weights = torch.randn(1, 2, 12)
+
+    def objective(outputs: dict[str, Tensor]) -> Tensor:
+        return (outputs["y"] * weights).flatten(1).sum(1)
+
+    activation, g = relevance_at(executor, image, [name], objective)[name]
+    for row, channel in ((0, 0), (1, 7)):
+        step = torch.zeros_like(activation)
+        step[0, row, channel] = 1e-2
+        up, down = (
+            float(objective(executor.run(Examples.images(image), {name: lambda x, move=move: x + move})))
+            for move in (step, -step)
+        )
+        assert float(g[0, row, channel]) == pytest.approx((up - down) / 2e-2, abs=2e-3)
+
+
+def test_outputs_behind_a_comparison_are_refused_with_what_to_do(builder: Builder) -> None:
+    graph = decoder(builder, last="IsNaN")
+    with pytest.raises(InputError, match=r"no gradient goes from the outputs of 'small'.*export the scores in front"):
+        relevance_at(Executor(graph), torch.randn(1, 3, 4, 4), ["rows"], lambda outputs: outputs["out"].sum((1, 2)))

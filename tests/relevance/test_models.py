@@ -11,11 +11,12 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend.torch_module import from_torch
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.relevance_at import relevance_at
 
 Tensor = torch.Tensor
@@ -55,7 +56,8 @@ def test_the_logits_stay_bit_identical(rule_set: str, exported: tuple[Graph, Ten
     graph, images, _ = exported
     bound = RULE_SETS[rule_set].bind(graph, len(images))
     assert torch.equal(
-        Executor(graph, overrides=bound.overrides).run(images)["logits"], Executor(graph).run(images)["logits"]
+        Executor(graph, overrides=bound.overrides).run(Examples.images(images))["logits"],
+        Executor(graph).run(Examples.images(images))["logits"],
     )
 
 
@@ -70,11 +72,11 @@ def test_every_rule_fires_where_it_should(exported: tuple[Graph, Tensor, dict[st
 def test_images_of_a_batch_do_not_see_each_other(rule_set: str, exported: tuple[Graph, Tensor, dict[str, int]]) -> None:
     """Windows are folded into the leading dimension: a sum over it would mix images."""
     graph, images, _ = exported
-    rules, names = RULE_SETS[rule_set], [graph.input.name or ""]
+    rules, names = RULE_SETS[rule_set], [graph.inputs[0].name or ""]
     runs = []
     for batches in ([images], images.split(1)):
         executor = Executor(graph, overrides=rules.bind(graph, len(batches[0])).overrides)
-        start = rules.starting_at(CLASSIFY.objective)
+        start = rules.starting_at(largest_logit)
         found = [relevance_at(executor, batch, names, start)[names[0]] for batch in batches]
         runs.append(torch.cat([a * g for a, g in found]))
     scale = runs[1].abs().max()
@@ -85,7 +87,7 @@ def test_images_of_a_batch_do_not_see_each_other(rule_set: str, exported: tuple[
 def test_every_site_gets_a_score(rule_set: str, exported: tuple[Graph, Tensor, dict[str, int]]) -> None:
     graph, images, _ = exported
     sites = find_sites(graph)
-    scores = site_relevance(graph, sites, [images], RULE_SETS[rule_set], CLASSIFY.objective, lambda _: None)
+    scores = site_relevance(graph, sites, [Examples.images(images)], RULE_SETS[rule_set], largest_logit, lambda _: None)
     assert list(scores.values) == [site.name for site in sites]
     for site in sites:
         stopped = rule_set == "relp-ah" and site.kind == "matmul_qk"
@@ -98,7 +100,7 @@ def test_deep_taylor_conserves_the_relevance_of_an_image(exported: tuple[Graph, 
     overrides = RULE_SETS["deep-taylor"].bind(graph, len(images)).overrides
     sums = [n for n in graph.nodes() if n.op_type == "Add" and n in overrides and len(_data_operands(n)) == 2]
     names = [node.outputs[0].name or "" for node in sums]
-    found = relevance_at(Executor(graph, overrides=overrides), images, names, objective=unit(CLASSIFY.objective))
+    found = relevance_at(Executor(graph, overrides=overrides), images, names, objective=unit(largest_logit))
     totals = [(a * g).flatten(1).sum(1) for a, g in (found[name] for name in names)]
     torch.testing.assert_close(totals[-1], torch.ones(3), rtol=1e-2, atol=1e-2)
     for after_attention, after_mlp in zip(totals[::2], totals[1::2], strict=True):

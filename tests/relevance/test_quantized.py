@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.tasks.classify import logit, logits_of
@@ -44,7 +45,9 @@ def test_dequantized_weights_propagate_like_float_ones(name: str) -> None:
         graph = _network(quantized, quantized_activations=False)
         bound = RULE_SETS[name].bind(graph, 3)
         executor = Executor(graph, overrides=bound.overrides)
-        assert torch.equal(logits_of(executor.run(images)), logits_of(Executor(graph).run(images)))
+        assert torch.equal(
+            logits_of(executor.run(Examples.images(images))), logits_of(Executor(graph).run(Examples.images(images)))
+        )
         found.append((relevance_at(executor, images, ["x", "norm", "gelu", "sum"]), bound.firings))
     assert found[0][1] == found[1][1]
     for tensor in found[0][0]:
@@ -97,7 +100,8 @@ def test_a_quantizer_passes_the_secant_when_asked() -> None:
     expected = [3, 0, 3 * 0.5 / 0.3, 3 * 1.0 / 0.8, 3 * 3.5 / 9, 3 * 4.0 / 9]
     assert g.flatten().tolist() == pytest.approx(expected)
     assert torch.equal(
-        logits_of(Executor(graph, overrides=bound.overrides).run(image)), logits_of(Executor(graph).run(image))
+        logits_of(Executor(graph, overrides=bound.overrides).run(Examples.images(image))),
+        logits_of(Executor(graph).run(Examples.images(image))),
     )
 
 
@@ -107,5 +111,6 @@ def test_secant_quantizers_keep_forward_values(name: str) -> None:
     bound = RULE_SETS[name].with_secant_quantizers().bind(graph, 3)
     assert bound.firings["quantizer"] == 3
     assert torch.equal(
-        logits_of(Executor(graph, overrides=bound.overrides).run(images)), logits_of(Executor(graph).run(images))
+        logits_of(Executor(graph, overrides=bound.overrides).run(Examples.images(images))),
+        logits_of(Executor(graph).run(Examples.images(images))),
     )

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import slope_at_zero
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.tasks.classify import logits_of
 from tests.support.graphs.relevance_graphs import Builder
@@ -22,7 +24,9 @@ IMAGE = (2, 3, 4)
 
 def _gradient(graph: Graph, x: Tensor, rule_set: str, g: Tensor) -> Tensor:
     leaf = x.clone().requires_grad_()
-    output = logits_of(Executor(graph, overrides=RULE_SETS[rule_set].bind(graph, len(x)).overrides).run(leaf))
+    output = logits_of(
+        Executor(graph, overrides=RULE_SETS[rule_set].bind(graph, len(x)).overrides).run(Examples.images(leaf))
+    )
     return torch.autograd.grad(output, leaf, g)[0]
 
 
@@ -32,7 +36,9 @@ def _compare(graph: Graph, reference: Callable[[Tensor], Tensor], rule_set: str 
     leaf = x.clone().requires_grad_()
     expected_output = reference(leaf)
     g = torch.randn_like(expected_output)
-    torch.testing.assert_close(logits_of(Executor(graph).run(x)), expected_output.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        logits_of(Executor(graph).run(Examples.images(x))), expected_output.detach(), rtol=1e-5, atol=1e-6
+    )
     expected = torch.autograd.grad(expected_output, leaf, g)[0]
     torch.testing.assert_close(_gradient(graph, x, rule_set, g), expected, rtol=1e-4, atol=1e-5)
 
@@ -97,6 +103,47 @@ def test_instance_norm(builder: Builder) -> None:
         return flat * torch.from_numpy(scale)[:, None, None] + torch.from_numpy(bias)[:, None, None]
 
     _compare(builder.graph(y, IMAGE), reference)
+
+
+def test_group_norm(builder: Builder) -> None:
+    scale, bias = builder.random.standard_normal((2, 2)).astype(np.float32)
+    y = builder.op(
+        "GroupNormalization", "image", builder.constant(scale), builder.constant(bias), num_groups=1, epsilon=1e-3,
+        name="y",
+    )  # fmt: skip
+
+    def reference(x: Tensor) -> Tensor:
+        flat = ln_rule(x.flatten(1), torch.ones(24), torch.zeros(24), 1e-3).reshape(x.shape)
+        return flat * torch.from_numpy(scale)[:, None, None] + torch.from_numpy(bias)[:, None, None]
+
+    graph = builder.graph(y, IMAGE)
+    _compare(graph, reference)
+    assert _firings(graph) == {"norm": 1}
+
+
+@pytest.mark.parametrize("op", ["Elu", "Celu", "Selu", "Softsign", "Shrink", "PRelu"])
+def test_an_activation_is_its_secant(op: str, builder: Builder) -> None:
+    more = [builder.constant(np.full((2, 1, 1), 0.2))] if op == "PRelu" else []
+    graph = builder.graph(builder.op(op, "image", *more, name="y"), IMAGE)
+    slope = slope_at_zero(next(graph.nodes()))
+
+    def reference(x: Tensor) -> Tensor:
+        y = Executor(graph).run(Examples.images(x.detach()))["y"]
+        return x * torch.where(x == 0, torch.full((), slope), y / x).detach()
+
+    _compare(graph, reference)
+    assert _firings(graph) == {"activation": 1}
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_a_linear_map_between_pixels_keeps_its_gradient(mode: str, builder: Builder) -> None:
+    """Relevance that leaves a Resize is the relevance that arrived: y is linear in x."""
+    y = builder.op("Resize", "image", "", builder.constant(np.float32([1, 1, 2, 1.5])), mode=mode, name="y")
+    graph = builder.graph(y, IMAGE)
+    x, g = torch.randn(5, *IMAGE), torch.randn(5, 2, 6, 6)
+    relevance = (x * _gradient(graph, x, "relp", g)).flatten(1).sum(1)
+    arrived = (Executor(graph).run(Examples.images(x))["y"] * g).flatten(1).sum(1)
+    torch.testing.assert_close(relevance, arrived, rtol=1e-4, atol=1e-4)
 
 
 def test_gelu_keeps_its_slope_at_zero(builder: Builder) -> None:
@@ -229,7 +276,7 @@ def test_relp_ah_gives_the_pattern_its_gradient_and_the_query_none(builder: Buil
     def keep(name: str) -> Callable[[Tensor], None]:
         return lambda tensor: tensor.retain_grad() or seen.update({name: tensor})
 
-    outputs = executor.run(x.requires_grad_(), {n: keep(n) for n in ("q", "pattern", "v")})
+    outputs = executor.run(Examples.images(x.requires_grad_()), {n: keep(n) for n in ("q", "pattern", "v")})
     logits_of(outputs).sum().backward()
     assert seen["pattern"].grad is not None and seen["pattern"].grad.abs().min() > 0
     assert seen["v"].grad is not None

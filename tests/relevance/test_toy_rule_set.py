@@ -10,13 +10,14 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import build
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance import backward
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS, RuleSet
 from qvit_deploy.relevance.rules import Rule
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import largest_logit
 from tests.support.command_line import Command, Inputs
 
 STILL_QUERIES = Rule(
@@ -41,12 +42,12 @@ def test_its_rule_fires_and_leaves_the_forward_pass_alone(small_vit: Graph, imag
     assert bound.firings == {"query": sum(node.op_type == "Softmax" for node in small_vit.nodes())}
     plain, ruled = Executor(small_vit), Executor(small_vit, overrides=bound.overrides)
     with torch.no_grad():
-        assert torch.equal(plain.run(images)["logits"], ruled.run(images)["logits"])
+        assert torch.equal(plain.run(Examples.images(images))["logits"], ruled.run(Examples.images(images))["logits"])
 
 
 def test_it_scores_sites(small_vit: Graph, images: torch.Tensor) -> None:
     sites = find_sites(small_vit)
-    scores = site_relevance(small_vit, sites, [images], TOY, CLASSIFY.objective, lambda _: None)
+    scores = site_relevance(small_vit, sites, [Examples.images(images)], TOY, largest_logit, lambda _: None)
     assert scores.firings["query"] > 0
     assert sum(scores.values.values()) == pytest.approx(1)
     assert all(np.isfinite(value) for value in scores.values.values())

@@ -18,5 +18,5 @@ def put(path, value=0, size=(8, 8)):
 
 def values(images, batch_size=3):
     """The grey value of every picture, through the batches."""
-    out = np.concatenate([batch[:, 0, 0, 0] for batch, _ in images.batches(batch_size)])
+    out = np.concatenate([batch.arrays["image"][:, 0, 0, 0] for batch in images.batches(batch_size)])
     return np.rint(out * 255).astype(int).tolist()

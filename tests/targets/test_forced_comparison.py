@@ -8,6 +8,7 @@ import pytest
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import Comparison, compare_forced, compared_tensors
@@ -37,13 +38,13 @@ def compare(calibrated: Calibrated, plan: Plan, emitted: Graph, steps: float, co
     """The runtime has `steps` steps of the grid at one place of a quantizer's input, and says `code`."""
     images = calibrated.images.numpy()
     names = compared_tensors(emitted, plan)
-    measured = dict(zip(names, (a.copy() for a in probe(emitted, images, names)), strict=True))
+    measured = dict(zip(names, (a.copy() for a in probe(emitted, Examples.images(images), names)), strict=True))
     quantize = next(n for n in emitted.nodes() if n.outputs[0].name == CODES)
     scale = constant(quantize.inputs[1])
     assert scale is not None
     measured[SOURCE][PLACE] = np.float32(steps * float(scale))
     measured[CODES][PLACE] = code
-    return compare_forced(Executor(emitted), emitted, plan, images, measured, tie=tie)
+    return compare_forced(Executor(emitted), emitted, plan, Examples.images(images), measured, tie=tie)
 
 
 def test_the_executor_s_code_is_right(calibrated: Calibrated, plan: Plan, emitted: Graph) -> None:
@@ -70,10 +71,12 @@ def test_an_output_that_its_bias_cancels_is_held_to_what_float32_leaves_of_the_b
 ) -> None:
     images = calibrated.images.numpy()
     names = compared_tensors(emitted, plan)
-    measured = dict(zip(names, (a.copy() for a in probe(emitted, images, names)), strict=True))
+    measured = dict(zip(names, (a.copy() for a in probe(emitted, Examples.images(images), names)), strict=True))
     output = plan.sites["fc2"].site.output
     largest = float(np.abs(measured[output]).max())
     measured[output][0, 0] += 1e-3 * largest
     for bias, error in ((0.0, 1e-3), (50 * largest, 1e-3), (1000 * largest, 1e-4)):
-        found = compare_forced(Executor(emitted), emitted, plan, images, measured, biases={output: bias})
+        found = compare_forced(
+            Executor(emitted), emitted, plan, Examples.images(images), measured, biases={output: bias}
+        )
         assert found.worst_site == "fc2" and found.worst_error == pytest.approx(error, rel=0.05)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.tasks.classify import CLASSIFY, predictions_apart
+from qvit_deploy.tasks.classify import CLASSIFY, largest_logit, predictions_apart
 from qvit_deploy.tasks.registry import task_called
 
 CLEAN = torch.tensor([[3.0, 1.0, 0.0], [3.0, 1.0, 2.0]])
@@ -56,16 +56,38 @@ def test_a_class_the_model_lacks() -> None:
         CLASSIFY.parse_metric("logit-diff:0,3")({"logits": CLEAN}, {"logits": CORRUPT})
 
 
-def test_the_first_output_is_the_logits() -> None:
-    outputs = {"logits": np.array([[1.0, 3.0], [2.0, 0.0]]), "features": np.zeros((2, 7))}
+def test_the_first_output_of_two_dimensions_is_the_logits() -> None:
+    outputs = {
+        "map": np.zeros((2, 7, 7)), "indices": np.zeros((2, 5), np.int64), "logits": np.array([[1.0, 3.0], [2.0, 0.0]]),
+        "embedding": np.zeros((2, 7)),
+    }  # fmt: skip
     assert CLASSIFY.answers(outputs).tolist() == [1, 0]
     assert CLASSIFY.score(outputs, np.array([1, 1])) == 0.5
-    assert CLASSIFY.objective({n: torch.from_numpy(v) for n, v in outputs.items()}).tolist() == [3, 2]
+    assert largest_logit({n: torch.from_numpy(v) for n, v in outputs.items()}).tolist() == [3, 2]
+    assert list(CLASSIFY.signals(outputs)) == ["map", "logits", "embedding"]
+
+
+def test_a_lone_output_starts_the_backward_pass_with_its_largest_logit() -> None:
+    assert CLASSIFY.objective_for([{"logits": CLEAN}], seed=0)({"logits": CLEAN}).tolist() == [3, 3]
+    with_features = {"logits": CLEAN, "features": CLEAN[:, :2]}
+    assert CLASSIFY.objective_for([with_features], seed=0)(with_features).tolist() != [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "message"),
+    [
+        (np.zeros((2, 3, 4)), [0, 1], "needs logits .images, classes., the model gives 3x4 an image"),
+        (np.zeros((2, 3)), [0, 3], "labels go up to class 3, the model has 3 classes"),
+    ],
+)
+def test_labels_that_do_not_fit(outputs: np.ndarray, labels: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CLASSIFY.score({"outputs": outputs}, np.array(labels))
 
 
 def test_agreement_is_the_share_of_equal_top_1() -> None:
-    reference = np.array([[1, 2, 3], [9, 1, 1], [0, 5, 1], [0, 5, 1]])
-    other = np.array([[1, 2, 4], [1, 9, 1], [0, 1, 0], [2, 1, 0]])
+    reference = np.array([[1, 2, 3], [9, 1, 1], [0, 5, 1], [0, 5, 1.0]])
+    other = np.array([[1, 2, 4], [1, 9, 1], [0, 1, 0], [2, 1, 0.0]])
     assert CLASSIFY.agreement({"logits": reference}, {"logits": other}) == 0.5
 
 

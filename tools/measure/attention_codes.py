@@ -28,6 +28,8 @@ from qvit_deploy.formats.format import Format
 from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.frontend import load_model
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.quantize.ranges.activations import ActivationGrid
 from qvit_deploy.quantize.ranges.attention import operand_grid, softmax_grid
@@ -75,11 +77,16 @@ class Reference:
         products = [s for s in find_sites(graph) if s.second is not None]
         executor, pixels = Executor(graph), self.pixels(folder / "fashion_mnist_dev.npz")
         chosen = pixels[:CHOSEN].split(8)
-        self.observations = observe(executor, chosen, site_tensors(products), CHOSEN, 0, {}, lambda _: None)
-        self.samples = observe_products(executor, chosen, products, CHOSEN, 0)
+        self.observations = observe(
+            executor, [Examples.images(b) for b in chosen], site_tensors(products), CHOSEN, 0, {}, lambda _: None
+        )
+        self.samples = observe_products(executor, [Examples.images(b) for b in chosen], products, CHOSEN, 0)
         self.blocks = [pair for pair in pairwise(products) if pair[0].kind == "matmul_qk"]
         with torch.no_grad():
-            batches = [executor.run(batch, fetch=list(self.observations)) for batch in pixels[CHOSEN:].split(8)]
+            batches = [
+                executor.run(Examples.images(batch), fetch=list(self.observations))
+                for batch in pixels[CHOSEN:].split(8)
+            ]
         self.tensors = {name: torch.cat([batch[name] for batch in batches]) for name in self.observations}
 
     @staticmethod
@@ -90,7 +97,7 @@ class Reference:
             path = Path(folder) / "images.npz"
             np.savez(path, images=arrays["calib_images"][order])
             images = open_images(str(path), PREPROCESS, limit=CHOSEN + MEASURED, seed=0, skip_bad=False, minimum=2)
-            return torch.from_numpy(np.concatenate([batch for batch, _ in images.batches(8)]))
+            return torch.from_numpy(np.concatenate([batch.arrays[IMAGE] for batch in images.batches(8)]))
 
     def error(self, operand: Operand, choice: Choice, format: Format) -> float:
         """Returns the mean over the blocks of the relative error with one operand quantized."""

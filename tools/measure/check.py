@@ -106,7 +106,7 @@ def simulate(trials: int, table: Table, spreads: Table) -> None:
         many = [simulated(random, noise, (0.0, 0.0)) for _ in range(20)]
         ratios = np.concatenate([one / other for one, other in many])
         add_spread(f"simulated, {noise.name}", ratios, ratios, spreads)
-        verdicts: dict[str, list[float]] = {"interleaved": [], "apart, yardstick": [], "apart, without": []}
+        verdicts: dict[str, list[float]] = {"interleaved": [], "apart, by reference": [], "apart, without": []}
         for slowdown in (0.0, SLOWDOWN):
             failed = np.zeros(len(verdicts))
             for trial in range(trials):
@@ -130,7 +130,7 @@ def blocks_of(subject: Subject) -> np.ndarray:
     rows = []
     for process in subject.processes:
         blocks = np.array(process.blocks_ms)
-        rows.append(blocks if process.yardstick_ms is None else blocks / process.yardstick_ms)
+        rows.append(blocks if process.reference_ms is None else blocks / process.reference_ms)
     return np.array(rows)
 
 
@@ -152,7 +152,7 @@ def real(pool: int, count: int, table: Table, spreads: Table) -> None:
     chosen = [[random.permutation(pool)[:PROCESSES] for _ in range(2)] for _ in range(count)]
     paired = [[fails(paired_ratio([(old[i].tolist(), new[i].tolist())])) for i, _ in chosen] for old, new in turns]
     alone = [[fails(ratio([apart[0][i].tolist()], [new[j].tolist()])) for i, j in chosen] for new in apart[1:]]
-    for method, verdicts in (("interleaved", paired), ("apart, yardstick", alone)):
+    for method, verdicts in (("interleaved", paired), ("apart, by reference", alone)):
         table.add_row("real, this machine", method, *(f"{np.mean(v):.1%}" for v in verdicts), str(count))
 
 
@@ -160,7 +160,7 @@ def _measured(file: File, against: File | None, pool: int, bars: Bars) -> Measur
     measurement = measure(file, against, MeasureOptions(processes=pool), False, bars)
     line = f"{file.path.stem}: p50 {measurement.latency_ms.p50:.3f} ms"
     if measurement.ratio is None:
-        line += f", yardstick {reference_workload_ms([measurement]):.3f} ms"
+        line += f", reference workload {reference_workload_ms([measurement]):.3f} ms"
     else:
         low, high = measurement.ratio.interval95
         line += f", {measurement.ratio.p50:.4f} ({low:.4f} to {high:.4f}) of the time of base"

@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import timm
 import torch
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend.torch_module import from_torch
+from qvit_deploy.graph.examples import Examples
 
 MODELS = ("vit_tiny_patch16_224", "deit3_small_patch16_224", "swin_tiny_patch4_window7_224", "cait_xxs24_224")
 
@@ -37,12 +39,13 @@ def main() -> None:
         images = torch.randn(arguments.batch, *shape)
         times: tuple[list[float], list[float]] = ([], [])
         with torch.no_grad():
-            expected, actual = module(images), executor.run(images)["logits"]
-            runs: tuple[Callable[[torch.Tensor], object], ...] = (module, executor.run)
+            examples = Examples.images(images)
+            expected, actual = module(images), executor.run(examples)["logits"]
+            runs: tuple[Callable[[], object], ...] = (partial(module, images), partial(executor.run, examples))
             for _ in range(arguments.repeats):
                 for run, milliseconds in zip(runs, times, strict=True):
                     start = time.perf_counter()
-                    run(images)
+                    run()
                     milliseconds.append(1e3 * (time.perf_counter() - start))
         ratio = statistics.median(e / m for m, e in zip(*times, strict=True))
         error = float((expected - actual).abs().max() / expected.abs().max())

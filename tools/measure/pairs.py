@@ -27,6 +27,7 @@ from qvit_deploy.data.pairs.make import EDITS, Edit, ImagePair, make_pairs
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import load_model
+from qvit_deploy.graph.examples import Examples
 
 PATCHES = {"vit": 4, "deit": 4, "swin": 2}
 DATA = "demo:fashion-mnist"
@@ -67,7 +68,7 @@ def main() -> None:
 
 def _logits(executor: Executor, images: list[np.ndarray]) -> np.ndarray:
     with torch.no_grad():
-        (logits,) = executor.run(torch.from_numpy(np.stack(images))).values()
+        (logits,) = executor.run(Examples.images(torch.from_numpy(np.stack(images)))).values()
     return np.asarray(logits)
 
 

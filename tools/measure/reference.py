@@ -23,6 +23,7 @@ from rich.table import Table
 
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.onnxruntime import runtime as target
@@ -60,7 +61,7 @@ def speedup(baseline: Path, candidate: Path, repeats: int) -> tuple[float, float
     for _ in range(repeats):
         for runner, milliseconds in zip(sessions, times, strict=True):
             start = time.perf_counter()
-            target.run(runner, image)
+            target.run(runner, Examples.images(image))
             milliseconds.append(1e3 * (time.perf_counter() - start))
     warm = [milliseconds[repeats // 10 :] for milliseconds in times]
     ratio = statistics.median(a / b for a, b in zip(*warm, strict=True))

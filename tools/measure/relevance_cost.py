@@ -20,12 +20,13 @@ from rich.table import Table
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.frontend import load_model
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.patching.components import find_components
 from qvit_deploy.patching.relp import attribute
 from qvit_deploy.relevance.lrp import propagate
 from qvit_deploy.relevance.rule_sets import RULE_SETS
-from qvit_deploy.tasks.classify import CLASSIFY, logit_difference
+from qvit_deploy.tasks.classify import CLASSIFY, largest_logit, logit_difference
 
 MODEL = "timm:vit_small_patch14_dinov2?img_size=112&num_classes=10"
 
@@ -60,13 +61,13 @@ def main() -> None:
     tasks: dict[str, Callable[[], object]] = {"two forward and one backward pass, bare": bare}
     for name, rule_set in RULE_SETS.items():
         executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-        start = rule_set.starting_at(CLASSIFY.objective)
+        start = rule_set.starting_at(largest_logit)
         tasks[f"LRP of all sites, {name}"] = lambda e=executor, s=start: propagate(  # type: ignore[misc]
-            e, image, inputs, read, s
+            e, Examples.images(image), inputs, read, s
         )
         if name != "deep-taylor":
             tasks[f"RelP of all components, {name}"] = lambda e=executor, r=rule_set: attribute(  # type: ignore[misc]
-                e, r, components, image, other, metric, CLASSIFY
+                e, r, components, Examples.images(image), Examples.images(other), metric, CLASSIFY
             )
 
     seconds: dict[str, list[float]] = {name: [] for name in ("forward", *tasks)}

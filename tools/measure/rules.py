@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.patching.agreement import Agreement, compare, summarise
 from qvit_deploy.patching.components import KINDS, find_components
 from qvit_deploy.patching.relp import attribute
@@ -60,7 +61,9 @@ def main() -> None:
             squares: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
             for pair in pairs:
                 clean, corrupt = torch.tensor(pair.clean)[None], torch.tensor(pair.corrupt)[None]
-                estimate = attribute(executor, rule_set, components, clean, corrupt, metric, CLASSIFY)
+                estimate = attribute(
+                    executor, rule_set, components, Examples.images(clean), Examples.images(corrupt), metric, CLASSIFY
+                )
                 exact = truth.of(pair, components)
                 maps = ({c: m[0] for c, m in estimate.effects.items()}, exact)
                 for kind in KINDS:

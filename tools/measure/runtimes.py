@@ -37,6 +37,7 @@ from qvit_deploy.bench.measure import BLOCKS, PROCESSES, MeasureOptions, in_turn
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.graph.interface import IMAGE
 from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
 
@@ -214,7 +215,7 @@ def quantized_files(bundle: Bundle, arguments: argparse.Namespace, folder: Path,
     model = bundle.path_of("model.float.onnx").absolute()
     preprocess = Preprocess.model_validate(bundle.manifest.source["preprocess"])
     chosen = open_images(arguments.calib, preprocess, limit=arguments.images, split="calib")
-    np.save(folder / "images.npy", np.concatenate([pixels for pixels, _ in chosen.batches(16)]))
+    np.save(folder / "images.npy", np.concatenate([batch.arrays[IMAGE] for batch in chosen.batches(16)]))
     cost: tuple[float | None, int | None] = None, None
     with bars.stage("quantize", len(QUANTIZERS) + 1) as advance:
         if not arguments.no_compile:

@@ -110,7 +110,7 @@ def check(
     for side in (olds, news):
         _require_one_file(side)
     if baselines:
-        relative = not notes and all(p.yardstick_ms for _, s in [*olds, *news] for p in s.processes)
+        relative = not notes and all(p.reference_ms for _, s in [*olds, *news] for p in s.processes)
         latency = ratio(*([_blocks(s, relative) for _, s in side] for side in (olds, news)))
         notes.append(_speed_note(olds, news) if relative else _APART)
     else:
@@ -190,13 +190,13 @@ def _blocks(subject: Subject, relative: bool = False) -> list[tuple[float, ...]]
     """Returns block medians in ms, or relative to the reference workload's block that was measured next to each."""
     if not relative:
         return [p.blocks_ms for p in subject.processes]
-    pairs = [zip(p.blocks_ms, p.yardstick_ms or (), strict=True) for p in subject.processes]
+    pairs = [zip(p.blocks_ms, p.reference_ms or (), strict=True) for p in subject.processes]
     return [tuple(own / reference for own, reference in pair) for pair in pairs]
 
 
 def reference_workload_ms(subjects: Iterable[Subject]) -> float:
     """Returns the median time of the reference workload in all blocks of `subjects`, milliseconds."""
-    return statistics.median(y for s in subjects for p in s.processes for y in p.yardstick_ms or ())
+    return statistics.median(y for s in subjects for p in s.processes for y in p.reference_ms or ())
 
 
 def _speed_note(olds: Sequence[NamedSubject], news: Sequence[NamedSubject]) -> str:
@@ -204,8 +204,8 @@ def _speed_note(olds: Sequence[NamedSubject], news: Sequence[NamedSubject]) -> s
     before, after = (reference_workload_ms(s for _, s in side) for side in (olds, news))
     change = after / before - 1
     text = (
-        f"measured apart, times taken relative to the yardstick, which the machine ran in {before:.3f} ms for the "
-        f"baseline and {after:.3f} ms for the candidate ({change:+.1%})"
+        f"measured apart, times taken relative to the reference workload, which the machine ran in {before:.3f} ms "
+        f"for the baseline and {after:.3f} ms for the candidate ({change:+.1%})"
     )
     if abs(change) <= SAME_SPEED:
         return text

@@ -52,7 +52,7 @@ def environment(root: Path = Path("/")) -> Environment:
         gpu=gpu,
         gpu_clocks=clocks,
         load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        versions=versions,
+        versions=dict(sorted(versions.items())),
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from qvit_deploy.artifacts.measurement import Measurement, measurement_of
 from qvit_deploy.bench.device.telemetry import Clock, Sample, clocks, power_mode, tegra_release, tegrastats, throttling
 from qvit_deploy.errors import InputError
-from qvit_deploy.validation import first_problem, parse_json
+from qvit_deploy.validation import parse_json, problems_text
 
 SCHEMA = "qvit-deploy/jetson-session/1"
 LARGEST_FILE = 1 << 28
@@ -78,7 +78,7 @@ def read_session(path: Path) -> Session:
     except KeyError:
         raise InputError(f"{path}: is not a session of tools/jetson/session.py (no session.json)") from None
     except ValueError as error:
-        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        reason = problems_text(error) if isinstance(error, ValidationError) else error
         raise InputError(f"{path}: session.json is damaged or of another version: {reason}") from None
 
     def text(name: str) -> str:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from qvit_deploy.execute.ops import elementwise, nn, quant, shape  # noqa: F401
+from qvit_deploy.execute.ops import (  # noqa: F401
+    activations,
+    elementwise,
+    indexing,
+    normalizations,
+    pooling,
+    products,
+    quant,
+    recurrent,
+    reductions,
+    resampling,
+    shape,
+)
 from qvit_deploy.execute.ops.registry import OPS, NodeView, OpFn, Tensor, build
 
 __all__ = ["OPS", "NodeView", "OpFn", "Tensor", "build"]

@@ -16,6 +16,7 @@ import torch
 
 from qvit_deploy.errors import UnsupportedOpError
 from qvit_deploy.graph.graph import constant
+from qvit_deploy.graph.supported import unsupported
 
 Tensor = torch.Tensor
 OpFn = Callable[..., Any]
@@ -68,12 +69,7 @@ def build(node: ir.Node) -> OpFn:
     """Returns the torch function of `node`. Raises UnsupportedOpError, naming the operator and the node."""
     builder = OPS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if builder is None:
-        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-        raise UnsupportedOpError(
-            name,
-            node.name or "?",
-            "export the model with standard ONNX operators, or add it to a file of qvit_deploy/execute/ops",
-        )
+        raise unsupported(node)
     return builder(NodeView(node))
 
 

@@ -73,80 +73,6 @@ def _concat(view: NodeView) -> OpFn:
     return lambda *xs: torch.cat(xs, axis)
 
 
-@op("Split")
-def _split(view: NodeView) -> OpFn:
-    axis, pieces, fixed = view.attr("axis", 0), len(view.node.outputs), view.ints(1)
-
-    def split(x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-        if fixed is not None or sizes is not None:
-            return x.split(fixed if fixed is not None else runtime_ints(sizes), axis)  # type: ignore[arg-type]
-        return x.split(-(-x.shape[axis] // pieces), axis)
-
-    return split
-
-
-@op("Slice")
-def _slice(view: NodeView) -> OpFn:
-    fixed = [view.ints(i) for i in range(1, 5)]
-
-    def take(
-        x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None
-    ) -> Tensor:
-        given = (starts, ends, axes, steps)
-        begin, end, dims, stride = (
-            fixed[i] if fixed[i] is not None else (runtime_ints(g) if g is not None else None)
-            for i, g in enumerate(given)
-        )
-        assert begin is not None and end is not None
-        for i, first in enumerate(begin):
-            dim, step = dims[i] if dims else i, stride[i] if stride else 1
-            size, last = x.shape[dim], end[i]
-            if step > 0:
-                index = [slice(None)] * x.ndim
-                # ONNX writes "to the end" as INT64_MAX, which torch truncates with a warning.
-                index[dim % x.ndim] = slice(*slice(first, last, step).indices(size))
-                x = x[tuple(index)]
-            else:
-                rows = range(size)[slice(first, None if last < -size else last, step)]
-                x = x.index_select(dim, torch.tensor(list(rows), device=x.device))
-        return x
-
-    return take
-
-
-@op("Gather")
-def _gather(view: NodeView) -> OpFn:
-    axis = view.attr("axis", 0)
-
-    def gather(x: Tensor, indices: Tensor) -> Tensor:
-        dim = axis % x.ndim
-        if indices.ndim == 0:
-            return x.select(dim, int(indices))
-        rows = (indices.to(x.device).long() % x.shape[dim]).reshape(-1)
-        picked = x.index_select(dim, rows)
-        return picked.reshape(*x.shape[:dim], *indices.shape, *x.shape[dim + 1 :])
-
-    return gather
-
-
-@op("GatherElements")
-def _gather_elements(view: NodeView) -> OpFn:
-    axis = view.attr("axis", 0)
-    return lambda x, indices: torch.gather(x, axis, indices.to(x.device).long() % x.shape[axis])
-
-
-@op("ScatterND")
-def _scatter_nd(view: NodeView) -> OpFn:
-    if view.attr("reduction", "none") != "none":
-        raise view.unsupported("only reduction='none' is supported")
-
-    def scatter(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
-        where = tuple(indices.to(x.device).long().movedim(-1, 0))
-        return x.index_put(where, updates)
-
-    return scatter
-
-
 @op("Expand")
 def _expand(view: NodeView) -> OpFn:
     fixed = view.ints(1)
@@ -233,3 +159,47 @@ def _depth_to_space(view: NodeView) -> OpFn:
         return x.reshape(b, depth, h * block, w * block)
 
     return run
+
+
+@op("SpaceToDepth")
+def _space_to_depth(view: NodeView) -> OpFn:
+    block = view.attr("blocksize")
+
+    def run(x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.reshape(b, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+        return x.reshape(b, c * block**2, h // block, w // block)
+
+    return run
+
+
+@op("Col2Im")
+def _col2im(view: NodeView) -> OpFn:
+    sizes, kernel = view.ints(1), view.ints(2)
+    if sizes is None or kernel is None or len(sizes) != 2:
+        raise view.unsupported("only two spatial axes of constant sizes run")
+    pads, strides, dilations = (
+        view.attr("pads", [0] * 4),
+        view.attr("strides", [1, 1]),
+        view.attr("dilations", [1, 1]),
+    )
+    padded = (sizes[0] + pads[0] + pads[2], sizes[1] + pads[1] + pads[3])
+
+    def col2im(x: Tensor, *_: Tensor) -> Tensor:
+        maps = F.fold(x, padded, tuple(kernel), tuple(dilations), 0, tuple(strides))
+        return maps[:, :, pads[0] : pads[0] + sizes[0], pads[1] : pads[1] + sizes[1]]
+
+    return col2im
+
+
+@op("EyeLike")
+def _eye_like(view: NodeView) -> OpFn:
+    diagonal, dtype = view.attr("k", 0), view.attr("dtype")
+    to = None if dtype is None else _TORCH_DTYPES[ir.DataType(dtype)]
+
+    def eye_like(x: Tensor) -> Tensor:
+        rows, columns = x.shape
+        ones = torch.ones(rows, columns, dtype=to or x.dtype, device=x.device)
+        return ones.triu(diagonal).tril(diagonal)
+
+    return eye_like

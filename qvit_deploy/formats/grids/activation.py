@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from qvit_deploy.formats.emitter import Emitter, write_clip, write_pair
+from qvit_deploy.formats.emitter import Emitter, write_clip
 from qvit_deploy.formats.format import Format
-from qvit_deploy.formats.grids.grid import OrdinaryGrid, Prepared, Tensor
+from qvit_deploy.formats.grids.grid import OrdinaryGrid, Prepared, QuantizerPair, Tensor
 from qvit_deploy.formats.grids.half import half_scale
 
 
@@ -40,6 +40,10 @@ class ActivationGrid(OrdinaryGrid):
     def per_tensor(self) -> ActivationGrid:
         return self
 
+    @property
+    def pair(self) -> QuantizerPair:
+        return QuantizerPair(self.scale, self.format.container)
+
     def apply(self, x: Tensor) -> Tensor:
         """Returns the dequantized value of x + shift, float32, what the consumer's product reads."""
         scale = torch.tensor(self.scale, device=x.device)
@@ -58,7 +62,3 @@ class ActivationGrid(OrdinaryGrid):
         if not self.format.fills_container:
             source = write_clip(emitter, source, scale, self.format.range, name)
         return Prepared(x, source)
-
-    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        scale = np.float32(self.scale)
-        return write_pair(emitter, source, scale, scale, np.zeros((), self.format.container), name)

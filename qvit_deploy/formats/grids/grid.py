@@ -1,18 +1,20 @@
 """What a grid is: a format put on one activation tensor, with a scale and what is done to the tensor around it.
 
-A grid applies itself to a tensor (`apply`) and writes itself into a graph (`prepare`, `write`). Who uses grids asks
-them and does not look at their classes; a new kind is one file here and one way of fitting it in `quantize.ranges`.
+A grid applies itself to a tensor (`apply`) and writes itself into a graph (`prepare`, and behind that its `pair`). Who
+uses grids asks them and does not look at their classes; a new kind is one file here and one way of fitting it in
+`quantize.ranges`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
-from qvit_deploy.formats.emitter import Emitter
+from qvit_deploy.formats.emitter import Emitter, write_pair
 from qvit_deploy.formats.format import Format
 
 Tensor = torch.Tensor
@@ -39,13 +41,30 @@ class Prepared:
 
     Attributes:
         source: what is rounded, after it was scaled per head or per row and before anything else.
-        value: what the quantizers read; of a grid that is not `on_integers` the dequantized value itself.
+        value: what the grid's pair of quantizers reads; of a grid without a pair the dequantized value itself.
         largest: the largest value of every row, where rows were divided by it.
     """
 
     source: ir.Value
     value: ir.Value
     largest: ir.Value | None = None
+
+
+@dataclass(frozen=True)
+class QuantizerPair:
+    """QuantizeLinear and DequantizeLinear with one scale and zero point 0, whose codes a product can run on.
+
+    Attributes:
+        container: the type of the codes.
+    """
+
+    scale: float
+    container: np.dtype[Any]
+
+    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
+        """Writes the pair behind `source` and returns (codes called `name`, value)."""
+        scale = np.float32(self.scale)
+        return write_pair(emitter, source, scale, scale, np.zeros((), self.container), name)
 
 
 class OneScale(Protocol):
@@ -94,15 +113,19 @@ class Grid(Protocol):
     @property
     def emitted_scale(self) -> float:
         """The number that scales the operand in an emitted graph, where it is a constant called `*.scale` of a
-        DequantizeLinear, or the last factor of a grid that is not `on_integers`."""
+        DequantizeLinear, or the last factor of a grid without a `pair`."""
 
     @property
     def is_plain(self) -> bool:
         """Whether the grid is one QuantizeLinear, behind a Clip at most."""
 
     @property
+    def pair(self) -> QuantizerPair | None:
+        """The quantizers behind `prepare`; None where the product reads a table of floating-point values instead."""
+
+    @property
     def on_integers(self) -> bool:
-        """Whether the product can run on the codes; where not, it reads a table of floating-point values."""
+        """Whether the product can run on the codes, which those of a `pair` are for."""
 
     @property
     def residue(self) -> Residue:
@@ -129,12 +152,9 @@ class Grid(Protocol):
     def prepare(self, x: ir.Value, name: str, emitter: Emitter) -> Prepared:
         """Writes what stands in front of the quantizers, once for all readers of x; `name` is that of the codes."""
 
-    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        """Writes one pair of quantizers behind `prepare`, for a grid `on_integers`: (codes called `name`, value)."""
-
 
 class OrdinaryGrid:
-    """The answers that most grids give: not plain, on integers, only a shift to undo."""
+    """The answers that most grids give: not plain, on integers where they have a pair, only a shift to undo."""
 
     shift: float = 0.0
 
@@ -143,8 +163,8 @@ class OrdinaryGrid:
         return False
 
     @property
-    def on_integers(self) -> bool:
-        return True
+    def on_integers(self: Grid) -> bool:
+        return self.pair is not None
 
     @property
     def residue(self: Grid) -> Residue:

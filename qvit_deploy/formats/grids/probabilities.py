@@ -30,9 +30,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from qvit_deploy.formats.emitter import Emitter, write_clip, write_look_up, write_pair
+from qvit_deploy.formats.emitter import Emitter, write_clip, write_look_up
 from qvit_deploy.formats.format import Format
-from qvit_deploy.formats.grids.grid import OrdinaryGrid, Prepared, Tensor
+from qvit_deploy.formats.grids.grid import OrdinaryGrid, Prepared, QuantizerPair, Tensor
 from qvit_deploy.formats.grids.half import half_scale
 
 FINE_TOP = 65535
@@ -68,6 +68,10 @@ class UnsignedGrid(OrdinaryGrid):
     def is_plain(self) -> bool:
         return True
 
+    @property
+    def pair(self) -> QuantizerPair:
+        return QuantizerPair(self.scale, np.dtype(np.int8))
+
     def codes(self, p: Tensor) -> Tensor:
         """Returns the codes of p, float32 integers, in its shape."""
         return _uniform_codes(p, self.scale, self.highest)
@@ -83,9 +87,6 @@ class UnsignedGrid(OrdinaryGrid):
         """Clips x to the codes, which fill half of the container."""
         return Prepared(x, write_clip(emitter, x, np.float32(self.scale), (0, self.highest), name))
 
-    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        return write_pair(emitter, source, np.float32(self.scale), np.float32(self.scale), np.int8(0), name)
-
 
 @dataclass(frozen=True)
 class LevelGrid(OrdinaryGrid):
@@ -98,6 +99,11 @@ class LevelGrid(OrdinaryGrid):
     @property
     def emitted_scale(self) -> float:
         return self.scale
+
+    @property
+    def pair(self) -> QuantizerPair:
+        """The codes it writes are the levels themselves."""
+        return QuantizerPair(self.scale, np.dtype(np.int8))
 
     def table(self) -> Tensor:
         """Returns the level nearest to every integer 0..LEVEL_TOP (the lower one of two as near), float32 [LEVEL_TOP +
@@ -121,10 +127,6 @@ class LevelGrid(OrdinaryGrid):
         table = emitter.constant(f"{name}.levels", corrections * scale)
         return Prepared(x, write_look_up(emitter, x, scale, scale, np.int8(0), table, f"{name}.fine"))
 
-    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        """Writes codes that are the levels themselves."""
-        return write_pair(emitter, source, np.float32(self.scale), np.float32(self.scale), np.int8(0), name)
-
 
 @dataclass(frozen=True)
 class LogGrid(OrdinaryGrid):
@@ -139,8 +141,8 @@ class LogGrid(OrdinaryGrid):
         return self.largest
 
     @property
-    def on_integers(self) -> bool:
-        return False
+    def pair(self) -> None:
+        return None
 
     @property
     def logarithm(self) -> LogGrid:
@@ -166,9 +168,6 @@ class LogGrid(OrdinaryGrid):
         rounded = write_look_up(emitter, x, np.float32(self.scale), unit, np.uint16(0), table, name)
         largest = emitter.constant(f"{name}.range", np.float32(self.largest))
         return Prepared(x, emitter.add("Mul", [rounded, largest], f"{name}.power"))
-
-    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        raise NotImplementedError("a product on logarithmic codes reads what `prepare` writes")
 
 
 def log_codes(p: Tensor, largest: float, bits: int, steps: int) -> Tensor:

@@ -11,14 +11,40 @@ import torch
 from qvit_deploy.formats.emitter import Emitter
 from qvit_deploy.formats.format import Format
 from qvit_deploy.formats.grids.activation import ActivationGrid
-from qvit_deploy.formats.grids.grid import Grid, LogCodes, OrdinaryGrid, Prepared, Residue, Tensor
+from qvit_deploy.formats.grids.grid import Grid, LogCodes, OrdinaryGrid, Prepared, QuantizerPair, Residue, Tensor
 from qvit_deploy.formats.grids.probabilities import LevelGrid, LogGrid, UnsignedGrid
 
 ProbabilityGrid = ActivationGrid | UnsignedGrid | LevelGrid | LogGrid
 
 
+class ScaledGrid(OrdinaryGrid):
+    """A grid on an operand that is scaled first: what the codes are is said by the common one, `grid`."""
+
+    grid: Grid
+
+    @property
+    def format(self) -> Format:
+        return self.grid.format
+
+    @property
+    def emitted_scale(self) -> float:
+        return self.grid.emitted_scale
+
+    @property
+    def pair(self) -> QuantizerPair | None:
+        return self.grid.pair
+
+    @property
+    def common(self) -> Grid:
+        return self.grid
+
+    @property
+    def logarithm(self) -> LogCodes | None:
+        return self.grid.logarithm
+
+
 @dataclass(frozen=True)
-class HeadGrid(OrdinaryGrid):
+class HeadGrid(ScaledGrid):
     """One scale per head: head h of [n, heads, rows, columns] is quantized as x * factors[h] on one common grid.
 
     Dividing by the factors is left to the product's output, so the integers meet in one per-tensor product, with a
@@ -34,20 +60,8 @@ class HeadGrid(OrdinaryGrid):
     factors: tuple[float, ...]
 
     @property
-    def format(self) -> Format:
-        return self.grid.format
-
-    @property
-    def emitted_scale(self) -> float:
-        return self.grid.emitted_scale
-
-    @property
     def residue(self) -> Residue:
         return Residue(factors=self.factors)
-
-    @property
-    def common(self) -> Grid:
-        return self.grid
 
     def apply(self, x: Tensor) -> Tensor:
         """Returns the dequantized value of x float32 [n, heads, rows, columns], divided by the factors again."""
@@ -59,12 +73,9 @@ class HeadGrid(OrdinaryGrid):
         factors = emitter.constant(f"{name}.factors", np.array(self.factors, np.float32).reshape(-1, 1, 1))
         return self.grid.prepare(emitter.add("Mul", [x, factors], f"{name}.heads"), name, emitter)
 
-    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        return self.grid.write(source, name, emitter)
-
 
 @dataclass(frozen=True)
-class RowGrid(OrdinaryGrid):
+class RowGrid(ScaledGrid):
     """Probabilities are divided by the largest of their row (last axis) before `grid`, the product multiplied by it.
 
     p / max(p) = exp(s - max(s)): what is quantized is the softmax before its normalization, the way fused attention
@@ -74,28 +85,8 @@ class RowGrid(OrdinaryGrid):
     grid: ProbabilityGrid
 
     @property
-    def format(self) -> Format:
-        return self.grid.format
-
-    @property
-    def emitted_scale(self) -> float:
-        return self.grid.emitted_scale
-
-    @property
-    def on_integers(self) -> bool:
-        return self.grid.on_integers
-
-    @property
     def residue(self) -> Residue:
         return Residue(shift=self.grid.shift, by_row=True)
-
-    @property
-    def common(self) -> Grid:
-        return self.grid
-
-    @property
-    def logarithm(self) -> LogCodes | None:
-        return self.grid.logarithm
 
     def apply(self, p: Tensor) -> Tensor:
         """Returns the dequantized value of p > 0 [..., keys], multiplied by the largest of each row again."""
@@ -108,6 +99,3 @@ class RowGrid(OrdinaryGrid):
         largest = emitter.add("ReduceMax", [x, keys], f"{name}.largest")
         normalized = emitter.add("Div", [x, largest], f"{name}.normalized")
         return Prepared(normalized, self.grid.prepare(normalized, name, emitter).value, largest)
-
-    def write(self, source: ir.Value, name: str, emitter: Emitter) -> tuple[ir.Value, ir.Value]:
-        return self.grid.write(source, name, emitter)

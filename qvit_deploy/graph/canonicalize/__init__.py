@@ -8,6 +8,8 @@ shapes), `provenance` (what depends on pixels, on shapes, on weights alone), `in
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -16,17 +18,46 @@ from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
 from qvit_deploy.graph.canonicalize.rewrites.attention import normalise_attention
 from qvit_deploy.graph.canonicalize.rewrites.batch import specialise
 from qvit_deploy.graph.canonicalize.rewrites.control_flow import decide_branches
+from qvit_deploy.graph.canonicalize.rewrites.einsum import write_einsums_out
 from qvit_deploy.graph.canonicalize.rewrites.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.rewrites.layer_norm import normalise_layer_norms
 from qvit_deploy.graph.canonicalize.rewrites.layout import simplify_layout
 from qvit_deploy.graph.canonicalize.rewrites.linear import normalise_linears
 from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
 from qvit_deploy.graph.canonicalize.rewrites.opset import to_canonical_opset
+from qvit_deploy.graph.canonicalize.rewrites.order import sort_nodes
 from qvit_deploy.graph.canonicalize.rewrites.patch_embed import convs_to_linears
 from qvit_deploy.graph.canonicalize.rewrites.precision import require_finite, to_float32
 from qvit_deploy.graph.canonicalize.rewrites.sequences import remove_sequences
-from qvit_deploy.graph.edit import detach_constants
+from qvit_deploy.graph.edit import detach_constants, remove_unused
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.quiet import quiet
+
+Rewrite = Callable[[ir.Model], "ir.Model | None"]
+"""Changes a model in place, or returns another in its place."""
+
+REWRITES: tuple[Rewrite, ...] = (
+    sort_nodes,
+    to_canonical_opset,
+    remove_unused,
+    require_finite,
+    to_float32,
+    check_interface,
+    remove_sequences,
+    decide_branches,
+    specialise,
+    remove_noops,
+    write_einsums_out,
+    simplify_layout,
+    normalise_linears,
+    convs_to_linears,
+    simplify_layout,
+    normalise_layer_norms,
+    fuse_gelus,
+    normalise_attention,
+    remove_noops,
+)
+"""What changes a model's operators, in order; names follow."""
 
 
 def canonicalize(model: ir.Model, name: str) -> Graph:
@@ -37,31 +68,29 @@ def canonicalize(model: ir.Model, name: str) -> Graph:
         UnsupportedOpError: an operator or the way it is used has no canonical form; names the node.
         NonFiniteError: a weight holds NaN or infinity.
     """
+    with quiet("onnx_ir"):
+        for _, rewritten in rewrite(model):  # noqa: B007
+            pass
+    common.ClearMetadataAndDocStringPass()(rewritten)
+    rewritten.graph.name = name
+    rewritten.producer_name, rewritten.producer_version = "qvit-deploy", None
+    return Graph(rewritten, name)
+
+
+def rewrite(model: ir.Model) -> Iterator[tuple[str, ir.Model]]:
+    """Canonicalizes `model` step by step and yields (name of the rewrite, the model as it left it) after each.
+
+    The next step changes what was yielded; the last yields the model that `canonicalize` returns, with metadata.
+    """
     detach_constants(model)
-    model = to_canonical_opset(model)
-    require_finite(model)
-    to_float32(model)
-    check_interface(model)
     names = output_names(model)
-    remove_sequences(model)
-    decide_branches(model)
-    specialise(model)
-    remove_noops(model)
-    simplify_layout(model)
-    normalise_linears(model)
-    convs_to_linears(model)
-    simplify_layout(model)
-    normalise_layer_norms(model)
-    fuse_gelus(model)
-    normalise_attention(model)
-    remove_noops(model)
+    for step in REWRITES:
+        model = step(model) or model
+        yield step.__name__, model
     set_output_names(model, names)
     set_names(model)
     sort_initializers(model)
-    common.ClearMetadataAndDocStringPass()(model)
-    model.graph.name = name
-    model.producer_name, model.producer_version = "qvit-deploy", None
-    return Graph(model, name)
+    yield set_names.__name__, model
 
 
-__all__ = ["canonicalize"]
+__all__ = ["REWRITES", "canonicalize", "rewrite"]

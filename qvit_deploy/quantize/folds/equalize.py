@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.edit import free_node_name, free_value_name
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.folds.norms import Fold, absorb_into_consumers, add_initializer, channel_fold
@@ -87,9 +88,11 @@ def _insert(graph: Graph, name: str, products: set[str], fold: Fold) -> str:
     value, nodes = x, list[ir.Node]()
     for op_type, (parameter_name, array) in zip(("Mul", "Add"), constants.items(), strict=True):
         parameter = add_initializer(graph, f"{name}.equalize.{parameter_name}", array)
-        node = ir.node(op_type, [value, parameter], name=f"{name}.equalize.{op_type}")
+        node_name = free_node_name(graph.model.graph, f"{name}.equalize.{op_type}")
+        node = ir.node(op_type, [value, parameter], name=node_name)
         value = node.outputs[0]
-        value.name = f"{name}.equalized" if op_type == "Add" else f"{name}.equalize.product"
+        made_up = f"{name}.equalized" if op_type == "Add" else f"{name}.equalize.product"
+        value.name = free_value_name(graph.model.graph, made_up)
         value.shape, value.type = x.shape, x.type
         nodes.append(node)
     producer = x.producer()
@@ -97,4 +100,4 @@ def _insert(graph: Graph, name: str, products: set[str], fold: Fold) -> str:
     graph.model.graph.insert_after(producer, nodes)
     for user in users:
         user.replace_input_with(0, value)
-    return f"{name}.equalized"
+    return value.name or ""

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.graph.channels import NormGroup
-from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.edit import add_constant, free_node_name, free_value_name
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.query import node_making
 from qvit_deploy.graph.sites import Site
@@ -116,9 +116,10 @@ def _add_bias(graph: Graph, site: Site, bias: Array) -> None:
     node = node_making(graph, site.product)
     value = add_initializer(graph, f"{site.name}.bias", bias)
     product = node.outputs[0]
-    add = ir.node("Add", [product, value], name=f"{site.name}.add_bias")
+    add = ir.node("Add", [product, value], name=free_node_name(graph.model.graph, f"{site.name}.add_bias"))
     add.outputs[0].shape, add.outputs[0].type = product.shape, product.type
     ir.convenience.replace_all_uses_with(product, add.outputs[0], replace_graph_outputs=True)
     add.replace_input_with(0, product)
-    product.name, add.outputs[0].name = f"{site.product}_unbiased", site.product  # a graph output keeps its name
+    product.name = free_value_name(graph.model.graph, f"{site.product}_unbiased")
+    add.outputs[0].name = site.product  # a graph output keeps its name
     graph.model.graph.insert_after(node, add)

@@ -24,10 +24,13 @@ from qvit_deploy.execute.ops import OpFn, build
 from qvit_deploy.formats.format import SMALLEST_SCALE, Format
 from qvit_deploy.formats.grids.activation import ActivationGrid
 from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.graph.examples import Examples, concatenated
+from qvit_deploy.graph.interface import IMAGE
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.quantize.rounding.compensate import add_bias
+from qvit_deploy.tasks.objective import Spread
 from qvit_deploy.tasks.task import Task
 
 CODE_RATE = 3e-2
@@ -42,9 +45,6 @@ BIAS_RATE = 3e-4
 LAST_RATE = 0.02
 """Share of the rates left at the end; they fall along a cosine."""
 
-SIGNAL = ""
-"""What the task's signal is called among the tensors of the residual stream, which have names."""
-
 SHIFT = 12
 """Images are shifted by up to 1 / SHIFT of their side."""
 
@@ -52,7 +52,7 @@ SHIFT = 12
 def distill(
     calibration: Calibration,
     plan: Plan,
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     epochs: int,
     seed: int,
     task: Task,
@@ -61,7 +61,7 @@ def distill(
     """Returns `plan` with other codes, scales and biases; widths and attention grids stay.
 
     Args:
-        batches: calibration images, float32 [b, C, H, W] each; all but the last of one size. All are held, because
+        batches: calibration images; all but the last of one size. All are held, because
             every epoch draws them in another order.
         epochs: times every image is seen.
         task: what the outputs mean.
@@ -70,8 +70,8 @@ def distill(
     Raises:
         CheckError: the loss stopped being finite.
     """
-    groups = [batch.clone() for batch in batches]
-    size, images = len(groups[0]), torch.cat(groups)
+    groups = list(batches)
+    size, images = len(groups[0]), concatenated(groups, torch.cat)
     nodes = {n.outputs[0].name or "": n for n in calibration.graph.nodes()}
     learners = {n: _Learner(p, calibration) for n, p in plan.weights().items()}
     overrides: dict[ir.Node, OpFn] = {}
@@ -80,7 +80,8 @@ def distill(
     for product in plan.products().values():
         overrides.update(_attention(product, nodes))
     student = Executor(calibration.graph, calibration.executor.device, overrides)
-    loss = Loss(calibration.executor, images.split(size), task)
+    split = [images[start : start + size] for start in range(0, len(images), size)]
+    loss = Loss(calibration.executor, split, task)
     optimizer = torch.optim.Adam([group for learner in learners.values() for group in learner.groups()])
     steps = max(epochs, 1) * math.ceil(len(images) / size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -91,7 +92,7 @@ def distill(
         order = torch.randperm(len(images), generator=generator)
         # A graph of fixed batch size needs full batches.
         for chosen in torch.cat([order, order[: -len(order) % size]]).split(size):
-            error = loss(student, _varied(images[chosen], generator))
+            error = loss(student, _varied(images.at(chosen), generator))
             if not math.isfinite(float(error.detach())):
                 raise CheckError("distillation diverged: its loss is not finite; compile with distill_epochs = 0")
             optimizer.zero_grad()
@@ -192,38 +193,31 @@ def _on_grid(x: Tensor, format: Format) -> Tensor:
 
 
 class Loss:
-    """Squared error of the task's signal (for a classifier, the logits), and of the residual stream after every
-    addition, each as a share of what differs between images."""
+    """Squared error of the task's signals (for a classifier, the logits), averaged over them, and of the residual
+    stream after every addition, each as a share of what differs between images."""
 
-    def __init__(self, teacher: Executor, batches: Iterable[Tensor], task: Task) -> None:
+    def __init__(self, teacher: Executor, batches: Iterable[Examples[Tensor]], task: Task) -> None:
         self.teacher, self.task = teacher, task
         self.stream = [name for name in _residual_stream(teacher.graph.nodes()) if name not in teacher.outputs]
-        sums = {name: [torch.zeros(()), torch.zeros(())] for name in (SIGNAL, *self.stream)}
-        count = 0
+        spread = Spread()
         with torch.no_grad():
             for batch in batches:
-                for name, value in self._values(teacher, batch).items():
-                    per_image = value.reshape(len(batch), -1)
-                    sums[name] = [sums[name][0] + per_image.sum(0), sums[name][1] + per_image.square().sum(0)]
-                count += len(batch)
-        self.power = {
-            name: max(float((squares / count - (total / count).square()).mean()), 1e-12)
-            for name, (total, squares) in sums.items()
-        }
+                spread.add(self._values(teacher, batch))
+        self.power = {name: max(power, 1e-12) for name, power in spread.powers().items()}
 
-    def __call__(self, student: Executor, images: Tensor) -> Tensor:
+    def __call__(self, student: Executor, images: Examples[Tensor]) -> Tensor:
         with torch.no_grad():
             aims = self._values(self.teacher, images)
         values = self._values(student, images)
-        errors = {n: (value - aims[n]).square().mean() / self.power[n] for n, value in values.items()}
-        stream = [errors[n] for n in self.stream]
-        return errors[SIGNAL] + (torch.stack(stream).mean() if stream else 0.0)
+        errors = {n: (values[n] - aims[n]).square().mean() / power for n, power in self.power.items()}
+        stream = [errors.pop(n) for n in self.stream if n in errors]
+        return torch.stack(list(errors.values())).mean() + (torch.stack(stream).mean() if stream else 0.0)
 
-    def _values(self, executor: Executor, images: Tensor) -> dict[str, Tensor]:
-        """Returns the tensors that are compared, by name: the signal first."""
+    def _values(self, executor: Executor, images: Examples[Tensor]) -> dict[str, Tensor]:
+        """Returns the tensors that are compared, by name: the signals and the residual stream."""
         values = executor.run(images, fetch=[*executor.outputs, *self.stream])
-        signal = self.task.signal({name: values[name] for name in executor.outputs})
-        return {SIGNAL: signal, **{name: values[name] for name in self.stream}}
+        signals = self.task.signals({name: values[name] for name in executor.outputs})
+        return signals | {name: values[name] for name in self.stream}
 
 
 def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:
@@ -233,8 +227,11 @@ def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:
             yield node.outputs[0].name or ""
 
 
-def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flips and shifts images [b, C, H, W] at random."""
+def _varied(batch: Examples[Tensor], generator: torch.Generator) -> Examples[Tensor]:
+    """Flips and shifts images [b, C, H, W] at random; leaves them where another input may speak of places in them."""
+    if list(batch.feeds) != [IMAGE]:
+        return batch
+    images = batch.arrays[IMAGE]
 
     def drawn(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
@@ -247,4 +244,4 @@ def _varied(images: Tensor, generator: torch.Generator) -> Tensor:
         top, left = drawn(0, 2 * down), drawn(0, 2 * right)
         cut = image[:, top : top + height, left : left + width]
         varied.append(cut.flip(-1) if drawn(0, 1) else cut)
-    return torch.stack(varied)
+    return Examples.images(torch.stack(varied))

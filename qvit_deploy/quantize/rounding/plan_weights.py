@@ -20,6 +20,7 @@ from qvit_deploy.execute.lockstep import Lockstep
 from qvit_deploy.execute.ops import OpFn
 from qvit_deploy.formats.format import Format
 from qvit_deploy.formats.grids.grid import Grid
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
@@ -45,7 +46,7 @@ def build_plan(
     calibration: Calibration,
     formats: Formats,
     compensate: Compensation,
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     seed: int,
     advance: Advance,
 ) -> Plan:
@@ -92,7 +93,7 @@ class _Inputs:
 class _Runs:
     """The float run and the quantized run."""
 
-    def __init__(self, calibration: Calibration, sites: list[Site], batches: list[Tensor], seed: int) -> None:
+    def __init__(self, calibration: Calibration, sites: list[Site], batches: list[Examples[Tensor]], seed: int) -> None:
         self.calibration = calibration
         self.images = [len(b) for b in batches]
         self.seed = seed

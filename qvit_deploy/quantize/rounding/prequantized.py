@@ -13,6 +13,7 @@ from torch import Tensor
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.lockstep import Lockstep
 from qvit_deploy.formats.format import Format
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.rounded_weight import RoundedWeight, RoundedWeights
@@ -31,7 +32,7 @@ def prequantize_weights(
     weights: Mapping[str, Tensor],
     importance: Mapping[str, Tensor],
     formats: Collection[Format],
-    batches: Iterable[Tensor] | None,
+    batches: Iterable[Examples[Tensor]] | None,
     advance: Advance,
 ) -> RoundedWeights:
     """Rounds every weight to every format with error feedback against its float inputs.
@@ -39,7 +40,7 @@ def prequantize_weights(
     Args:
         weights: site name -> [in, out] float32.
         importance: tensor name -> weight of each row of an image, where rows differ.
-        batches: images to fit to, float32 [b, C, H, W] each; not those that the errors are then measured on, which
+        batches: examples to fit to; not those that the errors are then measured on, which
             would flatter wide inputs. None rounds to nearest, as do convolutions.
         advance: called with 1 for every weight done.
     """

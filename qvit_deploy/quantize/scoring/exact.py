@@ -1,9 +1,9 @@
 """Exact sensitivity: one operand of one site quantized at one width, all else in float, and the outputs measured.
 
-The loss is the mean over images of the squared change of the task's signal (for a classifier, the logits), as a share
-of its mean square: its noise to signal ratio. Noise powers of independent sources add, which is what an allocator that
-sums losses assumes, so the sum over sites predicts the SQNR of the whole model (a Kullback-Leibler divergence does not
-add, and says nothing about an image once its class is certain).
+The loss is the mean over images of the squared change of each of the task's signals (for a classifier, the logits), as
+a share of its mean square: its noise to signal ratio, summed over the signals. Noise powers of independent sources add,
+which is what an allocator that sums losses assumes, so the sum over sites predicts the SQNR of the whole model (a
+Kullback-Leibler divergence does not add, and says nothing about an image once its class is certain).
 
 Cost: every change runs the graph from its site to the end, so about sites x widths forward passes an image (two
 operands, half a graph each on average), where LRP or RelP take about six.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from qvit_deploy.execute.executor import Branch, Tap
 from qvit_deploy.execute.ops import build
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
@@ -26,33 +27,38 @@ from qvit_deploy.tasks.task import Task
 
 
 def exact_sensitivity(
-    calibration: RoundedCalibration, batches: Iterable[Tensor], task: Task, advance: Advance
+    calibration: RoundedCalibration, batches: Iterable[Examples[Tensor]], task: Task, advance: Advance
 ) -> MeasuredErrors:
-    """Returns the noise to signal ratio of `task.signal`, by site, format and operand.
+    """Returns the sum of the noise to signal ratios of `task.signals`, by site, format and operand.
 
     Args:
-        batches: float32 [b, C, H, W] each.
         advance: counts images.
     """
     sites, formats = calibration.sites, calibration.formats
     operands: dict[str, Tensor] = {}
     taps = {name: _keep(operands, name) for s in sites for name in (s.input, s.second) if name is not None}
     branches = {site.output: _branch(site, calibration, operands) for site in sites}
-    noise = {site.output: torch.zeros(2 * len(formats), dtype=torch.float64) for site in sites}
-    signal, images = 0.0, 0
+    # By output of the model: its power, and by output of a site the noise that the site's formats make in it.
+    signal: dict[str, float] = {}
+    noise: dict[str, dict[str, Tensor]] = {}
+    images = 0
     with torch.no_grad():
         for batch in batches:
             outputs, branched = calibration.executor.run_branches(batch, taps, branches)
-            clean = task.signal(outputs)
-            signal += float(clean.double().square().sum())
-            for site_output, changed in branched.items():
-                signals = torch.stack([task.signal(each) for each in changed])
-                noise[site_output] += (signals - clean).double().square().flatten(1).sum(1).cpu()
+            changed = {site: [task.signals(each) for each in values] for site, values in branched.items()}
+            for output, clean in task.signals(outputs).items():
+                signal[output] = signal.get(output, 0.0) + float(clean.double().square().sum())
+                sums = noise.setdefault(output, {})
+                for site_output, values in changed.items():
+                    stacked = torch.stack([each[output] for each in values])
+                    power = (stacked - clean).double().square().flatten(1).sum(1).cpu()
+                    sums[site_output] = sums[site_output] + power if site_output in sums else power
             images += len(batch)
             advance(len(batch))
     errors = {}
     for site in sites:
-        activation, weight = (noise[site.output] / max(signal, 1e-20)).reshape(2, -1).tolist()
+        ratios = torch.stack([sums[site.output] / max(signal[output], 1e-20) for output, sums in noise.items()]).sum(0)
+        activation, weight = ratios.reshape(2, -1).tolist()
         errors[site.name] = SiteError(
             dict(zip(formats, activation, strict=True)), dict(zip(formats, weight, strict=True))
         )

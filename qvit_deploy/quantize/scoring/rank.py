@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
@@ -15,9 +17,10 @@ from qvit_deploy.quantize.scoring.losses import SiteError, site_errors
 from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
+from qvit_deploy.relevance.objective import objective_on
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.relevance.scores import Scores
-from qvit_deploy.tasks.task import Task
+from qvit_deploy.tasks.task import Objective, Task
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ScoringJob:
     Attributes:
         recipe: its `rules` and `seed` matter to the scores that use them.
         free: names of the sites whose formats are open to choice; the others keep their share.
-        batches: images to score on, float32 [b, C, H, W] each.
+        batches: examples to score on.
         task: what the outputs mean.
         advance: counts images.
     """
@@ -46,9 +49,13 @@ class ScoringJob:
     calibration: RoundedCalibration
     recipe: Recipe
     free: Collection[str]
-    batches: Iterable[Tensor]
+    batches: Iterable[Examples[Tensor]]
     task: Task
     advance: Advance
+
+    def objective(self) -> Objective:
+        """Returns what a backward pass starts from."""
+        return objective_on(self.calibration.graph, self.batches, self.task, self.recipe.seed)
 
 
 @dataclass(frozen=True)
@@ -68,16 +75,42 @@ def rank_sites(
     calibration: RoundedCalibration,
     recipe: Recipe,
     free: Collection[str],
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     task: Task,
     advance: Advance,
 ) -> LossTable:
     """Returns the loss table of `recipe.score`; the arguments are those of a `ScoringJob`."""
-    return SCORES[recipe.score].rank(ScoringJob(calibration, recipe, free, batches, task, advance))
+    table = SCORES[recipe.score].rank(ScoringJob(calibration, recipe, free, batches, task, advance))
+    return _with_unmeasured(table, calibration)
+
+
+def _with_unmeasured(table: LossTable, calibration: RoundedCalibration) -> LossTable:
+    """Returns `table` with a loss for the sites that it says lose nothing in any format.
+
+    Such a site reaches the outputs only through an ArgMax or a comparison, where no gradient goes and small errors show
+    nowhere until they flip an answer. It would get the narrowest format without a word; it is weighed like the average
+    site instead, by the relative error of its own output.
+    """
+    unmeasured = [name for name, error in table.errors.items() if not _narrowest_loss(error) > 0]
+    if not unmeasured:
+        return table
+    local = site_errors(calibration)
+    measured = [name for name in table.errors if name not in unmeasured]
+    ratios = [_narrowest_loss(table.errors[name]) / max(_narrowest_loss(local[name]), 1e-20) for name in measured]
+    average = float(np.median(ratios)) if ratios else 1.0
+    logging.getLogger(__name__).warning(
+        "the outputs say nothing of %d layers (%s), which reach them through an ArgMax or a comparison only: "
+        "they are weighed like the average layer",
+        len(unmeasured), ", ".join(unmeasured[:3]),
+    )  # fmt: skip
+    errors = {
+        name: local[name].scaled(average) if name in unmeasured else error for name, error in table.errors.items()
+    }
+    return replace(table, errors=errors)
 
 
 def _measured(job: ScoringJob) -> LossTable:
-    """Measures the squared change of the task's signal, for a classifier of the logits, format by format."""
+    """Measures the squared change of the task's signals, for a classifier of the logits, format by format."""
     losses, images = exact_sensitivity(job.calibration, job.batches, job.task, job.advance)
     return LossTable(losses, _narrowest(losses, "exact:sensitivity", images))
 
@@ -88,7 +121,7 @@ def _first_order(name: str) -> Callable[[ScoringJob], LossTable]:
 
     def rank(job: ScoringJob) -> LossTable:
         rules = RULE_SETS[name]
-        losses, images = linear_sensitivity(job.calibration, job.batches, rules, job.task.objective, job.advance)
+        losses, images = linear_sensitivity(job.calibration, job.batches, rules, job.objective(), job.advance)
         return LossTable(losses, _narrowest(losses, f"{name}:sensitivity", images))
 
     return rank
@@ -113,7 +146,7 @@ def _uniform(job: ScoringJob) -> Scores:
 def _lrp(job: ScoringJob) -> Scores:
     """Gives each site its share of the absolute LRP relevance under `recipe.rules`."""
     calibration, rules = job.calibration, RULE_SETS[job.recipe.rules]
-    mean = site_relevance(calibration.graph, calibration.sites, job.batches, rules, job.task.objective, job.advance)
+    mean = site_relevance(calibration.graph, calibration.sites, job.batches, rules, job.objective(), job.advance)
     return _totals(mean, calibration)
 
 
@@ -171,6 +204,10 @@ def _dealt(scores: Scores, how: str, givers: list[str], receivers: list[str]) ->
 
 def _narrowest(losses: Mapping[str, SiteError], method: str, images: int) -> Scores:
     """Returns each site's share of the loss with every site in the cheapest format."""
-    values = {name: loss.at(min(loss.weight), min(loss.activation)) for name, loss in losses.items()}
+    values = {name: _narrowest_loss(loss) for name, loss in losses.items()}
     total = sum(values.values()) or 1.0
     return Scores({name: value / total for name, value in values.items()}, method, images, {})
+
+
+def _narrowest_loss(error: SiteError) -> float:
+    return error.at(min(error.weight), min(error.activation))

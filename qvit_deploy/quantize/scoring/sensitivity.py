@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.format import Format
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import RoundedCalibration
@@ -28,7 +29,7 @@ from qvit_deploy.tasks.task import Objective
 
 def linear_sensitivity(
     calibration: RoundedCalibration,
-    batches: Iterable[Tensor],
+    batches: Iterable[Examples[Tensor]],
     rule_set: RuleSet,
     objective: Objective,
     advance: Advance,
@@ -38,9 +39,8 @@ def linear_sensitivity(
     Squared, because the changes of different sites have random signs and their variances add.
 
     Args:
-        batches: float32 [b, C, H, W] each.
         rule_set: what happens in the backward pass.
-        objective: the scalar whose change is estimated (`Task.objective`).
+        objective: the scalar whose change is estimated (`Task.objective_for`).
         advance: counts images.
     """
     changes = _Changes(calibration)
@@ -90,7 +90,9 @@ class _Changes:
             self._coefficients[name] = g
         for site in self._readers.get(name, ()):
             if site.kind == "linear":
-                rho = self._coefficients[site.output]
+                rho = self._coefficients.get(site.output)
+                if rho is None:  # nothing reaches this reader of the tensor; `rank_sites` reports it
+                    continue
                 weight = self.calibration.weights[site.name]
                 self._activation[site.name] += self._activation_effects(activation, rho @ weight.t(), name)
                 self._weight[site.name] += self._weight_effects(activation - self._means[name], rho, site.name)
@@ -114,7 +116,8 @@ class _Changes:
     def _weight_effects(self, x: Tensor, rho: Tensor, site: str) -> Tensor:
         """Returns the squared sum (x (W' - W)) rho of each image, summed over the batch, [formats]; windows of one
         image are summed before."""
-        outer = x.reshape(self._size, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(self._size, -1, rho.shape[-1])
+        images = self._images(x)
+        outer = x.reshape(images, -1, x.shape[-1]).transpose(1, 2) @ rho.reshape(images, -1, rho.shape[-1])
         errors = (self.calibration.weight_error(site, f) for f in self.calibration.formats)
         return torch.stack([outer.flatten(1) @ error.flatten() for error in errors], 1).square().sum(0)
 
@@ -123,5 +126,10 @@ class _Changes:
         effects = []
         for format in self.calibration.formats:
             grid = self.calibration.grids[name, format]
-            effects.append(((grid.apply(x) - grid.shift - x) * coefficient).reshape(self._size, -1).sum(1))
+            effects.append(((grid.apply(x) - grid.shift - x) * coefficient).reshape(self._images(x), -1).sum(1))
         return torch.stack(effects, 1).square().sum(0)
+
+    def _images(self, x: Tensor) -> int:
+        """Returns how many images the first axis of x holds: one for a tensor that does not come from the image and is
+        the same for all, whose effects on them have independent signs and add up in the square."""
+        return self._size if len(x) % self._size == 0 else 1

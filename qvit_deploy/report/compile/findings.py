@@ -17,6 +17,9 @@ from qvit_deploy.tasks.task import Words
 UNKNOWN = Reading("The file, and the one for ONNX Runtime, with the same tensors in front of every quantizer.")
 """The reading of the verification of a target that this version does not have."""
 
+SHOWN_OUTPUTS = 5
+"""Outputs of the original that are listed, worst first."""
+
 EQUAL_DB = 200.0
 """SQNR that `tasks.metrics` gives for equal outputs."""
 
@@ -40,10 +43,28 @@ class VerificationRow:
 
 def findings(verification: Verification, words: Words) -> list[VerificationRow]:
     """Returns the rows of the verification table for which `verification` has numbers."""
-    rows = [row(verification) for row in (_codes, _worst_site, _fused, _in_float)]
+    rows = [row(verification) for row in (_original, _codes, _worst_site, _fused, _in_float)]
     rows += [_free_running(verification, words)]
     rows += [_file(name, file) for name, file in verification.targets.items()]
     return [row for row in rows if row is not None]
+
+
+def _original(v: Verification) -> VerificationRow | None:
+    if v.original is None:
+        return None
+    if v.original.worst is None:
+        why = printable(v.original.unavailable or "no reason given")
+        meaning = f"What the float model is called here was not compared with the model that was handed in: {why}."
+        return VerificationRow("Against the original", "not compared", meaning, False)
+    errors = sorted(v.original.errors.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{printable(name)} {error:.1e}" for name, error in errors[:SHOWN_OUTPUTS])
+    more = f" and {len(errors) - SHOWN_OUTPUTS} more below" if len(errors) > SHOWN_OUTPUTS else ""
+    on = "" if v.original.images is None else f" on {_images(v.original.images)}"
+    meaning = (
+        "Largest error of each output of the float model, relative to its size, against the model as it was given, "
+        f"run by {v.original.runtime}{on}: no more than the noise of floating point."
+    )
+    return VerificationRow("Against the original", shown + more, meaning, True)
 
 
 def _codes(v: Verification) -> VerificationRow | None:
@@ -80,7 +101,8 @@ def _in_float(v: Verification) -> VerificationRow | None:
     if not v.float_products:
         return None
     meaning = (
-        "Their attention probabilities have logarithmic codes, which no integer product takes; chosen, not missed."
+        "ONNX Runtime fuses no integer product for them: convolutions whose output stays in float (the file for "
+        "onnxruntime-fused runs those on integers) and probabilities with logarithmic codes."
     )
     return VerificationRow(
         "Products in floating point", f"{len(v.float_products)}: {_first(v.float_products)}", meaning
@@ -89,10 +111,10 @@ def _in_float(v: Verification) -> VerificationRow | None:
 
 def _free_running(v: Verification, words: Words) -> VerificationRow | None:
     agree, error = v.logits_agreement, v.logits_error
-    if agree is None or error is None:
+    if error is None:
         return None
-    images = share_of_images(agree, v.images)
-    result = f"same {words.same} on {images}; {words.signal} within {percent(error)} of the largest"
+    same = "" if agree is None else f"same {words.same} on {_share_of(words, agree, v.images)}; "
+    result = f"{same}{words.signal} within {percent(error)} of the largest"
     meaning = (
         "Runtime against executor with nothing held equal: a last-digit difference of floats can move a value to the "
         "next code, and later layers carry it on."
@@ -124,6 +146,10 @@ def _first(sites: Collection[str]) -> str:
     return ", ".join(printable(site) for site in list(sites)[:3]) + (", ..." if len(sites) > 3 else "")
 
 
+_HELD_OUT = {True: " that nothing was fitted to", False: " that calibration used: data had too few others", None: ""}
+"""What images a quality was measured on; earlier versions did not say."""
+
+
 @dataclass(frozen=True)
 class Fidelity:
     """The agreement of the quantized model with the float model and its SQNR, as texts with notes."""
@@ -141,19 +167,24 @@ def fidelity(manifest: Manifest, words: Words) -> Fidelity:
     agreement, note = "not measured", ""
     if agree is not None:
         agreement, note = percent(agree), f"same {words.same} as the float model"
-        if n:
+        if n and words.counted == "images":
             low, high = interval(agree, n)
             confidence = f"95 % interval {100 * low:.0f} to {100 * high:.0f} %"
             note = f"{share_of_images(agree, n)} keep their {words.same}; {confidence}"
-    on = f" (n = {n:,})" if n else ""
+    on = f" (n = {n:,}{_HELD_OUT[v.held_out]})" if n else ""
     if db is None:
         return Fidelity(agreement, note, "not measured", "")
     if db >= EQUAL_DB:
         return Fidelity(agreement, note, "exact", f"{words.signal} equal the float model's{on}")
-    noise = percent(10 ** (-db / 20))
-    return Fidelity(
-        agreement, note, f"{db:.1f} dB", f"{words.signal.removesuffix('s')} error is {noise} of the signal, rms{on}"
-    )
+    error = f"{words.signal.removesuffix('s')} error is {percent(10 ** (-db / 20))} of the signal, rms{on}"
+    ranked = sorted(v.sqnr_by_output.items(), key=lambda item: item[1])
+    if len(ranked) > 1:
+        error = f"worst output; {error}: " + ", ".join(f"{printable(name)} {each:.1f} dB" for name, each in ranked)
+    return Fidelity(agreement, note, f"{db:.1f} dB", error)
+
+
+def _share_of(words: Words, share: float, images: int | None) -> str:
+    return share_of_images(share, images) if words.counted == "images" else f"{percent(share)} of {words.counted}"
 
 
 def share_of_images(share: float, images: int | None) -> str:

@@ -11,24 +11,29 @@ from qvit_deploy.artifacts.manifest import Manifest, SiteRecord
 from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.report.compile.findings import fidelity, findings, number
 from qvit_deploy.report.compile.scores import Ranking, rank
+from qvit_deploy.report.compile.views import ViewedImage, meaning, views_figure
 from qvit_deploy.report.labels import printable, role_text, runs, site_labels
 from qvit_deploy.report.numbers import amount, digits, percent, times
 from qvit_deploy.report.templates import render
 from qvit_deploy.tasks.registry import task_called
 
 REPORT = "report.html"
+VIEWS = "Images, and the outputs of the float and of the quantized model for them, side by side"
+"""What a screen reader says of the pictures."""
 ATTENTION = ("matmul_qk", "matmul_av")
 
 
-def render_report(manifest: Manifest) -> bytes:
+def render_report(manifest: Manifest, views: Sequence[ViewedImage]) -> bytes:
     """Returns the report as one UTF-8 HTML file without scripts and external resources.
 
-    The same manifest gives the same bytes. The list of files omits `report.html`, because a report cannot hold its own
+    The same manifest and views give the same bytes. Views are what the two models make of some images, none where a
+    task has nothing to look at. The list of files omits `report.html`, because a report cannot hold its own
     digest: the manifest with and without it gives the same report.
     """
     from markupsafe import Markup
 
     from qvit_deploy.report.compile import plots
+    from qvit_deploy.report.svg import draw
 
     sites, words = manifest.sites, task_called(manifest.task).words
     ranking = rank(sites, str(_extra(manifest, "relevance").get("method", "")))
@@ -45,12 +50,15 @@ def render_report(manifest: Manifest) -> bytes:
         depth_plot=Markup(plots.depth_plot(sites, shown)) if sites else "",
         bytes_plot=Markup(plots.bytes_plot(sites)) if any(s.params for s in sites) else "",
         bitops_plot=Markup(plots.bitops_plot(sites)) if any(s.macs for s in sites) else "",
+        views=Markup(draw("views", VIEWS, lambda: views_figure(views))) if views else "",
+        view_meaning=meaning(views[0]) if views else "",
         split=_split_text(sites),
         most_relevant=_most_relevant(sites, shown),
         score_meaning=shown.meaning if shown else "",
         no_ranking=ranking if isinstance(ranking, str) else "",
         unscored=sum(s.score is None for s in sites) if shown else 0,
         attention=_attention_text(manifest),
+        in_float=_float_text(manifest),
         containers=_container_text(manifest),
         blocks=_block_text(sites),
         rows=_rows(sites, shown),
@@ -142,6 +150,16 @@ def _attention_text(manifest: Manifest) -> str:
     return ""
 
 
+def _float_text(manifest: Manifest) -> str:
+    """Returns a sentence that names the layers with weights that are in float in every file."""
+    layers = manifest.in_float
+    if not layers:
+        return ""
+    names = ", ".join(f"{printable(layer.name)} ({layer.operator})" for layer in layers[:8])
+    more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
+    return f"In floating point in every file, and in no number on this page: {names}{more}."
+
+
 def _container_text(manifest: Manifest) -> str:
     """Returns a sentence that explains why the .onnx file is larger than the packed weights."""
     record = manifest.files.get("model.onnxruntime.onnx")
@@ -176,6 +194,11 @@ def _provenance(manifest: Manifest) -> list[tuple[str, str]]:
     if (images := number(calibration, "images")) is not None:
         rows.append(("Calibration images", f"{images:,.0f}"))
     rows.append(("Calibration digest", str(calibration.get("sha256", ""))))
+    if (verified := manifest.verification).held_out is not None:
+        others = (
+            "others of the same data" if verified.held_out else "those of calibration: the data have too few others"
+        )
+        rows.append(("Measured on", f"{verified.images:,} images, {others}"))
     if method := relevance.get("method"):
         images = number(relevance, "images")
         rows.append(("Score", str(method) + (f", averaged over {images:,.0f} images" if images else "")))

@@ -51,14 +51,16 @@ def drift_page(tree: Mapping[str, Any]) -> bytes:
 
 def _summary(tree: Mapping[str, Any]) -> str:
     drift, images = true_drift(tree), int(tree["images"])
-    changed, answers = int(tree["changed_predictions"]), task_of(tree).words.answers
-    changes = f"{changed:,} of {images:,} {answers} change" if changed else f"No {answers.removesuffix('s')} changes"
+    changed, answers = tree["changed_predictions"], task_of(tree).words.answers
+    changes = ""
+    if changed is not None:
+        some, none = f"{changed:,} of {images:,} {answers} change", f"No {answers.removesuffix('s')} changes"
+        changes = f" {some if changed else none}."
     metric, size = printable(str(tree["metric"])), _rms(np.asarray(tree["before"], float))
     return (
         f"On {images:,} images quantization moves the metric ({metric}) by {digits(_rms(drift))} rms "
         f"(root mean square over the images), on average by {signed(float(drift.mean()))}, while the metric itself is "
-        f"{digits(size)} rms. "
-        f"{changes}."
+        f"{digits(size)} rms.{changes}"
     )
 
 

@@ -86,7 +86,8 @@ def _pictures(answer: str, pair: Tree, clean: NDArray[np.float32], corrupt: NDAr
         axes.set_xticks([])
         axes.set_yticks([])
         add_text(axes, 0, 7, role, color=COLOURS["ink"], fontsize=12, fontweight="bold")
-        add_text(axes, side, 7, f"{answer} {pair[role + '_class']}", ha="right", fontsize=12)
+        if pair[role + "_class"] is not None:
+            add_text(axes, side, 7, f"{answer} {pair[role + '_class']}", ha="right", fontsize=12)
         add_text(axes, 0, -side - 17, f"metric {signed(pair[role])}", fontsize=12, color=COLOURS["ink"])
     return figure
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 
@@ -35,14 +36,16 @@ def with_tensor_as_input(model: onnx.ModelProto, tensor: str) -> onnx.ModelProto
     return copy
 
 
-def patched_outputs(graph: Graph, images: np.ndarray, tensor: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the outputs of `graph` on `images` float32 [n, C, H, W] with `value` in place of `tensor`.
+def patched_outputs(
+    graph: Graph, images: Examples[np.ndarray], tensor: str, value: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Returns the outputs of `graph` on `images` with `value` in place of `tensor`.
 
     Raises:
         InputError: as `with_tensor_as_input`.
     """
     session = onnxruntime.session(with_tensor_as_input(graph.to_proto(), tensor).SerializeToString())
-    feeds = {graph.interface.image.name: images, f"{tensor}/patch": value}
+    feeds = {**images.feeds_for([v.name or "" for v in graph.inputs]), f"{tensor}/patch": value}
     known = {i.name for i in session.get_inputs()}
     values = session.run(None, {name: v for name, v in feeds.items() if name in known})
     return dict(zip([o.name for o in session.get_outputs()], values, strict=True))

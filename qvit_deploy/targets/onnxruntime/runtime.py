@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
+import onnx_ir as ir
 import onnxruntime as ort
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.batches import in_batches
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import Input, inputs_of
+from qvit_deploy.targets.batches import in_batches, outputs_in_batches
 from qvit_deploy.targets.processor import thread_count
 
 INTEGER_PRODUCTS = ("MatMulIntegerToFloat", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearConv", "ConvInteger")
 FLOAT_LINEARS = ("MatMul", "Gemm", "FusedMatMul")
+TYPES = {
+    "tensor(float)": ir.DataType.FLOAT,
+    "tensor(float16)": ir.DataType.FLOAT16,
+    "tensor(double)": ir.DataType.DOUBLE,
+    "tensor(int64)": ir.DataType.INT64,
+    "tensor(int32)": ir.DataType.INT32,
+    "tensor(uint8)": ir.DataType.UINT8,
+    "tensor(int8)": ir.DataType.INT8,
+    "tensor(bool)": ir.DataType.BOOL,
+}
+"""Types of inputs as ONNX Runtime names them."""
+
 FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
 
 
@@ -56,14 +74,14 @@ class Fusion:
     Attributes:
         ops: operator -> count in the optimized graph.
         integer_products: number of matrix products that run on integers.
-        float_linears, float_convolutions: names of nodes that still use a dequantized constant weight in float.
-            Convolutions always do, because only a quantized output would let them be fused.
+        integer_weights: names of the constants that those products read.
+        float_linears: names of linears that still use a dequantized constant weight in float.
     """
 
     ops: dict[str, int]
     integer_products: int
+    integer_weights: frozenset[str]
     float_linears: tuple[str, ...]
-    float_convolutions: tuple[str, ...]
 
 
 def fusion(model: bytes) -> Fusion:
@@ -77,32 +95,59 @@ def fusion(model: bytes) -> Fusion:
     dequantized = {
         n.output[0] for n in optimized.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants
     }
-    unfused = [node for node in optimized.graph.node if dequantized & set(node.input)]
-    linears, convolutions = (
-        tuple(node.name for node in unfused if node.op_type in kinds) for kinds in (FLOAT_LINEARS, FLOAT_CONVOLUTIONS)
+    products = [node for node in optimized.graph.node if node.op_type in INTEGER_PRODUCTS]
+    weights = frozenset(name for node in products for name in node.input if name in constants)
+    linears = tuple(n.name for n in optimized.graph.node if n.op_type in FLOAT_LINEARS and dequantized & set(n.input))
+    return Fusion(dict(sorted(ops.items())), len(products), weights, linears)
+
+
+@lru_cache
+def convolves_int8() -> bool:
+    """Returns whether this ONNX Runtime convolves int8 by uint8 on integers; versions before 1.24 do not."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 13]> 
+        probe (int8[1, 1, 1, 1] x, uint8[1, 1, 1, 1] w) => (int32[1, 1, 1, 1] y) { y = ConvInteger (x, w) }"""
     )
-    return Fusion(dict(sorted(ops.items())), sum(ops[p] for p in INTEGER_PRODUCTS), linears, convolutions)
+    try:
+        session(model.SerializeToString(), threads=1)
+    except InputError:
+        return False
+    return True
+
+
+def inputs(ort_session: ort.InferenceSession) -> tuple[Input, ...]:
+    """Returns the inputs that a session declares."""
+    return inputs_of([(i.name, tuple(i.shape), TYPES.get(i.type)) for i in ort_session.get_inputs()])
 
 
 def outputs(
-    ort_session: ort.InferenceSession, images: np.ndarray, static_batch: int | None = None
+    ort_session: ort.InferenceSession, images: Examples[np.ndarray], static_batch: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns the outputs for `images` float32 [n, C, H, W] by name, each [n, ...]; see `run`."""
-    names = [o.name for o in ort_session.get_outputs()]
-    return dict(zip(names, run(ort_session, images, static_batch), strict=True))
+    """Returns the outputs for `images` by name, each [n, ...]; see `run`."""
+    declared = ort_session.get_outputs()
+    values = outputs_in_batches(
+        images, static_batch, _runner(ort_session, None), [tuple(o.shape) for o in declared], static_batch
+    )
+    return dict(zip([o.name for o in declared], values, strict=True))
 
 
 def run(
     ort_session: ort.InferenceSession,
-    images: np.ndarray,
+    images: Examples[np.ndarray],
     static_batch: int | None = None,
     fetch: list[str] | None = None,
 ) -> list[np.ndarray]:
-    """Runs `images` float32 [n, C, H, W] and returns the outputs, each [n, ...].
+    """Runs `images` and returns the outputs, each [n, ...].
 
     Args:
         static_batch: batch of a graph that takes one size only; images are run in chunks of it, the last one padded.
         fetch: names of the outputs; None for all.
     """
-    name = ort_session.get_inputs()[0].name
-    return in_batches(images, static_batch, lambda chunk: ort_session.run(fetch, {name: chunk}))
+    return in_batches(images, static_batch, _runner(ort_session, fetch))
+
+
+def _runner(
+    ort_session: ort.InferenceSession, fetch: list[str] | None
+) -> Callable[[Examples[np.ndarray]], list[np.ndarray]]:
+    names = [value.name for value in ort_session.get_inputs()]
+    return lambda chunk: ort_session.run(fetch, chunk.feeds_for(names))

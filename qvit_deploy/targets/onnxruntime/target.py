@@ -10,10 +10,11 @@ from qvit_deploy.artifacts.measurement import Profile
 from qvit_deploy.artifacts.verification import ReferenceVerification
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.interface import static_batch
 from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.onnxruntime import NAME
 from qvit_deploy.targets.runtime import ModelSession, Runner, RunSettings, Runtime, SiteNames
-from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
+from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob, words_in_float
 
 if TYPE_CHECKING:
     from qvit_deploy.quantize.plan import Plan
@@ -25,12 +26,11 @@ class OnnxRuntime(Runtime):
     name = NAME
 
     def open(self, model: Path | bytes, threads: int) -> ModelSession:
-        from qvit_deploy.targets.onnxruntime.runtime import outputs, session
+        from qvit_deploy.targets.onnxruntime.runtime import inputs, outputs, session
 
         ort_session = session(model, threads)
-        shape = ort_session.get_inputs()[0].shape
-        static_batch = shape[0] if isinstance(shape[0], int) else None
-        return ModelSession(shape, lambda images: outputs(ort_session, images, static_batch))
+        declared = inputs(ort_session)
+        return ModelSession(declared, lambda images: outputs(ort_session, images, static_batch(declared)))
 
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
@@ -66,10 +66,12 @@ class OnnxRuntimeTarget(Target[EmittedGraph, ReferenceVerification]):
         return (
             f"{verification.codes:,} codes equal in ONNX Runtime and the executor; "
             f"{verification.integer_products} of {verification.expected_integer_products} products run on integers"
+            f"{words_in_float(verification.float_products)}"
         )
 
     def reading(self, verification: ReferenceVerification) -> Reading:
-        return Reading("The file as ONNX Runtime runs it, and the executor, fed alike.")
+        meaning = "The file as ONNX Runtime runs it, and the executor, fed alike."
+        return Reading(meaning, in_float=verification.float_products)
 
     def emit_part(self, graph: Graph, plan: Plan, ends: Collection[str]) -> bytes:
         from qvit_deploy.emit.qdq import emit_qdq

@@ -5,16 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 
 
-def probe(emitted: Graph, images: np.ndarray, fetch: list[str]) -> list[np.ndarray]:
-    """Returns the tensors `fetch` of `emitted` on `images` float32 [n, C, H, W]."""
+def probe(emitted: Graph, images: Examples[np.ndarray], fetch: list[str]) -> list[np.ndarray]:
+    """Returns the tensors `fetch` of `emitted` on `images`."""
     return fetched(emitted.to_proto(), images, emitted.static_batch, fetch)
 
 
-def fetched(proto: onnx.ModelProto, images: np.ndarray, static_batch: int | None, fetch: list[str]) -> list[np.ndarray]:
+def fetched(
+    proto: onnx.ModelProto, images: Examples[np.ndarray], static_batch: int | None, fetch: list[str]
+) -> list[np.ndarray]:
     """Returns the tensors `fetch` of `proto`, to which it adds them as outputs."""
     known = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetch if name not in known)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from qvit_deploy.graph.edit import add_ints
+from qvit_deploy.graph.edit import add_ints, free_node_name, free_value_name
 from qvit_deploy.graph.query import dims, perm_of, producer, rank, scalar, scaled, sole_reader
 
 
@@ -53,7 +53,7 @@ def _fuse(graph: ir.Graph, softmax: ir.Node) -> bool:
         "Attention",
         [_part(graph, h, softmax) for h in split],
         {"q_num_heads": count, "kv_num_heads": count, "scale": float(scale)},
-        name=f"{softmax.name}.attention",
+        name=free_node_name(graph, f"{softmax.name}.attention"),
     )
     old, new = merged.outputs[0], node.outputs[0]
     new.shape, new.type = old.shape, old.type
@@ -125,10 +125,10 @@ def _part(graph: ir.Graph, heads: _Heads, before: ir.Node) -> ir.Value:
         [heads.source, add_ints(graph, [width] * heads.parts)],
         {"axis": -1},
         num_outputs=heads.parts,
-        name=f"{heads.source.name}.Split",
+        name=free_node_name(graph, f"{heads.source.name}.Split"),
     )
     for index, output in enumerate(node.outputs):
-        output.name, output.type = f"{heads.source.name}.part{index}", heads.source.type
+        output.name, output.type = free_value_name(graph, f"{heads.source.name}.part{index}"), heads.source.type
         output.shape = ir.Shape([*dims(heads.source)[:2], width])
     graph.insert_before(before, node)
     return node.outputs[heads.part]

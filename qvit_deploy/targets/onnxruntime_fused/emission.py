@@ -7,7 +7,8 @@ each attention, and rows are computed that nothing reads. Here, in order:
 1. floating-point attention becomes one `Attention` (opset 23), which reads the heads in place (`attention`);
 2. behind the last attention only the tokens that are read are computed (`emit.rows`);
 3. a quantized linear and its bias become one `com.microsoft::MatMulIntegerToFloat`. Its input is quantized to uint8
-   around 128, the integers of the int8 codes plus 128: the kernels of x86 multiply uint8 by int8.
+   around 128, the integers of the int8 codes plus 128: the kernels of x86 multiply uint8 by int8;
+4. a quantized convolution becomes `ConvInteger`, or keeps float32 where that is faster (`convolution`).
 
 Only ONNX Runtime reads the file; what it computes is proved against the Q/DQ graph (`verification`).
 """
@@ -19,9 +20,10 @@ import onnx_ir as ir
 from qvit_deploy.emit.integer_linear import IntegerLinear, UnsignedCodes, integer_linear
 from qvit_deploy.emit.rows import keep_read_rows
 from qvit_deploy.emit.runtime_model import RuntimeModel
-from qvit_deploy.graph.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, free_node_name, remove_unused
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime_fused.attention import fuse_attention
+from qvit_deploy.targets.onnxruntime_fused.convolution import fuse_convolutions
 
 OPSET = 23
 """The first with Attention."""
@@ -38,13 +40,14 @@ def emit_fused(emitted: Graph) -> RuntimeModel:
     codes = UnsignedCodes(graph)
     linears = [linear for node in list(graph) if node.op_type == "MatMul" and (linear := integer_linear(node))]
     names = tuple(_fuse(graph, linear, codes) for linear in linears)
+    convolutions = fuse_convolutions(graph, codes)
     remove_unused(copy.model)
     graph.sort()
     graph.opset_imports[""] = OPSET
     if linears:
         graph.opset_imports[DOMAIN] = 1
     copy.model.ir_version = 11
-    return RuntimeModel(copy.to_proto(), codes.names, rows, names, attentions)
+    return RuntimeModel(copy.to_proto(), codes.names, rows, names, attentions, convolutions=convolutions)
 
 
 def _fuse(graph: ir.Graph, linear: IntegerLinear, codes: UnsignedCodes) -> str:
@@ -56,7 +59,7 @@ def _fuse(graph: ir.Graph, linear: IntegerLinear, codes: UnsignedCodes) -> str:
         "MatMulIntegerToFloat",
         [quantized, linear.weight, linear.scale, linear.weight_scale, codes.zero, None, bias],
         domain=DOMAIN,
-        name=f"{name}.fused",
+        name=free_node_name(graph, f"{name}.fused"),
     )
     old, new = linear.last.outputs[0], node.outputs[0]
     new.shape, new.type = old.shape, old.type

@@ -7,7 +7,7 @@ from qvit_deploy.lint import LintTarget
 from qvit_deploy.targets.onnxruntime.target import OnnxRuntime
 from qvit_deploy.targets.onnxruntime_fused import NAME
 from qvit_deploy.targets.onnxruntime_fused.verified import FusedVerification
-from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
+from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob, words_in_float
 
 
 class FusedTarget(Target[RuntimeModel, FusedVerification]):
@@ -31,7 +31,8 @@ class FusedTarget(Target[RuntimeModel, FusedVerification]):
         return verify_fused(job.reference, emitted, job.plan, job.images, job.task)
 
     def line(self, verification: FusedVerification) -> str:
-        return f"{verification.codes:,} codes equal given equal inputs"
+        return f"{verification.codes:,} codes equal given equal inputs{words_in_float(verification.in_float)}"
 
     def reading(self, verification: FusedVerification) -> Reading:
-        return Reading("The file in ONNX Runtime's own operators, with the same tensors in front of every quantizer.")
+        meaning = "The file in ONNX Runtime's own operators, with the same tensors in front of every quantizer."
+        return Reading(meaning, in_float=tuple(verification.in_float))

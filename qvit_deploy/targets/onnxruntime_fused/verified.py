@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qvit_deploy.artifacts.verification import FileVerification
 
 
@@ -12,6 +14,7 @@ class FusedVerification(FileVerification):
         reference_sqnr_db, reference_agreement: logits against the `onnxruntime` file's, running freely.
         integer_products: products that run on integers in the graph ONNX Runtime optimized.
         attentions: attentions that became one operator.
+        in_float: site that is quantized but multiplies in floating point -> why.
         rows: tensors of which only the tokens that are read are computed.
     """
 
@@ -20,3 +23,4 @@ class FusedVerification(FileVerification):
     integer_products: int | None = None
     attentions: int | None = None
     rows: int | None = None
+    in_float: Mapping[str, str] = {}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
-
+from qvit_deploy.graph.synthetic import noise
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel
 from qvit_deploy.targets.runtime import Runner
 
@@ -20,8 +19,8 @@ class OpenVinoRunner(Runner):
         self.model = OpenVinoModel(
             path, batch=batch, any_batch=1, threads=threads, precision=precision, profiled=profiled
         )
-        self._input = np.random.default_rng(0).standard_normal(self.model.shape).astype(np.float32)
-        self.batch = self.model.shape[0]
+        self.batch = self.model.batch
+        self._input = noise(self.model.inputs, self.batch)
 
     def run_ns(self) -> int:
         start = time.perf_counter_ns()

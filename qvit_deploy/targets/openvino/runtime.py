@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_shape
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import Shape, inputs_of, static_batch
+from qvit_deploy.graph.synthetic import shape_of
+from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, outputs_in_batches, run_batch
 from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.processor import thread_count
 
@@ -85,8 +89,8 @@ class OpenVinoModel:
     """A model compiled for the CPU, for a fixed number of images at a time.
 
     Attributes:
-        declared: shape of the images in the file, open dimensions as text.
-        shape: of those it is compiled for, [N, C, H, W].
+        inputs: of the file, open dimensions as text.
+        batch: examples per run that it is compiled for.
     """
 
     def __init__(
@@ -124,10 +128,10 @@ class OpenVinoModel:
         core = openvino.Core()
         try:
             loaded = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
-            value = loaded.input(0)
-            self.declared = [d.get_length() if d.is_static else str(d) for d in value.partial_shape]
-            self.shape = run_shape(where, value.any_name, self.declared, batch, any_batch)
-            loaded.reshape({value: list(self.shape)})
+            self.inputs = inputs_of([_declared(value) for value in loaded.inputs])
+            self._output_shapes = [_declared(value)[1] for value in loaded.outputs]
+            self.batch = run_batch(where, self.inputs, batch, any_batch)
+            loaded.reshape({value.name: list(shape_of(value, self.batch)) for value in self.inputs})
             if fetch:
                 loaded = openvino.Model([_output(loaded, name) for name in fetch], loaded.get_parameters(), "probe")
             self._compiled = core.compile_model(loaded, "CPU", config)
@@ -136,19 +140,25 @@ class OpenVinoModel:
             raise InputError(f"{where}: OpenVINO cannot load it: {reason.strip()}") from error
         self._request = self._compiled.create_infer_request()
 
-    def infer(self, images: np.ndarray) -> list[np.ndarray]:
-        """Runs `images`, float32 of `shape`; returns the outputs, which the next call overwrites."""
-        results = self._request.infer([images], share_inputs=True, share_outputs=True)
+    def infer(self, batch: Examples[np.ndarray]) -> list[np.ndarray]:
+        """Runs `batch` examples; returns the outputs, which the next call overwrites."""
+        feeds = batch.feeds_for([value.name for value in self.inputs])
+        results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
         return [results[i] for i in range(len(self._compiled.outputs))]
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """Runs any number of images, float32 [n, C, H, W]; returns the outputs, each [n, ...]."""
-        return in_batches(images, self.shape[0], lambda chunk: [o.copy() for o in self.infer(chunk)])
+    def run(self, images: Examples[np.ndarray]) -> list[np.ndarray]:
+        """Runs any number of examples; returns the outputs, each [n, ...]."""
+        return in_batches(images, self.batch, self._copied)
 
-    def outputs(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs for any number of images by name, each [n, ...]."""
+    def outputs(self, images: Examples[np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs for any number of examples by name, each [n, ...]."""
         names = [value.any_name for value in self._compiled.outputs]
-        return dict(zip(names, self.run(images), strict=True))
+        fixed = static_batch(self.inputs)
+        values = outputs_in_batches(images, self.batch, self._copied, self._output_shapes, fixed)
+        return dict(zip(names, values, strict=True))
+
+    def _copied(self, batch: Examples[np.ndarray]) -> list[np.ndarray]:
+        return [output.copy() for output in self.infer(batch)]
 
     def layers(self) -> list[Layer]:
         """Returns the layers of the graph that runs, in its order."""
@@ -162,6 +172,11 @@ class OpenVinoModel:
     def layer_ms(self) -> Mapping[str, float]:
         """Returns by layer the milliseconds it took in the last call, for a model made with `profiled`."""
         return {p.node_name: p.real_time.total_seconds() * 1e3 for p in self._request.get_profiling_info()}
+
+
+def _declared(value: openvino.Output) -> tuple[str, Shape, ir.DataType]:
+    shape = tuple(d.get_length() if d.is_static else str(d) for d in value.partial_shape)
+    return value.any_name, shape, ir.DataType.from_numpy(value.element_type.to_dtype())
 
 
 def _producer(value: openvino.Output) -> tuple[str, str]:

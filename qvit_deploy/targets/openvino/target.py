@@ -26,7 +26,7 @@ class OpenVino(Runtime):
     def open(self, model: Path | bytes, threads: int) -> ModelSession:
         precision = openvino_precision(model) if isinstance(model, Path) else None
         compiled = OpenVinoModel(model, threads=threads, precision=precision)
-        return ModelSession(compiled.declared, compiled.outputs)
+        return ModelSession(compiled.inputs, compiled.outputs)
 
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.openvino.runner import OpenVinoRunner

@@ -21,6 +21,7 @@ import numpy as np
 from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, probe_images, require_close
@@ -48,10 +49,10 @@ def verify_openvino(
     emitted: Graph,
     rewritten: RuntimeModel,
     plan: Plan,
-    images: np.ndarray,
+    images: Examples[np.ndarray],
     task: Task = CLASSIFY,
 ) -> OpenVinoVerification:
-    """Verifies `rewritten`, the model of `emit_openvino(emitted)`, on `images` float32 [n, C, H, W].
+    """Verifies `rewritten`, the model of `emit_openvino(emitted)`, on `images`.
 
     Raises:
         InputError: openvino is not installed.
@@ -72,13 +73,12 @@ def verify_openvino(
     on_integers = _require_integers(runner, rewritten.linears)
     outputs = runner.outputs(images)
     reference, exact = (target.outputs(target.session(g.serialize()), images, batch) for g in (emitted, float_graph))
-    if not np.isfinite(task.signal(outputs)).all():
-        raise CheckError(f"{FAILED}: the file gives NaN or infinity")
+    task.require_finite(outputs, f"{FAILED}: the file")
     sqnr, reference_sqnr = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
     if sqnr < min(reference_sqnr, FLOAT32_DB) - MAX_SQNR_LOSS_DB:
         raise CheckError(
             f"{FAILED}: OpenVINO takes the SQNR against the float model from {reference_sqnr:.1f} to {sqnr:.1f} dB on "
-            f"{len(images)} calibration images"
+            f"{len(images)} images"
         )
     return OpenVinoVerification(
         **forced.fields(images, probes),
@@ -92,7 +92,9 @@ def verify_openvino(
     )
 
 
-def _tensors(emitted: Graph, rewritten: RuntimeModel, plan: Plan, images: np.ndarray) -> dict[str, np.ndarray]:
+def _tensors(
+    emitted: Graph, rewritten: RuntimeModel, plan: Plan, images: Examples[np.ndarray]
+) -> dict[str, np.ndarray]:
     """Returns the tensors of the Q/DQ graph, by its names, as OpenVINO computes them."""
     names = compared_tensors(emitted, plan)
     renamed = rewritten.renamed(names)

@@ -15,7 +15,7 @@ from qvit_deploy.lint import Finding, LintTarget, lint
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.targets.onnxruntime.target import OnnxRuntime
 from qvit_deploy.targets.runtime import Runtime
-from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob, file_of
+from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob, file_of, words_in_float
 from qvit_deploy.targets.tensorrt import TENSORRT, TENSORRT_PLUGIN
 from qvit_deploy.targets.tensorrt.engine.files import HALF_TARGETS, files_for
 from qvit_deploy.targets.tensorrt.engine.kind import FOR_NAMED_GPUS, ON_DEVICE, EngineKind
@@ -58,12 +58,11 @@ class HalfTarget(Target["HalfGraph", HalfVerification]):
         return job.once(_verified, emitted)
 
     def line(self, verification: HalfVerification) -> str:
-        count = len(verification.in_float)
-        in_float = f"; {count} site{'s stay' if count > 1 else ' stays'} in float" if count else ""
         return (
             f"{verification.codes:,} codes equal given equal inputs, "
             f"{verification.free_codes_equal:.1%} running freely; "
-            f"{verification.reference_sqnr_db:.1f} dB against the onnxruntime file{in_float}"
+            f"{verification.reference_sqnr_db:.1f} dB against the onnxruntime file"
+            f"{words_in_float(verification.in_float)}"
         )
 
     def reading(self, verification: HalfVerification) -> Reading:

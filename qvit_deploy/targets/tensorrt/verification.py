@@ -30,6 +30,7 @@ from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
 from qvit_deploy.errors import CheckError
 from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.edit import remove_unused
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan, SitePlan, WeightPlan
 from qvit_deploy.targets.forced_comparison import probe_images
@@ -77,9 +78,9 @@ class _Comparison:
 
 
 def verify_half(
-    float_graph: Graph, reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray, task: Task = CLASSIFY
+    float_graph: Graph, reference: EmittedGraph, emitted: HalfGraph, images: Examples[np.ndarray], task: Task = CLASSIFY
 ) -> HalfVerification:
-    """Verifies the graph of `emitted` on `images` float32 [n, C, H, W].
+    """Verifies the graph of `emitted` on `images`.
 
     Args:
         float_graph: the model before quantization.
@@ -95,8 +96,7 @@ def verify_half(
     outputs, expected, exact = (
         onnxruntime.outputs(onnxruntime.session(g.serialize()), images, batch) for g in (half, reference, float_graph)
     )
-    if not np.isfinite(task.signal(outputs)).all():
-        raise CheckError("verification: the half-precision file gives NaN or infinity")
+    task.require_finite(outputs, "verification: the half-precision file")
     probed = probe_images(images, batch)
     comparison = _compare(reference, emitted, probed)
     worst_site, error = comparison.worst_site, comparison.worst_site_error
@@ -108,7 +108,7 @@ def verify_half(
     if sqnr < min(reference_sqnr, FLOAT16_DB) - LOST_DB:
         raise CheckError(
             f"verification: half precision takes the SQNR against the float model from {reference_sqnr:.1f} to "
-            f"{sqnr:.1f} dB on {len(images)} calibration images; a plan fitted to few images loses that on any others "
+            f"{sqnr:.1f} dB on {len(images)} images; a plan fitted to few images loses that on any others "
             "too: use more"
         )
     return HalfVerification(
@@ -131,7 +131,7 @@ def verify_half(
     )
 
 
-def _compare(reference: EmittedGraph, emitted: HalfGraph, images: np.ndarray) -> _Comparison:
+def _compare(reference: EmittedGraph, emitted: HalfGraph, images: Examples[np.ndarray]) -> _Comparison:
     """Compares the codes and the sites' outputs of both graphs on `images`. Raises CheckError."""
     graph, packed = inlined(emitted, reference)
     plain = [

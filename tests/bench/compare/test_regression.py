@@ -26,18 +26,18 @@ def report(old: float = 5, new: float = 5, thresholds: Thresholds = Thresholds()
     return check([named("old", old, 1)], [named("new", new, 2, **more)], thresholds)
 
 
-def failures(found: Report) -> list[str]:
-    return [f.name for f in found.criteria if f.failed]
+def failures(compared: Report) -> list[str]:
+    return [f.name for f in compared.criteria if f.failed]
 
 
 def test_the_title_tells_files_of_one_name_apart() -> None:
-    found = report()
-    assert found.title == "new.onnx against old.onnx"
-    alike = found.candidate.file.model_copy(update={"name": "old.onnx"})
-    renamed = replace(found, candidate=found.candidate.model_copy(update={"file": alike}))
+    compared = report()
+    assert compared.title == "new.onnx against old.onnx"
+    alike = compared.candidate.file.model_copy(update={"name": "old.onnx"})
+    renamed = replace(compared, candidate=compared.candidate.model_copy(update={"file": alike}))
     assert renamed.title == "old.onnx (sha256 bbbbbbbb) against old.onnx (sha256 aaaaaaaa)"
     assert "| sha256 | aaaaaaaa | bbbbbbbb | |" in markdown(renamed)
-    assert replace(found, candidate=found.baseline).title == "old.onnx against the same file (sha256 aaaaaaaa)"
+    assert replace(compared, candidate=compared.baseline).title == "old.onnx against the same file (sha256 aaaaaaaa)"
 
 
 def test_no_change_passes_and_a_clear_slowdown_fails() -> None:
@@ -56,9 +56,9 @@ def test_a_slowdown_needs_an_interval_too() -> None:
         (Path("a.json"), Measurement.model_validate(tree(n, noisy(v, s, processes=4, spread=0.2))))
         for n, v, s in (("old", 5, 1), ("new", 7, 5))
     ]
-    found = check(wild[:1], wild[1:], Thresholds())
-    assert found.latency.value > 1.03 and not found.failed
-    assert any("wide" in note for note in found.notes)
+    compared = check(wild[:1], wild[1:], Thresholds())
+    assert compared.latency.value > 1.03 and not compared.failed
+    assert any("wide" in note for note in compared.notes)
 
 
 def with_reference(name: str, level: float, seed: int, speed: float) -> Named:
@@ -73,9 +73,9 @@ def test_the_reference_tells_a_slow_machine_from_a_slow_model() -> None:
     base = with_reference("old", 5, 1, speed=1)
     same = check([base], [with_reference("new", 5, 2, speed=1.3)], Thresholds())
     assert not same.failed and same.latency.value == pytest.approx(1, abs=0.02)
-    assert any("yardstick" in n and "+30" in n and "use --against" in n for n in same.notes)
+    assert any("reference workload" in n and "+30" in n and "use --against" in n for n in same.notes)
     like = check([base], [with_reference("new", 5, 2, speed=1.05)], Thresholds())
-    assert any("yardstick" in n and "+5" in n for n in like.notes)
+    assert any("reference workload" in n and "+5" in n for n in like.notes)
     assert not any("too different" in n for n in like.notes)
     slow = check([base], [with_reference("new", 5.5, 2, speed=0.8)], Thresholds())
     assert slow.failed and slow.latency.value == pytest.approx(1.1, abs=0.02)
@@ -84,22 +84,22 @@ def test_the_reference_tells_a_slow_machine_from_a_slow_model() -> None:
 def test_the_reference_does_not_compare_machines() -> None:
     base, (path, new) = with_reference("old", 5, 1, speed=1), with_reference("new", 5, 2, speed=1.3)
     other = new.model_copy(update={"environment": new.environment.model_copy(update={"cpu": "another"})})
-    found = check([base], [(path, other)], Thresholds(), allow_different_environments=True)
-    assert found.latency.value == pytest.approx(1.3, abs=0.03) and any("measured apart" in n for n in found.notes)
+    compared = check([base], [(path, other)], Thresholds(), allow_different_environments=True)
+    assert compared.latency.value == pytest.approx(1.3, abs=0.03) and any("measured apart" in n for n in compared.notes)
 
 
 def test_one_run_that_measured_both() -> None:
     both = named("new", 5.5, 2, against=subject("old", noisy(5, 1)))
-    found = check([], [both], Thresholds())
-    assert found.failed and found.latency.interleaved and found.baseline.file.name == "old.onnx"
+    compared = check([], [both], Thresholds())
+    assert compared.failed and compared.latency.interleaved and compared.baseline.file.name == "old.onnx"
     with pytest.raises(InputError, match=r"new2\.json: holds one file only.*--against"):
         check([], [named("new", 5, 2)], Thresholds())
 
 
 def test_several_of_each_side() -> None:
     olds, news = [named("old", 5, i) for i in range(3)], [named("new", 5.5, 10 + i) for i in range(3)]
-    found = check(olds, news, Thresholds())
-    assert found.failed and found.latency.units == 3
+    compared = check(olds, news, Thresholds())
+    assert compared.failed and compared.latency.units == 3
     with pytest.raises(InputError, match=r"old0\.json and new10\.json are given for one side"):
         check([olds[0], news[0]], news, Thresholds())
 
@@ -124,8 +124,8 @@ def grown(size: int, memory: int) -> dict[str, Any]:
 def test_thresholds_other_than_latency(thresholds: Thresholds, failed: list[str]) -> None:
     old = named("old", 5, 1, peak_memory_bytes=100, quality={"top1": 0.86, "n": 1000})
     new = named("new", 5, 2, quality=QUALITY, **grown(1100, 120))
-    found = check([old], [new], thresholds)
-    assert failures(found) == failed and found.criteria[0].name == "latency"
+    compared = check([old], [new], thresholds)
+    assert failures(compared) == failed and compared.criteria[0].name == "latency"
 
 
 @pytest.mark.parametrize(
@@ -173,24 +173,24 @@ def test_notes_say_what_weakens_the_answer() -> None:
     restless = tree("new", noisy(5, 2))
     for process in restless["processes"]:
         process["stable"] = False
-    found = check([named("old", 5, 1)], [(Path("n.json"), Measurement.model_validate(restless))], Thresholds())
-    assert any("had not settled" in note for note in found.notes)
-    assert any("measured apart" in note for note in found.notes)
+    compared = check([named("old", 5, 1)], [(Path("n.json"), Measurement.model_validate(restless))], Thresholds())
+    assert any("had not settled" in note for note in compared.notes)
+    assert any("measured apart" in note for note in compared.notes)
     alone = Measurement.model_validate(tree("new", noisy(5, 2, processes=1)))
     assert any("one process" in n for n in check([named("old", 5, 1)], [(Path("n"), alone)], Thresholds()).notes)
 
 
 def test_outputs_say_the_same() -> None:
-    found = report(5, 5.5, Thresholds(max_size_growth=0.5))
-    suite = ET.fromstring(junit(found))
+    compared = report(5, 5.5, Thresholds(max_size_growth=0.5))
+    suite = ET.fromstring(junit(compared))
     assert suite.get("tests") == "2" and suite.get("failures") == "1"
     assert [c.find("failure") is not None for c in suite.findall("testcase")] == [True, False]
-    text = markdown(found)
+    text = markdown(compared)
     assert "regression" in text and "| ❌ | latency |" in text and "| ✅ | size |" in text
-    rows = benchmark_action(found.candidate)
+    rows = benchmark_action(compared.candidate)
     assert {r["unit"] for r in rows} == {"ms", "bytes"} and all(r["value"] > 0 for r in rows)
     assert {"name", "unit", "value"} <= set(rows[0])
-    assert json.loads(json.dumps(as_tree(found)))["failed"] is True
+    assert json.loads(json.dumps(as_tree(compared)))["failed"] is True
 
 
 def test_a_file_name_cannot_break_a_table() -> None:

@@ -20,6 +20,7 @@ def test_this_machine() -> None:
     found = environment()
     assert found.cpu and found.logical_cpus == os.cpu_count()
     assert found.versions["onnxruntime"] and found.versions["python"]
+    assert list(found.versions) == sorted(found.versions)
 
 
 def test_what_a_system_says(tmp_path: Path) -> None:

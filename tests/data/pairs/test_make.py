@@ -16,6 +16,7 @@ from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.data.tokens import centre_box, pixels_of
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 
@@ -87,7 +88,7 @@ def test_unchanged_tokens_are_embedded_to_the_same_bits(model: str, request: pyt
     for kind in PATCHES:
         for pair in make_pairs(images, kind, 4, 5, 0):
             both = torch.from_numpy(np.stack([pair.clean, pair.corrupt]))
-            clean, corrupt = Executor(graph).run(both, fetch=[embedding])[embedding].numpy()
+            clean, corrupt = Executor(graph).run(Examples.images(both), fetch=[embedding])[embedding].numpy()
             assert clean.shape[0] == pair.changed_tokens.size
             assert ((clean != corrupt).any(axis=1) == pair.changed_tokens.ravel()).all()
 

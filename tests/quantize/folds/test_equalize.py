@@ -4,10 +4,12 @@ import numpy as np
 
 from qvit_deploy.calibrate.observe import observe
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.quantize.folds.equalize import equalizable, equalize
 from qvit_deploy.quantize.folds.norms import replace_constant
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import canonical, images_for, logits, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -16,7 +18,7 @@ def equalized(graph: Graph, bits: int) -> tuple[Graph, dict[str, str]]:
     sites = find_sites(graph)
     readers = equalizable(graph, sites, {s.name for s in sites if s.role != "post_gelu"})
     images = images_for(graph, 6)
-    seen = observe(Executor(graph), images.split(3), readers, 6, 0, {}, lambda _: None)
+    seen = observe(Executor(graph), image_batches(images, 3), readers, 6, 0, {}, lambda _: None)
     return equalize(graph, readers, seen, bits)
 
 
@@ -49,7 +51,7 @@ def test_channels_get_one_range() -> None:
     new, images = renamed[name], images_for(graph, 6)
     spread = []
     for g, tensor in ((graph, name), (changed, new)):
-        x = Executor(g).run(images, fetch=[tensor])[tensor]
+        x = Executor(g).run(Examples.images(images), fetch=[tensor])[tensor]
         deviation = x.reshape(-1, x.shape[-1]).std(0)
         spread.append(float(deviation.max() / deviation.min()))
     assert spread[1] < 0.1 * spread[0]
@@ -63,6 +65,6 @@ def test_tensors_whose_channels_are_alike_are_left_alone() -> None:
     sites = find_sites(graph)
     readers = equalizable(graph, sites, {"first", "head"})
     images = images_for(graph, 6)
-    seen = observe(Executor(graph), images.split(3), readers, 6, 0, {}, lambda _: None)
+    seen = observe(Executor(graph), image_batches(images, 3), readers, 6, 0, {}, lambda _: None)
     assert len(readers) == 1
     assert equalize(graph, readers, seen, 4)[1] == {}

@@ -11,6 +11,7 @@ from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.quantize.folds.heads import balanced, fold_heads, spread
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import images_for, logits, mixed_vit
 from tests.support.models.demo_models import demo
 
@@ -20,7 +21,7 @@ def folded(graph: Graph) -> Graph:
     scores, values = head_pairs(graph, sites)
     columns = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
     images = images_for(graph, 6)
-    seen = observe(Executor(graph), images.split(3), {c.tensor for c in columns}, 6, 0, {}, lambda _: None)
+    seen = observe(Executor(graph), image_batches(images, 3), {c.tensor for c in columns}, 6, 0, {}, lambda _: None)
     return fold_heads(graph, sites, scores, values, seen)
 
 

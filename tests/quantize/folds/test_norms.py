@@ -12,9 +12,11 @@ from hypothesis.extra.numpy import arrays
 from qvit_deploy.calibrate.observe import Observation, observe
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.channels import norm_groups
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.quantize.folds.norms import Fold, channel_fold, fold_norms
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import canonical, images_for, logits, mixed_vit, project
 from tests.support.graphs.relevance_graphs import Builder
 
@@ -23,7 +25,9 @@ def fold(graph: Graph, clip: float = 8.0) -> tuple[Graph, dict[str, Fold]]:
     sites = find_sites(graph)
     groups = norm_groups(graph, sites)
     images = images_for(graph)
-    seen = observe(Executor(graph), images.split(3), [g.norm for g in groups], len(images), 0, {}, lambda _: None)
+    seen = observe(
+        Executor(graph), image_batches(images, 3), [g.norm for g in groups], len(images), 0, {}, lambda _: None
+    )
     folds = {n: channel_fold(o, clip, 8) for n, o in seen.items()}
     return fold_norms(graph, sites, groups, folds), folds
 
@@ -98,11 +102,11 @@ def test_folding_evens_the_channels_out() -> None:
     folded, folds = fold(graph, clip=1e9)
     norm = next(iter(folds))
     images = images_for(graph)
-    tensor = Executor(folded).run(images, fetch=[norm])[norm].reshape(-1, 16)
+    tensor = Executor(folded).run(Examples.images(images), fetch=[norm])[norm].reshape(-1, 16)
     extremes = torch.stack([tensor.amax(0), -tensor.amin(0)])
     # Each channel's best 8-bit range cuts a little of it, none much.
     assert extremes.max() / extremes.min() < 1.6
-    before = Executor(graph).run(images, fetch=[norm])[norm].reshape(-1, 16)
+    before = Executor(graph).run(Examples.images(images), fetch=[norm])[norm].reshape(-1, 16)
     assert (before.amax(0) - before.amin(0)).max() > 100 * (before.amax(0) - before.amin(0)).min()
 
 
@@ -114,7 +118,9 @@ def test_codes_are_those_of_the_channel_wise_asymmetric_quantizer(bits: int) -> 
     folded, folds = fold(graph)
     (norm, how) = next(iter(folds.items()))
     images = images_for(graph, 20)
-    y, changed = (Executor(g).run(images, fetch=[norm])[norm].double().numpy() for g in (graph, folded))
+    y, changed = (
+        Executor(g).run(Examples.images(images), fetch=[norm])[norm].double().numpy() for g in (graph, folded)
+    )
     step = np.abs(changed).max() / (2 ** (bits - 1) - 1)
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     symmetric = np.clip(np.rint(changed / step), low, high)

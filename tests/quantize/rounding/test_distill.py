@@ -11,9 +11,11 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.quantize.rounding.distill import Loss, distill
 from qvit_deploy.tasks.classify import CLASSIFY
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
 
 BITS = 3
@@ -21,16 +23,18 @@ BITS = 3
 
 def distilled(calibrated: Calibrated, start: Plan, epochs: int, batch: int = 4) -> Plan:
     done: list[int] = []
-    plan = distill(calibrated.calibration(), start, calibrated.images.split(batch), epochs, 0, CLASSIFY, done.append)
+    plan = distill(
+        calibrated.calibration(), start, image_batches(calibrated.images, batch), epochs, 0, CLASSIFY, done.append
+    )
     assert done == [1] * epochs
     return plan
 
 
 def error(calibrated: Calibrated, plan: Plan) -> float:
     """What distillation minimises, of the emitted graph on the images as they are."""
-    loss = Loss(Executor(calibrated.graph), calibrated.images.split(4), CLASSIFY)
+    loss = Loss(Executor(calibrated.graph), image_batches(calibrated.images, 4), CLASSIFY)
     with torch.no_grad():
-        return float(loss(Executor(emit_qdq(calibrated.graph, plan)), calibrated.images))
+        return float(loss(Executor(emit_qdq(calibrated.graph, plan)), Examples.images(calibrated.images)))
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -83,7 +87,9 @@ def test_a_graph_of_fixed_batch_size_is_fed_whole_batches() -> None:
     calibrated = replace(calibrated, images=calibrated.images[:6])
     start = calibrated.plan((BITS, BITS), "none")
     batches = [calibrated.images[:4], calibrated.images[2:6], calibrated.images[:4]]
-    plan = distill(calibrated.calibration(), start, batches, 1, 0, CLASSIFY, lambda _: None)
+    plan = distill(
+        calibrated.calibration(), start, [Examples.images(b) for b in batches], 1, 0, CLASSIFY, lambda _: None
+    )
     assert list(plan.sites) == list(start.sites)
 
 

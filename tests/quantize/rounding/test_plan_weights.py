@@ -9,6 +9,7 @@ import torch
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
@@ -16,7 +17,7 @@ from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 def mean_output(graph: Graph, tensor: str, images: torch.Tensor) -> torch.Tensor:
     """Mean over images and tokens, float64 [channels]."""
-    found = Executor(graph).run(images, fetch=[tensor])[tensor].double()
+    found = Executor(graph).run(Examples.images(images), fetch=[tensor])[tensor].double()
     return found.reshape(-1, found.shape[-1]).mean(0)
 
 
@@ -75,14 +76,15 @@ def test_rows_that_matter_more_are_met_better() -> None:
     graph = mixed_vit()
     plain = calibrate(graph, (3,))
     site = next(s for s in plain.sites if s.name == "fc1")
-    tokens = Executor(graph).run(plain.images[:1], fetch=[site.input])[site.input].shape[1]
+    tokens = Executor(graph).run(Examples.images(plain.images[:1]), fetch=[site.input])[site.input].shape[1]
     first = torch.zeros(tokens)
     first[0] = tokens
     errors = []
     for importance in ({}, {site.input: first}):
         plan = replace(plain, importance=importance).plan({"fc1": (3, 3)}, "gptq")
         outputs = [
-            Executor(g).run(plain.images, fetch=[site.output])[site.output] for g in (graph, emit_qdq(graph, plan))
+            Executor(g).run(Examples.images(plain.images), fetch=[site.output])[site.output]
+            for g in (graph, emit_qdq(graph, plan))
         ]
         errors.append(float((outputs[0] - outputs[1])[:, 0].square().sum()))
     assert errors[1] < errors[0]

@@ -4,9 +4,11 @@ import torch
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.rounded_weight import RoundedWeights
 from qvit_deploy.quantize.rounding.compensate import round_weight
 from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 WIDTHS = (3, 6)
@@ -15,9 +17,15 @@ FORMATS = tuple(map(Int, WIDTHS))
 
 def rounded(feedback: bool) -> tuple[RoundedWeights, list[int]]:
     calibrated, done = calibrate(mixed_vit(), WIDTHS), list[int]()
-    batches = calibrated.images.split(2) if feedback else None
+    batches = image_batches(calibrated.images, 2) if feedback else None
     found = prequantize_weights(
-        Executor(calibrated.graph), calibrated.sites, calibrated.weights, {}, FORMATS, batches, done.append
+        Executor(calibrated.graph),
+        calibrated.sites,
+        calibrated.weights,
+        {},
+        FORMATS,
+        batches,
+        done.append,
     )
     return found, done
 
@@ -38,7 +46,7 @@ def test_with_images_linears_lose_less_output_and_convolutions_stay() -> None:
         if site.kind == "conv":
             assert torch.equal(nearest[site.name, Int(3)].codes, fed_back[site.name, Int(3)].codes)
             continue
-        x = executor.run(calibrated.images, fetch=[site.input])[site.input].flatten(0, -2)
+        x = executor.run(Examples.images(calibrated.images), fetch=[site.input])[site.input].flatten(0, -2)
         x = x - x.mean(0)
         error = [float((x @ (w[site.name, Int(3)].value() - calibrated.weights[site.name])).square().sum())
                  for w in (nearest, fed_back)]  # fmt: skip

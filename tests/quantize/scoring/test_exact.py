@@ -10,11 +10,13 @@ from torch import Tensor
 
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.quantize.ranges.clip import weight_scale
 from qvit_deploy.quantize.scoring.exact import exact_sensitivity
 from qvit_deploy.quantize.scoring.losses import SiteError
 from qvit_deploy.tasks.classify import CLASSIFY
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 SITES = ["stem", "patch", "attn.q", "attn.qk", "attn.av", "fc1", "fc2", "head"]
@@ -28,7 +30,9 @@ def calibrated() -> Calibrated:
 @pytest.fixture(scope="module")
 def found(calibrated: Calibrated) -> dict[str, SiteError]:
     seen: list[int] = []
-    errors, images = exact_sensitivity(calibrated.calibration(), calibrated.images.split(4), CLASSIFY, seen.append)
+    errors, images = exact_sensitivity(
+        calibrated.calibration(), image_batches(calibrated.images, 4), CLASSIFY, seen.append
+    )
     assert seen == [4, 2] and images == 6
     return errors
 
@@ -45,10 +49,10 @@ def test_it_is_the_change_of_the_logits(
 ) -> None:
     site = next(s for s in calibrated.sites if s.name == name)
     executor, images = Executor(calibrated.graph), calibrated.images
-    clean = executor.run(images)["logits"]
-    x = executor.run(images, fetch=[site.input])[site.input]
+    clean = executor.run(Examples.images(images))["logits"]
+    x = executor.run(Examples.images(images), fetch=[site.input])[site.input]
     if site.second is not None:
-        other = executor.run(images, fetch=[site.second])[site.second]
+        other = executor.run(Examples.images(images), fetch=[site.second])[site.second]
         rounded = calibrated.grids[site.second, Int(bits)].apply(other)
     else:
         array = constant(calibrated.graph.initializers[site.weight or ""])
@@ -63,7 +67,9 @@ def test_it_is_the_change_of_the_logits(
         x = x - calibrated.observations[site.input].mean
     pair = (grid.apply(x) - grid.shift, other) if operand == "activation" else (x, rounded)
     before = product(name, x, other)
-    changed = executor.run(images, {site.output: lambda y: y - before + product(name, *pair)})["logits"]
+    changed = executor.run(Examples.images(images), {site.output: lambda y: y - before + product(name, *pair)})[
+        "logits"
+    ]
     expected = float((changed - clean).double().square().sum() / clean.double().square().sum())
     assert getattr(found[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
 

@@ -13,7 +13,8 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.relevance.scores import Scores
-from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.classify import CLASSIFY, largest_logit
+from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
 FREE = ("patch", "attn.q", "attn.k", "attn.v", "attn.qk", "attn.av", "attn.proj", "fc1", "fc2")
@@ -31,7 +32,7 @@ def calibration(calibrated: Calibrated) -> RoundedCalibration:
 
 def ranked(calibrated: Calibrated, calibration: RoundedCalibration, **choices: object) -> LossTable:
     recipe = Recipe.model_validate(choices)
-    return rank_sites(calibration, recipe, FREE, calibrated.images.split(2), CLASSIFY, lambda _: None)
+    return rank_sites(calibration, recipe, FREE, image_batches(calibrated.images, 2), CLASSIFY, lambda _: None)
 
 
 @pytest.mark.parametrize("score", ["lrp", "relp", "gradient", "exact", "uniform", "random", "inverted"])
@@ -52,9 +53,9 @@ def test_lrp_weighs_errors_by_the_total_relevance(calibrated: Calibrated, calibr
     mean = site_relevance(
         calibrated.graph,
         calibrated.sites,
-        calibrated.images.split(2),
+        image_batches(calibrated.images, 2),
         RULE_SETS["attnlrp"],
-        CLASSIFY.objective,
+        largest_logit,
         lambda _: None,
     )
     elements = {name: o.elements for name, o in calibrated.observations.items()}
@@ -106,6 +107,6 @@ def test_a_score_is_added_by_a_value(
 
     monkeypatch.setitem(SCORES, "size", Score(by_size))
     choices = Recipe().model_copy(update={"score": "size"})
-    table = rank_sites(calibration, choices, FREE, calibrated.images.split(2), CLASSIFY, lambda _: None)
+    table = rank_sites(calibration, choices, FREE, image_batches(calibrated.images, 2), CLASSIFY, lambda _: None)
     assert table.scores.method == "size"
     assert max(table.scores.values, key=lambda name: table.scores.values[name]) == "patch"

@@ -15,7 +15,7 @@ from tests.support.html_page import Page
 
 
 def page(shown: Manifest) -> Page:
-    return Page(render_report(shown))
+    return Page(render_report(shown, []))
 
 
 CASES = {
@@ -54,14 +54,14 @@ def test_well_formed_and_self_contained(shown: Manifest) -> None:
 
 @pytest.mark.parametrize("shown", CASES.values(), ids=CASES.keys())
 def test_styles_name_only_colours_the_page_has(shown: Manifest) -> None:
-    document = render_report(shown).decode()
+    document = render_report(shown, []).decode()
     used = {part.split(")")[0] for part in document.split("var(--")[1:]}
     assert {name for name in used if f"--{name}:" not in document} <= {"c"}  # set where it is used
     assert "#0a0" not in document  # the stand-ins of qvit_deploy.report.svg
 
 
 def test_the_same_manifest_gives_the_same_bytes() -> None:
-    assert render_report(manifest(vit_sites(3))) == render_report(manifest(vit_sites(3)))
+    assert render_report(manifest(vit_sites(3)), []) == render_report(manifest(vit_sites(3)), [])
 
 
 def test_neither_a_matplotlibrc_nor_its_own_digest_changes_the_report() -> None:
@@ -71,7 +71,7 @@ def test_neither_a_matplotlibrc_nor_its_own_digest_changes_the_report() -> None:
     files = {**shown.files, "report.html": {"bytes": 1, "sha256": "b" * 64}}
     with_digest = Manifest.model_validate({**shown.model_dump(by_alias=True), "files": files})
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.grid": True}):
-        assert render_report(with_digest) == render_report(shown)
+        assert render_report(with_digest, []) == render_report(shown, [])
 
 
 def test_names_are_text_not_markup() -> None:
@@ -86,7 +86,7 @@ def test_names_are_text_not_markup() -> None:
         verification={**VERIFIED, "worst_site": evil, "optimized_ops": {evil: 1}},
         files={f"{evil.replace('/', '')}.onnx": {"bytes": 1, "sha256": "a" * 64}},
     )
-    document = render_report(shown)
+    document = render_report(shown, [])
     found = Page(document)
     assert b"<script" not in document and b"<svg/onload" not in document
     assert not {tag for tag, _ in found.elements} & {"script", "svg/onload"}
@@ -174,4 +174,14 @@ def test_the_recipe_can_be_saved_and_compiled_again(tmp_path: Path) -> None:
 
 def test_a_manifest_read_back_gives_the_same_report() -> None:
     shown = CASES["swin"]
-    assert render_report(Manifest.model_validate(json.loads(shown.to_json()))) == render_report(shown)
+    assert render_report(Manifest.model_validate(json.loads(shown.to_json())), []) == render_report(shown, [])
+
+
+def test_layers_that_no_target_quantizes_are_named() -> None:
+    layer = {"name": "neck.up", "operator": "ConvTranspose", "params": 512}
+    shown = manifest(vit_sites(3), in_float=[layer])
+    assert (
+        "In floating point in every file, and in no number on this page: neck.up (ConvTranspose)." in page(shown).text
+    )
+    assert json.loads(shown.to_json())["in_float"] == [layer]
+    assert "in_float" not in json.loads(manifest(vit_sites(3)).to_json())

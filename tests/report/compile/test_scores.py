@@ -12,9 +12,9 @@ def sites(*scores: float | None) -> list[SiteRecord]:
 
 
 def ranking(*scores: float | None) -> Ranking:
-    found = rank(sites(*scores), "lrp:deep-taylor")
-    assert isinstance(found, Ranking)
-    return found
+    result = rank(sites(*scores), "lrp:deep-taylor")
+    assert isinstance(result, Ranking)
+    return result
 
 
 def test_shares_of_the_sum_with_places_left_empty() -> None:
@@ -22,15 +22,15 @@ def test_shares_of_the_sum_with_places_left_empty() -> None:
 
 
 def test_a_score_that_dwarfs_the_rest_is_cut_so_that_the_rest_is_seen() -> None:
-    found = ranking(*[0.01, 0.02] * 10, 5.0)
-    assert [i for i in range(21) if found.cut(i)] == [20]
-    assert found.width(20) == 100 and found.width(1) > 50
+    result = ranking(*[0.01, 0.02] * 10, 5.0)
+    assert [i for i in range(21) if result.cut(i)] == [20]
+    assert result.width(20) == 100 and result.width(1) > 50
 
 
 @pytest.mark.parametrize("scores", [(1.0,), (1.0, 2.0), (1.0, 2.9, 1.0), (0.0, 0.0, 1.0), (1.0, 5.0, 5.0)])
 def test_nothing_is_cut_without_need(scores: tuple[float, ...]) -> None:
-    found = ranking(*scores)
-    assert not any(found.cut(i) for i in range(len(scores)))
+    result = ranking(*scores)
+    assert not any(result.cut(i) for i in range(len(scores)))
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_nothing_is_cut_without_need(scores: tuple[float, ...]) -> None:
     ],
 )
 def test_scores_not_worth_a_plot_are_explained(scores: tuple[float | None, ...], reason: str) -> None:
-    found = rank(sites(*scores), "")
-    assert isinstance(found, str) and reason in found
+    result = rank(sites(*scores), "")
+    assert isinstance(result, str) and reason in result
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_scores_not_worth_a_plot_are_explained(scores: tuple[float | None, ...],
     ],
 )
 def test_the_method_decides_what_a_share_means(method: str, name: str, text: str) -> None:
-    found = rank(sites(1.0, 2.0), method)
-    assert isinstance(found, Ranking) and found.name == name and text in found.meaning
+    result = rank(sites(1.0, 2.0), method)
+    assert isinstance(result, Ranking) and result.name == name and text in result.meaning

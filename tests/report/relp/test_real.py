@@ -53,8 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     images = open_images("demo:fashion-mnist", preprocess, split="test")
     pairs = make_pairs(images, "composite", patch_size(model), 1, 0)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
-    found = explain(model, pairs, exact=truth)
-    tree = relp_tree("demo:vit", found, compare_with_exact(model, found), model.graph.interface.image_size)
+    explanation = explain(model, pairs, exact=truth)
+    tree = relp_tree("demo:vit", explanation, compare_with_exact(model, explanation), model.graph.interface.image_size)
     file = folder / "relp.html"
     file.write_bytes(relp_page(tree, pairs[0].clean[None], pairs[0].corrupt[None]))
     return Made(tree, file)
@@ -86,8 +86,8 @@ def test_numbers_on_the_page_are_those_of_the_tree(made: Made) -> None:
             assert f"{abs(component['completeness']):.2f}" in table
     for methods in made.tree["agreement"].values():
         assert f"{methods['relp']['metrics']['pearson']['mean']:.2f}" in text
-    for found in made.tree["circuits"].values():
-        assert f"{found['cpr']:.3f}" in text and f"{found['cmd']:.3f}" in text
+    for circuit in made.tree["circuits"].values():
+        assert f"{circuit['cpr']:.3f}" in text and f"{circuit['cmd']:.3f}" in text
     assert f"{digits(made.tree['cross_check'])} of the largest logit" in text
 
 

@@ -9,6 +9,7 @@ import onnx
 
 from qvit_deploy.calibrate.extremes import tensor_extremes
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.tensorrt.half.emission import emit_tensorrt
@@ -22,7 +23,7 @@ TOKENS, WIDTH, HEADS, DEPTH, CLASSES = 16, 32, 2, 16, 16
 
 def half(calibrated: Calibrated, plan: Plan) -> HalfGraph:
     emitted = emit_tensorrt(calibrated.graph, plan)
-    largest = tensor_extremes(Executor(emitted.graph), [calibrated.images], lambda _: None)
+    largest = tensor_extremes(Executor(emitted.graph), [Examples.images(calibrated.images)], lambda _: None)
     return to_half(emitted, largest)
 
 

@@ -14,6 +14,7 @@ from qvit_deploy.calibrate.products import ProductSample, observe_products
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.canonicalize import canonicalize
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, find_sites
 from qvit_deploy.quantize.calibration import Calibration, RoundedCalibration
@@ -23,6 +24,7 @@ from qvit_deploy.quantize.ranges.attention import attention_grids
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
 from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from qvit_deploy.recipe import Compensation, Granularity, SoftmaxCodes
+from tests.support.examples import image_batches
 from tests.support.graphs.relevance_graphs import Builder
 
 torch.set_num_threads(1)
@@ -112,7 +114,7 @@ class Calibrated:
         if isinstance(widths, tuple):
             widths = {site.name: widths for site in self.sites}
         formats = {name: (Int(w_bits), Int(a_bits)) for name, (w_bits, a_bits) in widths.items()}
-        return build_plan(self.calibration(), formats, compensate, self.images.split(4), 0, lambda _: None)
+        return build_plan(self.calibration(), formats, compensate, image_batches(self.images, 4), 0, lambda _: None)
 
 
 def calibrate(
@@ -126,9 +128,9 @@ def calibrate(
 ) -> Calibrated:
     sites = tuple(s for s in find_sites(graph) if s.weight is not None or attention)
     pixels = images_for(graph, images)
-    seen = observe(Executor(graph), pixels.split(4), site_tensors(sites), images, 0, {}, lambda _: None)
+    seen = observe(Executor(graph), image_batches(pixels, 4), site_tensors(sites), images, 0, {}, lambda _: None)
     weights = site_weights(graph, sites)
-    products = observe_products(Executor(graph), pixels.split(4), sites, images, 0)
+    products = observe_products(Executor(graph), image_batches(pixels, 4), sites, images, 0)
     formats = tuple(map(Int, bits))
     grids = {
         **activation_grids(sites, seen, weights, formats),
@@ -139,7 +141,7 @@ def calibrate(
 
 def logits(graph: Graph, images: torch.Tensor) -> np.ndarray:
     with torch.no_grad():
-        return Executor(graph).run(images)["logits"].numpy()
+        return Executor(graph).run(Examples.images(images))["logits"].numpy()
 
 
 def node_making(graph: Graph, output: str) -> ir.Node:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -48,10 +50,13 @@ class Builder:
         return self.op("LayerNormalization", x, scale, bias, name=module, axis=-1, epsilon=1e-6)
 
     def graph(self, output: str, image: tuple[int, ...], name: str = "small") -> Graph:
+        return self.graph_with({output: ["batch", "classes"]}, image, name)
+
+    def graph_with(self, outputs: Mapping[str, list[str | int]], image: tuple[int, ...], name: str = "small") -> Graph:
         tensors = [numpy_helper.from_array(v, k) for k, v in self.initializers.items()]
         inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *image])]
-        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", "classes"])]
-        proto = helper.make_graph(self.nodes, name, inputs, outputs, tensors)
+        values = [helper.make_tensor_value_info(k, TensorProto.FLOAT, shape) for k, shape in outputs.items()]
+        proto = helper.make_graph(self.nodes, name, inputs, values, tensors)
         model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", CANONICAL_OPSET)])
         onnx.checker.check_model(model)
         return Graph(ir.from_proto(onnx.shape_inference.infer_shapes(model)), name)
@@ -60,6 +65,12 @@ class Builder:
 def vit(blocks: int = 2, width: int = 16, heads: int = 2, classes: int = 5, seed: int = 0) -> Graph:
     """A ViT on 3 x 8 x 8 images: 4 patches and a class token, pre-norm blocks with LayerScale."""
     b = Builder(seed)
+    x = b.op("Gather", vit_tokens(b, blocks, width, heads), b.constant(np.int64(0)), axis=1, name="pooled")
+    return b.graph(b.linear(x, width, classes, "head", "logits"), (3, 8, 8))
+
+
+def vit_tokens(b: Builder, blocks: int = 2, width: int = 16, heads: int = 2) -> str:
+    """The same up to the final norm: [batch, 5, width], the class token first."""
     kernel = b.normal(width, 3, 4, 4, scale=0.2, name="patch_embed.weight")
     x = b.op("Conv", "image", kernel, b.normal(width, scale=0.2), strides=[4, 4], kernel_shape=[4, 4])
     x = b.op("Transpose", b.op("Reshape", x, b.constant([0, width, 4])), perm=[0, 2, 1])
@@ -70,8 +81,7 @@ def vit(blocks: int = 2, width: int = 16, heads: int = 2, classes: int = 5, seed
     for i in range(blocks):
         x = _attention(b, x, width, heads, f"blocks.{i}")
         x = _mlp(b, x, width, f"blocks.{i}")
-    x = b.op("Gather", b.layer_norm(x, width, "norm"), b.constant(np.int64(0)), axis=1, name="pooled")
-    return b.graph(b.linear(x, width, classes, "head", "logits"), (3, 8, 8))
+    return b.layer_norm(x, width, "norm")
 
 
 def _attention(b: Builder, x: str, width: int, heads: int, block: str) -> str:

@@ -8,6 +8,7 @@ import torch
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.patching.components import find_components
 from qvit_deploy.targets.onnxruntime.input_patch import patched_outputs, with_tensor_as_input
@@ -18,9 +19,11 @@ def test_onnx_runtime_and_the_executor_agree_on_every_patch(tiny_vit: Graph) -> 
     executor = Executor(tiny_vit)
     with torch.no_grad():
         for component in find_components(tiny_vit):
-            value = executor.run(source, fetch=[component.tensor])[component.tensor]
-            ours = executor.run(base, {component.tensor: lambda _, value=value: value})["logits"].numpy()
-            theirs = patched_outputs(tiny_vit, base.numpy(), component.tensor, value.numpy())["logits"]
+            value = executor.run(Examples.images(source), fetch=[component.tensor])[component.tensor]
+            ours = executor.run(Examples.images(base), {component.tensor: lambda _, value=value: value})[
+                "logits"
+            ].numpy()
+            theirs = patched_outputs(tiny_vit, Examples.images(base.numpy()), component.tensor, value.numpy())["logits"]
             np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-4 * float(np.abs(ours).max()))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, images_for, mixed_vit
@@ -25,13 +26,13 @@ def test_every_linear_runs_on_integers(calibrated: Calibrated, bits: int, compen
     found = fusion(emit_qdq(calibrated.graph, calibrated.plan((bits, bits), compensate)).serialize())
     linears = sum(s.kind == "linear" for s in calibrated.sites)
     assert found.integer_products == found.ops["MatMulIntegerToFloat"] == linears == 8
-    assert found.float_linears == () and len(found.float_convolutions) == 1
+    assert found.float_linears == () and found.ops["Conv"] == 1
 
 
 def test_timm_s_vit_runs_on_integers_altogether(tiny_vit: Graph) -> None:
     found = fusion(emit_qdq(tiny_vit, calibrate(tiny_vit, (8,), images=4).plan((8, 8))).serialize())
     assert found.integer_products == 10
-    assert found.float_linears == found.float_convolutions == ()
+    assert found.float_linears == () and "Conv" not in found.ops
     assert "DequantizeLinear" not in found.ops
 
 
@@ -62,19 +63,19 @@ def test_threads_that_nobody_asked_for_are_those_of_the_environment(
 
 def test_a_fixed_batch_is_padded_and_cut() -> None:
     images = images_for(mixed_vit(), 7).numpy()
-    expected = run(session(mixed_vit().serialize(), 1), images)[0]
+    expected = run(session(mixed_vit().serialize(), 1), Examples.images(images))[0]
     fixed = fixed_batch(mixed_vit(), 3)
     assert fixed.static_batch == 3
     runner = session(fixed.serialize(), 1)
     for count in (1, 3, 7):
-        (got,) = run(runner, images[:count], 3)
+        (got,) = run(runner, Examples.images(images[:count]), 3)
         np.testing.assert_allclose(got, expected[:count], rtol=1e-4, atol=1e-5)
 
 
 def test_any_output_can_be_fetched() -> None:
     images = images_for(mixed_vit(), 2).numpy()
     runner = session(mixed_vit().serialize(), 1)
-    assert [o.shape for o in run(runner, images, None, ["logits"])] == [(2, 5)]
+    assert [o.shape for o in run(runner, Examples.images(images), None, ["logits"])] == [(2, 5)]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", None])

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.onnxruntime_fused.attention import fuse_attention
@@ -28,7 +29,7 @@ def fused(graph: Graph) -> tuple[int, Graph]:
     changed.model.ir_version = 11
     onnx.checker.check_model(changed.to_proto())
     images = np.random.default_rng(1).standard_normal((3, *IMAGE)).astype(np.float32)
-    before, after = (run(session(g.serialize(), 1), images)[0] for g in (graph, changed))
+    before, after = (run(session(g.serialize(), 1), Examples.images(images))[0] for g in (graph, changed))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
     return count, changed
 

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.runtime_model import CODE_SHIFT
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.openvino.emission import emit_openvino
@@ -34,7 +35,7 @@ def test_the_logits_stay_what_they_were(calibrated: Calibrated, bits: int) -> No
     """ONNX Runtime reads the file too: it is standard ONNX."""
     graph = emitted(calibrated, bits)
     images = calibrated.images.numpy()
-    before, after = (run(session(m.serialize(), 1), images)[0] for m in (graph, emit_openvino(graph)))
+    before, after = (run(session(m.serialize(), 1), Examples.images(images))[0] for m in (graph, emit_openvino(graph)))
     assert np.abs(after - before).max() <= 1e-5 * np.abs(before).max()
 
 
@@ -89,7 +90,7 @@ def test_a_linear_without_a_bias_gets_one(calibrated: Calibrated) -> None:
         node.replace_input_with(index, product)
     bare.model.graph.remove(add, safe=True)
     images = calibrated.images.numpy()
-    before, after = (run(session(m.serialize(), 1), images)[0] for m in (bare, emit_openvino(bare)))
+    before, after = (run(session(m.serialize(), 1), Examples.images(images))[0] for m in (bare, emit_openvino(bare)))
     assert np.abs(after - before).max() <= 1e-5 * np.abs(before).max()
 
 

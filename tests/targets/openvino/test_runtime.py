@@ -10,6 +10,8 @@ import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.synthetic import noise
 from qvit_deploy.targets.batches import DEFAULT_BATCH
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.openvino.emission import emit_openvino
@@ -31,17 +33,17 @@ def written(calibrated: Calibrated) -> bytes:
 
 def test_a_float_model_gives_what_onnx_runtime_does(calibrated: Calibrated) -> None:
     model, images = calibrated.graph.serialize(), calibrated.images.numpy()
-    expected = run(session(model, 1), images)[0]
+    expected = run(session(model, 1), Examples.images(images))[0]
     found = OpenVinoModel(model, threads=1)
-    assert found.shape[0] == DEFAULT_BATCH and isinstance(found.declared[0], str)
-    assert np.abs(found.run(images)[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert found.batch == DEFAULT_BATCH and found.inputs[0].static_batch is None
+    assert np.abs(found.run(Examples.images(images))[0] - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_batch_is_the_file_s_own_or_the_one_asked_for(calibrated: Calibrated) -> None:
     fixed = fixed_batch(calibrated.graph, 3).serialize()
-    assert OpenVinoModel(fixed).shape[0] == 3
-    assert OpenVinoModel(calibrated.graph.serialize(), batch=2).shape[0] == 2
-    assert OpenVinoModel(calibrated.graph.serialize(), any_batch=1).shape[0] == 1
+    assert OpenVinoModel(fixed).batch == 3
+    assert OpenVinoModel(calibrated.graph.serialize(), batch=2).batch == 2
+    assert OpenVinoModel(calibrated.graph.serialize(), any_batch=1).batch == 1
     with pytest.raises(InputError, match="batches of 3 only"):
         OpenVinoModel(fixed, batch=2)
 
@@ -49,11 +51,11 @@ def test_the_batch_is_the_file_s_own_or_the_one_asked_for(calibrated: Calibrated
 def test_fetched_tensors_are_the_outputs(calibrated: Calibrated) -> None:
     images = calibrated.images.numpy()[:2]
     names = ["norm2_out", "hidden_out"]
-    found = OpenVinoModel(calibrated.graph.serialize(), batch=2, fetch=names).run(images)
+    found = OpenVinoModel(calibrated.graph.serialize(), batch=2, fetch=names).run(Examples.images(images))
     model = calibrated.graph.to_proto()
     del model.graph.output[:]
     model.graph.output.extend(v for v in model.graph.value_info if v.name in names)
-    expected = run(session(model.SerializeToString(), 1), images, fetch=names)
+    expected = run(session(model.SerializeToString(), 1), Examples.images(images), fetch=names)
     for ours, theirs in zip(found, expected, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
@@ -76,7 +78,7 @@ def test_a_layer_that_makes_floats_and_codes_is_told_apart(calibrated: Calibrate
 
 def test_the_profiler_times_layers_of_the_graph_that_runs(written: bytes) -> None:
     model = OpenVinoModel(written, batch=1, profiled=True)
-    model.infer(np.zeros(model.shape, np.float32))
+    model.infer(noise(model.inputs, 1))
     times = model.layer_ms()
     products = {layer.name for layer in model.layers() if layer.on_integers}
     assert products <= set(times) and sum(times.values()) > 0
@@ -92,7 +94,7 @@ def test_files_say_by_their_names_where_they_run(tmp_path: Path, calibrated: Cal
         (tmp_path / name).write_bytes(calibrated.graph.serialize())
         opened = open_model(tmp_path / name, 1)
         assert opened.static_batch is None
-        (output,) = opened.run(images).values()
+        (output,) = opened.run(Examples.images(images)).values()
         outputs.append(output)
     assert np.abs(outputs[0] - outputs[1]).max() <= 1e-5 * np.abs(outputs[0]).max()
 

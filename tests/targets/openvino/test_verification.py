@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.recipe import SoftmaxCodes
@@ -45,7 +46,9 @@ def bias_of(written: RuntimeModel, site: str) -> str:
 
 
 def test_a_sound_file_passes(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
-    found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    found = verify_openvino(
+        calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(calibrated.images.numpy())
+    )
     # Of proj, fc1, fc2 and the head only the class token's codes exist.
     assert found.codes == 4 * (4 * 256 + 3 * 64 + 3 * 16 + 64)
     assert found.code_mismatches == 0 and found.ties <= 2 and found.worst_site_error < 1e-5
@@ -58,7 +61,9 @@ def test_probabilities_on_levels_and_on_logarithms_pass_too(softmax: SoftmaxCode
     calibrated = calibrate(mixed_vit(), (4,), attention=True, images=8, softmax=softmax)
     plan = calibrated.plan({s.name: (4, 4) for s in calibrated.sites if s.kind != "conv"})
     emitted = emit_qdq(calibrated.graph, plan)
-    found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    found = verify_openvino(
+        calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(calibrated.images.numpy())
+    )
     assert found.code_mismatches == 0
 
 
@@ -66,7 +71,9 @@ def test_quantized_attention_products_pass_too() -> None:
     calibrated = calibrate(mixed_vit(), (8,), attention=True, images=8)
     plan = calibrated.plan({s.name: (8, 8) for s in calibrated.sites if s.kind != "conv"})
     emitted = emit_qdq(calibrated.graph, plan)
-    found = verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    found = verify_openvino(
+        calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(calibrated.images.numpy())
+    )
     assert found.code_mismatches == 0
 
 
@@ -76,7 +83,7 @@ def test_a_fixed_batch_is_verified_with_images_that_do_not_fill_it(
 ) -> None:
     graph = fixed_batch(mixed_vit(), batch)
     emitted = emit_qdq(graph, plan)
-    found = verify_openvino(graph, emitted, emit_openvino(emitted), plan, calibrated.images.numpy())
+    found = verify_openvino(graph, emitted, emit_openvino(emitted), plan, Examples.images(calibrated.images.numpy()))
     assert found.probe_images == batch and found.images == 8 and found.integer_products == len(plan.sites)
 
 
@@ -85,7 +92,7 @@ def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph
     (quantize,) = [n for n in written.proto.graph.node if n.output[0] == written.codes["norm2_out.q6"]]
     wrong = changed(written, quantize.input[1], lambda a: a * 1.01)
     with pytest.raises(CheckError, match=r"codes of .* differ"):
-        verify_openvino(calibrated.graph, emitted, wrong, plan, calibrated.images.numpy())
+        verify_openvino(calibrated.graph, emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 @pytest.mark.parametrize("edit", [lambda a: a + 0.05, lambda a: np.zeros_like(a)])
@@ -95,7 +102,7 @@ def test_a_shift_that_is_not_taken_back_is_found(
     written = emit_openvino(emitted)
     wrong = changed(written, bias_of(written, "fc1"), edit)
     with pytest.raises(CheckError, match="output of site 'fc1'"):
-        verify_openvino(calibrated.graph, emitted, wrong, plan, calibrated.images.numpy())
+        verify_openvino(calibrated.graph, emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_a_linear_left_in_float_is_refused(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
@@ -110,14 +117,20 @@ def test_a_linear_left_in_float_is_refused(calibrated: Calibrated, emitted: Grap
     proto.graph.initializer.append(numpy_helper.from_array(matrix, dequantize.output[0]))
     proto.graph.node.remove(dequantize)
     with pytest.raises(CheckError, match=r"1 of \d linears in floating point on this CPU: .*fc2"):
-        verify_openvino(calibrated.graph, emitted, replace(written, proto=proto), plan, calibrated.images.numpy())
+        verify_openvino(
+            calibrated.graph, emitted, replace(written, proto=proto), plan, Examples.images(calibrated.images.numpy())
+        )
 
 
 def test_a_linear_that_was_left_out_is_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
     written = emit_openvino(emitted)
     with pytest.raises(CheckError, match="linears were rewritten"):
         verify_openvino(
-            calibrated.graph, emitted, replace(written, linears=written.linears[1:]), plan, calibrated.images.numpy()
+            calibrated.graph,
+            emitted,
+            replace(written, linears=written.linears[1:]),
+            plan,
+            Examples.images(calibrated.images.numpy()),
         )
 
 
@@ -127,7 +140,7 @@ def test_many_ties_or_lost_accuracy_fail(
     images = calibrated.images.numpy()
     monkeypatch.setattr(openvino_verification, "MAX_SQNR_LOSS_DB", -1e9)
     with pytest.raises(CheckError, match="takes the SQNR against the float model from"):
-        verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, images)
+        verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(images))
     monkeypatch.setattr(openvino_verification, "MAX_TIE_SHARE", -1.0)
     with pytest.raises(CheckError, match="codes are rounded differently"):
-        verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, images)
+        verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(images))

@@ -11,6 +11,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.errors import CheckError
 from qvit_deploy.formats.grids.activation import ActivationGrid
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
@@ -33,7 +34,9 @@ def verified(
     if changed is not None:
         emitted = replace(emitted, graph=emitted.graph.clone())
         changed(emitted.graph)
-    return verify_half(calibrated.graph, emit_qdq(calibrated.graph, plan), emitted, calibrated.images.numpy())
+    return verify_half(
+        calibrated.graph, emit_qdq(calibrated.graph, plan), emitted, Examples.images(calibrated.images.numpy())
+    )
 
 
 def scaled(name: str, by: float) -> Callable[[Graph], None]:
@@ -240,7 +243,7 @@ def test_a_site_that_is_missing_is_named(wide: Calibrated, plan: Plan) -> None:
     emitted = half(wide, Plan({n: s for n, s in plan.sites.items() if n != "fc2"}))
     whole = HalfGraph(emitted.graph, plan, {}, {})
     with pytest.raises(CheckError, match=r"'fc2' was not emitted"):
-        verify_half(wide.graph, emit_qdq(wide.graph, plan), whole, wide.images.numpy())
+        verify_half(wide.graph, emit_qdq(wide.graph, plan), whole, Examples.images(wide.images.numpy()))
 
 
 def test_noise_below_that_of_float16_is_not_asked_for(
@@ -261,6 +264,6 @@ def test_an_output_that_its_bias_cancels_is_as_exact_as_the_bias(wide: Calibrate
     bias = site.bias - shift * (site.codes * site.weight_scale).sum(axis=0)
     moved = Plan({**plan.sites, "fc2": replace(site, grid=ActivationGrid(Int(8), 0.5, shift), bias=bias)})
     emitted = half(wide, moved)
-    (made,) = probe(emitted.graph, wide.images.numpy(), [site.site.output])
+    (made,) = probe(emitted.graph, Examples.images(wide.images.numpy()), [site.site.output])
     assert np.abs(bias).max() > 20 * np.abs(made).max()
     assert verified(wide, moved).worst_site_error < half_verification.OUTPUT_TOLERANCE

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from tests.support.graphs.quantizable_graphs import images_for, mixed_vit
 from tools.measure import runtimes as compare_runtimes
@@ -36,7 +37,7 @@ def test_quantize_static_in_a_process_of_its_own(model: tuple[Path, Path], tmp_p
         assert made is not None and made.seconds and made.peak_memory_bytes
         found[name] = products(made.path)
         images = np.load(model[1])
-        expected, got = (run(session(p, 1), images)[0] for p in (model[0], made.path))
+        expected, got = (run(session(p, 1), Examples.images(images))[0] for p in (model[0], made.path))
         assert np.abs(got - expected).max() < 0.5 * np.abs(expected).max()
     whole, weights = found.values()
     assert 0 < weights < whole

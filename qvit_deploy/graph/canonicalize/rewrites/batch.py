@@ -8,7 +8,8 @@ runs; whatever does has a shape in both. Rules, in order:
 3. a Reshape gets the constant target that its measured output shape dictates, -1 where the batch is;
 4. any other integer vector that grows with the batch (the target of Expand or Tile, the end of a Slice) is
    rebuilt as Concat of constants and k * Shape(image)[0:1];
-5. a tensor that merely repeats along the batch becomes Expand of one copy;
+5. a tensor that merely repeats along the batch becomes Expand of one copy; so does one that repeats a block of several
+   (batch x heads), or each of several as many times as there are images, with a Reshape behind it;
 6. a Gather of all elements in their order (torch's as_strided of a contiguous tensor) becomes a Reshape.
 A model that only runs at the batch size it was exported with keeps that size, and one run folds everything.
 """
@@ -34,6 +35,7 @@ from qvit_deploy.graph.edit import (
     remove_unused,
     replace,
     shape_constant,
+    value_names,
 )
 from qvit_deploy.graph.query import Dim, dims
 
@@ -74,10 +76,16 @@ def specialise(model: ir.Model) -> None:
             new = builder.rebuild(value, provenance.weight_name(value) or name, a, b)
         for reader, index in readers:
             reader.replace_input_with(index, new)
+        if value.is_graph_output():
+            value.shape = ir.Shape(_symbolic(a.shape, b.shape))
+            replace(value, new)
     remove_unused(model)
+    used = value_names(graph)
     for new, name in builder.names:
         if new.uses():
-            new.name = free_name(name, graph.initializers)
+            used.remove(str(new.name))
+            new.name = free_name(name, used)
+            used.add(new.name)
 
 
 def _measure(
@@ -130,6 +138,11 @@ def _fix_reshape(node: ir.Node, builder: _Builder) -> None:
         node.attributes.pop("allowzero", None)
 
 
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Tells whether two arrays are equal, where both have NaN too."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
 def _counts_up(indices: np.ndarray) -> bool:
     return indices.dtype == np.int64 and np.array_equal(indices.reshape(-1), np.arange(indices.size))
 
@@ -176,20 +189,42 @@ class _Builder:
             return vector if small.ndim else self._emit("Reshape", [vector, add_ints(self.graph, [])], [])
         axes = [i for i, (a, b) in enumerate(zip(small.shape, large.shape, strict=False)) if a != b]
         if small.ndim == large.ndim and len(axes) == 1:
-            axis = axes[0]
-            one = np.take(small, [0], axis=axis)
-            if (small == one).all() and (large == one).all():
-                target = self._vector(list(small.shape), list(large.shape))
-                copy = add_constant(self.graph, f"folded/{value.name}", one)
-                self.names.append((copy, name))
-                shape = _symbolic(small.shape, large.shape)
-                return self._emit("Expand", [copy, target], shape, ir.tensor(one).dtype)
+            repeated = self._repeat(value, name, small, large, axes[0])
+            if repeated is not None:
+                return repeated
         node = value.producer()
         raise UnsupportedOpError(
             node.op_type if node else "input",
             (node.name if node else value.name) or "",
             "its constant result depends on the batch size; export the model with a fixed batch size",
         )
+
+    def _repeat(self, value: ir.Value, name: str, small: np.ndarray, large: np.ndarray, axis: int) -> ir.Value | None:
+        """Applies rule 5 to a `value` whose sizes differ along `axis` only; returns None when it does not repeat."""
+        count, offset = _affine(small.shape[axis], large.shape[axis])
+        if offset or not count:
+            return None
+        shape, dtype = _symbolic(small.shape, large.shape), ir.tensor(small).dtype
+        block = np.take(small, range(count), axis=axis)
+        each = np.take(small, range(0, small.shape[axis], _SMALL), axis=axis)
+        wholes = (_SMALL, small), (_LARGE, large)
+        in_turn = all(_equal(np.concatenate([block] * n, axis), whole) for n, whole in wholes)
+        if not in_turn and not all(_equal(np.repeat(each, n, axis), whole) for n, whole in wholes):
+            return None
+        copy = add_constant(self.graph, f"folded/{value.name}", block if in_turn else each)
+        self.names.append((copy, name))
+        if count == 1:
+            return self._emit("Expand", [copy, self._vector(list(small.shape), list(large.shape))], shape, dtype)
+        # The images get an axis of their own, in front of the block or behind its elements, that is merged again.
+        new = axis if in_turn else axis + 1
+        sizes = [list(block.shape) for _ in range(3)]
+        for one, n in zip(sizes, (1, _SMALL, _LARGE), strict=True):
+            one.insert(new, n)
+        lifted = self._emit("Reshape", [copy, add_ints(self.graph, sizes[0])], sizes[0], dtype)
+        expanded = self._emit("Expand", [lifted, self._vector(*sizes[1:])], _symbolic(*sizes[1:]), dtype)
+        target = shape_constant(self.graph, shape)
+        assert target is not None
+        return self._emit("Reshape", [expanded, target], shape, dtype)
 
     def _vector(self, small: list[int], large: list[int]) -> ir.Value:
         """Applies rule 4: an int64 vector that is `small` at batch 2 and `large` at batch 3."""

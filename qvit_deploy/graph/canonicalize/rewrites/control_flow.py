@@ -14,7 +14,7 @@ import onnx_ir as ir
 from qvit_deploy.errors import InputError, UnsupportedOpError
 from qvit_deploy.graph.canonicalize.measure import Probe
 from qvit_deploy.graph.canonicalize.provenance import Provenance, has_subgraph
-from qvit_deploy.graph.edit import remove_unused
+from qvit_deploy.graph.edit import free_name, remove_unused, value_names
 from qvit_deploy.graph.query import dims
 
 _BATCH = 2  # for a model with a symbolic batch
@@ -60,17 +60,23 @@ def _values(model: ir.Model, names: list[str]) -> dict[str, bool]:
 
 def _take(graph: ir.Graph, node: ir.Node, branch_name: str) -> None:
     branch = node.attributes[branch_name].as_graph()
-    used = {value.name for other in graph for value in other.outputs} | set(graph.initializers)
+    used = value_names(graph)
+
+    def unique(name: str | None) -> str:
+        chosen = free_name(f"{node.name}/{name}", used) if name in used else str(name)
+        used.add(chosen)
+        return chosen
+
     for value in list(branch.initializers.values()):
         del branch.initializers[str(value.name)]
-        value.name = f"{node.name}/{value.name}" if value.name in used else value.name
+        value.name = unique(value.name)
         graph.register_initializer(value)
     results = list(branch.outputs)
     branch.outputs.clear()
     for inner in list(branch):
         branch.remove(inner)
         for output in inner.outputs:
-            output.name = f"{node.name}/{output.name}" if output.name in used else output.name
+            output.name = unique(output.name)
         graph.insert_before(node, inner)
     for old, new in zip(node.outputs, results, strict=True):
         if old.is_graph_output() and (new.producer() is None or new.is_graph_output()):

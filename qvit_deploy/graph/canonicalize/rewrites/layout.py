@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
-from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace, shape_constant
+from qvit_deploy.graph.edit import add_index, emit, remove_unused, replace, shape_constant
 from qvit_deploy.graph.op_traits import RESHAPES
 from qvit_deploy.graph.query import Dim, dims, ints, perm_of, producer, sole_reader
 
@@ -76,9 +76,9 @@ def _select_from_split(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _gather(graph: ir.Graph, node: ir.Node, x: ir.Value, index: int, axis: int) -> bool:
-    name = f"index_{index}"
-    position = graph.initializers.get(name) or add_constant(graph, name, np.asarray(index, dtype=np.int64))
-    _become(node, emit(node, "Gather", [x, position], dims(node.outputs[0]), {"axis": axis}, _type(node)))
+    _become(
+        node, emit(node, "Gather", [x, add_index(graph, index)], dims(node.outputs[0]), {"axis": axis}, _type(node))
+    )
     return True
 
 

@@ -1,14 +1,17 @@
 """Any supported opset -> operators of opset 21, one flat graph.
 
 Rules, in order:
-1. operators outside the default domain that are not local functions are refused;
-2. local functions are inlined;
+1. local functions are inlined, and what nothing reads is dropped;
+2. operators that cannot be compiled are refused, all at once (`supported.py`);
 3. operators younger than opset 21 that have a function body in the ONNX schema (Attention,
    RMSNormalization, RotaryEmbedding, Swish) are replaced by that body;
-4. opset < 18, and the three operators whose meaning changed in 18..21, go through onnx's version converter;
+4. opset < 18, and operators whose meaning changed in 18..21, go through onnx's version converter; it does not see
+   operators that the file's opset does not have (ONNX Runtime writes LayerNormalization into files of any opset) and
+   GroupNormalization; what it leaves to us is in `old_meanings.py`;
 5. otherwise between 18 and 25 only the accepted element types changed, so the number is set to 21 once every
    attribute in use is known to the opset-21 schema;
-6. Constant nodes become initializers.
+6. fused operators of ONNX Runtime are expanded (`fused.py`);
+7. Constant nodes become initializers.
 """
 
 from __future__ import annotations
@@ -22,32 +25,43 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
+from qvit_deploy.graph.canonicalize.rewrites.fused import expand_fused, fused_operator
+from qvit_deploy.graph.canonicalize.rewrites.old_meanings import after_conversion, before_conversion
+from qvit_deploy.graph.canonicalize.rewrites.supported import require_supported
+from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import CANONICAL_OPSET
 from qvit_deploy.graph.op_traits import REDEFINED
+from qvit_deploy.graph.supported import STANDARD
 
-OLDEST_OPSET, NEWEST_OPSET = 13, 25
+OLDEST_OPSET, NEWEST_OPSET = 7, 25
 # Weights stay out of the protobuf that onnx's C++ passes copy; shapes and small constants must stay in.
 _LARGE_BYTES = 1024
 
 
 def to_canonical_opset(model: ir.Model) -> ir.Model:
-    """Returns `model` at opset 21 without functions and Constant nodes. Raises InputError, UnsupportedOpError."""
+    """Returns `model` at opset 21 without functions, fused operators and Constant nodes. Raises InputError."""
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
     if version is None or not OLDEST_OPSET <= version <= NEWEST_OPSET:
         raise InputError(
             f"the model uses opset {version}; export it with an opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
         )
-    _refuse_foreign_operators(model)
     common.RemoveInitializersFromInputsPass()(model)
     if model.functions:
         common.InlinePass()(model)
+    remove_unused(model)
+    require_supported(model)
+    before_conversion(model, version)
     if any(_is_younger(node, version) for node in model.graph):
         model = _inline_schema_functions(model, version)
     changed = any(node.op_type in REDEFINED for node in model.graph)
     if version < 18 or (changed and version < CANONICAL_OPSET):
-        model = _through_proto(model, lambda proto: onnx.version_converter.convert_version(proto, CANONICAL_OPSET))
+        hidden = _hide(model, version)
+        model = _through_proto(model, lambda proto: _converted(proto, version))
+        _show(model, hidden)
+    after_conversion(model, version)
     for node in model.graph.all_nodes():
         _require_known(node)
+    expand_fused(model)
     model.opset_imports.clear()
     model.opset_imports[""] = CANONICAL_OPSET
     model.graph.opset_imports.clear()
@@ -57,23 +71,41 @@ def to_canonical_opset(model: ir.Model) -> ir.Model:
     return model
 
 
-def _refuse_foreign_operators(model: ir.Model) -> None:
-    local = {(function.domain, function.name) for function in model.functions.values()}
-    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for node in (node for body in bodies for node in body.all_nodes()):
-        if node.domain in ("", "ai.onnx") or (node.domain, node.op_type) in local:
-            continue
-        raise UnsupportedOpError(
-            f"{node.domain}.{node.op_type}",
-            node.name or "",
-            "only standard ONNX operators can be compiled; export the model without custom operators "
-            "or graph optimisations",
-        )
+def _converted(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    try:
+        return onnx.version_converter.convert_version(proto, CANONICAL_OPSET)
+    except Exception as error:  # ConvertError, RuntimeError and others, by operator
+        reason = str(error).strip().splitlines()[-1].rpartition(" failed: ")[2]
+        raise InputError(
+            f"the model's opset {version} cannot be converted to opset {CANONICAL_OPSET} ({reason}); "
+            "export the model with opset 17 or newer"
+        ) from error
+
+
+_HIDDEN = "qvit_deploy.hidden"
+"""A domain that onnx's version converter does not know, so that it leaves its operators alone."""
+
+
+def _hide(model: ir.Model, version: int) -> str:
+    """Moves operators that the converter must not see out of the standard domain; returns that domain's name."""
+    for node in model.graph.all_nodes():
+        if node.domain in STANDARD and (
+            node.op_type == "GroupNormalization" or not onnx.defs.has(node.op_type, version)
+        ):
+            node.domain = _HIDDEN
+    model.graph.opset_imports[_HIDDEN] = 1
+    return _HIDDEN
+
+
+def _show(model: ir.Model, hidden: str) -> None:
+    for node in model.graph.all_nodes():
+        if node.domain == hidden:
+            node.domain = ""
 
 
 def _is_younger(node: ir.Node, version: int) -> bool:
     return (
-        onnx.defs.has(node.op_type)
+        onnx.defs.has(node.op_type, version)
         and _since(node.op_type, version) > CANONICAL_OPSET
         and not onnx.defs.has(node.op_type, CANONICAL_OPSET)
     )
@@ -117,6 +149,8 @@ def _hand_down_name(call: ir.Node, producers: dict[str | None, ir.Node], outside
 
 
 def _require_known(node: ir.Node) -> None:
+    if fused_operator(node) is not None:
+        return
     if not onnx.defs.has(node.op_type, CANONICAL_OPSET):
         raise UnsupportedOpError(
             node.op_type, node.name or "", f"it does not exist in opset {CANONICAL_OPSET} and has no expansion"

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvit_deploy.errors import UnsupportedOpError
-from qvit_deploy.graph.edit import add_constant, add_ints, remove_unused
+from qvit_deploy.graph.edit import add_constant, add_ints, free_value_name, remove_unused
 from qvit_deploy.graph.query import ints, producer
 
 
@@ -40,6 +40,7 @@ def remove_sequences(model: ir.Model) -> None:
             bounds = [add_ints(graph, [n]) for n in (start, start + size, axis)]
             piece = ir.node("Slice", [split.inputs[0], *bounds])
         piece.name = node.name
+        piece.outputs[0].name = free_value_name(graph, f"{node.outputs[0].name}.piece")
         piece.metadata_props.update(node.metadata_props)
         graph.insert_before(node, piece)
         ir.convenience.replace_all_uses_with(node.outputs[0], piece.outputs[0], replace_graph_outputs=True)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.graph.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, free_node_name, free_value_name, remove_unused, shared_constant
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF, used_scales
 
@@ -19,12 +19,13 @@ _SUFFIX = {FULL: WIDE, HALF: NARROW}
 
 
 def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
-    """Returns `value` cast to `dtype` under `name`.
+    """Returns `value` cast to `dtype` under `name`, or `name.1`, `name.2`... when that is used.
 
     The Cast follows the node that produces `value`, or comes first in the graph where `value` is an input.
     """
-    node = ir.node("Cast", [value], {"to": int(dtype)}, name=f"{name}.Cast")
+    node = ir.node("Cast", [value], {"to": int(dtype)}, name=free_node_name(graph, f"{name}.Cast"))
     result = node.outputs[0]
+    name = free_value_name(graph, name)
     result.name, result.shape, result.type = name, value.shape, ir.TensorType(dtype)
     producer = value.producer()
     if producer is None:
@@ -115,16 +116,18 @@ class Caster:
         assert codes is not None and scale is not None and array is not None
         used, name = used_scales(dequantize, array), f"{scale.name}.used"
         if used.size < array.size:
-            known = self.graph.initializers.get(name)
             array = np.where(np.isin(array, used), array, np.float32(1))
-            scale = known if known is not None else add_constant(self.graph, name, array)
+            scale = shared_constant(self.graph, name, array)
             self.floats.add(scale)
         node = ir.node("DequantizeLinear", [codes, self.typed(reader, scale, dtype), zero], dequantize.attributes)
         new, old = node.outputs[0], dequantize.outputs[0]
-        new.name = old.name if dtype == HALF else f"{old.name}.{_SUFFIX[FULL]}"
-        node.name, new.shape, new.type = f"{new.name}.DequantizeLinear", old.shape, ir.TensorType(dtype)
         if dtype == HALF:
-            old.name, dequantize.name = f"{old.name}.replaced", f"{dequantize.name}.replaced"
+            new.name, old.name = old.name, free_value_name(self.graph, f"{old.name}.replaced")
+            dequantize.name = free_node_name(self.graph, f"{dequantize.name}.replaced")
+        else:
+            new.name = free_value_name(self.graph, f"{old.name}.{_SUFFIX[FULL]}")
+        node.name = free_node_name(self.graph, f"{new.name}.DequantizeLinear")
+        new.shape, new.type = old.shape, ir.TensorType(dtype)
         self.graph.insert_before(reader, node)
         return new
 
@@ -133,7 +136,7 @@ class Caster:
         if value.dtype != HALF:
             return
         name = value.name
-        value.name = f"{name}.{_SUFFIX[HALF]}"
+        value.name = free_value_name(self.graph, f"{name}.{_SUFFIX[HALF]}")
         wide = cast(self.graph, value, FULL, name or "")
         for index, output in enumerate(self.graph.outputs):
             if output is value:

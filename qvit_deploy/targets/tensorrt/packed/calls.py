@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qvit_deploy.emit import names
 from qvit_deploy.emit.local_functions import DOMAIN
+from qvit_deploy.graph.edit import free_value_name
 from qvit_deploy.targets.tensorrt.half.casts import WIDE, cast
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL, HALF
 from qvit_deploy.targets.tensorrt.packed.function_body import PLUGIN
@@ -37,7 +38,7 @@ def call(
     new.shape, new.type = old.shape, ir.TensorType(inputs[0].dtype or FULL)
     graph.insert_before(last, node)
     if new.dtype != dtype:
-        new.name = f"{old.name}.{RESULT}"
+        new.name = free_value_name(graph, f"{old.name}.{RESULT}")
         new = cast(graph, new, dtype, f"{old.name}.narrowed")
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     new.name, old.name = old.name, f"{old.name}.qdq"

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from qvit_deploy.emit import names
 from qvit_deploy.emit.local_functions import DOMAIN, LAYER_NORM, writes_codes
 from qvit_deploy.formats.grids.grid import OneScale
-from qvit_deploy.graph.edit import add_constant, remove_unused
+from qvit_deploy.graph.edit import add_constant, free_value_name, remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import WeightPlan
 from qvit_deploy.targets.tensorrt.half.keep_fp32 import FULL
@@ -175,7 +175,7 @@ def _replace(
     }
     node = ir.node(norm_operator(bits), inputs, {**attributes, **PLUGIN}, domain=DOMAIN, name=names.call(name))
     codes = node.outputs[0]
-    codes.name, codes.type = f"{name}.codes", ir.TensorType(ir.DataType.INT8)
+    codes.name, codes.type = free_value_name(onnx_graph, f"{name}.codes"), ir.TensorType(ir.DataType.INT8)
     shape = norm.outputs[0].shape
     codes.shape = None if shape is None else ir.Shape([*list(shape)[:-1], gamma.size * bits // 8])
     onnx_graph.insert_before(norm, node)

@@ -39,11 +39,11 @@ def test_no_quantizer_touches_residual_additions_or_outputs(wide: Calibrated) ->
 @pytest.mark.parametrize("bits", [6, 8])
 def test_attention_is_quantized_whole_where_its_grids_are_plain(wide: Calibrated, bits: int) -> None:
     """At 8 bits the probabilities' codes need a shift, which stands in the way of the fusion."""
-    found = emit_tensorrt(wide.graph, wide.plan((bits, bits)))
+    emitted = emit_tensorrt(wide.graph, wide.plan((bits, bits)))
     attention = {"attn.qk", "attn.av"}
-    assert attention <= set(found.plan.sites) if bits == 6 else set(found.in_float) == attention
+    assert attention <= set(emitted.plan.sites) if bits == 6 else set(emitted.in_float) == attention
     if bits == 8:
-        assert "shifted" in found.in_float["attn.qk"]
+        assert "shifted" in emitted.in_float["attn.qk"]
 
 
 def test_half_an_attention_is_not_quantized(wide: Calibrated) -> None:
@@ -56,31 +56,31 @@ def test_half_an_attention_is_not_quantized(wide: Calibrated) -> None:
 
 def test_a_bias_before_the_softmax_keeps_attention_in_float() -> None:
     calibrated = calibrate(wide_vit(bias_before_softmax=True), (6,), attention=True)
-    found = emit_tensorrt(calibrated.graph, calibrated.plan((6, 6)))
-    assert set(found.in_float) == {"attn.qk", "attn.av"}
-    assert "between" in found.in_float["attn.qk"]
+    emitted = emit_tensorrt(calibrated.graph, calibrated.plan((6, 6)))
+    assert set(emitted.in_float) == {"attn.qk", "attn.av"}
+    assert "between" in emitted.in_float["attn.qk"]
 
 
 def test_long_sequences_keep_attention_in_float() -> None:
     calibrated = calibrate(wide_vit(tokens=513), (6,), attention=True, images=2)
-    found = emit_tensorrt(calibrated.graph, calibrated.plan((6, 6)))
-    assert found.in_float["attn.qk"] == found.in_float["attn.av"]
-    assert "513 keys" in found.in_float["attn.qk"]
+    emitted = emit_tensorrt(calibrated.graph, calibrated.plan((6, 6)))
+    assert emitted.in_float["attn.qk"] == emitted.in_float["attn.av"]
+    assert "513 keys" in emitted.in_float["attn.qk"]
 
 
 def test_narrow_products_stay_in_float_with_their_own_weights() -> None:
     calibrated = calibrate(mixed_vit(), (8,), attention=True)
-    found = emit_tensorrt(calibrated.graph, calibrated.plan((8, 8)))
-    assert set(found.in_float) == {"head", "attn.qk", "attn.av"}
-    assert "5 output channels" in found.in_float["head"] and "product of 4" in found.in_float["attn.qk"]
-    assert "head.weight" in found.graph.initializers and "head.weight.q8" not in found.graph.initializers
+    emitted = emit_tensorrt(calibrated.graph, calibrated.plan((8, 8)))
+    assert set(emitted.in_float) == {"head", "attn.qk", "attn.av"}
+    assert "5 output channels" in emitted.in_float["head"] and "product of 4" in emitted.in_float["attn.qk"]
+    assert "head.weight" in emitted.graph.initializers and "head.weight.q8" not in emitted.graph.initializers
 
 
 def test_every_grid_that_is_not_one_quantizer_keeps_attention_in_float() -> None:
     for options in ({"rows": True}, {"softmax": "log2"}, {"softmax": "levels"}, {"granularity": "head"}):
         calibrated = calibrate(wide_vit(), (4,), attention=True, **options)
-        found = emit_tensorrt(calibrated.graph, calibrated.plan((4, 4)))
-        assert set(found.in_float) == {"attn.qk", "attn.av"}, options
+        emitted = emit_tensorrt(calibrated.graph, calibrated.plan((4, 4)))
+        assert set(emitted.in_float) == {"attn.qk", "attn.av"}, options
 
 
 def test_widths_below_8_clip_before_they_quantize(wide: Calibrated) -> None:

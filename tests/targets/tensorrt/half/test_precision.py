@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
@@ -39,7 +40,7 @@ def test_the_file_is_valid_strongly_typed_and_runs(wide: Calibrated, plan: Plan)
     known = types(found.graph)
     assert known["image"] == known["logits"] == "FLOAT"
     assert {known[n] for n in ("middle_out", "hidden_out", "out_out", "row_out")} == {"FLOAT16"}
-    (logits,) = run(session(found.graph.serialize(), 1), wide.images.numpy())
+    (logits,) = run(session(found.graph.serialize(), 1), Examples.images(wide.images.numpy()))
     assert logits.dtype == np.float32 and np.isfinite(logits).all()
 
 
@@ -92,7 +93,7 @@ def test_tensors_that_pass_the_limit_and_their_readers_stay_in_float32() -> None
     for node in found.graph.nodes():
         if node.op_type == "Cast":
             assert node.inputs[0].name not in ("stream_out", "middle_out", "out_out"), "a large tensor was narrowed"
-    (logits,) = run(session(found.graph.serialize(), 1), calibrated.images.numpy())
+    (logits,) = run(session(found.graph.serialize(), 1), Examples.images(calibrated.images.numpy()))
     assert np.isfinite(logits).all()
 
 
@@ -112,7 +113,13 @@ def test_tensors_of_tiny_values_stay_in_float32() -> None:
     assert known["stream_out"] == "FLOAT" and known["hidden_out"] == "FLOAT16"
     reference = session(emit_qdq(calibrated.graph, half_scales(calibrated.plan((8, 8)))).serialize(), 1)
     images = calibrated.images.numpy()
-    assert sqnr_db(run(reference, images)[0], run(session(found.graph.serialize(), 1), images)[0]) > 20
+    assert (
+        sqnr_db(
+            run(reference, Examples.images(images))[0],
+            run(session(found.graph.serialize(), 1), Examples.images(images))[0],
+        )
+        > 20
+    )
 
 
 def test_a_pair_read_in_both_types_is_written_twice(wide: Calibrated, plan: Plan) -> None:

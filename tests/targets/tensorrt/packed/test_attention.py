@@ -27,6 +27,7 @@ from qvit_deploy.formats.grids.probabilities import (
 )
 from qvit_deploy.formats.grids.scaled import HeadGrid, ProbabilityGrid, RowGrid
 from qvit_deploy.formats.integer import Int
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.recipe import Granularity, SoftmaxCodes
@@ -156,7 +157,7 @@ def test_the_softmax_and_its_product_become_one_node(
     assert types(after.graph)[plan.sites["attn.av"].site.output] == "FLOAT16"
     assert f"qvit::{OPERATOR}:1" in plugin_operators(proto.SerializeToString())
     images = model.images.numpy()
-    got, wanted = (run(session(g.serialize(), 1), images)[0] for g in (after.graph, before.graph))
+    got, wanted = (run(session(g.serialize(), 1), Examples.images(images))[0] for g in (after.graph, before.graph))
     assert 5 < sqnr_db(wanted, got) < 30  # the probabilities were in float before
 
 

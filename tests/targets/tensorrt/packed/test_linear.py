@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from qvit_deploy.emit.local_functions import without_plugin_bodies
 from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.plan import SitePlan
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES, emit_packed, linear_function, operator, packable
@@ -85,7 +86,7 @@ def fetched(proto: onnx.ModelProto, images: np.ndarray, name: str) -> np.ndarray
     """A tensor in the middle of the graph, as ONNX Runtime computes it."""
     if name not in {o.name for o in proto.graph.output}:
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
-    return run(session(proto.SerializeToString(), 1), images, None, [name])[0]
+    return run(session(proto.SerializeToString(), 1), Examples.images(images), None, [name])[0]
 
 
 @pytest.mark.parametrize("widths", [(4, 4), (6, 6), (8, 8), (4, 8), (6, 4)])
@@ -99,8 +100,8 @@ def test_the_whole_graph_runs_in_onnx_runtime(calibrated: Calibrated, widths: tu
     gelus = [site.site.name == "fc1" for site in carried]
     assert names == [operator(widths[0], gelu) for gelu in gelus] and len(carried) > 4 and sum(gelus) == 1
     images = calibrated.images.numpy()
-    got = run(session(proto.SerializeToString(), 1), images)[0]
-    wanted = run(session(emitted.serialize(), 1), images)[0]
+    got = run(session(proto.SerializeToString(), 1), Examples.images(images))[0]
+    wanted = run(session(emitted.serialize(), 1), Examples.images(images))[0]
     assert np.abs(got - wanted).max() <= 1e-3 * np.abs(wanted).max()
 
 

@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from qvit_deploy.emit.local_functions import DOMAIN, plugin_operators
 from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
@@ -168,7 +169,7 @@ def test_norms_whose_readers_are_packed_on_one_grid(calibrated: Calibrated, widt
     onnx.checker.check_model(proto, full_check=True)
     assert f"qvit::{norm_operator(norm)}:1" in plugin_operators(proto.SerializeToString())
     images = calibrated.images.numpy()
-    ours, theirs = (run(session(e.graph.serialize(), 1), images)[0] for e in (after, before))
+    ours, theirs = (run(session(e.graph.serialize(), 1), Examples.images(images))[0] for e in (after, before))
     assert np.abs(ours - theirs).max() <= 0.1 * np.abs(theirs).max()
 
 

@@ -20,6 +20,7 @@ from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.edit import add_constant
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.quantize.plan import Plan
@@ -49,7 +50,9 @@ def verified(calibrated: Calibrated, plan: Plan, changed: Callable[[Graph], None
     if changed is not None:
         emitted = replace(emitted, graph=emitted.graph.clone())
         changed(emitted.graph)
-    return verify_half(calibrated.graph, emit_qdq(calibrated.graph, plan), emitted, calibrated.images.numpy())
+    return verify_half(
+        calibrated.graph, emit_qdq(calibrated.graph, plan), emitted, Examples.images(calibrated.images.numpy())
+    )
 
 
 def calibrated_for(softmax: SoftmaxCodes, rows: bool, granularity: Granularity, gain: float = 1.0) -> Calibrated:
@@ -71,15 +74,15 @@ def plan(logarithmic: Calibrated) -> Plan:
 def test_codes_are_those_of_the_onnxruntime_file(softmax: SoftmaxCodes, rows: bool, granularity: Granularity) -> None:
     calibrated = calibrated_for(softmax, rows, granularity)
     plan = half_scales(calibrated.plan((4, 4)))
-    found = verified(calibrated, plan)
+    verification = verified(calibrated, plan)
     linears = pack_norms(pack_linears(half(calibrated, plan)), emit_tensorrt(calibrated.graph, plan).graph)
     alone = verify_half(
-        calibrated.graph, emit_qdq(calibrated.graph, plan), linears, calibrated.images.numpy()
+        calibrated.graph, emit_qdq(calibrated.graph, plan), linears, Examples.images(calibrated.images.numpy())
     )  # fmt: skip
     probabilities, values = 4 * 2 * 16 * 16, 4 * 16 * 32
-    assert found.code_mismatches == 0 and found.codes == alone.codes + probabilities + values
-    assert found.packed == alone.packed + 1 == 9 and list(found.in_float) == ["attn.qk"]
-    assert found.worst_site_error < 1e-3
+    assert verification.code_mismatches == 0 and verification.codes == alone.codes + probabilities + values
+    assert verification.packed == alone.packed + 1 == 9 and list(verification.in_float) == ["attn.qk"]
+    assert verification.worst_site_error < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -89,9 +92,9 @@ def test_other_shapes(graph: Graph) -> None:
     """Scores with a bias, keys that fill no tile, heads of 8 channels."""
     calibrated = calibrate(graph, (4,), attention=True, softmax="log2")
     plan = half_scales(calibrated.plan((4, 4)))
-    found = verified(calibrated, plan)
-    assert found.code_mismatches == 0 and "attn.av" in packed(calibrated, plan).packed
-    assert "attn.qk" in found.in_float and "attn.av" not in found.in_float
+    verification = verified(calibrated, plan)
+    assert verification.code_mismatches == 0 and "attn.av" in packed(calibrated, plan).packed
+    assert "attn.qk" in verification.in_float and "attn.av" not in verification.in_float
 
 
 @pytest.mark.parametrize(("softmax", "rows", "granularity"), GRIDS)
@@ -104,7 +107,13 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
     ours = [c for c in inside if c.reference.startswith((site.input, f"{site.second}."))]
     assert [c.reference for c in ours] == [codes_name(site.input, Int(4)), codes_name(site.second or "", Int(4))]
     images = calibrated.images.numpy()
-    got = dict(zip(names := [n for c in ours for n in (c.name, c.source)], probe(graph, images, names), strict=True))
+    got = dict(
+        zip(
+            names := [n for c in ours for n in (c.name, c.source)],
+            probe(graph, Examples.images(images), names),
+            strict=True,
+        )
+    )
     seen: dict[str, np.ndarray] = {}
 
     def feed(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -115,7 +124,7 @@ def test_codes_are_those_of_the_executor(softmax: SoftmaxCodes, rows: bool, gran
 
     taps = {c.reference_source: feed(c.source) for c in ours} | {c.reference: read(c.reference) for c in ours}
     with torch.no_grad():
-        Executor(emit_qdq(calibrated.graph, plan)).run(calibrated.images, taps=taps)
+        Executor(emit_qdq(calibrated.graph, plan)).run(Examples.images(calibrated.images), taps=taps)
     for code in ours:
         wanted = code.expected(seen[code.reference].astype(np.int64))
         np.testing.assert_array_equal(got[code.name], wanted)
@@ -209,9 +218,9 @@ def test_a_wrong_body_is_found(logarithmic: Calibrated, plan: Plan, op_type: str
     def change(graph: Graph) -> None:
         function = next(f for f in graph.model.functions.values() if f.name == OPERATOR)
         node = [n for n in function if n.op_type == op_type][-1]
-        kept = node.inputs[index]
-        assert kept is not None
-        ir.convenience.replace_all_uses_with(node.outputs[0], kept)
+        source = node.inputs[index]
+        assert source is not None
+        ir.convenience.replace_all_uses_with(node.outputs[0], source)
 
     with pytest.raises(CheckError, match=r"codes of '.*' differ"):
         verified(logarithmic, plan, change)
@@ -235,8 +244,12 @@ def test_engines(logarithmic: Calibrated, plan: Plan, tmp_path: Path) -> None:
     path.write_bytes(packed(logarithmic, plan).graph.serialize())
     (product,) = [p for p in describe(path)["products"] if p["op"] == f"qvit::{OPERATOR}"]
     assert [o["bits"] for o in product["operands"]] == [4, 4] and not any(o["weight"] for o in product["operands"])
-    found = products(path)
-    assert "attn.av" in found.plugins and found.quantized["attn.av"] == "attn.av.qvit" and found.attention == ()
+    described = products(path)
+    assert (
+        "attn.av" in described.plugins
+        and described.quantized["attn.av"] == "attn.av.qvit"
+        and described.attention == ()
+    )
     with pytest.raises(InputError, match=r"runs in the plugins of libqvit_plugins.so"):
         build(path, "tensorrt", out=tmp_path / "a.engine")
     pytest.importorskip("tensorrt_rtx")

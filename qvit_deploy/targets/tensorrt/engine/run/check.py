@@ -16,10 +16,10 @@ import onnx
 
 from qvit_deploy.emit.names import site_of_call, site_of_weight_codes
 from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.op_traits import PRODUCTS
 from qvit_deploy.targets.batches import in_batches
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
-from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.metrics import sqnr_db
 from qvit_deploy.tasks.task import Task
 
@@ -32,22 +32,24 @@ of the thirty or so that the two float types give; a wrong kernel leaves none.""
 class Runner(Protocol):
     """What the check needs of `targets.tensorrt.engine.run.engine_runner.EngineRunner`."""
 
-    def run(self, images: np.ndarray, /) -> list[np.ndarray]:
+    def run(self, images: Examples[np.ndarray], /) -> list[np.ndarray]:
         """Returns the outputs for `images`, float32 [n, C, H, W], each [n, ...]."""
 
 
 @dataclass(frozen=True)
 class EngineCheck:
-    """How the engine's logits compare with ONNX Runtime's on the CPU, for the same file and images.
+    """How the engine's outputs compare with ONNX Runtime's on the CPU, for the same file and images.
 
     Attributes:
+        task: name of what the outputs mean.
         images: how many were compared.
-        agreement: share of images with the same top-1.
+        agreement: share of images with the same top-1; None where nothing is decided.
     """
 
+    task: str
     images: int
     sqnr_db: float
-    agreement: float
+    agreement: float | None
 
     def as_dict(self) -> dict[str, object]:
         """Converts to JSON values."""
@@ -69,8 +71,8 @@ class Products:
     plugins: tuple[str, ...]
 
 
-def check_outputs(runner: Runner, model: bytes, images: np.ndarray, batch: int, task: Task = CLASSIFY) -> EngineCheck:
-    """Runs full batches of `images`, float32 [n, C, H, W], through the engine and ONNX Runtime.
+def check_outputs(runner: Runner, model: bytes, images: Examples[np.ndarray], batch: int, task: Task) -> EngineCheck:
+    """Runs full batches of `images` through the engine and ONNX Runtime.
 
     Raises:
         CheckError: the logits differ by more than rounding explains.
@@ -78,13 +80,15 @@ def check_outputs(runner: Runner, model: bytes, images: np.ndarray, batch: int, 
     session = onnxruntime.session(model)
     compared = images[: len(images) // batch * batch]
     expected = onnxruntime.outputs(session, compared, batch)
-    values = in_batches(compared, batch, lambda chunk: [v.astype(np.float32) for v in runner.run(chunk)])
-    outputs = dict(zip(expected, values, strict=True))
-    check = EngineCheck(len(compared), task.sqnr_db(expected, outputs), task.agreement(expected, outputs))
-    if not np.isfinite(task.signal(outputs)).all() or check.sqnr_db < LEAST_DB:
+    values = zip(expected, in_batches(compared, batch, runner.run), strict=True)
+    outputs = {name: value.astype(expected[name].dtype) for name, value in values}
+    task.require_finite(outputs, "the engine")
+    check = EngineCheck(task.name, len(compared), task.sqnr_db(expected, outputs), task.agreement(expected, outputs))
+    if check.sqnr_db < LEAST_DB:
+        agreement = "" if check.agreement is None else f", {task.words.same} agrees on {check.agreement:.0%}"
         raise CheckError(
             f"the engine's {task.words.signal} are {check.sqnr_db:.1f} dB from ONNX Runtime's of the same file "
-            f"({LEAST_DB:g} dB is the least), {task.words.same} agrees on {check.agreement:.0%}"
+            f"({LEAST_DB:g} dB is the least){agreement}"
         )
     return check
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from qvit_deploy.artifacts.engine_record import EngineRecord, read_engine
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, pycuda_driver, require_gpu
 from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 from qvit_deploy.targets.tensorrt.engine.library import Library, load_library
@@ -109,20 +110,21 @@ class EngineRunner:
         self._graph: CudaGraph | None = None
         self._profiler: Any = None
 
-    def run(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        """Returns the outputs for one array per input, images float32 [n, C, H, W], in the engine's order.
+    def run(self, examples: Examples[np.ndarray]) -> list[np.ndarray]:
+        """Returns the outputs for n examples, in the engine's order.
 
         Raises:
             InputError: n is not a batch the engine was built for, or the device refuses the work.
         """
         batch = self.record.batch
-        for array in inputs:
+        for array in examples.arrays.values():
             if not batch.least <= len(array) <= batch.most:
                 raise InputError(f"the engine takes {batch.least} to {batch.most} images at a time, not {len(array)}")
-        shapes = tuple(array.shape for array in inputs)
+        feeds = examples.feeds_for(self._inputs)
+        shapes = tuple(array.shape for array in feeds.values())
         if shapes != self._shapes:
             self._prepare(shapes)
-        for name, array in zip(self._inputs, inputs, strict=True):
+        for name, array in feeds.items():
             np.copyto(self._host[name], array, casting="same_kind")  # a part of a model may take float16
             self._cuda.memcpy_htod_async(self._device[name], self._host[name], self._stream)
         self._launch()

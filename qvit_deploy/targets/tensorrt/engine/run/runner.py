@@ -9,6 +9,7 @@ import numpy as np
 
 from qvit_deploy.artifacts.engine_record import EngineRecord
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.runtime import Runner
 from qvit_deploy.targets.tensorrt.engine.run.engine_runner import EngineRunner
 
@@ -27,8 +28,9 @@ class EngineFileRunner(Runner):
         self.engine = load()
         try:
             shapes, random = engine_shapes(path, self.engine.record, batch), np.random.default_rng(0)
-            self.batch = shapes[0][0]
-            self.engine.run(*(random.standard_normal(shape).astype(np.float32) for shape in shapes))
+            self.batch = next(iter(shapes.values()))[0]
+            arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+            self.engine.run(Examples(arrays))
             self.device_memory_bytes = self.engine.device_memory()
         except InputError:
             self.engine.close()
@@ -41,8 +43,8 @@ class EngineFileRunner(Runner):
         self.engine.close()
 
 
-def engine_shapes(path: Path, record: EngineRecord, batch: int | None) -> list[tuple[int, ...]]:
-    """Returns the shapes of the inputs that an engine is measured on.
+def engine_shapes(path: Path, record: EngineRecord, batch: int | None) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every input that an engine is measured on.
 
     Args:
         batch: images per run; None for the number that its kernels are optimized for.
@@ -59,4 +61,4 @@ def engine_shapes(path: Path, record: EngineRecord, batch: int | None) -> list[t
     fixed = sorted({tensor.shape[0] for tensor in inputs} - {-1})
     if batch is not None and fixed not in ([], [batch]):
         raise InputError(f"{path}: takes exactly {fixed[0]} images at a time; leave --batch out")
-    return [tensor.shape if tensor.shape[0] in fixed else (count, *tensor.shape[1:]) for tensor in inputs]
+    return {t.name: t.shape if t.shape[0] in fixed else (count, *t.shape[1:]) for t in inputs}

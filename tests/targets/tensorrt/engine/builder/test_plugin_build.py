@@ -21,57 +21,23 @@ from qvit_deploy.targets.tensorrt.engine.builder import plugin_build
 from qvit_deploy.targets.tensorrt.engine.builder.plugin_build import HEADER, LIBRARY, build_plugin, find_tools, sources
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
 from tests.support.devices.libqvit import Grid, KernelError, Library, Linear, Type
+from tests.support.devices.plugin_toolchain import NVCC, PluginToolchain
 from tests.support.places import REPOSITORY
 
 ROOT = REPOSITORY
 
-NVCC = """#!/bin/sh
-case "$1" in
-  --version) echo "Cuda compilation tools, release {version}, V{version}.1";;
-  *) echo sm_75; echo sm_87;;
-esac
-"""
-
-
-class Machine:
-    """A PATH with tools that do nothing, and TensorRT's headers."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.bin, self.headers = root / "bin", root / "include"
-        self.bin.mkdir()
-        self.headers.mkdir()
-        monkeypatch.setenv("PATH", str(self.bin))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
-        for name in ("CXX", "CUDA_HOME", "CUDA_PATH", "TENSORRT_INCLUDE_DIR"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(plugin_build, "CUDA_FOLDERS", ())
-        monkeypatch.setattr(plugin_build, "HEADER_FOLDERS", (str(self.headers),))
-        for tool in ("cmake", "g++", "make"):
-            self.tool(tool, "#!/bin/sh\nexit 0\n")
-        self.tool("nvcc", NVCC.format(version="12.6"))
-        self.tensorrt(10, 3)
-
-    def tool(self, name: str, text: str) -> None:
-        (self.bin / name).write_text(text)
-        (self.bin / name).chmod(0o755)
-
-    def tensorrt(self, major: int, minor: int) -> None:
-        (self.headers / HEADER).write_text("")
-        defines = f"#define NV_TENSORRT_MAJOR {major} //!< major\n#define NV_TENSORRT_MINOR {minor} //!< minor\n"
-        (self.headers / "NvInferVersion.h").write_text(defines)
-
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    return Machine(tmp_path, monkeypatch)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PluginToolchain:
+    return PluginToolchain(tmp_path, monkeypatch)
 
 
-def test_the_tools_of_a_whole_machine(machine: Machine) -> None:
+def test_the_tools_of_a_whole_machine(machine: PluginToolchain) -> None:
     tools = find_tools(None)
     assert tools.nvcc_version == (12, 6) and tools.tensorrt == (10, 3) and tools.headers == machine.headers
 
 
-def test_the_version_of_11_stands_behind_another_name(machine: Machine) -> None:
+def test_the_version_of_11_stands_behind_another_name(machine: PluginToolchain) -> None:
     (machine.headers / "NvInferVersion.h").write_text(
         "#define TRT_MAJOR_ENTERPRISE 11\n#define TRT_MINOR_ENTERPRISE 1\n"
         "#define NV_TENSORRT_MAJOR TRT_MAJOR_ENTERPRISE\n#define NV_TENSORRT_MINOR TRT_MINOR_ENTERPRISE\n"
@@ -88,13 +54,15 @@ def test_the_version_of_11_stands_behind_another_name(machine: Machine) -> None:
         ("nvcc", "nvidia-jetpack"),
     ],
 )
-def test_a_missing_tool_is_named(machine: Machine, missing: str, said: str) -> None:
+def test_a_missing_tool_is_named(machine: PluginToolchain, missing: str, said: str) -> None:
     (machine.bin / missing).unlink()
     with pytest.raises(InputError, match=said):
         build_plugin(sms=(87,))
 
 
-def test_headers_that_are_missing_or_old(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_that_are_missing_or_old(
+    machine: PluginToolchain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=rf"has no {HEADER}"):
         build_plugin(sms=(87,), headers=tmp_path)
     monkeypatch.setenv("TENSORRT_INCLUDE_DIR", str(tmp_path))
@@ -112,7 +80,7 @@ def test_headers_that_are_missing_or_old(machine: Machine, tmp_path: Path, monke
         build_plugin(sms=(87,))
 
 
-def test_a_toolkit_that_is_too_old_or_does_not_know_the_gpu(machine: Machine) -> None:
+def test_a_toolkit_that_is_too_old_or_does_not_know_the_gpu(machine: PluginToolchain) -> None:
     with pytest.raises(InputError, match="does not compile for SM120, only for 75, 87"):
         build_plugin(sms=(87, 120))
     machine.tool("nvcc", NVCC.format(version="11.4"))
@@ -123,23 +91,21 @@ def test_a_toolkit_that_is_too_old_or_does_not_know_the_gpu(machine: Machine) ->
         build_plugin(sms=(87,))
 
 
-def test_no_gpu_and_no_sm(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_gpu_and_no_sm(machine: PluginToolchain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin_build, "find_gpu", lambda: None)
     with pytest.raises(InputError, match="--sm 87"):
         build_plugin()
 
 
-def test_what_does_not_compile_says_why_and_leaves_nothing(machine: Machine, tmp_path: Path) -> None:
+def test_what_does_not_compile_says_why_and_leaves_nothing(machine: PluginToolchain, tmp_path: Path) -> None:
     machine.tool("cmake", "#!/bin/sh\necho fine\necho 'qlinear.cu(3): error: no'\nexit 1\n")
     with pytest.raises(InputError, match=r"do not compile: qlinear\.cu\(3\): error: no$"):
         build_plugin(sms=(87,), out=tmp_path / "out" / LIBRARY)
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
 
 
-def test_what_was_compiled_is_kept_by_sources_tools_and_gpus(machine: Machine, tmp_path: Path) -> None:
-    """CMake is a script that writes a file."""
-    machine.tool("cmake", '#!/bin/sh\n[ "$1" = --build ] && printf x >> "$2/plugin/' + LIBRARY + '" || printf . >> '
-                 + str(tmp_path / "calls") + '; [ "$1" = -S ] && /bin/mkdir -p "$4/plugin"; exit 0\n')  # fmt: skip
+def test_what_was_compiled_is_kept_by_sources_tools_and_gpus(machine: PluginToolchain, tmp_path: Path) -> None:
+    machine.compiles()
     first = build_plugin(sms=(87,))
     again = build_plugin(sms=(87, 87), out=tmp_path / LIBRARY)
     assert not first.cached and again.cached and again.path.read_bytes() == first.path.read_bytes() == b"x"
@@ -149,7 +115,7 @@ def test_what_was_compiled_is_kept_by_sources_tools_and_gpus(machine: Machine, t
     machine.tensorrt(10, 16)
     newer = build_plugin(sms=(87,))
     assert len({first.path, other.path, newer.path}) == 3 and not other.cached and not newer.cached
-    assert (tmp_path / "calls").read_text() == "..."
+    assert machine.configured.read_text() == "..."
     assert not build_plugin(sms=(87,), force=True).cached
 
 

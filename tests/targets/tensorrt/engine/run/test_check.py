@@ -7,9 +7,11 @@ import onnx
 import pytest
 
 from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
 from qvit_deploy.targets.tensorrt.engine.run.check import check_outputs, expose_codes, first_difference, products
+from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.devices.engine_examples import packed_onnx, small_onnx
 from tests.support.graphs.half_graphs import half, wide_vit
 from tests.support.graphs.quantizable_graphs import calibrate
@@ -22,9 +24,9 @@ class AsRuntime:
         self.session, self.factor = onnxruntime.session(model, 1), factor
         self.sizes: list[int] = []
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        self.sizes.append(len(images))
-        return [self.factor * o for o in onnxruntime.run(self.session, images)]
+    def run(self, examples: Examples[np.ndarray]) -> list[np.ndarray]:
+        self.sizes.append(len(examples))
+        return [self.factor * o for o in onnxruntime.run(self.session, examples)]
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +41,22 @@ def images() -> np.ndarray:
 
 def test_equal_engines_pass_in_whole_batches(model: Path, images: np.ndarray) -> None:
     runner = AsRuntime(model.read_bytes())
-    found = check_outputs(runner, model.read_bytes(), images, 4)
+    found = check_outputs(runner, model.read_bytes(), Examples.images(images), 4, CLASSIFY)
     assert (found.images, found.agreement) == (8, 1.0) and found.sqnr_db > 40
     assert runner.sizes == [4, 4]
 
 
 @pytest.mark.parametrize("factor", [0.5, -1.0, np.nan])
 def test_engines_that_compute_something_else_fail(model: Path, images: np.ndarray, factor: float) -> None:
-    with pytest.raises(CheckError, match="dB from ONNX Runtime's of the same file"):
-        check_outputs(AsRuntime(model.read_bytes(), factor), model.read_bytes(), images, 2)
+    with pytest.raises(CheckError, match=r"dB from ONNX Runtime's of the same file|gives NaN or infinity in output"):
+        check_outputs(AsRuntime(model.read_bytes(), factor), model.read_bytes(), Examples.images(images), 2, CLASSIFY)
 
 
 def test_the_probed_file_gives_the_codes_of_every_quantizer(model: Path, images: np.ndarray) -> None:
     content, names = expose_codes(model.read_bytes())
     assert len(names) == sum(n.op_type == "QuantizeLinear" for n in onnx.load(str(model)).graph.node) > 3
     session = onnxruntime.session(content, 1)
-    outputs = dict(zip(names, onnxruntime.run(session, images[:2], None, names), strict=True))
+    outputs = dict(zip(names, onnxruntime.run(session, Examples.images(images[:2]), None, names), strict=True))
     assert {o.dtype for o in outputs.values()} == {np.dtype(np.int8)}
     assert first_difference(names, outputs, outputs) is None
     for name in (names[1], names[-1]):
@@ -80,7 +82,7 @@ def test_a_packed_file_is_probed_where_its_operators_end(images: np.ndarray, tmp
     path = packed_onnx(tmp_path)
     content, names = expose_codes(path.read_bytes())
     session = onnxruntime.session(content, 1)
-    outputs = dict(zip(names, onnxruntime.run(session, images[:2], None, names), strict=True))
+    outputs = dict(zip(names, onnxruntime.run(session, Examples.images(images[:2]), None, names), strict=True))
     made = [n.output[0] for n in onnx.load(str(path)).graph.node if n.domain == "qvit"]
     assert len(made) == 9 and set(made) < set(names)
     late = {**outputs, made[2]: -outputs[made[2]], made[4]: 0 * outputs[made[4]]}

@@ -14,6 +14,7 @@ import pytest
 
 from qvit_deploy.artifacts.engine_record import Batch, BuildRequest
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.tensorrt.engine.builder.build_engine import build_engine
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
 from qvit_deploy.targets.tensorrt.engine.library import library_of
@@ -34,12 +35,12 @@ def test_a_run_copies_launches_and_times(release: str, tmp_path: Path, monkeypat
     for count in (2, 4, 2):
         images = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
         for _ in range(2):
-            (logits,) = runner.run(images)
+            (logits,) = runner.run(Examples.images(images))
             np.testing.assert_array_equal(logits, 2 * images)
     assert memory.order[-6:] == ["in", "event", "run", "event", "out", "wait"]
     assert runner.time() == 1.25
-    kept = runner.run(images)[0]
-    runner.run(images + 1)
+    kept = runner.run(Examples.images(images))[0]
+    runner.run(Examples.images(images + 1))
     np.testing.assert_array_equal(kept, 2 * images)
     runner.close()
     assert memory.order[0] == "push" and memory.order[-1] == "pop"
@@ -49,9 +50,9 @@ def test_batches_and_shapes_the_engine_was_not_built_for(tmp_path: Path, monkeyp
     runner, _ = loaded(tmp_path, monkeypatch, "10.3.0")
     for count in (0, 5):
         with pytest.raises(InputError, match=rf"takes 1 to 4 images at a time, not {count}"):
-            runner.run(np.zeros((count, 3), np.float32))
+            runner.run(Examples.images(np.zeros((count, 3), np.float32)))
     with pytest.raises(InputError, match="does not take images of shape 2x3x3"):
-        runner.run(np.zeros((2, 3, 3), np.float32))
+        runner.run(Examples.images(np.zeros((2, 3, 3), np.float32)))
 
 
 def test_every_input_is_copied_in_the_type_the_engine_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,18 +69,18 @@ def test_every_input_is_copied_in_the_type_the_engine_takes(tmp_path: Path, monk
     build = built().model_copy(update={"version": "11.4.0"})
     path, _ = written(tmp_path, content, batch=Batch.parse("2"), build=build)
     runner = engine_runtime.load(path)
-    runner.run(np.ones((2, 3, 8), np.float32), np.ones((2, 8, 3), np.float32))
+    runner.run(Examples({"x": np.ones((2, 3, 8), np.float32), "second": np.ones((2, 8, 3), np.float32)}))
     assert [o for o in memory.order if " at " in o] == ["x at 96", "second at 96", "y at 36"]
     halves = [b.view(np.float16) for b in memory.buffers.values()]
     assert (halves[0] == 1).all() and (halves[1] == 1).all()
     assert runner.repeat() == pytest.approx(milliseconds(len(content)))
     with pytest.raises(InputError, match="takes 2 to 2 images at a time, not 3"):
-        runner.run(np.ones((2, 3, 8), np.float32), np.ones((3, 8, 3), np.float32))
+        runner.run(Examples({"x": np.ones((2, 3, 8), np.float32), "second": np.ones((3, 8, 3), np.float32)}))
 
 
 def test_a_run_is_repeated_without_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, memory = loaded(tmp_path, monkeypatch, "10.3.0")
-    runner.run(np.ones((2, 3), np.float32))
+    runner.run(Examples.images(np.ones((2, 3), np.float32)))
     assert runner.device_memory() == 2 * 24
     del memory.order[:]
     assert runner.repeat() == 1.25
@@ -89,14 +90,14 @@ def test_a_run_is_repeated_without_copies(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("release", ["10.3.0", "11.4.0"])
 def test_layers_are_timed_in_every_run(release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, _ = loaded(tmp_path, monkeypatch, release)
-    runner.run(np.ones((2, 3), np.float32))
+    runner.run(Examples.images(np.ones((2, 3), np.float32)))
     assert runner.layer_times(3) == {name: [taken] * 3 for name, taken in LAYERS.items()}
     assert [layer.name for layer in read_layers(runner.layer_info())] == ["__myl_fused", "Reformat"]
 
 
 def test_a_profiler_that_reports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner, _ = loaded(tmp_path, monkeypatch, "10.3.0")
-    runner.run(np.ones((2, 3), np.float32))
+    runner.run(Examples.images(np.ones((2, 3), np.float32)))
     monkeypatch.setattr("tests.support.devices.recorded_device.LAYERS", {})
     with pytest.raises(InputError, match="reported no layer"):
         runner.layer_times(3)

@@ -1,0 +1,1 @@
+"""Detection: boxes with classes, as transformers and YOLO heads give them."""

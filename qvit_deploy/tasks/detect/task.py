@@ -1,0 +1,209 @@
+"""Detection: boxes with classes and scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from qvit_deploy.data.labels.boxes import BoxLabels
+from qvit_deploy.data.labels.opening import Labels
+from qvit_deploy.errors import InputError
+from qvit_deploy.graph.interface import Interface
+from qvit_deploy.tasks.configured import ConfiguredTask, in_range, picture_size, whole_numbers
+from qvit_deploy.tasks.detect.coco import average_precision, categories_of_classes, require_pycocotools
+from qvit_deploy.tasks.detect.heads import Head, classes_of, detections, listed, places
+from qvit_deploy.tasks.scores.detections import Detections, matched
+from qvit_deploy.tasks.tally import Figure, Tally, share
+from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+from qvit_deploy.tasks.views import View
+from qvit_deploy.validation import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+QUERY = "query"
+SCORES: dict[Head, float] = {"softmax": 0.5, "sigmoid": 0.5, "yolo": 0.25}
+"""Scores above which the models' own demonstrations show a detection."""
+
+
+_SIZE = r"^[1-9]\d{0,5}x[1-9]\d{0,5}$"
+
+
+class DetectOptions(Record):
+    """What `detect` has to know of a model."""
+
+    head: Head | None = Field(default=None, description="softmax (DETR, YOLOS), sigmoid (RT-DETR) or yolo")
+    logits: str | None = Field(default=None, description="the output of logits [batch, queries, classes]")
+    boxes: str | None = Field(default=None, description="the output of boxes [batch, queries, 4], or a YOLO head's")
+    score: float | None = Field(default=None, ge=0, le=1, description="the least of a detection that is compared")
+    size: str | None = Field(
+        default=None, pattern=r"^[1-9]\d{0,5}x[1-9]\d{0,5}$", description="HEIGHTxWIDTH of the input"
+    )
+
+
+class Detect(ConfiguredTask[DetectOptions]):
+    """Two outputs are logits [batch, queries, classes] and boxes [batch, queries, 4], or one is a YOLO head's."""
+
+    name = "detect"
+    words = Words(score="AP", same="detections", signal="outputs", answer="box", answers="boxes", counted="detections")
+    labels = "boxes"
+
+    def for_model(self, interface: Interface) -> Task:
+        """Finds the outputs, and with one output alone the kind of head.
+
+        Raises:
+            InputError: no outputs or several fit; or the head is not said where it is not plain.
+        """
+        super().for_model(interface)
+        given, image = self.options, picture_size(interface)
+        shapes = {o.name: o for o in interface.outputs if o.is_float}
+        head = given.head
+        if head is None and len(shapes) == 1 and len(next(iter(shapes.values())).shape) == 3:
+            head = "yolo"
+        found = places(shapes, head, given.logits, given.boxes)
+        if head is None:
+            texts = listed({name: tuple(shapes[name].shape) for name in found})
+            raise InputError(
+                f"task detect: {texts} do not tell how scores are made of logits; say detect:head=softmax (the last "
+                "class is 'nothing': DETR, YOLOS) or detect:head=sigmoid (RT-DETR, Deformable DETR, OWL-ViT)"
+            )
+        score = SCORES[head] if given.score is None else given.score
+        size = given.size if image is None else f"{image[0]}x{image[1]}"
+        if size is None:
+            raise InputError("task detect: the model's input has no fixed size; say detect:size=HEIGHTxWIDTH")
+        return self.completed(head=head, logits=found.logits, boxes=found.boxes, score=score, size=size)
+
+    @property
+    def head(self) -> Head:
+        """The kind of head, once it is known."""
+        head: Head = self.known("head")
+        return head
+
+    def found(self, outputs: Arrays) -> list[Detections]:
+        """Returns the detections on every image of a batch."""
+        height, width = map(int, self.known("size").split("x"))
+        return detections(self.head, outputs[self.known("logits")], outputs[self.known("boxes")], (height, width))
+
+    def agreement(self, reference: Arrays, other: Arrays) -> float:
+        """Returns the share of both models' detections above the score that the other has too: of the same class, at
+        an IoU of 0.5 or more (the F1 of one against the other). 1 where neither finds anything."""
+        counts = np.zeros(2, np.int64)
+        for exact, ours in zip(self.found(reference), self.found(other), strict=True):
+            counts += self.matches(exact, ours)
+        return _share(counts)
+
+    def matches(self, exact: Detections, ours: Detections) -> tuple[int, int]:
+        """Returns (detections of both models on an image that have their match, all of them)."""
+        exact, ours = (each.above(self.known("score")) for each in (exact, ours))
+        return 2 * matched(exact, ours), len(exact) + len(ours)
+
+    def views(self, outputs: Arrays) -> list[View]:
+        """Returns the detections above the score on each image."""
+        return [found.above(self.known("score")) for found in self.found(outputs)]
+
+    def tally(self, labels: Labels | None) -> Tally:
+        """Counts matches with float's detections; with boxes COCO's average precision.
+
+        Raises:
+            InputError: there are labels, and pycocotools is missing.
+        """
+        assert labels is None or isinstance(labels, BoxLabels)
+        if labels is not None:
+            require_pycocotools()
+        return _DetectTally(self, labels)
+
+    def classes(self, outputs: Arrays) -> int:
+        """Returns how many classes the model tells apart."""
+        return classes_of(self.head, outputs[self.known("logits")].shape)
+
+    def parse_metric(self, text: str) -> Metric:
+        """Reads `query:N,CLASS`: the logit of a class at a query, or a YOLO head's score at an anchor; or
+        `output-change`.
+
+        Raises:
+            InputError: there is no such metric; and, from the metric itself, a query or class that does not exist.
+        """
+        name, _, given = text.partition(":")
+        if name != QUERY:
+            return super().parse_metric(text)
+        query, number = whole_numbers(QUERY, given, ("N", "CLASS"))
+
+        def at(outputs: Outputs) -> Tensor:
+            logits = outputs[self.known("logits")]
+            if self.head == "yolo":
+                logits = logits[:, 4:].swapaxes(1, 2)
+            in_range(text, "query", query, logits.shape[1])
+            in_range(text, "class", number, logits.shape[2])
+            return logits[:, query, number]
+
+        def metric(clean: Outputs, corrupt: Outputs) -> Objective:
+            return at
+
+        return metric
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Returns the metrics there are, as a person writes them."""
+        return (*super().metrics, f"{QUERY}:N,CLASS")
+
+    def metric_text(self, metric: str) -> str:
+        """Says what a metric measures."""
+        name, _, given = metric.partition(":")
+        if name != QUERY:
+            return super().metric_text(metric)
+        query, number = given.split(",")
+        return f"the logit of class {number} at query {query}"
+
+    def pair_metric_text(self, metric: str, clean: int | None, corrupt: int | None) -> str:
+        """Says the same for one pair."""
+        return self.metric_text(metric).removeprefix("the ")
+
+
+class _DetectTally(Tally):
+    def __init__(self, task: Detect, labels: BoxLabels | None) -> None:
+        self._task, self._labels = task, labels
+        self._matched = np.zeros(2, np.int64)
+        self._compared, self._classes = False, 0
+        self._found: tuple[list[Detections], list[Detections]] = ([], [])
+
+    def add(self, outputs: Arrays, reference: Arrays | None, place: slice) -> None:
+        found = [self._task.found(each) for each in (outputs, reference) if each is not None]
+        if reference is not None:
+            self._compared = True
+            for ours, exact in zip(*found, strict=True):
+                self._matched += self._task.matches(exact, ours)
+        if self._labels is not None:
+            self._classes = self._task.classes(outputs)
+            categories_of_classes(self._labels.category_ids, self._classes)  # before all images are run
+            for kept, new in zip(self._found, found, strict=False):
+                kept.extend(new)
+
+    def by_labels(self) -> list[Figure]:
+        if self._labels is None:
+            return []
+        categories = categories_of_classes(self._labels.category_ids, self._classes)
+        truth = list(self._labels)
+        ours, exact = (average_precision(f, truth, categories) if f else (None,) * 3 for f in self._found)
+        return [
+            share(name, key, value, of_float)
+            for name, key, value, of_float in zip(
+                ("AP", "AP50", "AP75"), ("ap", "ap50", "ap75"), ours, exact, strict=True
+            )
+            if value is not None
+        ]
+
+    def to_float(self) -> list[Figure]:
+        if not self._compared:
+            return []
+        same, count = _share(self._matched), int(self._matched[1])
+        text = f"detections as in float {same:.1%} (score {self._task.options.score:g}, {count} of both)"
+        return [Figure("agreement", same, None, text)]
+
+
+def _share(counts: np.ndarray) -> float:
+    return float(counts[0] / counts[1]) if counts[1] else 1.0
+
+
+DETECT = Detect(DetectOptions())

@@ -1,0 +1,119 @@
+"""Each task through a compile, an evaluation without labels and with them, and a drift by its own metric."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qvit_deploy.commands.evaluate import evaluate
+from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.frontend import Source
+from qvit_deploy.graph.graph import Graph
+from qvit_deploy.pipeline.compile import compile
+from qvit_deploy.recipe import Recipe
+from tests.support.command_line import Command
+from tests.support.graphs.task_graphs import detector, embedder, segmenter
+
+P = Preprocess(input_size=(3, 8, 8), mean=(0.5,), std=(0.25,))
+COUNT = 24
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=pixels)
+    return str(tmp_path / "images.npz")
+
+
+def compiled(graph: Graph, task: str, data: str, tmp_path: Path, uniform: str = "w6a6") -> Path:
+    recipe = Recipe.load(None, uniform=uniform, calibration_images=COUNT, task=task)
+    compile(Source(graph, None, "small"), tmp_path / "out", calib=data, recipe=recipe, preprocess=P)
+    return tmp_path / "out"
+
+
+def manifest_task(bundle: Path) -> str:
+    return str(json.loads((bundle / "manifest.json").read_text())["task"])
+
+
+def numbers(bundle: Path, data: str, **options: Any) -> dict[str, Any]:
+    return dict(evaluate(bundle, data, **options).as_dict())
+
+
+def test_embed(tmp_path: Path, data: str) -> None:
+    bundle = compiled(embedder(), "embed:output=tokens,pool=mean,k=3", data, tmp_path)
+    assert manifest_task(bundle) == "embed:output=tokens,pool=mean,k=3"
+    found = numbers(bundle, data)
+    assert 0.9 < found["cosine_min"] < found["cosine_mean"] < 1 and 0.3 < found["agreement"] <= 1
+    assert list(found["sqnr_by_output"]) != [] and found["top1"] is None
+
+    with np.load(data) as archive:
+        np.savez(tmp_path / "classes.npz", images=archive["images"], labels=np.arange(COUNT) % 2)
+    labelled = numbers(bundle, str(tmp_path / "classes.npz"))
+    assert 0 <= labelled["knn_accuracy"] <= 1 and 0 <= labelled["float_knn_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_segment(tmp_path: Path, data: str, last: bool) -> None:
+    bundle = compiled(segmenter(last=last), "segment", data, tmp_path)
+    assert manifest_task(bundle) == f"segment:output=masks,axis={3 if last else 1}"
+    assert 0.7 < numbers(bundle, data)["agreement"] < 1
+    labels = np.random.default_rng(1).integers(0, 5, (COUNT, 4, 4))
+    labels[:, 0] = 255
+    np.savez(tmp_path / "maps.npz", labels=labels)
+    found = numbers(bundle, data, labels=str(tmp_path / "maps.npz"))
+    assert 0 < found["mean_iou"] < 0.4 and 0 < found["float_pixel_accuracy"] < 0.5
+
+
+def test_labels_made_of_the_float_model_are_met_by_it(tmp_path: Path, data: str) -> None:
+    bundle = compiled(segmenter(), "segment", data, tmp_path)
+    from qvit_deploy.data.images import open_images
+    from qvit_deploy.targets.session import open_model, outputs
+
+    masks = outputs(open_model(bundle / "model.float.onnx"), open_images(data, P), lambda _: None)["masks"]
+    np.savez(tmp_path / "maps.npz", labels=masks.argmax(1))
+    found = numbers(bundle, data, labels=str(tmp_path / "maps.npz"))
+    assert found["float_mean_iou"] == found["float_pixel_accuracy"] == 1
+    assert found["pixel_accuracy"] == pytest.approx(found["agreement"])
+
+
+def test_dense(tmp_path: Path, data: str) -> None:
+    bundle = compiled(segmenter(classes=1), "dense", data, tmp_path)
+    assert manifest_task(bundle) == "dense:output=masks"
+    found = numbers(bundle, data)
+    assert 0 < found["mae_relative"] < 0.3 and found["agreement"] is None
+    np.savez(tmp_path / "depth.npz", labels=np.random.default_rng(1).uniform(1, 9, (COUNT, 8, 8)))
+    found = numbers(bundle, data, labels=str(tmp_path / "depth.npz"), task="dense:align=affine")
+    assert (
+        found["abs_rel"] > 0 and 0 < found["delta1"] < 1 and found["mae"] == pytest.approx(found["float_mae"], rel=0.1)
+    )
+    found = numbers(bundle, data, labels=str(tmp_path / "depth.npz"), task="dense:threshold=0.5,scale=9")
+    assert 0 < found["iou"] < 1 and found["mae"] > 0 and 0.5 < found["iou_to_float"] <= 1
+
+
+def test_detect(tmp_path: Path, data: str) -> None:
+    bundle = compiled(detector(), "detect:head=softmax,score=0.2", data, tmp_path)
+    assert manifest_task(bundle) == "detect:head=softmax,logits=logits,boxes=pred_boxes,score=0.2,size=8x8"
+    assert 0.5 < numbers(bundle, data)["agreement"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("graph", "task", "metric"),
+    [
+        (embedder, "embed:pool=class,output=tokens", "cosine"),
+        (segmenter, "segment", "pixel:1,0,3"),
+        (detector, "detect:head=softmax", "query:2,1"),
+        (segmenter, "segment", "output-change"),
+    ],
+)
+def test_what_quantization_does_to_a_metric_of_the_task(
+    graph: Any, task: str, metric: str, tmp_path: Path, data: str, qvit: Command
+) -> None:
+    bundle = compiled(graph(), task, data, tmp_path)
+    result = qvit("relp", bundle, "--quantization", "--data", data, "--count", 8, "--metric", metric, "--json")
+    tree = json.loads(result.out)
+    assert result.code == 0 and tree["task"] == manifest_task(bundle) and tree["metric"] == metric
+    assert 0.8 < tree["agreement"]["pearson"] <= 1
