@@ -56,6 +56,8 @@ class Recipe(BaseModel):
     score: Score = Field("gradient", description="what ranks the sites when bits are allocated")
     rules: Rules = Field("attnlrp", description="relevance rule set of the lrp, random and inverted scores")
     first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
+    keep_float: tuple[str, ...] = Field((), description="glob of layers that stay in float, e.g. 'head*'")
+    widths: tuple[str, ...] = Field((), description="glob of layers and their width, e.g. 'blocks.0.*=w8a8'")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
     softmax: SoftmaxCodes = Field("auto", description="codes of attention probabilities; auto: the least output error")
     softmax_rows: bool = Field(True, description="divide each row of probabilities by its largest before quantizing")
@@ -79,7 +81,9 @@ class Recipe(BaseModel):
         description="times every calibration image is seen when the whole plan is tuned",
     )
     task: str | None = Field(
-        None, description="what the outputs mean; without it, classify for one output [batch, classes], else outputs"
+        None,
+        description="what the outputs mean, e.g. segment:axis=1; without it, classify for one output [batch, classes], "
+        "else outputs",
     )
     targets: tuple[str, ...] = Field(
         (), description="targets to write files for, beside the one that all others are verified against"
@@ -98,6 +102,13 @@ class Recipe(BaseModel):
         if uniform is not None:
             parse_uniform(uniform)
         return uniform
+
+    @field_validator("widths")
+    @classmethod
+    def _widths_read(cls, widths: tuple[str, ...]) -> tuple[str, ...]:
+        for width in widths:
+            parse_width(width)
+        return widths
 
     @model_validator(mode="after")
     def _one_goal(self) -> Recipe:
@@ -153,6 +164,14 @@ def parse_uniform(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_width(text: str) -> tuple[str, tuple[int, int]]:
+    """Reads 'blocks.0.*=w4a8' as ('blocks.0.*', (4, 8)). Raises ValueError for anything else."""
+    pattern, _, width = text.rpartition("=")
+    if not pattern:
+        raise ValueError(f"{text!r} is not a pattern and a width like 'blocks.0.*=w8a8'")
+    return pattern, parse_uniform(width)
+
+
 def narrowest(recipe: Recipe) -> int:
-    """Returns the fewest activation bits a site may get."""
+    """Returns the fewest activation bits a site without a width of its own may get."""
     return min(recipe.bits) if recipe.uniform is None else parse_uniform(recipe.uniform)[1]

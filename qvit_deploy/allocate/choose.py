@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 from qvit_deploy.allocate.cost import Allocation, Budget, Option, SiteCost
+from qvit_deploy.allocate.patterns import fixed_width
 from qvit_deploy.allocate.solve import solve
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.recipe import Recipe, parse_uniform
@@ -20,11 +21,11 @@ def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) 
 
     Weights and activations of a site share one width, as in LRP-QViT, unless `separate_bits` lets them differ. The
     first and the last weighted site get `first_last_bits`: they are small, and errors there are the image's and the
-    answer's own.
+    answer's own. A width that the recipe gives by name wins.
 
     Args:
-        names: all sites, in graph order.
-        weighted: those of them that have weights.
+        names: all sites that are quantized, in graph order.
+        weighted: all sites with weights, also those that stay in float: the first and the last are those of the model.
     """
     if recipe.uniform is not None:
         free: tuple[Option, ...] = (Option(*map(Int, parse_uniform(recipe.uniform))),)
@@ -35,8 +36,9 @@ def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) 
     options = dict.fromkeys(names, free)
     if recipe.first_last_bits is not None and len(weighted) > 2:
         fixed = Option(Int(recipe.first_last_bits), Int(recipe.first_last_bits))
-        options[weighted[0]] = options[weighted[-1]] = (fixed,)
-    return options
+        options |= {name: (fixed,) for name in (weighted[0], weighted[-1]) if name in options}
+    own = {name: fixed_width(recipe, name) for name in names}
+    return options | {name: (Option(*map(Int, width)),) for name, width in own.items() if width is not None}
 
 
 def require_feasible(recipe: Recipe, costs: Sequence[SiteCost], options: Mapping[str, tuple[Option, ...]]) -> None:
@@ -53,9 +55,10 @@ def choose(
     """Returns the allocation with the least total loss within the recipe's budget.
 
     A mean counts the sites whose width is free to choose (published W4A4 results do not count an 8-bit first and
-    last layer either); size, BitOps and latency count all.
+    last layer either); size, BitOps and latency count all, and size and BitOps also what stays in float.
 
     Args:
+        costs: of all sites; one without options stays in float.
         loss: the score of every site at each of its options; any unit, as long as it is one.
 
     Raises:
@@ -72,5 +75,6 @@ def choose(
         max_latency_ms=recipe.max_latency_ms,
     )
     open_to_choice = any(len(choices) > 1 for choices in options.values())
-    counted = [replace(c, in_means=len(options[c.name]) > 1 or not open_to_choice) for c in costs]
-    return solve(counted, options, loss, budget)
+    quantized = [c for c in costs if c.name in options]
+    counted = [replace(c, in_means=len(options[c.name]) > 1 or not open_to_choice) for c in quantized]
+    return solve(counted, options, loss, budget, [c for c in costs if c.name not in options])

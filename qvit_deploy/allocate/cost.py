@@ -54,7 +54,8 @@ class Option:
 class SiteCost:
     """The sizes of one site: weight elements (0 for QK and AV), multiply-accumulates and input activation elements.
 
-    A site with `in_means` False (one whose width is not open to choice) is left out of mean widths. `latency_ns` has
+    A site with `in_means` False (one whose width is not open to choice, or that stays in float) is left out of mean
+    widths. `latency_ns` has
     the nanoseconds of each of its options, and is empty when none were measured.
     """
 
@@ -67,6 +68,7 @@ class SiteCost:
 
 
 Allocation = Mapping[str, Option]
+"""Site name -> its option; a site without one stays in float."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Resource:
     Attributes:
         field: name of the bound in `Budget`.
         count: what one site uses at an option.
+        in_float: what one site uses that stays in float.
         per_unit: how many counts one unit of the bound stands for.
         bits: names the widths that the count depends on, for messages.
         label: name of the quantity in messages.
@@ -121,6 +124,7 @@ class Resource:
 
     field: str
     count: Callable[[SiteCost, Option], int]
+    in_float: Callable[[SiteCost], int]
     per_unit: Callable[[Sequence[SiteCost]], int]
     bits: Callable[[Option], str]
     label: str
@@ -129,12 +133,16 @@ class Resource:
 
     def total(self, sites: Sequence[SiteCost], allocation: Allocation) -> int:
         """Returns the sum of counts over `sites`."""
-        return sum(self.count(site, allocation[site.name]) for site in sites)
+        return sum(
+            self.count(site, allocation[site.name]) if site.name in allocation else self.in_float(site)
+            for site in sites
+        )
 
 
 MEAN_W_BITS = Resource(
     "mean_w_bits",
     lambda s, o: o.weights.stored_bits(s.params) * s.in_means,
+    lambda s: 0,
     lambda sites: sum(s.params for s in sites if s.in_means),
     lambda o: f"w{o.weights.short}",
     "mean weight bits",
@@ -142,6 +150,7 @@ MEAN_W_BITS = Resource(
 MEAN_A_BITS = Resource(
     "mean_a_bits",
     lambda s, o: o.activations.stored_bits(s.act_elements) * s.in_means,
+    lambda s: 0,
     lambda sites: sum(s.act_elements for s in sites if s.in_means),
     lambda o: f"a{o.activations.short}",
     "mean activation bits",
@@ -149,6 +158,7 @@ MEAN_A_BITS = Resource(
 WEIGHT_BYTES = Resource(
     "max_weight_bytes",
     lambda s, o: o.weights.stored_bits(s.params),
+    lambda s: storage_bits(s.params, None),
     lambda sites: 8,
     lambda o: f"w{o.weights.short}",
     "weight size",
@@ -158,6 +168,7 @@ WEIGHT_BYTES = Resource(
 BITOPS = Resource(
     "max_bitops",
     lambda s, o: bit_operations(s.macs, o.w_bits, o.a_bits),
+    lambda s: bit_operations(s.macs, None, None),
     lambda sites: 1,
     lambda o: o.text,
     "BitOps",
@@ -167,6 +178,7 @@ BITOPS = Resource(
 LATENCY = Resource(
     "max_latency_ms",
     lambda s, o: s.latency_ns[o],
+    lambda s: 0,  # tables have the widths of sites
     lambda sites: 10**6,
     lambda o: o.text,
     "latency",
@@ -176,7 +188,7 @@ RESOURCES = (MEAN_W_BITS, MEAN_A_BITS, WEIGHT_BYTES, BITOPS, LATENCY)
 
 
 def total_cost(sites: Sequence[SiteCost], allocation: Allocation) -> Cost:
-    """Adds up the cost of `allocation`, which has one Option for each of `sites`."""
+    """Adds up the cost of `allocation`; sites without an option stay in float and are in no mean."""
     w_bits = MEAN_W_BITS.total(sites, allocation)
     a_bits = MEAN_A_BITS.total(sites, allocation)
     params, act_elements = MEAN_W_BITS.per_unit(sites), MEAN_A_BITS.per_unit(sites)

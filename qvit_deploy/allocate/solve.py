@@ -17,12 +17,16 @@ def solve(
     options: Mapping[str, Sequence[Option]],
     loss: Mapping[str, Mapping[Option, float]],
     budget: Budget,
+    in_float: Sequence[SiteCost] = (),
 ) -> dict[str, Option]:
     """Returns one Option per site with the least total loss within `budget`, in the order of `sites`.
 
     The budget is kept exactly. The loss is the least there is, to 1e-11 of the largest difference between two options
     of one site; below that losses count as equal, and the most bits (w_bits + a_bits over all sites) win, then more
     bits for earlier sites. A site with one option is fixed.
+
+    Args:
+        in_float: sites that stay in float, which use up a part of the budget.
 
     Raises:
         BudgetError: no allocation fits; the message names the smallest budget that can be met.
@@ -40,10 +44,11 @@ def solve(
     bounds = limits(sites, budget)
     for resource, limit in bounds:
         cheapest = _cheapest(sites, choices_of, resource)
-        if resource.total(sites, cheapest) > limit:
-            raise BudgetError(_too_small_text(sites, choices_of, budget, resource, cheapest))
+        if resource.total([*sites, *in_float], cheapest) > limit:
+            raise BudgetError(_too_small_text(sites, choices_of, budget, resource, cheapest, in_float))
 
     groups = [len(choices_of[site.name]) for site in sites]
+    bounds = [(resource, limit - resource.total(in_float, {})) for resource, limit in bounds]
     rows = [_row(items, resource, limit) for resource, limit in bounds]
     order = {site.name: len(sites) - i for i, site in enumerate(sites)}
     # One bit anywhere outweighs every question of order.
@@ -52,7 +57,7 @@ def solve(
     prefer = [(bit + order[site.name]) * (o.w_bits + o.a_bits) for site, o in items]
     picks = Knapsack(groups, rows).minimize([loss[site.name][o] for site, o in items], prefer)
     if picks is None:
-        raise BudgetError(_conflict_text(sites, items, groups, budget, bounds))
+        raise BudgetError(_conflict_text(sites, items, groups, budget, bounds, in_float))
     return {items[i][0].name: items[i][1] for i in picks}
 
 
@@ -82,6 +87,7 @@ def _too_small_text(
     budget: Budget,
     resource: Resource,
     cheapest: Allocation,
+    in_float: Sequence[SiteCost],
 ) -> str:
     """Names the smallest budget and what it consists of; sites that do not use the resource are left out."""
     counted = [site.name for site in sites if resource.count(site, cheapest[site.name])]
@@ -93,7 +99,9 @@ def _too_small_text(
         shown = ", ".join(f"{name} at {resource.bits(cheapest[name])}" for name in fixed[:3])
         more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
         parts.append(f"fixed: {shown}{more}")
-    smallest = _in_units(sites, resource, resource.total(sites, cheapest))
+    if kept := [site.name for site in in_float if resource.in_float(site)]:
+        parts.append(f"in float: {', '.join(kept[:3])}" + (f" and {len(kept) - 3} more" if len(kept) > 3 else ""))
+    smallest = _in_units(sites, resource, resource.total([*sites, *in_float], cheapest))
     return f"{_bound_text(budget, resource)} cannot be met: the smallest possible is {smallest} ({'; '.join(parts)})"
 
 
@@ -103,6 +111,7 @@ def _conflict_text(
     groups: Sequence[int],
     budget: Budget,
     bounds: Sequence[tuple[Resource, int]],
+    in_float: Sequence[SiteCost],
 ) -> str:
     """Says, where each bound can be met but not all together, how large each must be if the others stay."""
     hints = []
@@ -111,7 +120,8 @@ def _conflict_text(
         counts = _row(items, resource, 0).counts
         picks = Knapsack(groups, others).minimize([float(c) for c in counts], [0] * len(items))
         if picks is not None:
-            hints.append(f"{resource.label} of {_in_units(sites, resource, sum(counts[i] for i in picks))}")
+            needed = sum(counts[i] for i in picks) + resource.total(in_float, {})
+            hints.append(f"{resource.label} of {_in_units(sites, resource, needed)}")
     texts = " and ".join(_bound_text(budget, resource) for resource, _ in bounds)
     return f"{texts} cannot be met together: raise one to " + " or ".join(hints)
 

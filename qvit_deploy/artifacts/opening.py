@@ -55,16 +55,15 @@ def model_at(path: Path) -> Bundle | OnnxFile:
     return artifact
 
 
-def preprocess_of(model: Bundle | OnnxFile, override: Preprocess | None) -> Preprocess:
-    """Returns how the images of a model are prepared: `override`, or else what the bundle records.
+def preprocess_of(model: Bundle | OnnxFile, override: Preprocess | None) -> Preprocess | None:
+    """Returns how the images of a model are prepared: `override`, or else what the bundle records; None where nothing
+    says so, and only ready tensors will do.
 
     Raises:
-        InputError: there is no override, and the model is a lone file.
         BundleError: the bundle's record is not valid.
     """
-    if override is not None:
+    if override is not None or isinstance(model, OnnxFile):
         return override
-    if isinstance(model, OnnxFile):
-        raise InputError(f"{model.path} does not say how its images are prepared; pass --preprocess F.json")
-    recorded = model.manifest.source.get("preprocess")
+    if (recorded := model.manifest.source.get("preprocess")) is None:
+        return None
     return validated(Preprocess, recorded, f"bundle {model.root}: its preprocessing", BundleError)

@@ -45,7 +45,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     summary, checked = manifest.summary, manifest.verification
     counts: dict[str, int] = {}
     for site in manifest.sites:
-        width = f"w{site.w_bits}a{site.a_bits}"
+        width = "float" if site.w_bits is None else f"w{site.w_bits}a{site.a_bits}"
         counts[width] = counts.get(width, 0) + 1
     ratio = summary.float_weight_bytes / max(summary.weight_bytes, 1)
     agreement = ""

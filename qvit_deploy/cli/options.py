@@ -23,7 +23,7 @@ from qvit_deploy.tasks.registry import TASKS
 PreprocessFile = Annotated[Optional[Path], typer.Option(help="JSON with input_size, mean, std, ...")]
 Task = Annotated[
     Optional[str],
-    typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}; a bundle says it itself"),
+    typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}, options behind a colon; a bundle says it itself"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
@@ -106,6 +106,8 @@ RECIPE_OPTIONS = (
     RecipeOption("score", sweep="several"),
     RecipeOption("bits"),
     RecipeOption("separate_bits", "--separate-bits/--shared-bits"),
+    RecipeOption("keep_float"),
+    RecipeOption("widths", "--width"),
     RecipeOption("calibration_images", "--images"),
     RecipeOption("task", choices=tuple(TASKS)),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),

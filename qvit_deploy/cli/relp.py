@@ -38,8 +38,8 @@ def command(
     metric: Annotated[
         Optional[str],
         typer.Option(
-            help="of a classifier logit-diff (default), logit or log-prob, with classes: logit-diff:3,5; of any model "
-            "output-change"
+            help="of a classifier logit-diff (default), logit or log-prob, with classes: logit-diff:3,5; by task "
+            "cosine, pixel:ROW,COL,CLASS, query:N,CLASS; of any other model output-change"
         ),
     ] = None,
     rules: Annotated[

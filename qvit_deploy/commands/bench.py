@@ -131,7 +131,7 @@ def _attention(bundle: Bundle) -> dict[str, str]:
 
     Tensors are named as in the float model, and the other files have the same names.
     """
-    names = {s.name for s in bundle.manifest.sites if s.kind.startswith("matmul_")}
+    names = {s.name for s in bundle.manifest.sites if s.kind.startswith("matmul_") and s.w_bits is not None}
     if not names or file_of(FLOAT) not in bundle.manifest.files:
         return {}
     graph = Graph(ir.load(bundle.path_of(file_of(FLOAT))), FLOAT)

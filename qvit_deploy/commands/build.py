@@ -23,10 +23,11 @@ from qvit_deploy.artifacts.engine_record import (
 )
 from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.commands.model_task import model_task
-from qvit_deploy.data.images import open_images
+from qvit_deploy.data.opening import open_examples
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.graph.examples import Examples, concatenated
+from qvit_deploy.graph.synthetic import noise
 from qvit_deploy.lint.tensorrt_versions import PLUGIN_WINS
 from qvit_deploy.progress import Progress
 from qvit_deploy.targets.onnxruntime import runtime as onnxruntime
@@ -166,7 +167,7 @@ def build(
             built.append(BuiltEngine(engine, record))
             continue
         try:
-            images = _images(path, record, data, preprocess)
+            images = _images(path, onnx, record, data, preprocess)
             task = model_task(model_at(path), None)
             built.append(_checked(request, record, images, task, timeout, keep_slow))
         except BaseException:
@@ -241,13 +242,16 @@ def _run(engine: Path, plugins: tuple[Path, ...], work: Callable[[EngineRunner],
         runner.close()
 
 
-def _images(path: Path, record: EngineRecord, data: str | None, preprocess: Preprocess | None) -> Examples[np.ndarray]:
+def _images(
+    path: Path, onnx: Path, record: EngineRecord, data: str | None, preprocess: Preprocess | None
+) -> Examples[np.ndarray]:
     """Returns images to compare on: of `data`, or seeded noise, which runs every kernel too."""
     count = max(CHECKED_IMAGES, record.batch.best)
+    inputs = onnxruntime.inputs(onnxruntime.session(onnx))
     if data is None:
-        shape = record.build.inputs[0].shape[1:]
-        return Examples.images(np.random.default_rng(0).standard_normal((count, *shape), np.float32))
-    images = open_images(data, preprocess_of(model_at(path), preprocess), limit=count, split="test")
+        return noise(inputs, count)
+    model = model_at(path)
+    images = open_examples(data, inputs, preprocess_of(model, preprocess), f"{path}", limit=count, split="test")
     return concatenated(list(images.batches(count)), np.concatenate)
 
 

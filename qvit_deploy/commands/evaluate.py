@@ -8,8 +8,9 @@ from pathlib import Path
 from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.opening import model_at, preprocess_of
 from qvit_deploy.commands.model_task import model_task
-from qvit_deploy.data.images import open_images
+from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.labels.opening import open_labels
+from qvit_deploy.data.opening import open_examples
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress, Stopwatch
@@ -109,15 +110,18 @@ def evaluate(
     if isinstance(artifact, Bundle):
         models = [artifact.path_of(file_of(target)), artifact.path_of(file_of(FLOAT))]
     preprocess = preprocess_of(artifact, preprocess)
-    images = open_images(data, preprocess, limit=limit, skip_bad=skip_bad_images, split="test")
-    meaning = model_task(artifact, task)
-    tally = meaning.tally(open_labels(meaning.name, meaning.labels, labels, images))
-    noise = Noise()
+    sessions = [open_model(model, threads) for model in models]
+    inputs = sessions[0].inputs
+    images = open_examples(
+        data, inputs, preprocess, f"{path}", limit=limit, skip_bad=skip_bad_images, split="test"
+    )  # fmt: skip
+    noise, done = Noise(), 0
     with watch.stage("eval", len(images)) as advance:
-        sessions = [open_model(model, threads) for model in models]
         for session, model in zip(sessions, models, strict=True):
-            _require_size(session, preprocess, model)
-        done = 0
+            if isinstance(images, ImageSet):
+                _require_size(session, images.preprocess, model)
+        meaning = model_task(artifact, task)
+        tally = meaning.tally(open_labels(meaning.name, meaning.labels, labels, images))
         for batch in images.batches(min(session.static_batch or BATCH for session in sessions)):
             ours, *exact = (session.run(batch) for session in sessions)
             if exact:

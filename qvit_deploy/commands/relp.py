@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.json_text import json_file
 from qvit_deploy.data.images import open_images
+from qvit_deploy.data.opening import open_examples
 from qvit_deploy.data.pairs.files import open_pair, open_pairs
 from qvit_deploy.data.pairs.make import EDITS, ImagePair, make_pairs
 from qvit_deploy.data.preprocess import Preprocess
@@ -87,16 +88,16 @@ class PairSource:
             raise InputError("pairs come from --clean with --corrupt, from --pairs, or from --data: give one of them")
         patch = patch_size(model)
         if self.files is not None:
-            return tuple(open_pairs(self.files, model.preprocess, patch))
+            return tuple(open_pairs(self.files, model.prepared, patch))
         if self.data is not None:
             edit = next((e for e in EDITS if e == self.edit), None)
             if edit is None:
                 raise InputError(f"there is no edit {self.edit!r}; choose from {', '.join(EDITS)}")
-            images = open_images(self.data, model.preprocess, split="test")
+            images = open_images(self.data, model.prepared, split="test")
             return make_pairs(images, edit, patch, self.count, self.seed)
         if self.clean is None or self.corrupt is None:
             raise InputError("a pair needs both --clean and --corrupt")
-        return tuple(open_pair(self.clean, self.corrupt, model.preprocess, patch))
+        return tuple(open_pair(self.clean, self.corrupt, model.prepared, patch))
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,10 @@ def drift(request: DriftRequest, progress: Progress) -> ExplanationResult:
         task = _task_of(model, request.task)
         metric = request.metric or task.default_metric
         task.parse_metric(metric)
-        images = open_images(source.data, model.preprocess, limit=source.count, seed=source.seed, split="test")
+        images = open_examples(
+            source.data, model.graph.interface.inputs, model.preprocess, model.description,
+            limit=source.count, seed=source.seed, split="test",
+        )  # fmt: skip
     with watch.stage("drift", len(images)) as advance:
         explanation = explain_drift(
             model, quantized, images, metric=metric, rules=request.rules, task=task, advance=advance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -84,13 +85,36 @@ def _pictures(root: Path, folder: Path, refused: list[tuple[str, str]], *, recur
             elif recurse:
                 pictures += _pictures(root, path, refused, recurse=True)
         elif path.suffix.lower() in SUFFIXES:
-            if entry.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                refused.append((name, "a symbolic link that leaves the folder"))
-            elif entry.is_file():  # known from the listing: a stat for each of ImageNet's million files takes minutes
+            if entry.is_file():  # known from the listing: a stat for each of ImageNet's million files takes minutes
                 pictures.append(path)
             else:  # a named pipe would block the reader for ever
-                refused.append((name, "not a regular file" if path.exists() else "a broken symbolic link"))
+                refused.append((name, _defect(path)))
     return pictures
+
+
+def ready_files(root: Path) -> tuple[Path, ...]:
+    """Returns the `.npy` files of a folder, sorted naturally. Raises InputError if it cannot be read, or has pictures
+    too."""
+    try:
+        entries = list(_entries(root))
+        files = tuple(Path(e.path) for e in entries if e.name.lower().endswith(".npy") and e.is_file())
+    except OSError as error:
+        raise InputError(f"folder {root} cannot be read: {error.filename}: {error.strerror}") from None
+    picture = next((e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES), None)
+    if files and picture is not None:
+        raise InputError(f"folder {root} mixes ready tensors ({files[0].name}) with images ({picture}); keep one")
+    return files
+
+
+def _defect(path: Path) -> str:
+    """Says why a picture that is no regular file is not read: links that lead nowhere, pipes, devices."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "a broken symbolic link"
+    except OSError as error:
+        return "a symbolic link that leads back to itself" if error.errno == errno.ELOOP else str(error.strerror)
+    return "not a regular file"
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -5,10 +5,16 @@ What a model is fitted to flatters it: with 16 images SQNR was 37 dB on those an
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from qvit_deploy.data.images import ImageSet, open_drawn
-from qvit_deploy.data.preprocess import Preprocess
+import numpy as np
+from numpy.typing import NDArray
+
+from qvit_deploy.data.example_set import ExampleSet
+
+Draw = Callable[[int], tuple[ExampleSet, NDArray[np.intp]]]
+"""Limit -> (all that DATA lists, the indices of those drawn, in the order in which they were drawn): the first n of
+them are what a limit of n draws."""
 
 HELD_OUT_IMAGES = 64
 """Images that quality is measured on: the standard error of an agreement of 95 % is 3 points then."""
@@ -23,26 +29,25 @@ SHARE = 4
 """One image of so many is kept apart."""
 
 
-def open_apart(
-    spec: str, preprocess: Preprocess, *, fitted: int, held_out: int, seed: int, skip_bad: bool
-) -> tuple[ImageSet, ImageSet | None]:
-    """Draws (the images to calibrate on, others to measure on) from DATA, each decoded once; None where there are none.
+def open_apart(draw: Draw, fitted: int, held_out: int) -> tuple[ExampleSet, ExampleSet | None]:
+    """Draws (the examples to calibrate on, others to measure on) from DATA, each decoded once; None where there are
+    none.
 
-    The first are those that `open_images` draws with a limit of `fitted`, unless fewer than `LEAST_HELD_OUT` images are
-    left beside them: then a quarter of all, at least `LEAST_HELD_OUT`, is kept from calibration, if there are at least
-    `SHARED_FROM` images. With fewer than that all are calibrated on, up to `fitted`.
+    The first are those that are drawn with a limit of `fitted`, unless fewer than `LEAST_HELD_OUT` are left beside
+    them: then a quarter of all, at least `LEAST_HELD_OUT`, is kept from calibration, if there are at least
+    `SHARED_FROM`. With fewer than that all are calibrated on, up to `fitted`.
 
     Args:
-        spec: DATA, as for `open_images`.
-        fitted: images wanted for calibration.
-        held_out: images to measure on, at most; at least `HELD_OUT_IMAGES`.
+        draw: draws from DATA.
+        fitted: examples wanted for calibration.
+        held_out: examples to measure on, at most; at least `HELD_OUT_IMAGES`.
 
     Raises:
-        InputError: DATA cannot be used, or has fewer than 2 images.
+        InputError: DATA cannot be used.
     """
-    images, drawn = open_drawn(spec, preprocess, limit=fitted + held_out, seed=seed, skip_bad=skip_bad, minimum=2)
+    examples, drawn = draw(fitted + held_out)
     count = fitted_count(len(drawn), fitted)
-    first, rest = (images.take(np.sort(part)) for part in (drawn[:count], drawn[count:]))
+    first, rest = (examples.take(np.sort(part)) for part in (drawn[:count], drawn[count:]))
     return first, rest if len(rest) else None
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qvit_deploy.data.example_set import ExampleSet, draw, update
 from qvit_deploy.data.folder import list_folder
 from qvit_deploy.data.npz import Split, element_name, read_npz
 from qvit_deploy.data.pictures import BadPictureError, check_header, decode, require_pillow, size_of
@@ -22,12 +23,12 @@ _DEMOS = {"fashion-mnist": Path(__file__).parent / "demo" / "fashion_mnist.npz"}
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(ExampleSet):
     """N pictures with their preprocessing. Files are decoded when a batch asks for them and then forgotten.
 
-    `pictures` are files, or uint8 [N, H, W] or [N, H, W, 3]. `labels` is int64 [N] or None; `class_names` is
-    indexed by label. `skipped` names what was left out, with the reason. `label_maps` is the archive they
-    are from, where that has a label map for every picture instead of a class.
+    Attributes:
+        pictures: files, or uint8 [N, H, W] or [N, H, W, 3].
+        others: values of a model's other inputs, for every picture.
     """
 
     pictures: tuple[Path, ...] | NDArray[np.uint8]
@@ -37,34 +38,16 @@ class ImageSet:
     class_names: tuple[str, ...] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     label_maps: Path | None = None
+    others: Examples[NDArray[Any]] | None = None
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def batches(self, batch_size: int) -> Iterator[Examples[NDArray[np.float32]]]:
-        """Yields the images in order, `batch_size` at a time; the last batch may be smaller.
+    def between(self, start: int, stop: int) -> Examples[NDArray[Any]]:
+        """Returns the examples from `start` up to `stop`.
 
         Raises:
             BadPictureError: (an InputError) a file is corrupt, or is gone since the set was opened.
         """
-        if batch_size < 1:
-            raise InputError(f"batch size must be at least 1, got {batch_size}")
-        for start in range(0, len(self), batch_size):
-            stop = min(start + batch_size, len(self))
-            yield Examples.images(np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]))
-
-    def subset(self, n: int, seed: int) -> ImageSet:
-        """Draws `n` pictures (all, if there are fewer), balanced over the classes if any; their order is kept."""
-        if n < 1:
-            raise InputError(f"the number of images must be at least 1, got {n}")
-        if n >= len(self):
-            return self
-        return self.take(np.sort(draw(len(self), self.labels, seed)[:n]))
-
-    def without(self, other: ImageSet) -> ImageSet:
-        """Returns the pictures whose names are not in `other`, a set from the same place; perhaps none."""
-        excluded = set(other.names)
-        return self.take(np.array([i for i, name in enumerate(self.names) if name not in excluded], dtype=np.intp))
+        images = Examples.images(np.stack([self.preprocess.apply(self.picture(i)) for i in range(start, stop)]))
+        return images if self.others is None else images.beside(self.others[start:stop])
 
     @cached_property
     def digest(self) -> str:
@@ -74,6 +57,8 @@ class ImageSet:
             picture = self.picture(i)
             sha.update(repr(picture.shape).encode())
             sha.update(picture.tobytes())
+        if self.others is not None:
+            update(sha, self.others)
         sha.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
         return sha.hexdigest()
 
@@ -95,6 +80,7 @@ class ImageSet:
             pictures=tuple(pictures[i] for i in indices) if isinstance(pictures, tuple) else pictures[indices],
             names=tuple(self.names[i] for i in indices),
             labels=None if self.labels is None else self.labels[indices],
+            others=None if self.others is None else self.others.at(indices),
         )
 
 
@@ -140,7 +126,7 @@ def open_drawn(
     """
     if limit is not None and limit < 1:
         raise InputError(f"the number of images must be at least 1, got {limit}")
-    path = _locate(spec)
+    path = locate(spec)
     if path.is_dir():
         images, drawn = _open_folder(path, preprocess, limit, seed, skip_bad, full=split == "calib" or skip_bad)
     else:
@@ -156,8 +142,8 @@ def open_drawn(
     return images, drawn
 
 
-def _locate(spec: str) -> Path:
-    """Returns the folder or `.npz` file that `spec` names. Raises InputError."""
+def locate(spec: str) -> Path:
+    """Returns the folder, `.npz` or `.npy` file that `spec` names. Raises InputError."""
     if spec.startswith("demo:"):
         demo = _DEMOS.get(spec.removeprefix("demo:"))
         if demo is None:
@@ -169,13 +155,13 @@ def _locate(spec: str) -> Path:
         raise InputError("the image folder or .npz file has an empty name; for the current folder, say .")
     try:
         path = Path(spec).expanduser()
-        if path.is_dir() or (path.is_file() and path.suffix.lower() == ".npz"):
+        if path.is_dir() or (path.is_file() and path.suffix.lower() in (".npz", ".npy")):
             return path
         exists = path.exists()
     except (OSError, RuntimeError) as error:  # no permission on the way, a name too long, "~" of an unknown user
         raise InputError(f"image folder or .npz file {spec[:200]} cannot be opened: {error}"[:400]) from None
     if exists:
-        raise InputError(f"{spec} is neither a folder of images nor an .npz file")
+        raise InputError(f"{spec} is neither a folder of images nor an .npz or .npy file")
     raise InputError(f"no such image folder or .npz file: {spec}")
 
 
@@ -222,17 +208,3 @@ def _defect(path: Path, preprocess: Preprocess, full: bool) -> str | None:
     except InputError as error:
         return str(error)
     return None
-
-
-def draw(count: int, labels: NDArray[np.int64] | None, seed: int) -> NDArray[np.intp]:
-    """Returns a permutation of `count` indices, each prefix of it balanced over the classes as far as they reach."""
-    shuffled = np.random.default_rng(seed).permutation(count)
-    if labels is None:
-        return shuffled
-    # The r-th picture drawn from each class comes in round r. Sorted by class, its round is its place in the class.
-    drawn = labels[shuffled]
-    by_class = np.argsort(drawn, kind="stable")
-    first_of_class = np.searchsorted(drawn[by_class], drawn[by_class])
-    rounds = np.empty(count, dtype=np.intp)
-    rounds[by_class] = np.arange(count) - first_of_class
-    return shuffled[np.argsort(rounds, kind="stable")]

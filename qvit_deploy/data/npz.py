@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 from numpy.lib import format as npy
@@ -52,19 +52,8 @@ def read_npz(path: Path, split: Split) -> ImageArrays:
             has = ", ".join(sorted(members)) or "nothing"
             raise InputError(f"{path} has no array 'images' or '{split}_images' (it has {has})")
         images = _read(archive, path, f"{prefix}images")
-        labels = _read(archive, path, f"{prefix}labels") if f"{prefix}labels" in members else None
-        names = _read(archive, path, "class_names") if "class_names" in members else None
-
     pixels = _check_images(path, f"{prefix}images", images)
-    maps = labels is not None and _are_maps(labels)
-    checked = None if labels is None or maps else _check_labels(path, f"{prefix}labels", labels, len(images))
-    class_names = None
-    if names is not None:
-        if names.dtype.kind != "U" or names.ndim != 1:
-            raise InputError(f"{path}: 'class_names' must be strings [K], got {names.dtype} {list(names.shape)}")
-        class_names = tuple(names.tolist())
-        if checked is not None and checked.max() >= len(class_names):
-            raise InputError(f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)")
+    checked, class_names, maps = read_labels(path, split, len(images))
     return ImageArrays(f"{prefix}images", pixels, checked, class_names, maps)
 
 
@@ -84,6 +73,58 @@ def read_label_maps(path: Path, split: Split) -> NDArray[np.generic]:
         got = f"{labels.dtype} {list(labels.shape)}"
         raise InputError(f"{path}: '{key}' must be numbers [N, H, W], a label map for every image, got {got}")
     return labels
+
+
+def read_arrays(path: Path, split: Split) -> dict[str, NDArray[Any]]:
+    """Reads all arrays but labels and names of classes; of `{split}_NAME` and NAME the first, as NAME.
+
+    Raises:
+        InputError: the file is as bad as for `read_npz`.
+    """
+    with _open_archive(path) as (archive, members):
+        others = [f"{s}_" for s in get_args(Split) if s != split]
+        names = {name.removeprefix(f"{split}_") for name in members if not name.startswith(tuple(others))}
+        names -= {"labels", "class_names"}
+        keys = {name: f"{split}_{name}" if f"{split}_{name}" in members else name for name in sorted(names)}
+        return {name: _read(archive, path, key) for name, key in keys.items()}
+
+
+def read_labels(path: Path, split: Split, count: int) -> tuple[NDArray[np.int64] | None, tuple[str, ...] | None, bool]:
+    """Reads (classes of `count` examples, their names, whether there are label maps in their place).
+
+    Raises:
+        InputError: the file is as bad as for `read_npz`.
+    """
+    with _open_archive(path) as (archive, members):
+        key = next((k for k in (f"{split}_labels", "labels") if k in members), None)
+        labels = None if key is None else _read(archive, path, key)
+        names = _read(archive, path, "class_names") if "class_names" in members else None
+    maps = labels is not None and _are_maps(labels)
+    checked = None if labels is None or maps else _check_labels(path, str(key), labels, count)
+    class_names = None
+    if names is not None:
+        if names.dtype.kind != "U" or names.ndim != 1:
+            raise InputError(f"{path}: 'class_names' must be strings [K], got {names.dtype} {list(names.shape)}")
+        class_names = tuple(names.tolist())
+        if checked is not None and checked.max() >= len(class_names):
+            raise InputError(f"{path}: label {checked.max()} has no entry in 'class_names' ({len(class_names)} names)")
+    return checked, class_names, maps
+
+
+def is_ready(path: Path, split: Split, names: Collection[str]) -> bool:
+    """Returns whether an archive has arrays of these names, or images in floats: values that a model takes as they are.
+
+    Raises:
+        InputError: the file is not such an archive, or is damaged.
+    """
+    with _open_archive(path) as (archive, members):
+        if any(name in members or f"{split}_{name}" in members for name in names):
+            return True
+        key = next((k for k in (f"{split}_images", "images") if k in members), None)
+        if key is None:
+            return False
+        with archive.open(f"{key}.npy") as member:
+            return read_header(member)[2].kind == "f"
 
 
 def element_name(key: str, index: int) -> str:
@@ -137,14 +178,19 @@ def _open_archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, set[str]]]:
         ) from None
 
 
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Reads the header of a `.npy` file: (shape, whether in Fortran's order, type). Raises whatever numpy raises."""
+    header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = header(file)
+    return found
+
+
 def _read(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[np.generic]:
     """Reads one array. Its header is checked against the archive's directory first: numpy allocates what it says."""
     info = archive.getinfo(f"{key}.npy")
     try:
         with archive.open(info) as member:
-            version = npy.read_magic(member)
-            header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = header(member)
+            shape, _, dtype = read_header(member)
             if dtype.hasobject:
                 raise InputError(f"{path}: '{key}' holds Python objects, which are never loaded; store plain numbers")
             if math.prod(shape) * dtype.itemsize > info.file_size:

@@ -98,8 +98,8 @@ class Executor:
 
         Args:
             taps: value name -> `Tap`, applied to that tensor as soon as it exists (inputs included).
-            fetch: names of the tensors to return, as they are; the graph's outputs when None, each [batch, ...]: one
-                that is the same for all examples is repeated. Execution stops after the last of them.
+            fetch: names of the tensors to return; the graph's outputs when None. Execution stops after the
+                last of them. Outputs are [batch, ...]: one that is the same for all examples is repeated.
 
         Returns: name -> tensor, in the order of `fetch`.
         """
@@ -122,12 +122,11 @@ class Executor:
                 break
         if remaining:
             raise KeyError(f"no tensor named {sorted(remaining)[0]!r} in the graph")
-        found = {n: results[n] for n in names}
-        return found if fetch is not None else self._for_each(found, len(batch))
+        return self._for_each({n: results[n] for n in names}, len(batch))
 
-    def _for_each(self, outputs: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    def _for_each(self, values: dict[str, Tensor], count: int) -> dict[str, Tensor]:
         """Repeats the outputs that are the same for all of `count` examples along a new first axis."""
-        return {n: v.expand(count, *v.shape) if n in self._for_all else v for n, v in outputs.items()}
+        return {n: v.expand(count, *v.shape) if n in self._for_all else v for n, v in values.items()}
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""Integers of 2 to 8 bits: symmetric, zero point 0, in int8 containers whatever their width.
+"""Integers of 2 to 8 bits: zero point 0, in int8 containers whatever their width.
 
-A b-bit code lies in [-2^(b-1), 2^(b-1)-1]. Scales are float32, finite and positive; rounding is half to even.
+A b-bit code of `Int` lies in [-2^(b-1), 2^(b-1)-1], of `Unsigned` in [0, 2^b-1]. Scales are float32, finite and
+positive; rounding is half to even.
 """
 
 from __future__ import annotations
@@ -50,3 +51,24 @@ class Int(Format):
     def compact(self, codes: Tensor) -> Tensor:
         """Returns the codes as int8."""
         return codes.char()
+
+
+UNSIGNED_BITS = 7
+"""The widest codes without a sign that an int8 container holds."""
+
+
+@dataclass(frozen=True)
+class Unsigned(Int):
+    """Integers of 2 to 7 bits without a sign, for values that are never negative. Raises ValueError for other widths.
+
+    0 stands for 0, so that a convolution may pad with it. An allocation says `Int`, and the grid of such a tensor has
+    this format in its place.
+    """
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= UNSIGNED_BITS:
+            raise ValueError(f"{self.bits} bits: a grid without a sign has 2 to {UNSIGNED_BITS}")
+
+    @property
+    def range(self) -> tuple[int, int]:
+        return 0, 2**self.bits - 1

@@ -73,6 +73,10 @@ class Examples(Generic[Array]):
         arrays = {name: function(array) for name, array in self.arrays.items()}
         return Examples(arrays, {name: function(array) for name, array in self.shared.items()})
 
+    def beside(self, others: Examples[Array]) -> Examples[Array]:
+        """Returns the examples with the values of further inputs."""
+        return Examples({**self.arrays, **others.arrays}, {**self.shared, **others.shared})
+
     def cycled(self, count: int) -> Examples[Array]:
         """Returns `count` examples, which repeat these from the first on where there are fewer."""
         return self if count == len(self) else self.at(np.resize(np.arange(len(self)), count))

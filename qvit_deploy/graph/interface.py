@@ -25,8 +25,8 @@ class Input:
     """One input of a graph.
 
     Attributes:
-        kind: `image` for floats [batch, channels, height, width], `tokens` for integers (indices into a vocabulary),
-            `mask` for booleans and what is named so, `tensor` for anything else.
+        kind: `mask` for booleans and what is named so, `image` for floats [batch, channels, height, width] that are not
+            called embeddings, `tokens` for integers (indices into a vocabulary), `tensor` for anything else.
         batch_axis: the axis that counts examples; None where one value serves all of them.
     """
 
@@ -76,31 +76,28 @@ class Interface:
         return cls(inputs, tuple(_output(value, static_batch(inputs)) for value in model.graph.outputs))
 
     @property
-    def image(self) -> Input:
-        """The image input of a graph that takes one image and nothing else, float [batch, channels, height, width].
+    def image(self) -> Input | None:
+        """The image input, float [batch, channels, height, width]; None where there is none or more than one.
 
         Raises:
-            InputError: there is no input, there are several, or the one is no image of known size, channels first.
+            InputError: its channels come last.
         """
-        if len(self.inputs) != 1:
-            names = ", ".join(i.name for i in self.inputs) or "none"
-            raise InputError(f"the model must have one image input, this one has {len(self.inputs)} ({names})")
-        image = self.inputs[0]
-        described = f"input {image.name!r} has shape {[str(d) for d in image.shape]}"
-        if len(image.shape) != 4:
-            raise InputError(f"{described}; an image input has four dimensions [batch, channels, height, width]")
-        if image.kind != "image":
-            raise InputError(f"input {image.name!r} is {image.dtype}; export the model with a float image input")
-        if not all(isinstance(d, int) and d > 0 for d in image.shape[1:]):
-            raise InputError(f"{described}; export it with fixed channels, height and width (only the batch may vary)")
-        if image.shape[3] in (1, 3) and image.shape[1] not in (1, 3):
-            raise InputError(f"{described}: channels come last; export it with channels first")
-        return image
+        images = [i for i in self.inputs if i.kind == "image"]
+        if len(images) != 1:
+            return None
+        shape = images[0].shape
+        if shape[3] in (1, 3) and shape[1] not in (1, 3):
+            raise InputError(f"{described(images[0])}: channels come last; export it with channels first")
+        return images[0]
 
     @property
     def image_size(self) -> tuple[int, int, int]:
-        """(channels, height, width) of `image`. Raises InputError."""
-        channels, height, width = (d for d in self.image.shape[1:] if isinstance(d, int))
+        """(channels, height, width) of `image`. Raises InputError where there is no image of known size."""
+        if (image := self.image) is None:
+            names = ", ".join(i.name for i in self.inputs) or "none"
+            raise InputError(f"the model has no image input, or several (its inputs: {names})")
+        require_known(image)
+        channels, height, width = (d for d in image.shape[1:] if isinstance(d, int))
         return channels, height, width
 
     @property
@@ -144,11 +141,28 @@ def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tupl
     )
 
 
+def described(value: Input) -> str:
+    """Returns an input and its shape, for messages."""
+    return f"input {value.name!r} has shape {[str(d) for d in value.shape]}"
+
+
+def require_known(value: Input) -> None:
+    """Raises InputError if a size of the input is open that does not count examples, or is not positive."""
+    sizes = [d for axis, d in enumerate(value.shape) if axis != value.batch_axis]
+    if any(not isinstance(d, int) for d in sizes):
+        fix = "x".join("N" if not isinstance(d, int) else str(d) for d in sizes)
+        raise InputError(
+            f"{described(value)}; fix the open ones with --input-shape {value.name}={fix} (only the batch may vary)"
+        )
+    if any(isinstance(d, int) and d < 1 for d in sizes):
+        raise InputError(f"{described(value)}, which holds nothing; export the model again")
+
+
 def _kind(name: str, shape: Shape, dtype: ir.DataType | None) -> Kind:
-    if dtype is not None and dtype.is_floating_point() and len(shape) == 4:
-        return "image"
     if dtype == ir.DataType.BOOL or "mask" in name.lower():
         return "mask"
+    if dtype is not None and dtype.is_floating_point() and len(shape) == 4 and "embed" not in name.lower():
+        return "image"
     return "tokens" if dtype in _INTEGERS else "tensor"
 
 

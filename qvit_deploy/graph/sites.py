@@ -13,7 +13,7 @@ from qvit_deploy.graph.op_traits import MOVES, ON_SCORES, WEIGHTED
 from qvit_deploy.graph.query import bias_of, producer, producers
 
 Kind = Literal["linear", "conv", "matmul_qk", "matmul_av"]
-Role = Literal["image", "post_layernorm", "post_gelu", "post_softmax", "query", "key", "value", "other"]
+Role = Literal["image", "post_layernorm", "post_gelu", "post_relu", "post_softmax", "query", "key", "value", "other"]
 
 SMALLEST_REDUCTION = 16
 """Products that sum fewer terms stay in float: they cost nothing and no integer kernel takes them (TensorRT
@@ -167,6 +167,8 @@ def _bias_after(node: ir.Node, columns: int) -> tuple[str | None, str]:
 def _role(value: ir.Value) -> Role:
     if _is_image(value):
         return "image"
+    if {node.op_type for node in producers(value)} == {"Relu"}:
+        return "post_relu"
     roles: dict[str, Role] = {
         "LayerNormalization": "post_layernorm",
         "Gelu": "post_gelu",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as once
 from functools import partial
@@ -15,6 +15,7 @@ import torch
 
 from qvit_deploy.allocate.choose import choose, require_feasible, site_options
 from qvit_deploy.allocate.cost import Allocation, Option, SiteCost
+from qvit_deploy.allocate.patterns import kept_in_float, require_matches
 from qvit_deploy.artifacts.latency_table import LatencyTable, read_latency, site_latencies
 from qvit_deploy.cache.stages import StageCache, numerics
 from qvit_deploy.calibrate.observe import Observation, observe, site_macs, site_tensors
@@ -47,6 +48,8 @@ class Analysis:
     Attributes:
         folded: the float model the plan rounds, without the factors in front of what nothing absorbs: it differs from
             the quantized graph at its sites only.
+        costs: of all sites in the order of the graph, `kept` among them.
+        kept: sites that stay in float because the recipe names them.
         tables: `table_key` of a recipe -> its loss table.
         latency: the recipe's latency table, if it has one.
         stages: keeps the results of stages.
@@ -56,6 +59,7 @@ class Analysis:
     calibration: Calibration
     folded: Graph
     costs: tuple[SiteCost, ...]
+    kept: tuple[Site, ...]
     tables: Mapping[TableKey, LossTable]
     latency: LatencyTable | None
     stages: StageCache
@@ -68,7 +72,7 @@ class Analysis:
     def allocate(self, recipe: Recipe) -> Allocation:
         """Returns the widths with the least loss inside the budget of `recipe`. Raises BudgetError."""
         errors = self.table(recipe).errors
-        options = menu(recipe, self.calibration.sites)
+        options = menu(recipe, self.calibration.sites, self.calibration.graph)
         loss = {n: {o: errors[n].at(o.weights, o.activations) for o in choices} for n, choices in options.items()}
         return choose(recipe, self.costs, options, loss)
 
@@ -83,9 +87,9 @@ def table_key(recipe: Recipe) -> TableKey:
     return recipe.score, recipe.rules, recipe.seed
 
 
-def menu(recipe: Recipe, sites: Sequence[Site]) -> Menu:
-    """Returns the widths `recipe` lets every site choose from."""
-    return site_options(recipe, [s.name for s in sites], [s.name for s in sites if s.weight])
+def menu(recipe: Recipe, sites: Sequence[Site], graph: Graph) -> Menu:
+    """Returns the widths `recipe` lets every site of `graph` choose from that is quantized."""
+    return site_options(recipe, [s.name for s in sites], [s.name for s in find_sites(graph) if s.weight])
 
 
 def site_costs(
@@ -93,14 +97,20 @@ def site_costs(
     observations: Mapping[str, Observation],
     weights: Mapping[str, torch.Tensor],
     latencies: Mapping[str, Mapping[Option, int]],
+    kept: Collection[str],
 ) -> tuple[SiteCost, ...]:
-    """Returns the sizes of every site, with the nanoseconds of its options where `latencies` has them."""
+    """Returns the sizes of every site, with the nanoseconds of its options where `latencies` has them.
+
+    Args:
+        kept: names of those that stay in float.
+    """
     costs = []
     for site in sites:
         weight = weights.get(site.name)
         macs = site_macs(site, observations, None if weight is None else tuple(weight.shape))
         elements = observations[site.input].elements
-        costs.append(SiteCost(site.name, site.params, macs, elements, latency_ns=latencies.get(site.name, {})))
+        latency = latencies.get(site.name, {})
+        costs.append(SiteCost(site.name, site.params, macs, elements, site.name not in kept, latency))
     return tuple(costs)
 
 
@@ -119,20 +129,23 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     stages = _open_cache(cache, inputs, watch)
     basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
     source = inputs.source.graph
+    _sites(source, recipe)
     folding = partial(fold, source, recipe, batches, inputs.task, watch)
     folded, graph, importance = stages.result("fold", basis, watch, folding)
     # A graph from the cache has the name of the file it was first read from.
     folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
-    sites = _sites(graph, recipe)
-    weights = site_weights(graph, sites)
+    sites, kept = _sites(graph, recipe)
+    everything = tuple(s for s in find_sites(graph) if s in sites or s in kept)
+    weights = site_weights(graph, everything)
     executor = Executor(graph)
     basis = [*basis, recipe.attention]
-    observing = partial(_observe, executor, sites, importance, recipe, batches, watch)
+    observing = partial(_observe, executor, sites, everything, importance, recipe, batches, watch)
     observations, products = stages.result("observe", basis, watch, observing)
-    menus = [menu(r, sites) for r in recipes]
+    menus = [menu(r, sites, graph) for r in recipes]
     options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
     latencies = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
-    costs = site_costs(sites, observations, weights, latencies)
+    costs = site_costs(everything, observations, weights, latencies, {s.name for s in kept})
+    weights = {s.name: weights[s.name] for s in sites if s.weight}
     for r, m in zip(recipes, menus, strict=True):
         require_feasible(r, costs, m)
     formats = tuple(sorted({f for choices in options.values() for o in choices for f in (o.weights, o.activations)}))
@@ -148,7 +161,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     calibration = Calibration(executor, sites, observations, weights, grids, formats, products, importance)
     tables = _tables(calibration, menus, recipes, inputs, watch, stages, basis)
     gc.collect()  # backward passes leave cycles too
-    return Analysis(calibration, folded, costs, tables, latency, stages, basis)
+    return Analysis(calibration, folded, costs, kept, tables, latency, stages, basis)
 
 
 def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageCache:
@@ -163,6 +176,7 @@ def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageC
 def _observe(
     executor: Executor,
     sites: Sequence[Site],
+    everything: Sequence[Site],
     importance: Mapping[str, torch.Tensor],
     recipe: Recipe,
     batches: Batches,
@@ -170,7 +184,7 @@ def _observe(
 ) -> tuple[dict[str, Observation], dict[str, ProductSample]]:
     count = len(batches.images)
     with watch.stage("observe", count) as advance:
-        observations = observe(executor, batches, site_tensors(sites), count, recipe.seed, importance, advance)
+        observations = observe(executor, batches, site_tensors(everything), count, recipe.seed, importance, advance)
         return observations, observe_products(executor, batches, sites, count, recipe.seed)
 
 
@@ -209,10 +223,18 @@ def _tables(
     }
 
 
-def _sites(graph: Graph, recipe: Recipe) -> tuple[Site, ...]:
-    sites = tuple(s for s in find_sites(graph) if s.weight is not None or recipe.attention == "integer")
-    if not any(s.weight is not None for s in sites):
+def _sites(graph: Graph, recipe: Recipe) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
+    """Returns (the sites to quantize, those that stay in float because the recipe names them). Raises InputError."""
+    found = find_sites(graph)
+    offered = tuple(s for s in found if s.weight is not None or recipe.attention == "integer")
+    if not any(s.weight is not None for s in offered):
         raise InputError(
             f"model {graph.name!r} has nothing to quantize: no linear or convolution with constant weights was found"
         )
-    return sites
+    require_matches(recipe, [s.name for s in found], [s.name for s in offered])
+    names = kept_in_float(recipe, (s.name for s in found))
+    kept = tuple(s for s in offered if s.name in names)
+    sites = tuple(s for s in offered if s.name not in names)
+    if not any(s.weight is not None for s in sites):
+        raise InputError(f"--keep-float {' '.join(recipe.keep_float)} leaves no layer to quantize")
+    return sites, kept

@@ -169,16 +169,16 @@ def emit(
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
-    graph, sites = analysis.calibration.graph, zip(analysis.calibration.sites, analysis.costs, strict=True)
+    graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
-        "source": {"model": inputs.source.description, "preprocess": inputs.preprocess.model_dump(mode="json")},
+        "source": {"model": inputs.source.description, "preprocess": _dumped(inputs.preprocess)},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
-        "sites": [_record(s, c, allocation[s.name], scores.values[s.name]) for s, c in sites],
-        "in_float": [asdict(layer) for layer in float_layers(graph, analysis.calibration.sites)],
+        "sites": [_record(known[c.name], c, allocation.get(c.name), scores.values.get(c.name)) for c in analysis.costs],
+        "in_float": [asdict(layer) for layer in float_layers(graph, tuple(known.values()))],
         "summary": _summary(analysis.costs, allocation),
     }
     if analysis.latency is not None:
@@ -189,13 +189,17 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     return facts
 
 
-def _record(site: Site, cost: SiteCost, option: Option, score: float) -> SiteRecord:
+def _dumped(preprocess: Preprocess | None) -> dict[str, Any] | None:
+    return None if preprocess is None else preprocess.model_dump(mode="json")
+
+
+def _record(site: Site, cost: SiteCost, option: Option | None, score: float | None) -> SiteRecord:
     return SiteRecord(
         name=site.name,
         kind=site.kind,
         role=site.role,
-        w_bits=option.w_bits,
-        a_bits=option.a_bits,
+        w_bits=None if option is None else option.w_bits,
+        a_bits=None if option is None else option.a_bits,
         params=cost.params,
         macs=cost.macs,
         score=score,

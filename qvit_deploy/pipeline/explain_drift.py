@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from qvit_deploy.data.images import ImageSet
+from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.data.padding import padded
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.sites import Site
@@ -92,7 +92,7 @@ class DriftExplanation:
 def explain_drift(
     clean: ModelFile,
     quantized: ModelFile,
-    images: ImageSet,
+    images: ExampleSet,
     *,
     metric: str,
     rules: str,
@@ -134,7 +134,7 @@ def explain_drift(
 def _drifts(
     clean: ModelFile,
     quantized: ModelFile,
-    images: ImageSet,
+    images: ExampleSet,
     sites: Sequence[Site],
     metric: str,
     rule_set: RuleSet,

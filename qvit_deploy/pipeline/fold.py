@@ -6,6 +6,7 @@ import gc
 
 from torch import Tensor
 
+from qvit_deploy.allocate.patterns import kept_in_float
 from qvit_deploy.calibrate.heads import head_pairs
 from qvit_deploy.calibrate.observe import observe
 from qvit_deploy.execute.executor import Executor
@@ -31,8 +32,7 @@ SCORED_IMAGES = 32
 
 AFTER_FOLD = {
     *BUDGETS, "uniform", "bits", "separate_bits", "first_last_bits", "latency_table", "score", "rules", "attention",
-    "softmax", "softmax_rows", "attention_granularity", "compensate", "distill_epochs", "targets",
-    "task",
+    "widths", "softmax", "softmax_rows", "attention_granularity", "compensate", "distill_epochs", "targets", "task",
 }  # fmt: skip
 """Fields of a recipe that the folds do not depend on (but on the narrowest width)."""
 
@@ -50,8 +50,8 @@ def fold(
     groups = norm_groups(graph, sites) if recipe.fold else ()
     scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
     already_folded = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
-    bits = narrowest(recipe)
-    readers = equalizable(graph, sites, already_folded) if recipe.equalize else {}
+    bits, kept = narrowest(recipe), kept_in_float(recipe, (s.name for s in sites))
+    readers = equalizable(graph, sites, already_folded | kept) if recipe.equalize else {}
     heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
     # In an order: rows are sampled tensor after tensor, and the order of a set of names changes with every process.
     tensors = dict.fromkeys([*readers, *(g.norm for g in groups), *(c.tensor for c in heads)])

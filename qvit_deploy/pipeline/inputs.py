@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 
 from qvit_deploy.artifacts.verification import OriginalComparison
+from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.data.held_out import HELD_OUT_IMAGES, open_apart
 from qvit_deploy.data.images import ImageSet
+from qvit_deploy.data.opening import draw_examples, open_examples
 from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -37,7 +40,7 @@ class Batches:
     `static` says that the graph runs exactly `size` images at a time.
     """
 
-    images: ImageSet
+    images: ExampleSet
     size: int
     static: bool
 
@@ -73,16 +76,21 @@ class Inputs:
 
     source: Source
     task: Task
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     batches: Batches
-    held_out: ImageSet | None
+    held_out: ExampleSet | None
     original: OriginalComparison
     truth: Truth | None
 
     @property
-    def measured(self) -> ImageSet:
-        """The images that quality is measured on: those held out, or those of calibration where there are none."""
+    def measured(self) -> ExampleSet:
+        """The examples that quality is measured on: those held out, or those of calibration where there are none."""
         return self.batches.images if self.held_out is None else self.held_out
+
+    def open_test(self, data: str, skip_bad: bool) -> ExampleSet:
+        """Opens test DATA for the model; see `data.opening`. Raises InputError."""
+        inputs, described = self.source.graph.interface.inputs, self.source.description
+        return open_examples(data, inputs, self.preprocess, described, skip_bad=skip_bad, split="test")
 
 
 def open_inputs(
@@ -114,10 +122,12 @@ def open_inputs(
         gc.collect()  # tracing leaves cycles that hold the weights several times over
     calib = _calib(calib, model)
     with watch.stage("read images"):
-        images, others = open_apart(
-            calib, preprocess, fitted=recipe.calibration_images, held_out=held_out, seed=recipe.seed,
-            skip_bad=skip_bad_images,
+        draw = partial(
+            draw_examples, calib, source.graph.interface.inputs, preprocess, source.description,
+            seed=recipe.seed, skip_bad=skip_bad_images, minimum=2,
         )  # fmt: skip
+        images, others = open_apart(lambda limit: draw(limit=limit), recipe.calibration_images, held_out)
+        _require_fitting(source, images)
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
     with watch.stage("run original"):
@@ -144,19 +154,23 @@ def _source(
     return Source(from_torch(model, size, name), None, f"torch module {name}", original)
 
 
-def _preprocess(source: Source, override: Preprocess | None) -> Preprocess:
-    if override is None and source.preprocess is None:
+def _preprocess(source: Source, override: Preprocess | None) -> Preprocess | None:
+    """Returns how pictures are prepared, or None: then only ready tensors will do."""
+    if override is not None or source.preprocess is None:
+        return override
+    channels = source.graph.interface.image_size[0]
+    if channels not in (1, 3):  # what the source says is about pictures
+        return None
+    return Preprocess.model_validate(source.preprocess)
+
+
+def _require_fitting(source: Source, images: ExampleSet) -> None:
+    """Raises InputError if pictures are not prepared to the size of the model's."""
+    if isinstance(images, ImageSet) and images.preprocess.input_size != source.graph.interface.image_size:
         raise InputError(
-            f"{source.description} does not say how its images are prepared; pass --preprocess F.json with "
-            "input_size, mean and std"
-        )
-    preprocess = override or Preprocess.model_validate(source.preprocess)
-    if preprocess.input_size != source.graph.interface.image_size:
-        raise InputError(
-            f"preprocessing makes {'x'.join(map(str, preprocess.input_size))} images, the model takes "
+            f"preprocessing makes {'x'.join(map(str, images.preprocess.input_size))} images, the model takes "
             f"{'x'.join(map(str, source.graph.interface.image_size))} (channels x height x width)"
         )
-    return preprocess
 
 
 def _calib(calib: str | None, model: object) -> str:

@@ -28,9 +28,19 @@ class ModelFile:
 
     path: Path
     graph: Graph
-    preprocess: Preprocess
+    preprocess: Preprocess | None
     description: str
     manifest: Manifest | None
+
+    @property
+    def prepared(self) -> Preprocess:
+        """How pictures are prepared for it. Raises InputError where nothing says so."""
+        if self.preprocess is None:
+            raise InputError(
+                f"{self.description} does not say how its images are prepared; pass --preprocess F.json with "
+                "input_size, mean and std"
+            )
+        return self.preprocess
 
     @property
     def digest(self) -> str:
@@ -53,7 +63,9 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
         model = ModelFile(file, from_canonical(file), preprocess, description, manifest)
     else:
         model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
-    prepared, takes = model.preprocess.input_size, model.graph.interface.image_size
+    if preprocess is None:
+        return model
+    prepared, takes = preprocess.input_size, model.graph.interface.image_size
     if prepared != takes:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, prepared))} images, {model.path} takes {'x'.join(map(str, takes))}"
@@ -68,7 +80,7 @@ def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
         BundleError: the float graph lacks one of them.
     """
     assert model.manifest is not None
-    planned = {site.name for site in model.manifest.sites}
+    planned = {site.name for site in model.manifest.sites if site.w_bits is not None}
     sites = tuple(s for s in find_sites(model.graph) if s.name in planned)
     if missing := planned - {s.name for s in sites}:
         raise BundleError(

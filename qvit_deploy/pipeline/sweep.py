@@ -10,8 +10,8 @@ from typing import Any
 
 from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
 from qvit_deploy.allocate.cost import Allocation, Option, total_cost
+from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.data.held_out import HELD_OUT_IMAGES
-from qvit_deploy.data.images import ImageSet, open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
@@ -128,9 +128,9 @@ class _Evaluation:
     def __init__(self, inputs: Inputs, job: Job, watch: Stopwatch) -> None:
         self.inputs = inputs
         self.images = inputs.measured
-        self.test: ImageSet | None = None
+        self.test: ExampleSet | None = None
         if job.data is not None:
-            self.test = open_images(job.data, inputs.preprocess, skip_bad=job.skip_bad_images, split="test")
+            self.test = inputs.open_test(job.data, job.skip_bad_images)
         with watch.stage("float"):
             self.float_outputs = self._outputs(inputs.source.graph)
         self.results: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}

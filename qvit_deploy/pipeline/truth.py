@@ -60,7 +60,8 @@ class Truth:
         executor = Executor(graph)
         with torch.no_grad():
             runs = [arrays(executor.run(batch.map(torch.from_numpy), fetch=self.names)) for batch in self.batches]
-        got = [[run[name] for name in self.names] for run in runs]
+        alone = [output.batch_axis is None for output in graph.interface.outputs]  # repeated by the executor
+        got = [[run[n][0] if one else run[n] for n, one in zip(self.names, alone, strict=True)] for run in runs]
         return dict(zip(self.names, _errors(self.outputs, got), strict=True))
 
     def require(self, graph: Graph) -> OriginalComparison:
@@ -73,8 +74,8 @@ class Truth:
         if (beyond := self._beyond_noise(errors)) is not None:
             name, error, allowed = beyond
             raise CheckError(
-                f"verification: output {name!r} of the canonical graph is {error:.1e} of its size from the model in "
-                f"{self.original.runtime}, where float noise is below {allowed:.1e}, "
+                f"verification: output {name!r} of the canonical graph differs from the model in "
+                f"{self.original.runtime} by {_amount(error)}, where float noise is below {allowed:.1e}, "
                 f"{self._first_rewrite(self.names.index(name), allowed)}; please report the model"
             )
         return self._record(errors)
@@ -89,7 +90,7 @@ class Truth:
         if (beyond := self._beyond_noise(errors)) is not None:
             name, error, allowed = beyond
             raise CheckError(
-                f"verification: folding scales into the float model moved output {name!r} by {error:.1e} of its size "
+                f"verification: folding scales into the float model moved output {name!r} by {_amount(error)} "
                 f"from the model in {self.original.runtime}, where float noise is below {allowed:.1e}; turn the folds "
                 "off one by one in a recipe (fold, fold_heads) and report the model"
             )
@@ -157,6 +158,10 @@ def _ask(source: Source, batches: Sequence[Examples[np.ndarray]]) -> Truth | Ori
         reason = f"it gives {len(outputs[0])} tensors, the graph has {len(names)} outputs"
         return OriginalComparison(unavailable=reason)
     return Truth(source.original, batches, outputs, names)
+
+
+def _amount(error: float) -> str:
+    return f"{error:.1e} of its size" if math.isfinite(error) else "its shape or by numbers that are not finite"
 
 
 def _errors(wanted: Sequence[Batch], got: Sequence[Batch]) -> list[float]:

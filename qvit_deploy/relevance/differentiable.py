@@ -22,6 +22,8 @@ def check_differentiable(graph: Graph) -> None:
 
 
 def _is_cast_to_integers(node: ir.Node) -> bool:
-    if node.op_type != "Cast":
+    """Tells whether a node makes integers of other numbers: what was an index before (TopK's) had no slope."""
+    x = node.inputs[0] if node.op_type == "Cast" else None
+    if x is None or (x.dtype is not None and not x.dtype.is_floating_point()):
         return False
     return not ir.DataType(node.attributes["to"].as_int()).is_floating_point()

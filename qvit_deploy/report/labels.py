@@ -16,6 +16,7 @@ ROLES = {
     "image": "patch embedding",
     "post_layernorm": "after LayerNorm",
     "post_gelu": "after GELU",
+    "post_relu": "after ReLU",
     "query": "QK product",
     "post_softmax": "AV product",
     "other": "other inputs",

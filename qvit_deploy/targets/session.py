@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvit_deploy.data.images import ImageSet
+from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.progress import Advance
 from qvit_deploy.targets.registry import REFERENCE, runtime_of
 from qvit_deploy.targets.runtime import ModelSession
@@ -29,7 +29,7 @@ def open_model(model: Path | bytes, threads: int = 0) -> ModelSession:
     return runtime.open(model, threads)
 
 
-def outputs(session: ModelSession, images: ImageSet, advance: Advance) -> Arrays:
+def outputs(session: ModelSession, images: ExampleSet, advance: Advance) -> Arrays:
     """Returns the outputs for all images by name, each [n, ...]; `advance` counts images."""
     chunks = []
     for batch in images.batches(session.static_batch or BATCH):

@@ -82,12 +82,12 @@ def chosen_output(task: str, interface: Interface, name: str | None, ranks: Mapp
         found = next((o for o in interface.outputs if o.name == name), None)
         if found is None:
             raise InputError(f"task {task}: the model has no output {name!r}; it has {described}")
-        if len(found.shape) not in ranks or not found.is_float:
-            kind = "" if found.is_float else " integers"
+        if len(found.shape) not in ranks or not found.is_float or found.batch_axis != 0:
+            kind = " integers" if not found.is_float else "" if found.batch_axis == 0 else " one for all images,"
             raise InputError(f"task {task} needs floats {wanted}, output {name!r} is{kind} {shape_text(found)}")
         return found
     for rank in ranks:
-        fitting = [o for o in interface.outputs if o.is_float and len(o.shape) == rank]
+        fitting = [o for o in interface.outputs if o.is_float and o.batch_axis == 0 and len(o.shape) == rank]
         if len(fitting) == 1:
             return fitting[0]
         if fitting:

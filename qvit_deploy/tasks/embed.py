@@ -57,17 +57,15 @@ class Embed(ConfiguredTask[EmbedOptions]):
                 vector.
         """
         super().for_model(interface)
-        ranks = {2: "of vectors [batch, dim]", 3: "of tokens [batch, tokens, dim]"}
+        tokens = {3: "of tokens [batch, tokens, dim]"}
+        vectors = {2: "of vectors [batch, dim]"}
+        # Who says how to pool means tokens, also where a vector comes out beside them.
+        ranks = tokens if self.options.pool else vectors | tokens
         found = chosen_output(self.name, interface, self.options.output, ranks)
-        tokens = len(found.shape) == 3
-        if tokens and self.options.pool is None:
+        if len(found.shape) == 3 and self.options.pool is None:
             raise InputError(
                 f"task embed: output {found.name!r} is tokens {shape_text(found)}; say how they become one vector: "
                 "embed:pool=class for the first token, embed:pool=mean for the mean of all"
-            )
-        if not tokens and self.options.pool is not None:
-            raise InputError(
-                f"task embed: output {found.name!r} {shape_text(found)} is one vector per image already; leave pool out"
             )
         return self.completed(output=found.name)
 
@@ -79,7 +77,8 @@ class Embed(ConfiguredTask[EmbedOptions]):
         return value[:, 0] if self.options.pool == "class" else value.mean(1)
 
     def agreement(self, reference: Arrays, other: Arrays) -> float | None:
-        """Returns the mean share of every image's nearest neighbours that are the same; None for a single image."""
+        """Returns the mean share of every image's nearest neighbours that are the same; None for one or
+        two images, which have no choice."""
         return self.same_neighbours(self.embeddings(reference), self.embeddings(other))
 
     def same_neighbours(self, reference: Vectors, other: Vectors) -> float | None:
@@ -88,8 +87,9 @@ class Embed(ConfiguredTask[EmbedOptions]):
         return shared(nearest(reference, k), nearest(other, k)) if k else None
 
     def neighbours(self, images: int) -> int:
-        """Returns how many neighbours of each of so many images are looked at."""
-        return min(self.options.k, images - 1)
+        """Returns how many neighbours of each of so many images are looked at: k, but at most a quarter of the other
+        images, as all of them would be the same for any model. 0 for fewer than three images."""
+        return max(1, min(self.options.k, (images - 1) // 4)) if images > 2 else 0
 
     def tally(self, labels: Labels | None) -> Tally:
         """Counts cosines and neighbours; with classes of the images the accuracy of their neighbours' votes."""
@@ -157,7 +157,7 @@ class _EmbedTally(Tally):
             return []
         k = self._task.neighbours(len(self._labels))
         if not k:
-            raise InputError("task embed: a vote of nearest neighbours needs two images at least")
+            raise InputError("task embed: a vote of nearest neighbours needs three images at least")
         accuracies = [
             knn_accuracy(nearest(np.concatenate(vectors), k), self._labels) if vectors else None
             for vectors in (self._vectors, self._exact)

@@ -9,7 +9,7 @@ import pytest
 
 import qvit_deploy.data.images as images_module
 from qvit_deploy.data.held_out import HELD_OUT_IMAGES, fitted_count, open_apart
-from qvit_deploy.data.images import open_images
+from qvit_deploy.data.images import open_drawn, open_images
 from qvit_deploy.errors import InputError
 from tests.support.picture_folders import P, put, values
 
@@ -17,7 +17,9 @@ from tests.support.picture_folders import P, put, values
 def apart(
     path: Path, fitted: int, held_out: int = HELD_OUT_IMAGES, skip_bad: bool = False
 ) -> tuple[list[int], list[int]]:
-    first, rest = open_apart(str(path), P, fitted=fitted, held_out=held_out, seed=3, skip_bad=skip_bad)
+    first, rest = open_apart(
+        lambda limit: open_drawn(str(path), P, limit=limit, seed=3, skip_bad=skip_bad, minimum=2), fitted, held_out
+    )
     return values(first), [] if rest is None else values(rest)
 
 
@@ -49,7 +51,9 @@ def test_a_share_is_kept_apart_where_no_others_are_left(available: int, wanted: 
 
 
 def test_the_images_to_calibrate_on_are_those_drawn_alone(classes: Path) -> None:
-    first, rest = open_apart(str(classes), P, fitted=9, held_out=64, seed=4, skip_bad=False)
+    first, rest = open_apart(
+        lambda limit: open_drawn(str(classes), P, limit=limit, seed=4, skip_bad=False, minimum=2), 9, 64
+    )
     alone = open_images(str(classes), P, limit=9, seed=4)
     assert first.names == alone.names and first.digest == alone.digest
     assert rest is not None and len(rest) == 21 - 9 and not set(rest.names) & set(first.names)
@@ -74,7 +78,7 @@ def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     decoded: list[Path] = []
     decode = images_module.decode
     monkeypatch.setattr(images_module, "decode", lambda path: decoded.append(path) or decode(path))
-    open_apart(str(folder), P, fitted=8, held_out=64, seed=0, skip_bad=False)
+    open_apart(lambda limit: open_drawn(str(folder), P, limit=limit, seed=0, skip_bad=False, minimum=2), 8, 64)
     assert len(decoded) == len(set(decoded)) == 20
 
 

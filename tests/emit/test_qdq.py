@@ -160,10 +160,10 @@ def test_biases_of_convolutions_in_front_of_quantizers_are_not_rounded(bits: int
     emitted = emit_qdq(calibrated.graph, calibrated.plan((bits, bits)))
     apart = {name for name in (*DEPTHWISE, *OTHERS) if emitted.sites[name].product != emitted.sites[name].output}
     assert apart == {"deep", "grouped"}
-    found = verify(calibrated.graph, emitted, calibrated.plan((bits, bits)), calibrated.images.numpy())
+    found = verify(calibrated.graph, emitted, calibrated.plan((bits, bits)), Examples.images(calibrated.images.numpy()))
     assert found.worst_site_error is not None and found.worst_site_error < 1e-5
     free = logits(emitted, calibrated.images)
-    (got,) = run(session(emitted.serialize(), 1), calibrated.images.numpy())
+    (got,) = run(session(emitted.serialize(), 1), Examples.images(calibrated.images.numpy()))
     assert np.median(np.abs(got - free)) <= 1e-5 * np.abs(free).max()
     whole = emit_qdq(calibrated.graph, calibrated.plan((bits, bits)), for_onnxruntime=False)
     assert whole.sites["deep"].product == whole.sites["deep"].output

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
 from qvit_deploy.execute.executor import Executor
+from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.examples import Examples
 from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
@@ -271,3 +272,16 @@ def test_half_precision_initializers_run_as_float32() -> None:
     value.const_value = ir.tensor(np.float16([0.5]), name="c1")
     (result,) = Executor(graph).run(Examples.images(torch.tensor([1.0, 2.0]))).values()
     assert result.dtype == torch.float32
+
+
+def test_outputs_that_are_one_for_all_examples_are_repeated() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 21]> g (float[N,3,8,8] x) => (float[2] c, float[N,3,8,8] y) '
+        "<float[2] k = {1.0, 2.0}> { c = Add(k, k) y = Relu(x) }"
+    )
+    executor = Executor(canonicalize(ir.from_proto(model), "m"))
+    batch = Examples.images(torch.randn(5, 3, 8, 8))
+    assert executor.run(batch)["c"].tolist() == [[2.0, 4.0]] * 5
+    assert executor.run(batch, fetch=["y", "c"])["c"].shape == (5, 2)
+    outputs, branched = executor.run_branches(batch, {}, {"y": lambda y: [y]})
+    assert outputs["c"].shape == branched["y"][0]["c"].shape == (5, 2)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvit_deploy.formats.integer import Int
+from qvit_deploy.formats.integer import Int, Unsigned
 
 WIDTHS = st.integers(2, 8)
 
@@ -73,3 +73,13 @@ def test_the_scale_of_any_magnitude_is_positive_and_puts_it_on_the_highest_code(
         torch.testing.assert_close(
             Int(bits).dequantize(Int(bits).quantize(torch.tensor(absmax), scale), scale), torch.tensor(absmax)
         )
+
+
+def test_without_a_sign_the_same_bits_reach_twice_as_far() -> None:
+    assert [Unsigned(b).range for b in (2, 4, 7)] == [(0, 3), (0, 15), (0, 127)]
+    assert Unsigned(4) != Int(4) and Unsigned(4).short == "4" and Unsigned(7).container == np.int8
+    codes = Unsigned(4).quantize(torch.tensor([-3.0, 0.0, 7.5, 99.0]), torch.tensor(0.5))
+    assert codes.tolist() == [0, 0, 15, 15]
+    for bits in (1, 8):
+        with pytest.raises(ValueError, match="without a sign"):
+            Unsigned(bits)

@@ -15,6 +15,7 @@ from qvit_deploy.frontend import load_model
 from qvit_deploy.frontend.onnx_file import from_onnx
 from qvit_deploy.frontend.timm_model import create
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.targets.onnxruntime.runtime import session
 from tests.support.models.torch_models import TINY, HuggingFaceStyleViT, assert_same, torchscript_onnx
 
 
@@ -161,6 +162,73 @@ def test_reading_onnx_needs_no_torch(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "(3, 8, 8)"
+
+
+def small(body: str, functions: str = "", domains: str = "", **constants: np.ndarray) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 21{domains}]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
+        f"{{ {body} }} {functions}"
+    )
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    return model
+
+
+PAIR = {"s": np.array(0.1, np.float32), "z": np.array(0, np.int8)}
+FUNCTION = '<domain: "my", opset_import: ["" : 21]> F (a, s, z) => (b) ' + (
+    "{ q = QuantizeLinear(a, s, z) b = DequantizeLinear(q, s, z) }"
+)
+BRANCH = (
+    "t = Cast<to=9>(s) y = If(t) <then_branch = a () => (float[N,3,8,8] u) { q = QuantizeLinear(x, s, z) "
+    "u = DequantizeLinear(q, s, z) }, else_branch = b () => (float[N,3,8,8] w) { w = Relu(x) }>"
+)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [small("y = my.F(x, s, z)", FUNCTION, ', "my" : 1', **PAIR), small(BRANCH, **PAIR)],
+    ids=["in a local function", "in a branch"],
+)
+def test_quantizers_are_found_wherever_they_are(tmp_path: Path, model: onnx.ModelProto) -> None:
+    onnx.save(model, tmp_path / "q.onnx")
+    with pytest.raises(InputError, match=r"already quantized \(QuantizeLinear"):
+        from_onnx(tmp_path / "q.onnx")
+
+
+def test_nan_that_nothing_reads_is_dropped(tmp_path: Path) -> None:
+    onnx.save(small("d = Add(x, dead) y = Relu(x)", dead=np.full(8, np.nan, np.float32)), tmp_path / "m.onnx")
+    assert not from_onnx(tmp_path / "m.onnx").initializers
+
+
+def test_stale_shapes_are_of_no_account(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small("a = Relu(x) y = MatMul(a, w)", w=np.eye(8, dtype=np.float32))
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [7, 7, 7]))
+    model.graph.output[0].type.tensor_type.shape.dim[3].dim_value = 5
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = from_onnx(tmp_path / "m.onnx")
+    assert [str(d) for d in graph.outputs[0].shape or ()] == ["batch", "3", "8", "8"]
+    assert not "".join(capfd.readouterr()) and not caplog.records
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_a_constant_listed_twice_is_what_onnx_runtime_takes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, width: int
+) -> None:
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 21]> g (float[N,3,8,{width}] x) => (float[N,3,8,{width}] y) '
+        "{ y = Add(x, w) }"
+    )
+    for value in (1.0, 2.0):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.full(width, value, np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    image = np.zeros((1, 3, 8, width), np.float32)
+    expected, got = (
+        session(m.SerializeToString()).run(None, {name: image})[0]
+        for m, name in ((model, "x"), (from_onnx(tmp_path / "m.onnx").to_proto(), "image"))
+    )
+    np.testing.assert_array_equal(got, expected)
+    assert "lists the constant 'w' 2 times" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore")

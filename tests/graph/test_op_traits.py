@@ -27,7 +27,9 @@ def compute(op: str, inputs: Sequence[Array | None], **attributes: object) -> li
     graph = as_graph(single_node(op, arrays, **attributes))  # type: ignore[arg-type]
     first = arrays[0]
     assert first is not None
-    return [y.numpy() for y in Executor(graph).run(Examples.images(torch.from_numpy(np.array(first)))).values()]
+    names = [str(value.name) for value in graph.outputs]  # as they are, not one for each example
+    results = Executor(graph).run(Examples.images(torch.from_numpy(np.array(first))), fetch=names)
+    return [y.numpy() for y in results.values()]
 
 
 def cases_of(op: str) -> list[Case]:

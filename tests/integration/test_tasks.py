@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qvit_deploy.commands.evaluate import evaluate
+from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.frontend import Source
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.targets.session import open_model, outputs
 from tests.support.command_line import Command
 from tests.support.graphs.task_graphs import detector, embedder, segmenter
 
@@ -70,9 +74,6 @@ def test_segment(tmp_path: Path, data: str, last: bool) -> None:
 
 def test_labels_made_of_the_float_model_are_met_by_it(tmp_path: Path, data: str) -> None:
     bundle = compiled(segmenter(), "segment", data, tmp_path)
-    from qvit_deploy.data.images import open_images
-    from qvit_deploy.targets.session import open_model, outputs
-
     masks = outputs(open_model(bundle / "model.float.onnx"), open_images(data, P), lambda _: None)["masks"]
     np.savez(tmp_path / "maps.npz", labels=masks.argmax(1))
     found = numbers(bundle, data, labels=str(tmp_path / "maps.npz"))
@@ -117,3 +118,69 @@ def test_what_quantization_does_to_a_metric_of_the_task(
     tree = json.loads(result.out)
     assert result.code == 0 and tree["task"] == manifest_task(bundle) and tree["metric"] == metric
     assert 0.8 < tree["agreement"]["pearson"] <= 1
+
+
+def test_what_a_person_reads(tmp_path: Path, data: str, qvit: Command) -> None:
+    bundle = compiled(segmenter(), "segment", data, tmp_path)
+    np.savez(tmp_path / "maps.npz", labels=np.zeros((COUNT, 4, 4), int))
+    labels = ("--labels", tmp_path / "maps.npz")
+    by_labels, to_float = qvit("eval", bundle, "--data", data, *labels).out.splitlines()
+    share = r"\d+\.\d%"
+    assert re.fullmatch(rf"mIoU {share} \(float {share}\), pixel accuracy {share} \(float {share}\), n=24", by_labels)
+    assert re.fullmatch(r"pixels of the same class as in float \d+\.\d\d%, SQNR \d+\.\d dB, n=24", to_float)
+
+
+def test_labels_that_do_not_fit_are_one_line(tmp_path: Path, data: str, qvit: Command) -> None:
+    bundle = compiled(segmenter(), "segment", data, tmp_path)
+    np.savez(tmp_path / "maps.npz", labels=np.full((COUNT, 4, 4), 9))
+    (tmp_path / "coco.json").write_text("{}")
+    with np.load(data) as archive:
+        np.savez(tmp_path / "classes.npz", images=archive["images"], labels=np.arange(COUNT) % 2)
+    for arguments, message in (
+        (["--data", data, "--labels", tmp_path / "maps.npz"], "images[0] has the number 9, the model has 5 classes"),
+        (["--data", data, "--labels", tmp_path / "coco.json"], "takes label maps"),
+        (["--data", data, "--labels", tmp_path / "none.npz"], "no such labels"),
+        (["--data", data, "--task", "classify"], "needs an output of logits [batch, classes]"),
+        (["--data", data, "--task", "detect:head=softmax"], "none of the outputs may be the boxes"),
+        (["--data", tmp_path / "classes.npz"], "--labels none"),
+        (["--data", tmp_path / "classes.npz", "--task", "outputs"], "has no score by labels"),
+    ):
+        result = qvit("eval", bundle, *arguments)
+        assert result.code == 2 and result.out == "" and len(result.errors) == 1 and message in result.errors[0], result
+    assert qvit("eval", bundle, "--data", tmp_path / "classes.npz", "--labels", "none").code == 0
+
+
+def test_a_lone_file_by_its_labels(tmp_path: Path, data: str, qvit: Command) -> None:
+    (tmp_path / "model.onnx").write_bytes(segmenter().serialize())
+    (tmp_path / "preprocess.json").write_text(P.model_dump_json())
+    np.savez(tmp_path / "maps.npz", labels=np.zeros((COUNT, 4, 4), int))
+    result = qvit(
+        "eval", tmp_path / "model.onnx", "--data", data, "--preprocess", tmp_path / "preprocess.json", "--task",
+        "segment", "--labels", tmp_path / "maps.npz", "--json",
+    )  # fmt: skip
+    found = json.loads(result.out)
+    assert 0 < found["mean_iou"] < 1 and found["float_mean_iou"] is None and found["sqnr_db"] is None
+
+
+def test_coco_through_the_program(tmp_path: Path, qvit: Command) -> None:
+    pytest.importorskip("pycocotools")
+    folder, random = tmp_path / "images", np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(COUNT):
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    bundle = compiled(detector(), "detect:head=softmax,score=0.2", str(folder), tmp_path)
+    exact = outputs(open_model(bundle / "model.float.onnx"), open_images(str(folder), P), lambda _: None)
+    found = [
+        {"image_id": i, "category_id": int(logits[:-1].argmax()) + 1,
+         "bbox": [8 * (x - w / 2), 8 * (y - h / 2), 8 * w, 8 * h]}
+        for i, (queries, boxes) in enumerate(zip(exact["logits"], exact["pred_boxes"].astype(float), strict=True))
+        for logits, (x, y, w, h) in zip(queries, boxes, strict=True)
+    ]  # fmt: skip
+    tree = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(COUNT)],
+        "categories": [{"id": i, "name": str(i)} for i in (1, 2, 3)], "annotations": found,
+    }  # fmt: skip
+    (tmp_path / "coco.json").write_text(json.dumps(tree))
+    numbers = json.loads(qvit("eval", bundle, "--data", folder, "--labels", tmp_path / "coco.json", "--json").out)
+    # The labels are what the float model finds.
+    assert numbers["float_ap"] == pytest.approx(1) and 0.3 < numbers["ap"] <= 1 and numbers["n"] == COUNT

@@ -125,6 +125,8 @@ CHANGES: dict[str, tuple[object, list[str]]] = {
     "score": ("lrp", STAGES[:3]),
     "rules": ("relp", [*STAGES[:3], "plan"]),  # which the score does not read
     "first_last_bits": (None, STAGES[:3]),
+    "keep_float": (("fc1",), []),
+    "widths": (("fc1=w3a3",), STAGES[:3]),
     "attention": ("integer", STAGES[:1]),
     "softmax": ("uniform", STAGES[:2]),
     "softmax_rows": (False, STAGES[:2]),

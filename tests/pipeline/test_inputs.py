@@ -9,6 +9,7 @@ import torch
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source
+from qvit_deploy.graph.examples import IMAGE
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Stopwatch
@@ -48,7 +49,7 @@ def test_where_calibration_needs_all_its_images_are_measured_on(calib: str) -> N
 def test_batches_are_decoded_on_every_pass_and_the_last_may_be_smaller(calib: str) -> None:
     batches = opened(calib).batches
     for _ in range(2):
-        assert [tuple(b.shape) for b in batches] == [(3, 3, 16, 16), (3, 3, 16, 16), (2, 3, 16, 16)]
+        assert [tuple(b.arrays[IMAGE].shape) for b in batches] == [(3, 3, 16, 16), (3, 3, 16, 16), (2, 3, 16, 16)]
     assert [len(b) for b in batches.sample(4, 0, at_once=2)] == [2, 2]
 
 
@@ -56,7 +57,7 @@ def test_a_fixed_batch_is_filled_up_with_images_seen_already(calib: str) -> None
     batches = opened(calib, fixed_batch(mixed_vit(), 5)).batches
     first, last = list(batches.sample(8, 0, at_once=2))
     assert len(first) == len(last) == 5
-    assert torch.equal(last[3:], last[:2])
+    assert torch.equal(last.arrays[IMAGE][3:], last.arrays[IMAGE][:2])
 
 
 def test_calibration_images_are_not_made_up(calib: str) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.interface import Input, Shape, inputs_of
-from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, run_batch
+from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, outputs_in_batches, run_batch
 
 
 @given(st.integers(1, 20), st.one_of(st.none(), st.integers(1, 7)))
@@ -50,3 +50,18 @@ def test_batch_sizes() -> None:
     ):
         with pytest.raises(InputError, match=words):
             run_batch("m", inputs(*declared), 4)
+
+
+@pytest.mark.parametrize("fixed", [None, 1])
+def test_outputs_that_are_one_for_all_examples_are_repeated(fixed: int | None) -> None:
+    images = Examples.images(np.arange(10, dtype=np.float32).reshape(10, 1))
+
+    def run(chunk: Examples[np.ndarray]) -> list[np.ndarray]:
+        (values,) = chunk.arrays.values()
+        return [values, np.arange(8.0).reshape(4, 2), np.float32(3), values * 2]
+
+    # The last file says 1 over an axis that counts examples: it was exported with one.
+    declared: list[Shape] = [("batch", 1), (4, 2), (), (1, 1)]
+    values, constant, scalar, misdeclared = outputs_in_batches(images, fixed, run, declared, fixed)
+    assert values.shape == misdeclared.shape == (10, 1) and scalar.shape == (10,)
+    assert constant.shape == (10, 4, 2) and (constant == np.arange(8.0).reshape(4, 2)).all()

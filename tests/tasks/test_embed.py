@@ -21,14 +21,20 @@ def embed(outputs: dict[str, tuple[int | str, ...]], text: str = "embed") -> Emb
 
 
 def test_a_vector_is_found_beside_tokens() -> None:
-    assert embed({"last_hidden_state": TOKENS, "pooler_output": ("b", 8)}).text == "embed:output=pooler_output"
+    both = {"last_hidden_state": TOKENS, "pooler_output": ("b", 8)}
+    assert embed(both).text == "embed:output=pooler_output"  # type: ignore[arg-type]
+    assert embed(both, "embed:pool=mean").text == "embed:output=last_hidden_state,pool=mean"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("outputs", "text", "message"),
     [
         ({"tokens": TOKENS}, "embed", r"'tokens' is tokens \[b, 5, 8\]; say .*embed:pool=class .*embed:pool=mean"),
-        ({"v": ("b", 8)}, "embed:pool=mean", "one vector per image already; leave pool out"),
+        (
+            {"v": ("b", 8)},
+            "embed:pool=mean",
+            r"needs an output of tokens \[batch, tokens, dim\]; the model gives 'v' \[b, 8\]",
+        ),
         ({"v": ("b", 8), "w": ("b", 9)}, "embed", "2 outputs fit"),
         ({"m": ("b", 8, 2, 2)}, "embed", r"needs an output of vectors \[batch, dim\] or of tokens"),
         ({"v": ("b", 8)}, "embed:k=0", "k: Input should be greater than or equal to 1"),
@@ -57,11 +63,16 @@ def test_neighbours_are_those_of_all_batches_together() -> None:
         tally.add({"v": ours[place]}, {"v": exact[place]}, place)
     mean, least, same = tally.to_float()
     assert same.value == task.agreement({"v": exact}, {"v": ours}) and 0 < (same.value or 0) < 1
-    assert same.text.startswith("nearest 3 neighbours as in float ")
+    assert same.text.startswith("nearest 2 neighbours as in float ")
     cosine = (exact * ours).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(ours, axis=1)
     assert mean.value == pytest.approx(cosine.mean()) and least.value == pytest.approx(cosine.min())
     (accuracy,) = tally.by_labels()
     assert accuracy.key == "knn_accuracy" and 0 <= (accuracy.value or 0) <= 1 and accuracy.of_float is not None
+
+
+def test_few_images_have_fewer_neighbours_than_all_others() -> None:
+    task = embed({"v": ("b", 8)})
+    assert [task.neighbours(n) for n in (1, 2, 3, 6, 12, 41, 1000)] == [0, 0, 1, 1, 2, 10, 10]
 
 
 def test_one_image_has_no_neighbours() -> None:
@@ -70,7 +81,7 @@ def test_one_image_has_no_neighbours() -> None:
     tally = task.tally(np.zeros(1, np.int64))
     tally.add({"v": np.ones((1, 8))}, None, slice(0, 1))
     assert tally.to_float() == []
-    with pytest.raises(InputError, match="needs two images"):
+    with pytest.raises(InputError, match="needs three images"):
         tally.by_labels()
 
 

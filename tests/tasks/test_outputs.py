@@ -18,7 +18,7 @@ FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 
 
 def interface(*outputs: tuple[tuple[int | str, ...], ir.DataType]) -> Interface:
-    return Interface((), tuple(Output(f"out{i}", shape, dtype) for i, (shape, dtype) in enumerate(outputs)))
+    return Interface((), tuple(Output(f"out{i}", shape, dtype, 0) for i, (shape, dtype) in enumerate(outputs)))
 
 
 @pytest.fixture
@@ -59,11 +59,6 @@ def test_models_agree_on_integers_where_they_give_some(reference: dict[str, np.n
     assert OUTPUTS.agreement(reference, {**reference, "indices": other}) == pytest.approx(0.9)
     assert OUTPUTS.agreement({"map": reference["map"]}, {"map": reference["map"]}) is None
     assert OUTPUTS.answers(reference) is None
-
-
-def test_labels_say_nothing_about_them(reference: dict[str, np.ndarray]) -> None:
-    with pytest.raises(InputError, match="task 'outputs' has no score by labels; pass --task"):
-        OUTPUTS.score(reference, np.zeros(4, np.int64))
 
 
 def test_the_change_of_outputs_is_their_noise_to_signal_ratio_on_the_clean_image() -> None:

@@ -69,9 +69,16 @@ def test_outputs_that_are_no_maps() -> None:
     with pytest.raises(InputError, match=r"2 outputs fit .*say which with output=NAME"):
         task_of(interface(two, (64, 64)), "segment")
     assert task_of(interface(two, (64, 64)), "segment:output=b").text == "segment:output=b,axis=1"
-    integers = Interface((), (Output("i", ("b", 2, 2), ir.DataType.INT64), Output("f", ("b", 9), ir.DataType.FLOAT)))
+    integers = Interface(
+        (), (Output("i", ("b", 2, 2), ir.DataType.INT64, 0), Output("f", ("b", 9), ir.DataType.FLOAT, 0))
+    )
     with pytest.raises(InputError, match="output 'i' is integers"):
         task_of(integers, "segment:output=i")
+    shared = Interface((), (Output("s", (5, 2, 2), ir.DataType.FLOAT, None),))
+    with pytest.raises(InputError, match="output 's' is one for all images"):
+        task_of(shared, "segment:output=s")
+    with pytest.raises(InputError, match="needs an output of maps"):
+        task_of(shared, "segment")
 
 
 def test_text_that_a_manifest_holds_is_the_task_again() -> None:

@@ -1,8 +1,9 @@
 """Measures the forms in which ONNX Runtime can run a quantized convolution, for `onnxruntime_fused.convolution`.
 
 Every form is a model of one convolution, from the float input and its quantizer to the float output, bias and all; the
-forms of one shape run in turn in one process on one thread. Printed are medians: milliseconds of Q/DQ pairs, and how
-many times as fast the other forms are. All forms compute the same numbers, which is checked.
+forms of one shape run in turn in one process on one thread. Printed are the first deciles, which other load on the
+machine hardly moves: milliseconds of Q/DQ pairs, and how many times as fast the other forms are. All forms compute the
+same numbers, which is checked.
 
     python -m tools.measure.convolutions [--repeats 60]
 """
@@ -10,7 +11,6 @@ many times as fast the other forms are. All forms compute the same numbers, whic
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from typing import Any, NamedTuple
 
@@ -122,7 +122,7 @@ def _session(
 
 
 def measure(shape: Shape, repeats: int) -> dict[str, float]:
-    """Returns the form's name -> median milliseconds, the forms timed in turn.
+    """Returns the form's name -> first decile of milliseconds, the forms timed in turn.
 
     Raises:
         AssertionError: a form computes other numbers.
@@ -137,7 +137,7 @@ def measure(shape: Shape, repeats: int) -> dict[str, float]:
             start = time.perf_counter_ns()
             sessions[name].run(None, x)
             times[name].append((time.perf_counter_ns() - start) / 1e6)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: float(np.quantile(found, 0.1)) for name, found in times.items()}
 
 
 def main() -> None:

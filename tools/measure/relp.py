@@ -92,7 +92,7 @@ def patched_pairs(
     file: ModelFile, data: str, work: Path, count: int, processes: int
 ) -> tuple[tuple[ImagePair, ...], ExactMaps]:
     """Makes `count` composites of test images and their exact maps, which are stored in `work`."""
-    images = open_images(data, file.preprocess, split="test")
+    images = open_images(data, file.prepared, split="test")
     pairs = make_pairs(images, "composite", patch_size(file), count, seed=0)
     with Bars() as bars, bars.stage("exact", len(pairs)) as advance:
         truth = exact_maps(

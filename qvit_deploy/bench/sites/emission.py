@@ -84,7 +84,7 @@ def emit_sites(bundle: Bundle, widths: Sequence[Width], batch: int, target: AnyT
     Raises:
         InputError: a site's shape depends on the image, or the model takes other batches.
     """
-    bundle_sites = {s.name for s in bundle.manifest.sites}
+    bundle_sites = {s.name for s in bundle.manifest.sites if s.w_bits is not None}
     graph = Graph(ir.load(bundle.path_of("model.float.onnx")), "float")
     shapes = tensor_shapes(graph, batch)
     nodes = nodes_by_output(graph)

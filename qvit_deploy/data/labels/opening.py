@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.labels.boxes import BoxLabels, coco_boxes
 from qvit_deploy.data.labels.maps import LabelMaps, archive_maps, folder_maps
@@ -29,7 +30,7 @@ _WANTED: dict[LabelKind, str] = {
 }
 
 
-def open_labels(task: str, kind: LabelKind | None, spec: str | None, images: ImageSet) -> Labels | None:
+def open_labels(task: str, kind: LabelKind | None, spec: str | None, images: ExampleSet) -> Labels | None:
     """Returns the labels of `images` that a task takes; None without any.
 
     Args:
@@ -50,6 +51,8 @@ def open_labels(task: str, kind: LabelKind | None, spec: str | None, images: Ima
     path = Path(spec).expanduser()
     if not path.exists():
         raise InputError(f"no such labels: {spec[:200]}")
+    if not isinstance(images, ImageSet):
+        raise InputError(f"--labels {spec} are of pixels: with ready tensors, put labels of images into the .npz")
     if kind == "maps" and path.is_dir():
         return folder_maps(path, images)
     if kind == "maps" and path.suffix.lower() == ".npz":
@@ -59,7 +62,7 @@ def open_labels(task: str, kind: LabelKind | None, spec: str | None, images: Ima
     raise InputError(f"task {task!r} takes {_WANTED[kind]}; {spec} is not that")
 
 
-def _own(task: str, kind: LabelKind | None, images: ImageSet) -> Labels | None:
+def _own(task: str, kind: LabelKind | None, images: ExampleSet) -> Labels | None:
     has: dict[LabelKind, Any] = {"classes": images.labels, "maps": images.label_maps}
     found = next((name for name, value in has.items() if value is not None), None)
     if found is None:
@@ -70,4 +73,8 @@ def _own(task: str, kind: LabelKind | None, images: ImageSet) -> Labels | None:
         raise InputError(
             f"DATA has {what}, task {task!r} {wants}; pass another --task, or --labels none to leave labels out"
         )
-    return images.labels if images.label_maps is None else archive_maps(images.label_maps, "test", images)
+    if images.label_maps is None:
+        return images.labels
+    if not isinstance(images, ImageSet):
+        raise InputError("label maps need images that are prepared here, not ready tensors; pass --labels none")
+    return archive_maps(images.label_maps, "test", images)

@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from qvit_deploy.data.images import ImageSet, draw
+from qvit_deploy.data.example_set import draw
+from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.pairs.edits import Image, blur, composite, noise, swap_within
 from qvit_deploy.data.pairs.inpaint import inpaint
 from qvit_deploy.data.tokens import Tokens, by_token, centre_box, pixels_of, random_box, token_grid, tokens_of

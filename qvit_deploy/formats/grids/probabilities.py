@@ -41,9 +41,6 @@ FINE_TOP = 65535
 LEVEL_TOP = 127
 """Highest level: what an int8 container holds."""
 
-UNSIGNED_BITS = 7
-"""Widest `UnsignedGrid`: eight unsigned bits do not fit an int8 container."""
-
 LOG_BITS = {1: 4, 2: 5}
 """Steps an octave -> widest useful code. One bit more and the smallest values fall below the 16-bit grid, which is
 below 2^-15 of the largest: a row of 197 of them adds up to 0.6 % of one."""

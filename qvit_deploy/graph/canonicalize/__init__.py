@@ -28,7 +28,9 @@ from qvit_deploy.graph.canonicalize.rewrites.opset import to_canonical_opset
 from qvit_deploy.graph.canonicalize.rewrites.order import sort_nodes
 from qvit_deploy.graph.canonicalize.rewrites.patch_embed import convs_to_linears
 from qvit_deploy.graph.canonicalize.rewrites.precision import require_finite, to_float32
+from qvit_deploy.graph.canonicalize.rewrites.resize import normalise_resizes
 from qvit_deploy.graph.canonicalize.rewrites.sequences import remove_sequences
+from qvit_deploy.graph.canonicalize.rewrites.softmax import unflatten_softmaxes
 from qvit_deploy.graph.edit import detach_constants, remove_unused
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.quiet import quiet
@@ -47,7 +49,9 @@ REWRITES: tuple[Rewrite, ...] = (
     decide_branches,
     specialise,
     remove_noops,
+    normalise_resizes,
     write_einsums_out,
+    unflatten_softmaxes,
     simplify_layout,
     normalise_linears,
     convs_to_linears,

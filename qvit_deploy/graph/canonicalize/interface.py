@@ -1,9 +1,9 @@
-"""Inputs and outputs have one form: one float32 image input, and the outputs that the model has, by their names.
+"""Inputs and outputs have one form: those that the model has, by their names, but for the image input.
 
 Rules, in order:
 1. an output that is an input becomes the result of an Identity; one that is a constant is refused;
-2. exactly one input remains once initializers are not counted, of rank 4 with known channels, height, width;
-3. it is called `image`, unless an output is, and its batch dimension `batch` when it is not a number;
+2. the sizes of inputs are known, but for that of the batch, which is one number or `batch` for all that have one;
+3. the image input is called `image`, unless an output is;
 4. outputs have their names, their order and their shapes in the end.
 """
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.edit import free_value_name
-from qvit_deploy.graph.interface import IMAGE, Interface
+from qvit_deploy.graph.interface import IMAGE, Interface, require_known
 
 BATCH = "batch"
 
@@ -40,15 +40,29 @@ def output_names(model: ir.Model) -> list[str]:
 
 def check_interface(model: ir.Model) -> None:
     """Enforces rules 2 and 3. Raises InputError."""
-    shape = Interface.of(model).image.shape
-    image = model.graph.inputs[0]
-    batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else BATCH
+    interface = Interface.of(model)
+    if not interface.inputs:
+        raise InputError("the model has no inputs")
+    for described in interface.inputs:
+        if described.dtype is None:
+            raise InputError(f"input {described.name!r} has no element type; export the model again")
+        require_known(described)
+    set_batch(model, interface.static_batch or BATCH)
+    image = interface.image
     outputs = {value.name for value in model.graph.outputs}
-    name = image.name if IMAGE in outputs and image.name not in outputs else IMAGE
-    if name not in outputs:
-        _free_name(model, str(name), keep=image)
-        image.name = name
-    image.shape = ir.Shape([batch, *shape[1:]])
+    if image is not None:
+        value = model.graph.inputs[interface.inputs.index(image)]
+        name = value.name if IMAGE in outputs and value.name not in outputs else IMAGE
+        if name not in outputs:
+            _free_name(model, str(name), keep=value)
+            value.name = name
+
+
+def set_batch(model: ir.Model, batch: int | str) -> None:
+    """Writes how many examples the inputs of a model take at a time."""
+    for value, described in zip(model.graph.inputs, Interface.of(model).inputs, strict=True):
+        if described.batch_axis is not None:
+            value.shape = ir.Shape([batch, *described.shape[1:]])
 
 
 def set_output_names(model: ir.Model, names: list[str]) -> None:

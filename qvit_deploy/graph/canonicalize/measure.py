@@ -17,7 +17,8 @@ import onnxruntime as ort
 
 from qvit_deploy.graph.edit import value_names
 from qvit_deploy.graph.examples import Examples
-from qvit_deploy.graph.interface import IMAGE
+from qvit_deploy.graph.interface import IMAGE, Interface
+from qvit_deploy.graph.synthetic import noise
 
 _LARGE_BYTES = 1024
 
@@ -49,11 +50,11 @@ class Probe:
         shapes = [onnx.helper.make_node("Shape", [name], [self._prefix + name]) for name in self._activations]
         return open_session(self._model, [*self._values, *(node.output[0] for node in shapes)], shapes)
 
-    def run(self, batch: int, image_size: tuple[int, ...], values: Collection[str]) -> Measurement:
-        """Feeds noise of shape (batch, *image_size) and returns activation shapes and the named `values`."""
-        image = np.random.default_rng(0).standard_normal((batch, *image_size), dtype=np.float32)
+    def run(self, batch: int, values: Collection[str]) -> Measurement:
+        """Feeds `batch` made-up examples and returns activation shapes and the named `values`."""
+        feeds = noise(Interface.of(self._model).inputs, batch).feeds
         names = [*values, *(self._prefix + name for name in self._activations)]
-        results = self._session.run(names, {self._model.graph.inputs[0].name: image})
+        results = self._session.run(names, feeds)
         count = len(values)
         shapes = {
             name: tuple(int(d) for d in result) for name, result in zip(self._activations, results[count:], strict=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from qvit_deploy.calibrate.observe import Observation
 from qvit_deploy.formats.format import Format
 from qvit_deploy.formats.grids.activation import ActivationGrid
+from qvit_deploy.formats.integer import UNSIGNED_BITS, Int, Unsigned
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.ranges.clip import activation_scale
 
@@ -46,12 +47,27 @@ def activation_grids(
     formats: Iterable[Format],
 ) -> dict[tuple[str, Format], ActivationGrid]:
     """Returns (tensor name, format) -> grid, one for every activation tensor the sites read: readers of one tensor
-    share it."""
+    share it.
+
+    What only convolutions read behind a ReLU has codes without a sign where they fit their container. (Inputs of
+    linears are shifted instead, `folds.equalize`, which padding would not allow.)
+    """
     importance = channel_importance(sites, weights)
     names = dict.fromkeys(n for s in sites for n in (s.input, s.second) if n is not None)
     equal = {n: torch.ones(observations[n].rows.shape[-1]) for n in names}
     return {
-        (name, format): activation_grid(observations[name], importance.get(name, equal[name]), format)
+        (name, format): activation_grid(
+            observations[name], importance.get(name, equal[name]), _format_of(name, format, sites, observations[name])
+        )
         for name in names
         for format in formats
     }
+
+
+def _format_of(name: str, format: Format, sites: Iterable[Site], observation: Observation) -> Format:
+    """Returns the format of the grid of a tensor for which an allocation says `format`."""
+    readers = [s for s in sites if name in (s.input, s.second)]
+    rectified = all(s.kind == "conv" and s.role == "post_relu" for s in readers)
+    if not rectified or type(format) is not Int or format.bits > UNSIGNED_BITS or observation.low < 0:
+        return format
+    return Unsigned(format.bits)

@@ -20,12 +20,12 @@ from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.formats.grids.probabilities import (
     LEVEL_TOP,
     LOG_BITS,
-    UNSIGNED_BITS,
     LevelGrid,
     LogGrid,
     UnsignedGrid,
 )
 from qvit_deploy.formats.grids.scaled import HeadGrid, ProbabilityGrid, RowGrid
+from qvit_deploy.formats.integer import UNSIGNED_BITS
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.quantize.ranges.clip import FRACTIONS
 from qvit_deploy.quantize.ranges.levels import best_levels

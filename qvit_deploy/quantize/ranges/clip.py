@@ -3,9 +3,16 @@
 A wide range keeps outliers and rounds coarsely, a narrow one saturates. Squared error decides: a massive activation
 that would be clipped costs more than all the rounding it saves, so such activations survive here, where percentile
 clipping (RepQ-ViT) cuts them.
+
+A sample of few rows, such as the one row an image of a pooled head, does not show its tails: the next row passes the
+largest of n values with probability 1 / (n + 1), whatever their distribution, and then by an amount that is
+exponential for the usual tails (Pickands 1975). Every candidate range is charged with what that costs in expectation
+(`beyond`), so that few rows get head-room and many do not need it.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -16,6 +23,13 @@ FRACTIONS = torch.cat([torch.linspace(0.08, 0.6, 14), torch.linspace(0.62, 1.02,
 """Candidate ranges, as fractions of the largest magnitude. Slightly above 1 lets the largest value round down."""
 
 CHANNEL_FRACTIONS = torch.linspace(0.16, 1.0, 22)
+
+HEAD_ROOM = torch.linspace(1.05, 2.0, 20)
+"""Further candidates where rows are few."""
+
+FEW_ROWS = 256
+"""Samples of fewer rows are charged for their tails: those of pooled heads, which have a row an image. Tensors with a
+row a token have more, and `calibrate.observe` keeps the extremes of all their rows."""
 
 
 def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: float, format: Format) -> Tensor:
@@ -31,9 +45,46 @@ def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: 
 
     Returns: scalar float32.
     """
-    scales = format.choose_scale(FRACTIONS * max(absmax, 1e-12))
+    few = len(rows) < FEW_ROWS
+    fractions = torch.cat([FRACTIONS, HEAD_ROOM]) if few else FRACTIONS
+    scales = format.choose_scale(fractions * max(absmax, 1e-12))
     errors = torch.stack([(weights @ (format.fake_quantize(rows, s) - rows).square_()) @ importance for s in scales])
+    if few:
+        tails = Tails(rows, weights, torch.zeros(rows.shape[1]))
+        largest = rows.abs().amax(0)
+        errors += weights.sum() * torch.stack([tails.beyond(largest, s * format.range[1]) @ importance for s in scales])
     return scales[int(errors.argmin())]
+
+
+class Tails:
+    """What the values of a channel that a sample does not show add to the squared error of a range.
+
+    Args:
+        rows: float32 [rows, channels].
+        weights: of each row, [rows].
+        centre: what the spread of each channel is taken around, [channels].
+    """
+
+    def __init__(self, rows: Tensor, weights: Tensor, centre: Tensor) -> None:
+        spread = (weights @ (rows - centre).square() / weights.sum().clamp_min(1e-30)).sqrt()
+        self.count = len(rows)
+        # The mean excess over the largest of n values of a normal distribution.
+        self.scale = (spread / math.sqrt(2 * math.log(max(self.count, 2)))).clamp_min(1e-12)
+
+    def beyond(self, largest: Tensor, end: Tensor) -> Tensor:
+        """Returns the expected squared distance from `end` of a new value of each channel that passes `largest`, times
+        the probability that one does, [channels].
+
+        The excess e over `largest` is exponential with mean b: E (e + largest - end)^2 where that is positive.
+
+        Args:
+            largest: of the sample, [channels].
+            end: of the candidate range, [channels] or one for all.
+        """
+        room, b = end - largest, self.scale
+        inside = room.square() - 2 * room * b + 2 * b.square()
+        outside = 2 * b.square() * (-room.clamp_min(0) / b).exp()
+        return torch.where(room < 0, inside, outside) / (self.count + 1)
 
 
 def weight_scale(weight: Tensor, format: Format, importance: Tensor | None = None) -> Tensor:
@@ -72,18 +123,23 @@ def channel_ranges(rows: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Te
 
     Returns: float32 [channels] each; the width is 0 for a constant channel.
     """
-    levels = 2 ** (bits - 1)
+    levels, few = 2 ** (bits - 1), len(rows) < FEW_ROWS
     low, high = rows.amin(0), rows.amax(0)
+    fractions = torch.cat([CHANNEL_FRACTIONS, HEAD_ROOM]) if few else CHANNEL_FRACTIONS
+    tails = Tails(rows, weights, weights @ rows / weights.sum().clamp_min(1e-30))
     middle, median = (low + high) / 2, rows.median(0).values
     best = torch.full_like(low, float("inf"))
     width, centre = (high - low) / 2, middle
     for towards in (0.0, 0.5, 1.0):
         around = torch.lerp(middle, median, towards)
         reach = torch.maximum(high - around, around - low)
-        for fraction in CHANNEL_FRACTIONS:
+        for fraction in fractions:
             step = (reach * fraction / (levels - 0.5)).clamp_min(1e-12)
             rounded = ((rows - around) / step).round_().clamp_(-levels, levels - 1).mul_(step).add_(around)
             error = weights @ rounded.sub_(rows).square_()
+            if few:
+                end = reach * fraction
+                error += weights.sum() * (tails.beyond(high, around + end) + tails.beyond(-low, end - around))
             better = error < best
             best = torch.where(better, error, best)
             width = torch.where(better, reach * fraction, width)

@@ -25,11 +25,13 @@ from qvit_deploy.formats.format import SMALLEST_SCALE, Format
 from qvit_deploy.formats.grids.activation import ActivationGrid
 from qvit_deploy.formats.grids.grid import Grid
 from qvit_deploy.graph.examples import Examples, concatenated
+from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.interface import IMAGE
 from qvit_deploy.progress import Advance
 from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.quantize.rounding.compensate import add_bias
+from qvit_deploy.relevance.dataflow import Dataflow
 from qvit_deploy.tasks.objective import Spread
 from qvit_deploy.tasks.task import Task
 
@@ -198,7 +200,7 @@ class Loss:
 
     def __init__(self, teacher: Executor, batches: Iterable[Examples[Tensor]], task: Task) -> None:
         self.teacher, self.task = teacher, task
-        self.stream = [name for name in _residual_stream(teacher.graph.nodes()) if name not in teacher.outputs]
+        self.stream = [name for name in _residual_stream(teacher.graph) if name not in teacher.outputs]
         spread = Spread()
         with torch.no_grad():
             for batch in batches:
@@ -220,11 +222,14 @@ class Loss:
         return signals | {name: values[name] for name in self.stream}
 
 
-def _residual_stream(nodes: Iterable[ir.Node]) -> Iterator[str]:
-    """Yields the names of the sums of two tensors that both depend on the image."""
-    for node in nodes:
-        if node.op_type == "Add" and all(v is not None and v.producer() is not None for v in node.inputs):
-            yield node.outputs[0].name or ""
+def _residual_stream(graph: Graph) -> Iterator[str]:
+    """Yields the names of the sums of two tensors that both depend on the image: an embedding of positions or queries
+    is no branch, whether it is a constant or computed from one, and the sum of two indices is no stream."""
+    flow = Dataflow(graph)
+    for node in graph.nodes():
+        total = node.outputs[0]
+        if node.op_type == "Add" and all(map(flow.is_data, node.inputs)) and total.dtype in (None, ir.DataType.FLOAT):
+            yield total.name or ""
 
 
 def _varied(batch: Examples[Tensor], generator: torch.Generator) -> Examples[Tensor]:

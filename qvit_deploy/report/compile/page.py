@@ -120,7 +120,7 @@ def _split_text(sites: Sequence[SiteRecord]) -> str:
     """Returns "50 sites: 29 at 6 bits, 21 at 4 bits.", from wide to narrow."""
     counts = Counter((s.w_bits, s.a_bits) for s in sites)
     order = sorted(counts, key=lambda bits: tuple(-(b or 99) for b in bits))
-    parts = [f"{counts[bits]} at {_bits_text(*bits)}" for bits in order]
+    parts = [f"{counts[bits]} {'in' if bits == (None, None) else 'at'} {_bits_text(*bits)}" for bits in order]
     if len(parts) == 1:
         return f"All sites: {_bits_text(*order[0])}." if len(sites) > 1 else f"One site, {parts[0][2:]}."
     return f"{len(sites)} sites: " + ", ".join(parts) + "." if parts else "No sites."

@@ -121,6 +121,8 @@ def _sites(graph: onnx.GraphProto, attention: Mapping[str, str]) -> dict[str, st
         if node.op_type in PRODUCTS:
             owners = [s for name in names if name in constants and (s := site_of_weight(name))]
             site = owners[0] if owners else attention.get(without_raw(node.output[0]))
+        elif node.op_type == "DequantizeLinear":
+            site = sites.get(node.input[0])  # of the sums of a product
         elif node.op_type == "Add":
             owners = [s for name in names if name in constants and (s := site_of_bias(name))]
             product_site = next((sites[name] for name in names if name in sites), None)

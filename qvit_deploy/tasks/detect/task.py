@@ -58,7 +58,7 @@ class Detect(ConfiguredTask[DetectOptions]):
         """
         super().for_model(interface)
         given, image = self.options, picture_size(interface)
-        shapes = {o.name: o for o in interface.outputs if o.is_float}
+        shapes = {o.name: o for o in interface.outputs if o.is_float and o.batch_axis == 0}
         head = given.head
         if head is None and len(shapes) == 1 and len(next(iter(shapes.values())).shape) == 3:
             head = "yolo"

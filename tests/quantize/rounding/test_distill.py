@@ -16,7 +16,8 @@ from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.quantize.rounding.distill import Loss, distill
 from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.examples import image_batches
-from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
+from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, canonical, fixed_batch, images_for, mixed_vit
+from tests.support.graphs.relevance_graphs import Builder
 
 BITS = 3
 
@@ -99,3 +100,21 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     broken = replace(start.sites["head"], bias=np.full_like(start.sites["head"].bias, math.inf))
     with pytest.raises(CheckError, match="diverged"):
         distilled(calibrated, Plan({**start.sites, "head": broken}), epochs=1)
+
+
+def test_positions_that_are_added_are_no_residual_stream() -> None:
+    """Positions that are expanded to the batch, queries that start as constants, and sums of indices."""
+    b = Builder()
+    count = b.op("Shape", "image", start=0, end=1)
+    shape = b.op("Concat", count, b.constant([4, 8]), axis=0)
+    positions = b.op("Expand", b.normal(1, 4, 8), shape, name="positions")
+    queries = b.op("Add", positions, b.op("Sin", positions), name="queries")
+    x = b.op("Transpose", b.op("Reshape", "image", b.constant([0, 8, 4])), perm=[0, 2, 1])
+    x = b.op("Add", x, queries, name="embedded")
+    x = b.op("Add", x, b.linear(x, 8, 8, "mlp"), name="stream")
+    best = b.op("ArgMax", x, axis=2, keepdims=1)
+    place = b.op("Cast", b.op("Add", best, b.op("ArgMax", x, axis=2, keepdims=1, select_last_index=1)), to=1)
+    y = b.op("ReduceMean", b.op("Mul", x, place), b.constant([1]), keepdims=0)
+    graph = canonical(b, b.linear(y, 8, 3, "head", "logits"), (2, 4, 4))
+    batches = image_batches(images_for(graph, 4), 2)
+    assert Loss(Executor(graph), batches, CLASSIFY).stream == ["stream_out"]

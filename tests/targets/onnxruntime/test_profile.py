@@ -11,6 +11,8 @@ from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.targets.onnxruntime.profile import NodeTimes, attribute, profile
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
+NAMES = ("a.b.weight.q4", "a.b.bias.corrected", "other.bias", "c.weight.q4", "c.bias.corrected")
+
 
 def constant(name: str) -> onnx.TensorProto:
     return helper.make_tensor(name, TensorProto.FLOAT, [1], [1.0])
@@ -25,15 +27,21 @@ def test_nodes_go_to_the_sites_they_came_from() -> None:
         helper.make_node("Add", ["p", "a.b.bias.corrected"], ["y"], "bias"),
         helper.make_node("Add", ["y", "other.bias"], ["z"], "residual"),
         helper.make_node("MatMul", ["z", "y"], ["qk_out"], "qk"),
+        helper.make_node("ConvInteger", ["codes", "c.weight.q4"], ["sums"], "convolution"),
+        helper.make_node("DequantizeLinear", ["sums", "c.weight.q4"], ["scaled"], "scaling"),
+        helper.make_node("Add", ["scaled", "c.bias.corrected"], ["c_out"], "shifting"),
     ]
-    graph = helper.make_graph(
-        nodes, "g", [], [], [constant(n) for n in ("a.b.weight.q4", "a.b.bias.corrected", "other.bias")]
-    )
+    graph = helper.make_graph(nodes, "g", [], [], [constant(n) for n in NAMES])
     times = {"clip": 1.0, "quantize": 2.0, "reshape": 4.0, "product": 8.0, "bias": 16.0, "residual": 32.0, "qk": 64.0}
+    times |= {"convolution": 0.5, "scaling": 0.25, "shifting": 0.125}
     found = attribute(NodeTimes({**times, "gone": 128.0}, graph), {"qk_out": "a.qk"})
-    assert {s.name: (s.product_ms, s.quantize_ms) for s in found.sites} == {"a.b": (24.0, 3.0), "a.qk": (64.0, 0.0)}
+    assert {s.name: (s.product_ms, s.quantize_ms) for s in found.sites} == {
+        "a.b": (24.0, 3.0),
+        "a.qk": (64.0, 0.0),
+        "c": (0.625, 0.25),
+    }
     assert found.outside_ms == {"(unnamed)": 128.0, "Add": 32.0, "Reshape": 4.0}
-    assert found.total_ms == 255.0
+    assert found.total_ms == 255.875
 
 
 @pytest.mark.parametrize("attention", [False, True])

@@ -12,6 +12,7 @@ from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
+from qvit_deploy.graph.examples import Examples
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.onnxruntime import runtime
 from qvit_deploy.targets.onnxruntime.tensors import fetched
@@ -56,7 +57,7 @@ def test_every_convolution_but_depthwise_ones_runs_on_integers(
     assert optimized.ops["ConvInteger"] == len(OTHERS) == len(fused.convolutions)
     assert set(fused.convolutions) == {emitted.sites[name].product for name in OTHERS}
     assert set(fused.convolutions.values()) <= optimized.integer_weights
-    found = verify_fused(emitted, fused, plan, calibrated.images.numpy())
+    found = verify_fused(emitted, fused, plan, Examples.images(calibrated.images.numpy()))
     assert found.code_mismatches == 0 and found.worst_site_error is not None and found.worst_site_error < 1e-5
     assert found.integer_products == len(OTHERS) + 2
     assert found.in_float == dict.fromkeys(DEPTHWISE, convolution.DEPTHWISE)
@@ -65,7 +66,7 @@ def test_every_convolution_but_depthwise_ones_runs_on_integers(
 def test_in_the_q_dq_file_all_of_them_run_in_float_and_are_named(
     calibrated: Calibrated, plan: Plan, emitted: EmittedGraph
 ) -> None:
-    found = verify(calibrated.graph, emitted, plan, calibrated.images.numpy())
+    found = verify(calibrated.graph, emitted, plan, Examples.images(calibrated.images.numpy()))
     assert set(found.float_products) == {*OTHERS, *DEPTHWISE}
     assert found.integer_products == found.expected_integer_products == 2
 
@@ -73,7 +74,7 @@ def test_in_the_q_dq_file_all_of_them_run_in_float_and_are_named(
 @pytest.mark.parametrize("site", OTHERS)
 def test_the_sums_are_those_of_the_codes(calibrated: Calibrated, plan: Plan, emitted: EmittedGraph, site: str) -> None:
     """Padding counts as code 0, and every sum is the plan's, integer for integer."""
-    fused, images = emit_fused(emitted), calibrated.images.numpy()[:2]
+    fused, images = emit_fused(emitted), Examples.images(calibrated.images.numpy()[:2])
     node = integer_node(fused, site)
     fetch = [node.input[0], node.output[0]]
     copy = onnx.ModelProto()
@@ -120,7 +121,7 @@ def test_a_depthwise_convolution_multiplies_codes_by_a_weight_with_all_scales(
 @pytest.mark.parametrize("batch", [None, 2])
 def test_the_logits_stay_what_they_were(calibrated: Calibrated, plan: Plan, batch: int | None) -> None:
     graph = calibrated.graph if batch is None else fixed_batch(calibrated.graph, batch)
-    emitted, images = emit_qdq(graph, plan), calibrated.images.numpy()
+    emitted, images = emit_qdq(graph, plan), Examples.images(calibrated.images.numpy())
     before, after = (
         runtime.run(runtime.session(m.serialize(), 1), images, batch)[0] for m in (emitted, emit_fused(emitted))
     )
@@ -132,7 +133,7 @@ def test_a_convolution_that_was_left_out_is_found(
 ) -> None:
     monkeypatch.setattr("qvit_deploy.targets.onnxruntime_fused.emission.fuse_convolutions", lambda *_: {})
     with pytest.raises(CheckError, match=r"runs 6 convolutions in float: stem, grouped, dilated"):
-        verify_fused(emitted, emit_fused(emitted), plan, calibrated.images.numpy())
+        verify_fused(emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_one_that_onnx_runtime_would_take_back_to_float_is_found(
@@ -141,14 +142,14 @@ def test_one_that_onnx_runtime_would_take_back_to_float_is_found(
     fused = emit_fused(emitted)
     wrong = replace(fused, convolutions={**fused.convolutions, emitted.sites["box"].product: "deep.weight"})
     with pytest.raises(CheckError, match=r"runs 1 convolutions in float: box"):
-        verify_fused(emitted, wrong, plan, calibrated.images.numpy())
+        verify_fused(emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_a_wrong_weight_code_is_found(calibrated: Calibrated, plan: Plan, emitted: EmittedGraph) -> None:
     fused = emit_fused(emitted)
     wrong = changed(fused, integer_node(fused, "down").input[1], lambda a: a - (a == a.max()))
     with pytest.raises(CheckError, match="output of site 'down'"):
-        verify_fused(emitted, wrong, plan, calibrated.images.numpy())
+        verify_fused(emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_without_a_kernel_they_stay_in_float_and_say_why(
@@ -156,7 +157,7 @@ def test_without_a_kernel_they_stay_in_float_and_say_why(
 ) -> None:
     monkeypatch.setattr(convolution, "convolves_int8", lambda: False)
     fused = emit_fused(emitted)
-    found = verify_fused(emitted, fused, plan, calibrated.images.numpy())
+    found = verify_fused(emitted, fused, plan, Examples.images(calibrated.images.numpy()))
     assert not fused.convolutions and found.integer_products == 2
     assert found.in_float == {
         **dict.fromkeys(OTHERS, convolution.NO_KERNEL),

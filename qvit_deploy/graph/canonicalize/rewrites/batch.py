@@ -24,7 +24,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qvit_deploy.errors import InputError, UnsupportedOpError
-from qvit_deploy.graph.canonicalize.interface import BATCH
+from qvit_deploy.graph.canonicalize.interface import BATCH, set_batch
 from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
 from qvit_deploy.graph.canonicalize.provenance import Provenance
 from qvit_deploy.graph.edit import (
@@ -37,6 +37,7 @@ from qvit_deploy.graph.edit import (
     shape_constant,
     value_names,
 )
+from qvit_deploy.graph.interface import Interface
 from qvit_deploy.graph.query import Dim, dims
 
 _SMALL, _LARGE = 2, 3
@@ -45,13 +46,12 @@ _SMALL, _LARGE = 2, 3
 def specialise(model: ir.Model) -> None:
     """Applies the rules in place. Raises InputError when ONNX Runtime cannot run the model."""
     graph = model.graph
-    image = graph.inputs[0]
     common.ShapeInferencePass()(model)  # for element types; shapes are measured below
     provenance = Provenance(graph)
     frontier = [str(v.name) for v in provenance.frontier]
     outputs = [str(v.name) for v in graph.outputs if v in provenance.activations]
     probe = Probe(model, [str(v.name) for v in provenance.activations], frontier)
-    small, large = _measure(probe, image, frontier, provenance.varying, outputs)
+    small, large = _measure(probe, model, frontier, provenance.varying, outputs)
     for value in provenance.activations:
         name = str(value.name)
         value.shape = ir.Shape(_symbolic(small.shapes[name], large.shapes[name]))
@@ -89,23 +89,22 @@ def specialise(model: ir.Model) -> None:
 
 
 def _measure(
-    probe: Probe, image: ir.Value, frontier: Sequence[str], varying: set[str], outputs: Sequence[str]
+    probe: Probe, model: ir.Model, frontier: Sequence[str], varying: set[str], outputs: Sequence[str]
 ) -> tuple[Measurement, Measurement]:
-    batch, *image_size = dims(image)
-    shape = tuple(int(d) for d in image_size)
-    if isinstance(batch, str):
+    batch = Interface.of(model).static_batch
+    if batch is None:
         try:
-            small = probe.run(_SMALL, shape, frontier)
-            large = probe.run(_LARGE, shape, [v for v in frontier if v in varying])
+            small = probe.run(_SMALL, frontier)
+            large = probe.run(_LARGE, [v for v in frontier if v in varying])
             if all(small.shapes[name] != large.shapes[name] for name in outputs):
                 return small, large
         except Exception:  # onnxruntime's exception types are not importable
             pass  # the run at one image below reports whatever is really wrong
         # Declared dynamic, but the batch the model was exported with is written into it somewhere.
         batch = 1
-        image.shape = ir.Shape([1, *shape])
+        set_batch(model, batch)
     try:
-        only = probe.run(batch, shape, frontier)
+        only = probe.run(batch, frontier)
     except Exception as error:
         raise InputError(f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}") from error
     return only, only
@@ -179,6 +178,8 @@ class _Builder:
         self.graph = model.graph
         self._first = next(iter(model.graph))
         self._batch: ir.Value | None = None
+        inputs = zip(model.graph.inputs, Interface.of(model).inputs, strict=True)
+        self._counted = next(value for value, described in inputs if described.batch_axis is not None)
         # Constants and the names they are to have once what they were folded from is gone.
         self.names: list[tuple[ir.Value, str]] = []
 
@@ -252,7 +253,7 @@ class _Builder:
 
     def _batch_size(self) -> ir.Value:
         if self._batch is None:
-            self._batch = self._emit("Shape", [self.graph.inputs[0]], [1], start=0, end=1)
+            self._batch = self._emit("Shape", [self._counted], [1], start=0, end=1)
         return self._batch
 
     def _emit(

@@ -15,7 +15,7 @@ from qvit_deploy.errors import InputError, UnsupportedOpError
 from qvit_deploy.graph.canonicalize.measure import Probe
 from qvit_deploy.graph.canonicalize.provenance import Provenance, has_subgraph
 from qvit_deploy.graph.edit import free_name, remove_unused, value_names
-from qvit_deploy.graph.query import dims
+from qvit_deploy.graph.interface import Interface
 
 _BATCH = 2  # for a model with a symbolic batch
 
@@ -43,15 +43,14 @@ def decide_branches(model: ir.Model) -> None:
 
 
 def _values(model: ir.Model, names: list[str]) -> dict[str, bool]:
-    batch, *shape = dims(model.graph.inputs[0])
+    batch = Interface.of(model).static_batch
     constants = {name: v.const_value for name, v in model.graph.initializers.items() if name in names}
     computed = [name for name in names if name not in constants]
     values = {name: bool(tensor.numpy().all()) for name, tensor in constants.items() if tensor is not None}
     if computed:
         try:
             probe = Probe(model, [], computed)
-            size = batch if isinstance(batch, int) else _BATCH
-            run = probe.run(size, tuple(int(d) for d in shape), computed)
+            run = probe.run(batch or _BATCH, computed)
         except Exception as error:  # onnxruntime's exception types are not importable
             raise InputError(f"ONNX Runtime cannot run the model: {str(error).splitlines()[0]}") from error
         values.update((name, bool(value.all())) for name, value in run.values.items())

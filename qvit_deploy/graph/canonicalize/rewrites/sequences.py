@@ -1,8 +1,11 @@
-"""SplitToSequence + SequenceAt (what torch writes for `unbind` and `chunk`) -> Gather or Slice.
+"""Sequences of tensors, taken apart or put together -> Gather, Slice, Concat.
 
-Rules, in order:
-1. pieces of one element without the axis (keepdims=0): SequenceAt(i) is Gather(x, i) along the axis;
-2. other pieces: SequenceAt(i) is the Slice between the sums of the sizes before and up to it.
+torch writes SplitToSequence and SequenceAt for `unbind` and `chunk`, SequenceConstruct and ConcatFromSequence for
+`stack` and `cat` of a list. Rules, in order:
+1. SequenceAt(SequenceConstruct(a, b, ...), i) is the tensor itself;
+2. ConcatFromSequence(SequenceConstruct(a, b, ...)) is Concat, of Unsqueezes where it makes a new axis;
+3. pieces of one element without the axis (keepdims=0): SequenceAt(i) is Gather(x, i) along the axis;
+4. other pieces: SequenceAt(i) is the Slice between the sums of the sizes before and up to it.
 """
 
 from __future__ import annotations
@@ -10,18 +13,26 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.errors import UnsupportedOpError
+from qvit_deploy.errors import UnsupportedOpError, all_unsupported
+from qvit_deploy.graph.canonicalize.rewrites.fused_call import Call
 from qvit_deploy.graph.edit import add_constant, add_ints, free_value_name, remove_unused
 from qvit_deploy.graph.query import ints, producer
+
+SEQUENCES = frozenset({"ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SplitToSequence"})
+"""The operators of which `remove_sequences` leaves none."""
 
 
 def remove_sequences(model: ir.Model) -> None:
     """Applies the rules in place.
 
     Raises:
-        UnsupportedOpError: an index or the sizes of the pieces are not constant.
+        InputError: an index or the sizes of the pieces are not constant, or a sequence is made otherwise.
     """
     graph = model.graph
+    for node in list(graph):
+        listed = producer(node.inputs[0], "SequenceConstruct") if node.inputs else None
+        if listed is not None and node.op_type in ("SequenceAt", "ConcatFromSequence"):
+            _from_list(node, [value for value in listed.inputs if value is not None])
     for node in list(graph):
         split = producer(node.inputs[0], "SplitToSequence") if node.op_type == "SequenceAt" else None
         if split is None:
@@ -45,3 +56,22 @@ def remove_sequences(model: ir.Model) -> None:
         graph.insert_before(node, piece)
         ir.convenience.replace_all_uses_with(node.outputs[0], piece.outputs[0], replace_graph_outputs=True)
     remove_unused(model)
+    left = [node for node in graph if node.op_type in SEQUENCES]
+    if left:
+        hint = "its sequence is made in a way that has no tensors; export the model without lists of tensors"
+        raise all_unsupported([UnsupportedOpError(node.op_type, node.name or "", hint) for node in left])
+
+
+def _from_list(node: ir.Node, tensors: list[ir.Value]) -> None:
+    """Applies rules 1 and 2."""
+    call = Call(node)
+    if node.op_type == "SequenceAt":
+        index = ints(node.inputs[1])
+        if index is None:
+            raise UnsupportedOpError("SequenceAt", node.name or "", "its index depends on the image")
+        call.put(call.op("Identity", tensors[index[0]]))
+        return
+    axis = call.attr("axis", None)
+    if call.attr("new_axis", 0):
+        tensors = [call.op("Unsqueeze", tensor, call.ints(axis)) for tensor in tensors]
+    call.put(call.op("Concat", *tensors, axis=axis))

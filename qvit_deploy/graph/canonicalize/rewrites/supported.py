@@ -1,7 +1,7 @@
 """Which operators of a model cannot be compiled: all of them are named, before anything is computed.
 
-What does not depend on pixels may be any standard operator, for ONNX Runtime computes it (`measure.py`). What the
-branches of an If hold is looked at when it is known which of them is taken.
+What does not depend on pixels may be any standard operator, for ONNX Runtime computes it (`measure.py`). The standard
+operators in the branches of an If are looked at when it is known which of them is taken.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import onnx_ir as ir
 from qvit_deploy.errors import UnsupportedOpError, all_unsupported
 from qvit_deploy.graph.canonicalize.provenance import Provenance
 from qvit_deploy.graph.canonicalize.rewrites.fused import DOMAIN, fused_operator
+from qvit_deploy.graph.canonicalize.rewrites.sequences import SEQUENCES
 from qvit_deploy.graph.graph import CANONICAL_OPSET
 from qvit_deploy.graph.supported import STANDARD, runs, unsupported
 
-_REWRITTEN = frozenset({"CastLike", "Constant", "If", "SequenceAt", "SplitToSequence"})
+_REWRITTEN = SEQUENCES | {"CastLike", "Constant", "If"}
 """Standard operators of which canonicalization leaves none, or refuses the node."""
 
 _OLD = frozenset({"Scatter", "Upsample"})
@@ -34,7 +35,7 @@ _FOREIGN = (
 def require_supported(model: ir.Model) -> None:
     """Raises InputError that names every operator of `model`, at its own opset, that cannot be compiled."""
     data_nodes = Provenance(model.graph).data_nodes
-    errors = [error for node in model.graph if (error := _problem(node, node in data_nodes)) is not None]
+    errors = [error for node in model.graph.all_nodes() if (error := _problem(node, node in data_nodes)) is not None]
     if errors:
         raise all_unsupported(errors)
 

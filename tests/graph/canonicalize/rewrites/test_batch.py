@@ -79,3 +79,27 @@ def test_a_constant_that_really_depends_on_the_batch_is_refused() -> None:
 def test_a_model_onnx_runtime_cannot_run_is_refused() -> None:
     with pytest.raises(InputError, match="cannot run"):
         canonical(parse("y = MatMul(x, w)", w=np.ones((7, 8), np.float32)))
+
+
+QUERIES = np.random.default_rng(0).standard_normal((2, 1, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [
+        "e = Expand(q, four) y0 = Reshape(e, merged)",  # batch x 2 blocks in turn
+        "u = Transpose<perm = [1, 0, 2, 3]>(e4) y0 = Reshape(u, merged)",  # each of 2 as often as there are images
+    ],
+    ids=["in turn", "each"],
+)
+def test_a_constant_that_repeats_with_a_period_of_the_batch(merge: str) -> None:
+    """The queries of a pooling head: [batch x heads, 1, depth], the same for every image."""
+    body = (
+        "s = Shape <start = 0, end = 1> (x) k = Constant<value = int64[3] {2, 1, 4}>() four = Concat <axis = 0> (s, k)"
+        " e4 = Expand(q, four) merged = Constant<value = int64[3] {-1, 1, 4}>() "
+        f"{merge} r = ReduceMean<keepdims = 1>(x, a) f = Constant<value = int64[3] {{-1, 1, 1}}>()"
+        " d = Concat<axis = 0>(r, r) m = Reshape(d, f) y = Mul(y0, m)"
+    )
+    graph = canonical(parse(body, q=QUERIES, a=np.array([1, 2, 3])), batches=(1, 2, 3, 5))
+    assert graph.static_batch is None
+    assert np.array_equal(constant_of(graph, "q").reshape(-1), QUERIES.reshape(-1))
