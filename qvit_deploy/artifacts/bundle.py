@@ -41,7 +41,10 @@ class Bundle:
         """Returns the path of a file that the manifest lists. Raises BundleError naming the files there are."""
         if name not in self.manifest.files:
             listed = ", ".join(sorted(self.manifest.files)) or "no files"
-            raise BundleError(f"bundle {self.root} has no file {name!r} (it has {listed})")
+            why = "".join(
+                f"; the compile left {target} out: {reason}" for target, reason in self.manifest.left_out.items()
+            )
+            raise BundleError(f"bundle {self.root} has no file {name!r} (it has {listed}){why}")
         return self.root / name
 
 

@@ -87,7 +87,10 @@ class FileRecord(Record):
 
 
 class Manifest(BaseModel):
-    """The content of `manifest.json`. Further fields are allowed if they are JSON, and are preserved."""
+    """The content of `manifest.json`. Further fields are allowed if they are JSON, and are preserved.
+
+    `left_out` says of each target of the recipe that has no file here, because its verification failed, why.
+    """
 
     # NaN stays NaN for `to_json` to refuse it; by default it would become null.
     model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
@@ -102,6 +105,7 @@ class Manifest(BaseModel):
     in_float: tuple[FloatLayerRecord, ...] = ()
     summary: Summary
     verification: Verification
+    left_out: dict[str, str] = {}
     files: dict[str, FileRecord] = {}
 
     @field_validator("files")
@@ -118,6 +122,8 @@ class Manifest(BaseModel):
             del tree["task"]
         if not self.in_float:  # most models have none
             del tree["in_float"]
+        if not self.left_out:
+            del tree["left_out"]
         where = non_finite(tree)
         if where:
             raise NonFiniteError(f"{MANIFEST} would hold NaN or infinity at {where}; a measured number went wrong")

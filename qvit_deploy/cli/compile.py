@@ -15,6 +15,7 @@ from qvit_deploy.cli import options
 from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.compile import compile_model
 from qvit_deploy.commands.request import CompileRequest
+from qvit_deploy.errors import CheckError
 from qvit_deploy.targets.process_memory import peak_memory
 from qvit_deploy.targets.registry import REFERENCE, TARGETS
 from qvit_deploy.tasks.registry import task_called
@@ -39,6 +40,8 @@ def command(
         print_json({**run, **manifest.model_dump(mode="json", by_alias=True)})
     else:
         _report(manifest, out, sum(compiled.seconds.values()))
+    if manifest.left_out:
+        raise CheckError(_left_out(manifest, out))
 
 
 def _report(manifest: Manifest, root: Path, seconds: float) -> None:
@@ -69,6 +72,7 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         *_original(checked),
         ("verified", REFERENCE.line(checked)),
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
+        *(("left out", f"[red]{escape(name)}[/] (not verified)") for name in manifest.left_out),
         (
             "against float",
             f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} ({_measured_on(checked)})",
@@ -78,6 +82,16 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
     ]
     for label, value in rows:
         stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+
+
+def _left_out(manifest: Manifest, root: Path) -> str:
+    """Returns one line about the targets that failed, with what to do."""
+    failed = ", ".join(f"--target {name}" for name in manifest.left_out)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in manifest.left_out.items())
+    return (
+        f"{root} was written without {', '.join(manifest.left_out)}, not verified: {reasons}; use the other files, "
+        f"compile without {failed}, or keep the layer named here in float (--keep-float)"
+    )
 
 
 def _measured_on(checked: Verification) -> str:

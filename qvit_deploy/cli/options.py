@@ -28,10 +28,16 @@ Task = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 REQUEST_OPTIONS: dict[str, Any] = {
-    "calib": Annotated[Optional[str], typer.Option(help="calibration images: a folder, an .npz or demo:fashion-mnist")],
+    "calib": Annotated[
+        Optional[str], typer.Option(help="calibration images: a folder, an .npz, a .npy or demo:fashion-mnist")
+    ],
     "checkpoint": Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")],
     "pretrained": Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")],
     "preprocess": PreprocessFile,
+    "input_shape": Annotated[
+        Optional[list[str]],
+        typer.Option(help="sizes that an .onnx file leaves open, such as 3x512x512 or NAME=3x512x512; repeatable"),
+    ],
     "effort": Annotated[Optional[str], typer.Option(help=f"time for accuracy: {', '.join(EFFORTS)}")],
     "recipe": Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")],
     "skip_bad_images": Annotated[bool, typer.Option(help="leave out images that cannot be read")],
@@ -139,6 +145,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(**arguments: Any) -> None:
         chosen = {o: value for o in options if (value := arguments.pop(o.field)) is not None}
         told = {name: arguments.pop(name) for name in REQUEST_OPTIONS}
+        told["input_shape"] = tuple(told["input_shape"] or ())
         told["choices"] = {o.field: _value(o, value) for o, value in chosen.items() if o not in lists}
         if sweep:
             told["lists"] = {o.field: o.values(value) for o, value in chosen.items() if o in lists and value}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qvit_deploy.commands.request import CompileRequest
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.input_shapes import parse_input_shapes
 from qvit_deploy.progress import Progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def compile_model(model: str, out: Path, request: CompileRequest, *, force: bool
     Raises:
         InputError: an argument cannot be used, or the compile half is not installed.
         BudgetError: no allocation fits the budget.
-        CheckError: the verification failed; nothing is written.
+        CheckError: the verification of the reference failed; nothing is written.
     """
     recipe = request.load_recipe()
     try:
@@ -39,6 +40,7 @@ def compile_model(model: str, out: Path, request: CompileRequest, *, force: bool
         checkpoint=request.checkpoint,
         pretrained=request.pretrained,
         preprocess=request.load_preprocess(),
+        input_shapes=parse_input_shapes(request.input_shape),
         force=force,
         skip_bad_images=request.skip_bad_images,
         cache=request.cache,

@@ -20,6 +20,7 @@ class CompileRequest:
     Attributes:
         choices: fields of the recipe, which override the TOML file `recipe`, which overrides those of `effort`.
         preprocess: JSON that says how images are prepared.
+        input_shape: shapes as `frontend.input_shapes` reads them.
 
     The others are those of `pipeline.compile`.
     """
@@ -31,6 +32,7 @@ class CompileRequest:
     checkpoint: Path | None = None
     pretrained: bool = False
     preprocess: Path | None = None
+    input_shape: Sequence[str] = ()
     skip_bad_images: bool = False
     cache: Path | None = None
 

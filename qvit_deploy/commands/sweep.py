@@ -9,6 +9,7 @@ from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.json_text import json_file
 from qvit_deploy.commands.request import SweepRequest
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.input_shapes import parse_input_shapes
 from qvit_deploy.progress import Progress
 from qvit_deploy.report.sweep.plot import sweep_plot
 from qvit_deploy.report.sweep.table import SweepRow, as_csv, as_tree
@@ -60,6 +61,7 @@ def sweep_models(
             checkpoint=request.checkpoint,
             pretrained=request.pretrained,
             preprocess=preprocess,
+            input_shapes=parse_input_shapes(request.input_shape),
             skip_bad_images=request.skip_bad_images,
             measure=measure,
             data=data,

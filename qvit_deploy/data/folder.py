@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +45,11 @@ def list_folder(root: Path) -> Listing:
     refused: list[tuple[str, str]] = []
     try:
         flat = _pictures(root, root, refused, recurse=False)
-        folders = [e for e in _entries(root) if e.is_dir() and not e.is_symlink()]
+        folders = [e for e in _entries(root) if _is_folder(e) and not e.is_symlink()]
         refused += [
             (e.name, "symbolic links to folders are not followed")
             for e in _entries(root)
-            if e.is_dir() and e.is_symlink()
+            if _is_folder(e) and e.is_symlink()
         ]
         classes = [(e.name, _pictures(root, Path(e.path), refused, recurse=True)) for e in folders]
     except OSError as error:
@@ -79,13 +80,13 @@ def _pictures(root: Path, folder: Path, refused: list[tuple[str, str]], *, recur
     for entry in _entries(folder):
         path = Path(entry.path)
         name = path.relative_to(root).as_posix()
-        if entry.is_dir():
+        if _is_folder(entry):
             if recurse and entry.is_symlink():
                 refused.append((name, "symbolic links to folders are not followed"))
             elif recurse:
                 pictures += _pictures(root, path, refused, recurse=True)
         elif path.suffix.lower() in SUFFIXES:
-            if entry.is_file():  # known from the listing: a stat for each of ImageNet's million files takes minutes
+            if _is_file(entry):  # known from the listing: a stat for each of ImageNet's million files takes minutes
                 pictures.append(path)
             else:  # a named pipe would block the reader for ever
                 refused.append((name, _defect(path)))
@@ -97,13 +98,31 @@ def ready_files(root: Path) -> tuple[Path, ...]:
     too."""
     try:
         entries = list(_entries(root))
-        files = tuple(Path(e.path) for e in entries if e.name.lower().endswith(".npy") and e.is_file())
+        files = tuple(Path(e.path) for e in entries if e.name.lower().endswith(".npy") and _is_file(e))
     except OSError as error:
         raise InputError(f"folder {root} cannot be read: {error.filename}: {error.strerror}") from None
     picture = next((e.name for e in entries if Path(e.name).suffix.lower() in SUFFIXES), None)
     if files and picture is not None:
         raise InputError(f"folder {root} mixes ready tensors ({files[0].name}) with images ({picture}); keep one")
     return files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return _unless_looping(entry.is_dir)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return _unless_looping(entry.is_file)
+
+
+def _unless_looping(question: Callable[[], bool]) -> bool:
+    """Returns the answer, which is no for a symbolic link that leads back to itself."""
+    try:
+        return question()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def _defect(path: Path) -> str:

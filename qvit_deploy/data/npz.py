@@ -52,7 +52,7 @@ def read_npz(path: Path, split: Split) -> ImageArrays:
             has = ", ".join(sorted(members)) or "nothing"
             raise InputError(f"{path} has no array 'images' or '{split}_images' (it has {has})")
         images = _read(archive, path, f"{prefix}images")
-    pixels = _check_images(path, f"{prefix}images", images)
+    pixels = check_images(path, f"{prefix}images", images)
     checked, class_names, maps = read_labels(path, split, len(images))
     return ImageArrays(f"{prefix}images", pixels, checked, class_names, maps)
 
@@ -148,7 +148,7 @@ def read_pair_npz(path: Path) -> tuple[ImageArrays, ImageArrays]:
         if missing:
             has = ", ".join(sorted(members)) or "nothing"
             raise InputError(f"{path} has no array '{missing[0]}' (it has {has}); pairs are 'clean' and 'corrupt'")
-        clean, corrupt = (_check_images(path, key, _read(archive, path, key)) for key in ("clean", "corrupt"))
+        clean, corrupt = (check_images(path, key, _read(archive, path, key)) for key in ("clean", "corrupt"))
         labels = {key: _read(archive, path, key) for key in ("labels", "corrupt_labels") if key in members}
     if clean.shape[:3] != corrupt.shape[:3]:
         raise InputError(
@@ -208,7 +208,8 @@ def _read(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[np.generic]
     return array
 
 
-def _check_images(path: Path, key: str, images: NDArray[np.generic]) -> NDArray[np.uint8]:
+def check_images(path: Path, key: str, images: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Returns `images`, the array `key` of an archive, as pixels. Raises InputError if they are none."""
     wanted = "uint8 [N, H, W] or [N, H, W, 3]"
     got = f"{images.dtype} {list(images.shape)}"
     if images.dtype != np.uint8:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qvit_deploy.data.example_set import ExampleSet, draw
 from qvit_deploy.data.folder import ready_files
 from qvit_deploy.data.images import ImageSet, locate, open_drawn
-from qvit_deploy.data.npz import Split, element_name, is_ready, read_arrays, read_labels
+from qvit_deploy.data.npz import Split, check_images, element_name, is_ready, read_arrays, read_labels
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.data.ready import TensorSet, fitted_examples, tensors_of_file, tensors_of_folder
 from qvit_deploy.errors import InputError
@@ -50,8 +50,9 @@ def draw_examples(
 ) -> tuple[ExampleSet, NDArray[np.intp]]:
     """Returns (all that DATA lists, the indices of the examples drawn from it, in the order in which they were drawn).
 
-    Ready are a `.npy` file, a folder of them, and an `.npz` with an array for every input by its name; the image may be
-    called `images` there, and may be pictures (uint8), which are prepared. The others are those of `open_images`.
+    Ready are a `.npy` file, a folder of them, and an `.npz` with an array for every input by its name; the image's may
+    be called `images`, or as in the model's own file, and may be pictures (uint8), which are prepared. The others are
+    those of `open_images`.
 
     Args:
         inputs: of the model.
@@ -76,6 +77,11 @@ def draw_examples(
             f"{model} takes {', '.join(others)} besides {image.name}, and {spec} has no values for them; pass an .npz "
             "with an array of each name"
         )
+    if preprocess is None and len(image.shape) == 4 and image.shape[1] not in (1, 3):
+        raise InputError(
+            f"{model} takes {image.shape[1]} channels, which pictures do not have; pass ready tensors (.npy, or float "
+            ".npz) as DATA"
+        )
     if preprocess is None:
         raise InputError(
             f"{model} does not say how its images are prepared; pass --preprocess F.json with input_size, mean and "
@@ -97,36 +103,45 @@ def _ready(path: Path, inputs: tuple[Input, ...], preprocess: Preprocess | None,
         return tensors_of_folder(files, inputs) if files else None
     if path.suffix.lower() == ".npy":
         return tensors_of_file(path, inputs)
-    others = [value.name for value in inputs if value.kind != "image"]
-    if not is_ready(path, split, others):
+    named = [name for value in inputs for name in _names(value) if name != "images"]
+    if not is_ready(path, split, named):
         return None
     return _of_archive(path, inputs, preprocess, split)
+
+
+def _names(value: Input) -> tuple[str, ...]:
+    """Returns what an input's array may be called in an archive, the first that is there counts."""
+    given = () if value.given_name is None else (value.given_name,)
+    return (value.name, *given, *(("images",) if value.kind == "image" else ()))
 
 
 def _of_archive(path: Path, inputs: tuple[Input, ...], preprocess: Preprocess | None, split: Split) -> ExampleSet:
     arrays = read_arrays(path, split)
     named: dict[str, NDArray[Any]] = {}
-    prepared: NDArray[np.uint8] | None = None
     for value in inputs:
-        key = next((k for k in (value.name, *(("images",) if value.kind == "image" else ())) if k in arrays), None)
+        key = next((k for k in _names(value) if k in arrays), None)
         if key is None:
             raise InputError(
-                f"{path} has no array for the input {value.name!r} (it has {', '.join(arrays) or 'nothing'})"
+                f"{path} has no array for the input {(value.given_name or value.name)!r} "
+                f"(it has {', '.join(arrays) or 'nothing'})"
             )
         named[value.name] = arrays[key]
     image = next((value for value in inputs if value.kind == "image"), None)
-    if image is not None and named[image.name].dtype == np.uint8 and preprocess is not None:
-        prepared = named.pop(image.name)
-        inputs = tuple(value for value in inputs if value is not image)
-    examples = fitted_examples(f"{path}", named, inputs)
-    count = len(examples) if prepared is None else len(prepared)
+    if image is None or named[image.name].dtype != np.uint8 or preprocess is None:
+        examples = fitted_examples(f"{path}", named, inputs)
+        names, labels, class_names, maps = _described(path, split, len(examples))
+        return TensorSet(examples, names, labels, class_names, label_maps=maps)
+    prepared = check_images(path, image.given_name or image.name, named.pop(image.name))
+    others = fitted_examples(f"{path}", named, tuple(i for i in inputs if i is not image)) if named else None
+    if others is not None and len(prepared) != len(others):
+        raise InputError(f"{path} has {len(prepared)} images and {len(others)} values of {', '.join(named)}")
+    names, labels, class_names, maps = _described(path, split, len(prepared))
+    return ImageSet(prepared, names, preprocess, labels, class_names, label_maps=maps, others=others)
+
+
+def _described(
+    path: Path, split: Split, count: int
+) -> tuple[tuple[str, ...], NDArray[np.int64] | None, tuple[str, ...] | None, Path | None]:
+    """Returns (names, classes, names of classes, the archive if it has label maps) of the `count` examples in it."""
     labels, class_names, maps = read_labels(path, split, count)
-    names = tuple(element_name("images", i) for i in range(count))
-    if prepared is None:
-        return TensorSet(examples, names, labels, class_names, label_maps=path if maps else None)
-    if len(prepared) != len(examples):
-        raise InputError(f"{path} has {len(prepared)} images and {len(examples)} values of {', '.join(named)}")
-    assert preprocess is not None
-    return ImageSet(
-        prepared, names, preprocess, labels, class_names, label_maps=path if maps else None, others=examples
-    )  # fmt: skip
+    return tuple(element_name("images", i) for i in range(count)), labels, class_names, path if maps else None

@@ -20,7 +20,6 @@ from qvit_deploy.emit.quantizers import Quantized, Quantizers
 from qvit_deploy.graph.edit import free_value_name
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.op_traits import MOVES
-from qvit_deploy.graph.query import sole_reader
 from qvit_deploy.quantize.plan import Plan, ProductPlan, SitePlan, WeightPlan
 
 
@@ -177,11 +176,17 @@ def _rank(conv: ir.Node) -> int:
 
 
 def _ends_in_quantizer(value: ir.Value) -> bool:
-    """Returns whether all that reads `value` is a quantizer, behind operators that ONNX Runtime sees through."""
-    reader = sole_reader(value)
+    """Returns whether the one node that reads `value` is a quantizer, behind operators that ONNX Runtime sees through.
+    It does not count outputs of the graph as readers."""
+    reader = _reader(value)
     while reader is not None and reader.op_type in MOVES | {"Relu", "Clip", "MaxPool"}:
-        reader = sole_reader(reader.outputs[0])
+        reader = _reader(reader.outputs[0])
     return reader is not None and reader.op_type == "QuantizeLinear"
+
+
+def _reader(value: ir.Value) -> ir.Node | None:
+    nodes = [use.node for use in value.uses()]
+    return nodes[0] if len(nodes) == 1 else None
 
 
 def _operand(quantized: Quantized) -> EmittedOperand:

@@ -26,6 +26,7 @@ class RuntimeModel:
         attentions: how many attentions became one operator.
         convolutions: product of every convolution that runs on integers -> the constant with its weight's codes.
         biases: output of a linear -> the largest bias added to it, where that is another than the plan's.
+        left_out: nodes of the Q/DQ graph that the file does without, and whose results can be compared nevertheless.
     """
 
     proto: onnx.ModelProto
@@ -35,6 +36,7 @@ class RuntimeModel:
     attentions: int = 0
     convolutions: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, float] = field(default_factory=dict)
+    left_out: tuple[onnx.NodeProto, ...] = ()
 
     @property
     def model(self) -> ir.Model:
@@ -44,6 +46,15 @@ class RuntimeModel:
     def serialize(self) -> bytes:
         """Returns the file's bytes; equal models give equal bytes."""
         return self.proto.SerializeToString(deterministic=True)
+
+    def probed(self) -> bytes:
+        """Returns the file with the nodes that it does without, for a comparison of their results."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        proto.graph.node.extend(self.left_out)
+        for name in (name for node in self.left_out for name in node.output):  # runtimes drop what reaches no output
+            proto.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        return proto.SerializeToString(deterministic=True)
 
     def renamed(self, names: list[str]) -> list[str]:
         """Returns the names here of tensors of the Q/DQ graph."""

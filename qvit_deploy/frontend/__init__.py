@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.input_shapes import NO_SHAPES, OPTION, InputShapes
 from qvit_deploy.graph.graph import Graph
 
 if TYPE_CHECKING:
@@ -31,13 +32,16 @@ class Source:
     original: Original | None = None
 
 
-def load_model(spec: str, *, checkpoint: Path | None = None, pretrained: bool = False) -> Source:
+def load_model(
+    spec: str, *, checkpoint: Path | None = None, pretrained: bool = False, input_shapes: InputShapes = NO_SHAPES
+) -> Source:
     """Reads the model that `spec` names.
 
     Args:
         spec: `timm:NAME?key=value&...`, `demo:NAME` or a path to an .onnx file.
         checkpoint: file with the weights of a timm model, which are random without it and `pretrained`.
         pretrained: loads timm's own weights.
+        input_shapes: fixes open sizes of an .onnx file's inputs.
 
     Raises:
         InputError: there is no such model, or it cannot be read.
@@ -46,6 +50,8 @@ def load_model(spec: str, *, checkpoint: Path | None = None, pretrained: bool = 
     """
     if checkpoint is not None and pretrained:
         raise InputError("--checkpoint and --pretrained exclude each other; give one of them")
+    if input_shapes and not spec.lower().endswith(".onnx"):
+        raise InputError(f"{OPTION} fixes open sizes of an .onnx file; {spec!r} has none (timm takes ?img_size=)")
     if spec.startswith("timm:"):
         from qvit_deploy.frontend.timm_model import from_timm
 
@@ -61,7 +67,9 @@ def load_model(spec: str, *, checkpoint: Path | None = None, pretrained: bool = 
         from qvit_deploy.frontend.original import OnnxOriginal
 
         path = Path(spec)
-        return Source(from_onnx(path), None, f"ONNX file {path.name}", OnnxOriginal(path))
+        return Source(
+            from_onnx(path, shapes=input_shapes), None, f"ONNX file {path.name}", OnnxOriginal(path, input_shapes)
+        )
     raise InputError(f"MODEL {spec!r} is not understood; accepted are {ACCEPTED}")
 
 

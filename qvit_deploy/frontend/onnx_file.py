@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend.duplicates import settle_duplicates
+from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes, fix_shapes
 from qvit_deploy.graph import external_data
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
@@ -17,15 +18,15 @@ from qvit_deploy.graph.op_traits import INTEGER_OPERATORS, QUANTIZERS
 _QUANTIZED = QUANTIZERS | INTEGER_OPERATORS
 
 
-def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
-    """Reads `path` and canonicalizes its graph.
+def from_onnx(path: Path, may_be_quantized: bool = False, shapes: InputShapes = NO_SHAPES) -> Graph:
+    """Reads `path` and canonicalizes its graph, in which open sizes of inputs are those of `shapes`.
 
     Raises:
         InputError: the file is missing, damaged or, without `may_be_quantized`, already quantized.
         UnsupportedOpError: the graph has an operator that the compiler does not know.
         NonFiniteError: the model holds constants that are NaN or infinite.
     """
-    model = read_foreign(path)
+    model = read_foreign(path, shapes)
     bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     quantized = next((node for body in bodies for node in body.all_nodes() if node.op_type in _QUANTIZED), None)
     if quantized is not None and not may_be_quantized:
@@ -36,7 +37,7 @@ def from_onnx(path: Path, may_be_quantized: bool = False) -> Graph:
     return canonicalize(model, path.stem)
 
 
-def read_foreign(path: Path) -> ir.Model:
+def read_foreign(path: Path, shapes: InputShapes = NO_SHAPES) -> ir.Model:
     """Reads a file of any exporter, as `canonicalize` takes it. Raises InputError.
 
     What it says of the shapes of results is left out: it may be stale, and shapes are measured.
@@ -48,7 +49,9 @@ def read_foreign(path: Path) -> ir.Model:
         del function.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
-    return _model(path, proto)
+    model = _model(path, proto)
+    fix_shapes(model, shapes)
+    return model
 
 
 def from_canonical(path: Path) -> Graph:

@@ -6,13 +6,14 @@ Nothing is loaded before it is opened, and whoever opened it lets go of it: a la
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
+from qvit_deploy.frontend.input_shapes import InputShapes
 from qvit_deploy.frontend.onnx_file import read_foreign
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.interface import IMAGE
@@ -49,6 +50,7 @@ class OnnxOriginal:
     """A file in ONNX Runtime, which runs it operator by operator."""
 
     path: Path
+    shapes: InputShapes = field(default_factory=dict)
     runtime: str = "ONNX Runtime"
 
     def open(self) -> Run:
@@ -69,7 +71,7 @@ class OnnxOriginal:
         return max(size for dtype, size in ROUNDOFF.items() if dtype in types or dtype == ir.DataType.FLOAT)
 
     def model(self) -> ir.Model:
-        return read_foreign(self.path)
+        return read_foreign(self.path, self.shapes)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Examples(Generic[Array]):
     """The values of a graph's inputs for n examples, arrays of numpy or of torch. Its length is n.
 
     Attributes:
-        arrays: input -> [n, ...], at least one.
+        arrays: input -> [n, ...]; where there are none, the shared values are one example.
         shared: input without an axis that counts examples -> its value for all of them.
     """
 
@@ -41,7 +41,8 @@ class Examples(Generic[Array]):
         return Examples({IMAGE: images})
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        first = next(iter(self.arrays.values()), None)
+        return 1 if first is None else len(first)
 
     def __getitem__(self, rows: slice) -> Examples[Array]:
         return self.at(rows)

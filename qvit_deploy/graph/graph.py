@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -19,16 +19,20 @@ CANONICAL_OPSET = 21
 class Graph:
     """A canonical model: default-domain operators at `CANONICAL_OPSET`; `interface` says what goes in and comes out.
 
+    `image_name` is what the model that was handed in calls its image input, where that is another name; no file has it.
+
     Stages treat it as a value: whoever changes a graph works on `clone()`.
     """
 
     model: ir.Model
     name: str
+    image_name: str | None = field(default=None, kw_only=True)
 
     @property
     def interface(self) -> Interface:
         """The inputs and outputs by name."""
-        return Interface.of(self.model)
+        interface = Interface.of(self.model)
+        return interface if self.image_name is None else interface.with_given_name(self.image_name)
 
     @property
     def inputs(self) -> list[ir.Value]:
@@ -56,7 +60,7 @@ class Graph:
 
     def clone(self) -> Graph:
         """Returns an independent copy: nodes and values are new, constant tensors are shared (never mutate them)."""
-        return Graph(self.model.clone(), self.name)
+        return Graph(self.model.clone(), self.name, image_name=self.image_name)
 
     def to_proto(self) -> onnx.ModelProto:
         """Returns the graph as an ONNX protobuf."""

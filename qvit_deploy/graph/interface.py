@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import onnx_ir as ir
@@ -28,6 +28,7 @@ class Input:
         kind: `mask` for booleans and what is named so, `image` for floats [batch, channels, height, width] that are not
             called embeddings, `tokens` for integers (indices into a vocabulary), `tensor` for anything else.
         batch_axis: the axis that counts examples; None where one value serves all of them.
+        given_name: what the model that was handed in calls it, where that is another name.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Input:
     shape: Shape
     dtype: ir.DataType | None
     batch_axis: int | None
+    given_name: str | None = field(default=None, compare=False)
 
     @property
     def static_batch(self) -> int | None:
@@ -74,6 +76,11 @@ class Interface:
         """Reads the interface off a model; initializers that are listed as inputs count as inputs too."""
         inputs = inputs_of([(value.name or "", _shape(value), value.dtype) for value in model.graph.inputs])
         return cls(inputs, tuple(_output(value, static_batch(inputs)) for value in model.graph.outputs))
+
+    def with_given_name(self, name: str) -> Interface:
+        """Returns this interface with what the model that was handed in calls its image input."""
+        image = self.image
+        return replace(self, inputs=tuple(replace(i, given_name=name) if i is image else i for i in self.inputs))
 
     @property
     def image(self) -> Input | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Set
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SCALES, STEPS
+from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, QUANTIZERS, SCALES, STEPS
 
 Dim = int | str
 """A size, or the name of one that is only known when the model runs ("batch", "64*batch")."""
@@ -134,5 +134,9 @@ def names_with_gradient(graph: Graph) -> set[str]:
     for node in graph.nodes():
         passes = node.op_type not in STEPS and node.op_type not in DESCRIBES
         if passes and any(value is not None and value.name in reached for value in node.inputs):
-            reached.update(v.name or "" for v in node.outputs if v.dtype is None or v.dtype.is_floating_point())
+            # Codes are integers, and a backward pass goes through what makes them all the same.
+            codes = node.op_type in QUANTIZERS
+            reached.update(
+                v.name or "" for v in node.outputs if codes or v.dtype is None or v.dtype.is_floating_point()
+            )
     return reached

@@ -25,8 +25,11 @@ from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
+from qvit_deploy.errors import CheckError
 from qvit_deploy.frontend import Source
+from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes
 from qvit_deploy.graph.examples import concatenated
+from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
@@ -37,6 +40,7 @@ from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.quantize.rounding.distill import distill
 from qvit_deploy.quantize.rounding.plan_weights import build_plan
 from qvit_deploy.recipe import Recipe
+from qvit_deploy.relevance.rule_sets import RULE_SETS
 from qvit_deploy.report.compile.page import render_report
 from qvit_deploy.targets.executor_outputs import fold_error
 from qvit_deploy.targets.registry import REFERENCE, targets_of, with_known_targets
@@ -65,6 +69,7 @@ def compile(
     checkpoint: Path | None = None,
     pretrained: bool = False,
     preprocess: Preprocess | None = None,
+    input_shapes: InputShapes = NO_SHAPES,
     force: bool = False,
     skip_bad_images: bool = False,
     cache: Path | None = None,
@@ -76,13 +81,15 @@ def compile(
         model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
         calib: DATA of the command line; unlabelled images are enough.
         preprocess: overrides what the model's source says.
+        input_shapes: fixes open sizes of an .onnx file's inputs.
         skip_bad_images: leave out calibration images that cannot be read instead of stopping.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
     Raises:
         InputError: anything handed in cannot be used; nothing is written.
         BudgetError: no allocation fits; names the smallest possible.
-        CheckError: verification failed; nothing is written.
+        CheckError: verification of the reference failed; nothing is written. Another target that fails is left out of
+            the bundle, whose manifest says why (`left_out`).
     """
     recipe = with_known_targets(recipe or Recipe.load(None))
     watch, targets = Stopwatch(progress), targets_of(recipe.targets)
@@ -91,7 +98,7 @@ def compile(
         target.require(f"--target {target.name}")
     inputs = open_inputs(
         model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
-        skip_bad_images=skip_bad_images, watch=watch,
+        input_shapes=input_shapes, skip_bad_images=skip_bad_images, watch=watch,
     )  # fmt: skip
     analysis = analyse(inputs, [recipe], watch, cache)
     with watch.stage("allocate"):
@@ -106,7 +113,7 @@ def compile(
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
-        verified = {t.name: t.verify(model, job) for t, model in emitted.items()}
+        verified, linted, left_out = verify(emitted, job)
         views = viewed(inputs.source.graph, reference, images, inputs.task)
         verification = Verification.of(
             verified.pop(REFERENCE.name),
@@ -114,12 +121,14 @@ def compile(
             held_out=inputs.held_out is not None,
             fold_error=fold_error(inputs.source.graph, folded, images, inputs.task),
             original=inputs.truth.require_folded(folded, inputs.original) if inputs.truth else inputs.original,
-            lint={t.name: require_no_errors(t.lint(model.model), t.name) for t, model in emitted.items()},
+            lint=linted,
         )
-        files = {file_of(FLOAT): folded.serialize(), **{t.file: model.serialize() for t, model in emitted.items()}}
+        files = {t.file: model.serialize() for t, model in emitted.items() if t.name not in left_out}
+        files[file_of(FLOAT)] = folded.serialize()
     with watch.stage("write"):
         records = {n: FileRecord.of(c) for n, c in files.items()}
-        manifest = validate({**facts, "verification": verification, "files": records}, "the manifest")
+        tree = {**facts, "verification": verification, "files": records, "left_out": left_out}
+        manifest = validate(tree, "the manifest")
         files["report.html"] = render_report(manifest, views)
         bundle = write_bundle(Path(out), manifest=manifest, files=files, force=force)
     return Compiled(bundle, watch.seconds, inputs.batches.images.skipped)
@@ -166,6 +175,32 @@ def emit(
     return {target: target.emit(job) for target in targets}
 
 
+def verify(
+    emitted: Mapping[AnyTarget, EmittedModel], job: VerificationJob
+) -> tuple[dict[str, Any], dict[str, dict[str, int]], dict[str, str]]:
+    """Verifies and lints the model of every target.
+
+    Returns: (target -> its verification; target -> rule -> number of the lint's findings; target -> why it failed, and
+        is in neither of the others).
+
+    Raises:
+        CheckError: the reference failed, which all others are verified against.
+    """
+    verified: dict[str, Any] = {}
+    linted: dict[str, dict[str, int]] = {}
+    left_out: dict[str, str] = {}
+    for target, model in emitted.items():
+        try:
+            found, findings = target.verify(model, job), require_no_errors(target.lint(model.model), target.name)
+        except CheckError as error:
+            if target is REFERENCE:
+                raise
+            left_out[target.name] = str(error)
+        else:
+            verified[target.name], linted[target.name] = found, findings
+    return verified, linted, left_out
+
+
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
@@ -176,7 +211,12 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         "source": {"model": inputs.source.description, "preprocess": _dumped(inputs.preprocess)},
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
-        "relevance": {"method": scores.method, "images": scores.images, "firings": dict(scores.firings)},
+        "relevance": {
+            "method": scores.method,
+            "images": scores.images,
+            "firings": dict(scores.firings),
+            **_row_importance(recipe, graph),
+        },
         "sites": [_record(known[c.name], c, allocation.get(c.name), scores.values.get(c.name)) for c in analysis.costs],
         "in_float": [asdict(layer) for layer in float_layers(graph, tuple(known.values()))],
         "summary": _summary(analysis.costs, allocation),
@@ -187,6 +227,14 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
         measured = analysis.latency.model_dump(mode="json", include={"device", "fingerprint", "batch_size"})
         facts["latency"] = {**measured, "sites_ms": total / 1e6}
     return facts
+
+
+def _row_importance(recipe: Recipe, graph: Graph) -> dict[str, str]:
+    """Returns the rule set that rows were weighted by, where it is not the one that the recipe names."""
+    if recipe.row_importance == "none":
+        return {}
+    used = RULE_SETS[recipe.row_importance].or_gradient(graph).name
+    return {} if used == recipe.row_importance else {"row_importance": used}
 
 
 def _dumped(preprocess: Preprocess | None) -> dict[str, Any] | None:

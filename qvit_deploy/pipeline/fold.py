@@ -22,7 +22,7 @@ from qvit_deploy.quantize.folds.norms import channel_fold, fold_norms
 from qvit_deploy.recipe import BUDGETS, Recipe, narrowest
 from qvit_deploy.relevance.importance import row_importance
 from qvit_deploy.relevance.objective import objective_on
-from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.relevance.rule_sets import RULE_SETS, fitting
 from qvit_deploy.tasks.task import Task
 
 SCORED_AT_ONCE = 2
@@ -60,7 +60,7 @@ def fold(
         names = dict.fromkeys([*tensors, *(s.input for s in sites if s.kind == "linear" and s.role != "image")])
         scored = batches.sample(SCORED_IMAGES, recipe.seed, SCORED_AT_ONCE)
         with watch.stage("importance", len(scored.images)) as advance:
-            rules = RULE_SETS[recipe.row_importance]
+            rules = fitting(RULE_SETS[recipe.row_importance], graph, "row importance")
             objective = objective_on(graph, scored, task, recipe.seed)
             importance = row_importance(graph, names, scored, rules, objective, advance)
         gc.collect()  # backward passes leave cycles that hold every activation

@@ -21,6 +21,7 @@ from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
+from qvit_deploy.frontend.input_shapes import InputShapes
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
 from qvit_deploy.pipeline.truth import Truth, compare_with_original
@@ -101,6 +102,7 @@ def open_inputs(
     checkpoint: Path | None,
     pretrained: bool,
     preprocess: Preprocess | None,
+    input_shapes: InputShapes,
     skip_bad_images: bool,
     watch: Stopwatch,
     held_out: int = HELD_OUT_IMAGES,
@@ -117,7 +119,7 @@ def open_inputs(
         CheckError: the canonical graph does not compute what the model does.
     """
     with watch.stage("trace"):
-        source = _source(model, checkpoint, pretrained, preprocess)
+        source = _source(model, checkpoint, pretrained, preprocess, input_shapes)
         preprocess = _preprocess(source, preprocess)
         gc.collect()  # tracing leaves cycles that hold the weights several times over
     calib = _calib(calib, model)
@@ -138,12 +140,16 @@ def open_inputs(
 
 
 def _source(
-    model: str | Source | nn.Module, checkpoint: Path | None, pretrained: bool, preprocess: Preprocess | None
+    model: str | Source | nn.Module,
+    checkpoint: Path | None,
+    pretrained: bool,
+    preprocess: Preprocess | None,
+    input_shapes: InputShapes,
 ) -> Source:
     if isinstance(model, Source):
         return model
     if isinstance(model, str):
-        return load_model(model, checkpoint=checkpoint, pretrained=pretrained)
+        return load_model(model, checkpoint=checkpoint, pretrained=pretrained, input_shapes=input_shapes)
     from qvit_deploy.frontend.original import TorchOriginal
     from qvit_deploy.frontend.torch_module import exported, from_torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.data.held_out import HELD_OUT_IMAGES
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.input_shapes import InputShapes
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.compile import build
@@ -47,6 +48,7 @@ class Job:
     checkpoint: Path | None = None
     pretrained: bool = False
     preprocess: Preprocess | None = None
+    input_shapes: InputShapes = field(default_factory=dict)
     skip_bad_images: bool = False
     measure: bool = False
     data: str | None = None
@@ -90,7 +92,7 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     recipe, measuring = job.recipes[0], job.measure or job.data is not None
     inputs = open_inputs(
         job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
-        preprocess=job.preprocess, skip_bad_images=job.skip_bad_images, watch=watch,
+        preprocess=job.preprocess, input_shapes=job.input_shapes, skip_bad_images=job.skip_bad_images, watch=watch,
         held_out=MEASURED_IMAGES if measuring else HELD_OUT_IMAGES,
     )  # fmt: skip
     evaluation = _Evaluation(inputs, job, watch) if measuring else None

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -60,6 +61,19 @@ class RuleSet:
         others = tuple(rule for rule in self.rules if rule.name != quantizer_rules.NAME)
         return replace(self, name=f"{self.name}+secant", rules=(quantizer_rules.SECANT, *others))
 
+    def or_gradient(self, graph: Graph) -> RuleSet:
+        """Returns this rule set, or `gradient`, which is the same, where `graph` has nothing for a rule.
+
+        A graph with an operator that is evidence for a rule has something for it; `bind` refuses where it is missed.
+        """
+        flow = Dataflow(graph)
+        used = [node for node in graph.nodes() if flow.is_used(node)]
+        present = {node.op_type for node in used}
+        own = [rule for rule in self.rules if rule.name != quantizer_rules.NAME]
+        if not own or any(rule.evidence & present or any(rule.matches(n, flow) for n in used) for rule in own):
+            return self
+        return replace(RULE_SETS["gradient"], unit_start=self.unit_start)
+
     def bind(self, graph: Graph, batch: int) -> BoundRules:
         """Returns the replacements for `graph` when it runs on `batch` images at a time.
 
@@ -94,7 +108,20 @@ class RuleSet:
                 )
         own = [count for name, count in firings.items() if name != quantizer_rules.NAME]
         if own and "Softmax" in present and not any(own):
-            raise InputError(f"rule set {self.name!r} matches no node of {graph.name!r}")
+            raise InputError(
+                f"rule set {self.name!r} matches no node of {graph.name!r}; use rule set 'gradient', which is the same"
+            )
+
+
+def fitting(rule_set: RuleSet, graph: Graph, purpose: str) -> RuleSet:
+    """Returns `rule_set.or_gradient(graph)`, and logs a warning, which begins with `purpose`, where that is another."""
+    found = rule_set.or_gradient(graph)
+    if found is not rule_set:
+        logging.getLogger(__name__).warning(
+            "%s: the model has nothing that a rule of %r applies to, no norm and no activation: the gradient is used",
+            purpose, rule_set.name,
+        )  # fmt: skip
+    return found
 
 
 def unit(objective: Objective) -> Objective:

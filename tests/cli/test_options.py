@@ -88,9 +88,19 @@ def test_lists_that_are_none_are_refused_with_the_name_of_the_option() -> None:
 def test_the_other_options_are_the_other_fields_of_a_request() -> None:
     assert {*REQUEST_OPTIONS, "choices"} == {f.name for f in dataclasses.fields(CompileRequest)}
     flags = ["--calib", "photos", "--checkpoint", "w.pt", "--pretrained", "--preprocess", "p.json", "--effort", "fast"]
-    more = ["--recipe", "r.toml", "--skip-bad-images", "--cache", "kept"]
+    more = [
+        "--recipe",
+        "r.toml",
+        "--skip-bad-images",
+        "--cache",
+        "kept",
+        "--input-shape",
+        "3x8x8",
+        "--input-shape",
+        "ids=4",
+    ]
     assert requested(*flags, *more) == CompileRequest(
-        {}, Path("r.toml"), "fast", "photos", Path("w.pt"), True, Path("p.json"), True, Path("kept")
+        {}, Path("r.toml"), "fast", "photos", Path("w.pt"), True, Path("p.json"), ("3x8x8", "ids=4"), True, Path("kept")
     )
 
 

@@ -9,6 +9,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
+from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.targets.onnxruntime.runtime import fusion, run, session
 from qvit_deploy.targets.onnxruntime.verification import verify
 from tests.support.graphs.convolution_graphs import DEPTHWISE, OTHERS, pyramid
@@ -27,10 +28,11 @@ def fetched(graph: Graph, images: torch.Tensor, names: list[str]) -> list[np.nda
 
 
 def assert_runs_alike(emitted: Graph, images: torch.Tensor) -> None:
-    """ONNX Runtime and the executor, free running, where ties may fall either way."""
+    """ONNX Runtime and the executor, free running: a tie that falls the other way may change one image."""
     expected = logits(emitted, images)
     got = run(session(emitted.serialize(), 1), Examples.images(images.numpy()))[0]
-    assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
+    changed = np.abs(got - expected).max(axis=1) > 1e-3 * np.abs(expected).max()
+    assert changed.sum() <= 1
 
 
 def constant_input(graph: Graph, output: str, index: int) -> np.ndarray:
@@ -167,3 +169,16 @@ def test_biases_of_convolutions_in_front_of_quantizers_are_not_rounded(bits: int
     assert np.median(np.abs(got - free)) <= 1e-5 * np.abs(free).max()
     whole = emit_qdq(calibrated.graph, calibrated.plan((bits, bits)), for_onnxruntime=False)
     assert whole.sites["deep"].product == whole.sites["deep"].output
+
+
+def test_nor_is_the_bias_of_one_that_is_also_an_output() -> None:
+    """ONNX Runtime does not count outputs of a graph as readers of the convolution."""
+    graph = pyramid()
+    (conv,) = (site for site in find_sites(graph) if site.name == "grouped")
+    graph.model.graph.outputs.append(node_making(graph, conv.output).outputs[0])
+    calibrated = calibrate(graph, (4,))
+    emitted = emit_qdq(calibrated.graph, calibrated.plan((4, 4)))
+    assert [value.name for value in emitted.model.graph.outputs] == ["logits", conv.output]
+    assert emitted.sites["grouped"].product != emitted.sites["grouped"].output == conv.output
+    found = verify(calibrated.graph, emitted, calibrated.plan((4, 4)), Examples.images(calibrated.images.numpy()))
+    assert found.worst_site_error is not None and found.worst_site_error < 1e-5

@@ -10,6 +10,7 @@ import torch
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.execute.ops import OPS
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
 from tests.support.graphs.operator_cases import CASES, Case
 from tests.support.graphs.single_node import as_graph, onnxruntime_outputs, single_node
 
@@ -30,10 +31,13 @@ def test_matches_onnx_runtime(case: Case) -> None:
     assert first is not None
     model = single_node(op, arrays, **attributes)  # type: ignore[arg-type]
     expected = onnxruntime_outputs(model, first)
-    names = [value.name for value in model.graph.output]  # as they are, not one for each example
-    found = Executor(as_graph(model)).run(Examples.images(torch.from_numpy(np.array(first))), fetch=names)
+    graph = as_graph(model)
+    x = torch.from_numpy(np.array(first))
+    found = Executor(graph).run(Examples.images(x) if x.ndim else Examples({}, {IMAGE: x}))
+    for_all = [output.batch_axis is None for output in graph.interface.outputs]  # repeated for each example
     assert len(found) == len(expected)
-    for ours, theirs in zip(found.values(), expected, strict=True):
+    for each, same, theirs in zip(found.values(), for_all, expected, strict=True):
+        ours = each[0] if same else each
         assert tuple(ours.shape) == np.shape(theirs)
         if theirs.dtype.kind == "f" and op not in ("QuantizeLinear", "Round"):
             np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-5, atol=2e-6)

@@ -29,18 +29,29 @@ def test_inputs_by_kind_and_outputs_by_name() -> None:
 
 def test_the_image_of_a_graph_that_takes_one() -> None:
     found = interface("float[4,3,8,6] x")
-    assert found.image.name == "x" and found.image_size == (3, 8, 6) and found.static_batch == 4
+    assert (
+        found.image is not None
+        and found.image.name == "x"
+        and found.image_size == (3, 8, 6)
+        and found.static_batch == 4
+    )
     assert interface("float[N,3,8,6] x").static_batch is None
+
+
+def test_what_counts_examples() -> None:
+    """The image's number decides: what is as long or open counts with it, what has another length is for all."""
+    found = interface("float[1,256,8,8] embeddings, float[1,3,2] points, float[2] size, float[M,4] boxes")
+    assert [i.batch_axis for i in found.inputs] == [0, 0, None, 0] and found.image is None
+    assert interface("int64[1,77] ids, float[N,3,8,8] x").inputs[0].batch_axis is None
 
 
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [
-        ("", "one image input, this one has 0"),
-        ("float[N,3,8,8] x, float[N,3,8,8] w", r"one image input, this one has 2 \(x, w\)"),
-        ("int64[N,8] ids", "four dimensions"),
-        ("int64[N,3,8,8] x", "float image input"),
-        ("float[N,3,H,8] x", "fixed channels"),
+        ("", r"no image input, or several \(its inputs: none\)"),
+        ("float[N,3,8,8] x, float[N,3,8,8] w", r"or several \(its inputs: x, w\)"),
+        ("int64[N,8] ids", r"its inputs: ids"),
+        ("float[N,3,H,8] x", r"--input-shape x=3xNx8"),
         ("float[N,8,8,3] x", "channels come last"),
     ],
 )

@@ -27,9 +27,9 @@ def compute(op: str, inputs: Sequence[Array | None], **attributes: object) -> li
     graph = as_graph(single_node(op, arrays, **attributes))  # type: ignore[arg-type]
     first = arrays[0]
     assert first is not None
-    names = [str(value.name) for value in graph.outputs]  # as they are, not one for each example
-    results = Executor(graph).run(Examples.images(torch.from_numpy(np.array(first))), fetch=names)
-    return [y.numpy() for y in results.values()]
+    results = Executor(graph).run(Examples.images(torch.from_numpy(np.array(first)))).values()
+    for_all = [output.batch_axis is None for output in graph.interface.outputs]  # repeated for each example
+    return [(y[0] if same else y).numpy() for y, same in zip(results, for_all, strict=True)]
 
 
 def cases_of(op: str) -> list[Case]:

@@ -89,6 +89,14 @@ def test_what_nothing_reads_is_removed_with_all_that_only_it_read() -> None:
     assert list(nodes_by_output(graph)) == ["out"] and list(graph.initializers) == ["read"]
 
 
+def test_a_gradient_goes_through_quantizers_although_codes_are_integers() -> None:
+    b = Builder()
+    scale, zero = b.constant(0.1), b.codes(np.array(0, np.int8))
+    b.op("DequantizeLinear", b.op("QuantizeLinear", "image", scale, zero, name="codes"), scale, zero, name="rounded")
+    graph = b.graph(b.op("Relu", "rounded", name="out"), (4, 2, 3))
+    assert names_with_gradient(graph) == {"image", "codes", "rounded", "out"}
+
+
 def test_a_gradient_goes_through_neither_shapes_nor_steps_nor_integers() -> None:
     b = Builder()
     b.op("Relu", "image", name="relu")

@@ -171,7 +171,8 @@ def test_an_unknown_recipe_key_and_images_of_another_size(
 
 
 def test_without_images_or_preprocessing(qvit: Command, inputs: Inputs, out: Path) -> None:
-    refused(qvit("compile", inputs.model, "-o", out), out, "--preprocess")
+    refused(qvit("compile", inputs.model, "-o", out), out, "--calib")
+    refused(qvit("compile", inputs.model, "-o", out, "--calib", inputs.calib), out, "--preprocess")
     refused(qvit("compile", inputs.model, "-o", out, "--preprocess", inputs.preprocess), out, "--calib")
 
 
@@ -200,6 +201,6 @@ def test_eval_and_inspect_refuse_too(qvit: Command, inputs: Inputs, tmp_path: Pa
     garbage.write_bytes(b"not a model at all")
     refused(qvit("inspect", garbage), out, "cannot be read as ONNX")
     refused(qvit("inspect", tmp_path / "none"), out, "no bundle, .onnx file or engine")
-    refused(qvit("eval", garbage, "--data", inputs.calib), out, "--preprocess")
+    refused(qvit("eval", inputs.model, "--data", inputs.calib), out, "--preprocess")
     refused(qvit("eval", garbage, "--data", inputs.calib, "--preprocess", inputs.preprocess), out, "ONNX Runtime")
     refused(qvit("eval", inputs.model, "--data", "none.npz", "--preprocess", inputs.preprocess), out, "none.npz")

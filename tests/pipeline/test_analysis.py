@@ -28,7 +28,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     np.savez(path, images=np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))
     return open_inputs(
         Source(mixed_vit(), None, "a graph"), str(path), BASE, checkpoint=None, pretrained=False,
-        preprocess=Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,)), skip_bad_images=False,
+        preprocess=Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,)), input_shapes={}, skip_bad_images=False,
         watch=Stopwatch(),
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ from qvit_deploy.recipe import Recipe
 from qvit_deploy.tasks.classify import CLASSIFY
 from tests.support.graphs.quantizable_graphs import mixed_vit
 
-BASE = Recipe(calibration_images=8, batch_size=4, bits=(3, 5, 8), mean_bits=5)
+BASE = Recipe(calibration_images=8, batch_size=4, bits=(3, 5, 8), mean_bits=4.5)
 STAGES = ["fold", "observe", "ranges", "relevance", "plan"]
 
 
@@ -56,7 +56,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inputs_of(recipe: Recipe, images: Path, graph: Graph | None = None, mean: float = 0.5) -> Inputs:
     return open_inputs(
         Source(graph or mixed_vit(), None, "a graph"), str(images), recipe, checkpoint=None, pretrained=False,
-        preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)), skip_bad_images=False,
+        preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)),
+        input_shapes={}, skip_bad_images=False,
         watch=Stopwatch(),
     )  # fmt: skip
 

@@ -85,7 +85,7 @@ def test_models_of_a_bundle(bundle: Path) -> None:
 def test_a_lone_file_needs_preprocessing_of_its_size(bundle: Path, tmp_path: Path) -> None:
     file = bundle / "model.onnxruntime.onnx"
     with pytest.raises(InputError, match="pass --preprocess"):
-        read_model(file, "float", None)
+        _ = read_model(file, "float", None).prepared
     with pytest.raises(InputError, match="preprocessing makes 3x8x8 images"):
         read_model(file, "float", Preprocess(input_size=(3, 8, 8), mean=(0.5,), std=(0.25,)))
     with pytest.raises(InputError, match=r"no bundle or \.onnx file at"):

@@ -30,7 +30,8 @@ def calib(tmp_path_factory: pytest.TempPathFactory) -> str:
 def opened(calib: str | None, graph: Graph | None = None, images: int = 8) -> Inputs:
     return open_inputs(
         Source(graph or mixed_vit(), None, "a graph"), calib, Recipe(calibration_images=images, batch_size=3),
-        checkpoint=None, pretrained=False, preprocess=PREPROCESS, skip_bad_images=False, watch=Stopwatch(),
+        checkpoint=None, pretrained=False, preprocess=PREPROCESS,
+        input_shapes={}, skip_bad_images=False, watch=Stopwatch(),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance.lrp import propagate, site_relevance
-from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
+from qvit_deploy.relevance.rule_sets import RULE_SETS, fitting, unit
 from qvit_deploy.tasks.classify import largest_logit, logit
 from tests.support.examples import image_batches
 from tests.support.graphs.relevance_graphs import Builder
@@ -185,6 +185,20 @@ def test_a_transformer_on_which_nothing_fires_is_an_error(builder: Builder) -> N
     graph = builder.graph(builder.op("Softmax", "image", axis=-1, name="y"), (2, 3, 4))
     with pytest.raises(InputError, match="matches no node"):
         RULE_SETS["relp"].bind(graph, 1)
+
+
+def test_where_no_rule_has_anything_to_do_the_gradient_takes_its_place(
+    builder: Builder, small_vit: Graph, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = builder.graph(builder.op("Softmax", "image", axis=-1, name="y"), (2, 3, 4))
+    assert fitting(RULE_SETS["relp"], graph, "score lrp").name == "gradient"
+    assert "score lrp: the model has nothing that a rule of 'relp' applies to" in caplog.text
+    caplog.clear()
+    for name, rule_set in RULE_SETS.items():
+        assert fitting(rule_set, small_vit, "") is rule_set
+        if name != "relp" and name != "attnlrp":
+            assert fitting(rule_set, graph, "") is rule_set
+    assert not caplog.text
 
 
 def test_firings_count_every_rule(small_vit: Graph) -> None:

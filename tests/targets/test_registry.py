@@ -15,12 +15,10 @@ import pytest
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.verification import FileVerification
 from qvit_deploy.cli import main
-from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import Finding, LintTarget
-from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.forced_comparison import probe_images
 from qvit_deploy.targets.onnxruntime.target import OnnxRuntime
@@ -151,13 +149,56 @@ def test_one_that_is_added_goes_through_every_command(
     assert measured["profile"]["sites"]
 
 
-def test_what_its_lint_does_not_forgive_stops_the_compile(
-    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Jammed(Abacus):
+    """An abacus that counts wrong."""
+
+    def verify(self, emitted: Graph, job: VerificationJob) -> AbacusVerification:
+        raise CheckError("verification of abacus: 3 of 60 codes of 'fc1' differ")
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (Jammed(), "verification of abacus: 3 of 60 codes of 'fc1' differ"),
+        (Abacus(broken=True), "lint: the abacus model breaks ABA001 at 'fc1': too many beads"),
+    ],
+)
+def test_one_that_fails_is_left_out_and_the_others_are_written(
+    target: Abacus, reason: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Program
 ) -> None:
-    monkeypatch.setitem(TARGETS, "abacus", Abacus(broken=True))
-    recipe, preprocess = Recipe.load(None, targets=["abacus"], **LEAST), Preprocess.from_file(Path(files[2]))
-    with pytest.raises(CheckError, match=r"lint: the abacus model breaks ABA001 at 'fc1': too many beads"):
-        compile(files[0], tmp_path / "out", calib=files[1], recipe=recipe, preprocess=preprocess)
+    monkeypatch.setitem(TARGETS, "abacus", target)
+    model, images, preprocess, recipe = files
+    out = tmp_path / "out"
+    flags = ("--calib", images, "--preprocess", preprocess, "--recipe", recipe)
+    code, said, errors = run("compile", model, "-o", out, *flags, "--target", "abacus", "--json")
+    bundle = read_bundle(out)
+    assert code == 1 and json.loads(said)["left_out"] == bundle.manifest.left_out == {"abacus": reason}
+    line = errors.splitlines()[-1]
+    assert line.startswith(f"error: {out} was written without abacus, not verified: abacus: {reason};")
+    assert "compile without --target abacus" in line
+    assert sorted(bundle.manifest.files) == ["model.float.onnx", "model.onnxruntime.onnx", "report.html"]
+    assert "abacus" not in bundle.manifest.verification.lint and not bundle.manifest.verification.targets
+    assert "File for abacus" in (out / "report.html").read_text() and "left out" in (out / "report.html").read_text()
+    code, _, errors = run("eval", out, "--data", images, "--target", "abacus")
+    assert code == 2 and f"the compile left abacus out: {reason}" in errors
+
+    code, said, _ = run("compile", model, "-o", tmp_path / "text", *flags, "--target", "abacus")
+    assert code == 1 and "left out       abacus (not verified)" in said
+    code, said, _ = run("compile", model, "-o", tmp_path / "whole", *flags)
+    assert code == 0 and "left_out" not in (tmp_path / "whole" / "manifest.json").read_text()
+
+
+def test_the_reference_that_fails_stops_the_compile(
+    abacus: Abacus, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Program
+) -> None:
+    def fail(*_: object) -> None:
+        raise CheckError("verification: codes differ")
+
+    monkeypatch.setattr(type(REFERENCE), "verify", fail)
+    model, images, preprocess, recipe = files
+    flags = ("--calib", images, "--preprocess", preprocess, "--recipe", recipe, "--target", "abacus")
+    code, said, errors = run("compile", model, "-o", tmp_path / "out", *flags)
+    assert (code, said) == (1, "") and errors.splitlines()[-1] == "error: verification: codes differ"
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,6 @@
 """Measures what counting every output does for models with several: SQNR of each output at equal mean bits.
 
-    python -m tools.measure.outputs [--mean-bits 6] [--seeds 3] [--epochs 60]
+    python -m tools.measure.outputs [--mean-bits 6] [--seeds 3] [--epochs 50]
 
 Two models. The ViT of `tools.train.two_heads` is trained first; each of its outputs is compared with what it gets when
 the model is compiled with that output only. A Swin with a feature pyramid has random weights. Both are compiled by the
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--mean-bits", type=float, default=6)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=50)
     arguments = parser.parse_args()
     TASKS[FirstOutput.name] = FirstOutput()
     table = Table("model", "seed", "objective", "SQNR dB by output", "worst")

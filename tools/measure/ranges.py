@@ -90,6 +90,7 @@ def main() -> None:
             checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors",
             pretrained=False,
             preprocess=PREPROCESS,
+            input_shapes={},
             skip_bad_images=False,
             watch=watch,
         )

@@ -37,7 +37,7 @@ def main() -> None:
         inputs = open_inputs(
             MODEL, str(arguments.reference / "fashion_mnist_dev.npz"), recipes[0],
             checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors", pretrained=False,
-            preprocess=PREPROCESS, skip_bad_images=False, watch=watch,
+            preprocess=PREPROCESS, input_shapes={}, skip_bad_images=False, watch=watch,
         )  # fmt: skip
         analysis = analyse(inputs, recipes, watch)
     exact = analysis.table(recipes[0]).errors

@@ -21,17 +21,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 import qvit_deploy
-from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.cli.console import Bars, error_line, stderr
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
@@ -42,40 +39,16 @@ from qvit_deploy.recipe import Recipe
 from tools.paper.imagenet_inputs import ImageNet, Model
 from tools.paper.published_imagenet import METHODS, MODELS, PaperModel
 from tools.paper.results_file import add_rows, read_rows
+from tools.paper.runs import MANIFEST_COLUMNS, RUNS, manifest_cells, positive, recipe_of
 
 IDENTITY = ("model", "run", "weights", "recipe", "val", "limit", "version")
 """Rows that agree in these are the same measurement."""
 PUBLISHED = ("float (published)", *(f"{method} (published)" for method in METHODS))
 COLUMNS = (
-    *("model", "run", "top1", "n", "skipped", *PUBLISHED, "widths", "quantized", "mean_w_bits", "mean_a_bits"),
-    *("weight_bytes", "calibration_images", "calibration_skipped", "seconds"),
+    *("model", "run", "top1", "n", "skipped", *PUBLISHED, "widths", *MANIFEST_COLUMNS),
+    *("calibration_skipped", "seconds"),
     *IDENTITY[2:],
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """One width of the table.
-
-    Attributes:
-        bits: nominal width, whose published numbers stand beside ours; None for the float model.
-        widths: how each layer's are chosen, for the reader of the CSV.
-        choices: fields of the recipe.
-    """
-
-    bits: int | None
-    widths: str
-    choices: Mapping[str, Any]
-
-
-RUNS = {
-    "FP32": Run(None, "float", {}),
-    "W4A4": Run(4, "w4a4", {"uniform": "w4a4"}),
-    "W6A6": Run(6, "w6a6", {"uniform": "w6a6"}),
-    # A mean of 4 over {4, 6, 8} could only be 4 everywhere.
-    "MP4": Run(4, "mean 4 of 3, 4, 5 (our choice)", {"mean_bits": 4, "bits": (3, 4, 5)}),
-    "MP6": Run(6, "mean 6 of 4, 6, 8 (our choice)", {"mean_bits": 6, "bits": (4, 6, 8)}),
-}
 
 
 @dataclass(frozen=True)
@@ -91,7 +64,7 @@ class Task:
 def tasks(arguments: argparse.Namespace, data: ImageNet) -> list[Task]:
     """Lists the runs that the command line selects, model by model. Raises InputError."""
     selected = []
-    recipes = {name: _recipe(RUNS[name], arguments.seed, arguments.recipe) for name in arguments.runs}
+    recipes = {name: recipe_of(RUNS[name], arguments.seed, arguments.recipe) for name in arguments.runs}
     for name in dict.fromkeys(arguments.models):
         file = f"{name.partition('?')[0]}.safetensors"
         model = Model(name, None if arguments.pretrained else arguments.checkpoints / file)
@@ -161,7 +134,7 @@ def measure(
                 progress=watch,
             )  # fmt: skip
             path = compiled.bundle.path_of("model.onnxruntime.onnx")
-            cells = _manifest_cells(compiled.bundle.manifest)
+            cells = manifest_cells(compiled.bundle.manifest)
             cells["calibration_skipped"] = str(len(compiled.skipped_images))
         preprocess = Preprocess.model_validate(source.preprocess)
         result = evaluate(path, str(data.val), preprocess=preprocess, limit=limit, skip_bad_images=True, progress=watch)
@@ -177,26 +150,6 @@ def published(paper: PaperModel | None, run: str) -> dict[str, str]:
     bits = RUNS[run].bits
     numbers = (paper.float_top1, *([None] * len(METHODS) if bits is None else paper.top1[bits]))
     return {name: "" if n is None else f"{n:.2f}" for name, n in zip(PUBLISHED, numbers, strict=True)}
-
-
-def _manifest_cells(manifest: Manifest) -> dict[str, str]:
-    kinds = Counter(site.kind for site in manifest.sites)
-    widths = Counter(f"w{site.w_bits}a{site.a_bits}" for site in manifest.sites)
-    fields = manifest.model_dump()
-    return {
-        "quantized": "; ".join(", ".join(f"{n} {what}" for what, n in sorted(c.items())) for c in (kinds, widths)),
-        "mean_w_bits": f"{manifest.summary.mean_w_bits:.3f}",
-        "mean_a_bits": f"{manifest.summary.mean_a_bits:.3f}",
-        "weight_bytes": str(manifest.summary.weight_bytes),
-        "calibration_images": str(fields["calibration"]["images"]),
-    }
-
-
-def _recipe(run: Run, seed: int, file: Path | None) -> Recipe | None:
-    """Returns the recipe of a run; None for float. Raises InputError."""
-    if run.bits is None:
-        return None
-    return Recipe.load(file, **run.choices, attention="integer", calibration_images=32, seed=seed)
 
 
 def _print(rows: Iterable[Mapping[str, str]]) -> None:
@@ -216,13 +169,6 @@ def _print(rows: Iterable[Mapping[str, str]]) -> None:
     Console(width=120).print(table)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line: 0 done, 1 a bundle failed its verification, 2 unusable input, 130 interrupted."""
     parser = argparse.ArgumentParser(
@@ -235,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights.add_argument("--checkpoints", type=Path, help="folder with NAME.safetensors for every model")
     parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm names, also NAME?key=value")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--limit", type=_positive, help="evaluate this many images, balanced over the classes")
+    parser.add_argument("--limit", type=positive, help="evaluate this many images, balanced over the classes")
     parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
     parser.add_argument("--recipe", type=Path, help="TOML file with choices that the runs leave open")
     arguments = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Trains a small ViT with two heads on Fashion-MNIST: the class, and a mask of the pixels that are above a threshold.
 
-    python -m tools.train.two_heads OUT.pt [--data /usr/share/datasets/fashion-mnist] [--epochs 60]
+    python -m tools.train.two_heads OUT.pt [--data /usr/share/datasets/fashion-mnist] [--epochs 50]
 
 Without `--data` it learns from the 512 calibration images that the package carries, which takes a minute and shows what
 quantization does to two trained outputs; 1,000 other images are there to measure on. `--data` is a folder with the four
@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     images, labels = shipped("calib") if arguments.data is None else load_split(arguments.data, "train")

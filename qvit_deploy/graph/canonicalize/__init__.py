@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names
+from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names, take_given_name
 from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
 from qvit_deploy.graph.canonicalize.rewrites.attention import normalise_attention
 from qvit_deploy.graph.canonicalize.rewrites.batch import specialise
@@ -75,10 +75,11 @@ def canonicalize(model: ir.Model, name: str) -> Graph:
     with quiet("onnx_ir"):
         for _, rewritten in rewrite(model):  # noqa: B007
             pass
+    image_name = take_given_name(rewritten)
     common.ClearMetadataAndDocStringPass()(rewritten)
     rewritten.graph.name = name
     rewritten.producer_name, rewritten.producer_version = "qvit-deploy", None
-    return Graph(rewritten, name)
+    return Graph(rewritten, name, image_name=image_name)
 
 
 def rewrite(model: ir.Model) -> Iterator[tuple[str, ir.Model]]:

@@ -3,7 +3,7 @@
 Rules, in order:
 1. an output that is an input becomes the result of an Identity; one that is a constant is refused;
 2. the sizes of inputs are known, but for that of the batch, which is one number or `batch` for all that have one;
-3. the image input is called `image`, unless an output is;
+3. the image input is called `image`, unless an output is; `take_given_name` says what it was called;
 4. outputs have their names, their order and their shapes in the end.
 """
 
@@ -16,6 +16,7 @@ from qvit_deploy.graph.edit import free_value_name
 from qvit_deploy.graph.interface import IMAGE, Interface, require_known
 
 BATCH = "batch"
+_GIVEN_NAME = "qvit-deploy/image"
 
 
 def output_names(model: ir.Model) -> list[str]:
@@ -54,8 +55,15 @@ def check_interface(model: ir.Model) -> None:
         value = model.graph.inputs[interface.inputs.index(image)]
         name = value.name if IMAGE in outputs and value.name not in outputs else IMAGE
         if name not in outputs:
+            if name != image.name:
+                model.metadata_props[_GIVEN_NAME] = image.name
             _free_name(model, str(name), keep=value)
             value.name = name
+
+
+def take_given_name(model: ir.Model) -> str | None:
+    """Returns what the image input was called before rule 3, None if it kept its name, and removes the note of it."""
+    return model.metadata_props.pop(_GIVEN_NAME, None)
 
 
 def set_batch(model: ir.Model, batch: int | str) -> None:

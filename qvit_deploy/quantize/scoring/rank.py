@@ -18,7 +18,7 @@ from qvit_deploy.quantize.scoring.sensitivity import linear_sensitivity
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.relevance.lrp import site_relevance
 from qvit_deploy.relevance.objective import objective_on
-from qvit_deploy.relevance.rule_sets import RULE_SETS
+from qvit_deploy.relevance.rule_sets import RULE_SETS, fitting
 from qvit_deploy.relevance.scores import Scores
 from qvit_deploy.tasks.task import Objective, Task
 
@@ -120,9 +120,9 @@ def _first_order(name: str) -> Callable[[ScoringJob], LossTable]:
     backward pass of a rule set gives."""
 
     def rank(job: ScoringJob) -> LossTable:
-        rules = RULE_SETS[name]
+        rules = fitting(RULE_SETS[name], job.calibration.graph, f"score {name}")
         losses, images = linear_sensitivity(job.calibration, job.batches, rules, job.objective(), job.advance)
-        return LossTable(losses, _narrowest(losses, f"{name}:sensitivity", images))
+        return LossTable(losses, _narrowest(losses, f"{rules.name}:sensitivity", images))
 
     return rank
 
@@ -145,7 +145,8 @@ def _uniform(job: ScoringJob) -> Scores:
 
 def _lrp(job: ScoringJob) -> Scores:
     """Gives each site its share of the absolute LRP relevance under `recipe.rules`."""
-    calibration, rules = job.calibration, RULE_SETS[job.recipe.rules]
+    calibration = job.calibration
+    rules = fitting(RULE_SETS[job.recipe.rules], calibration.graph, "score lrp")
     mean = site_relevance(calibration.graph, calibration.sites, job.batches, rules, job.objective(), job.advance)
     return _totals(mean, calibration)
 

@@ -137,6 +137,15 @@ def _file(name: str, verification: FileVerification) -> VerificationRow | None:
     return VerificationRow(f"File for {printable(name)}", result, reading.meaning, not verification.code_mismatches)
 
 
+def left_out(reasons: Mapping[str, str]) -> list[VerificationRow]:
+    """Returns a row for each target that has no file in the bundle, by the reason."""
+    meaning = "This target failed its verification, so the bundle has no file for it; the other files are not affected."
+    return [
+        VerificationRow(f"File for {printable(name)}", f"left out: {printable(reason)}", meaning, False)
+        for name, reason in reasons.items()
+    ]
+
+
 def _differ(count: int) -> str:
     return f"{count:,} differ" if count else "all equal"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from qvit_deploy.artifacts.manifest import Manifest, SiteRecord
 from qvit_deploy.artifacts.verification import Verification
-from qvit_deploy.report.compile.findings import fidelity, findings, number
+from qvit_deploy.report.compile.findings import fidelity, findings, left_out, number
 from qvit_deploy.report.compile.scores import Ranking, rank
 from qvit_deploy.report.compile.views import ViewedImage, meaning, views_figure
 from qvit_deploy.report.labels import printable, role_text, runs, site_labels
@@ -43,7 +43,7 @@ def render_report(manifest: Manifest, views: Sequence[ViewedImage]) -> bytes:
         model=printable(str(manifest.source.get("model", "unnamed model"))),
         cards=_cards(manifest),
         fidelity=fidelity(manifest, words),
-        findings=findings(manifest.verification, words),
+        findings=[*findings(manifest.verification, words), *left_out(manifest.left_out)],
         operators=_operators(manifest.verification),
         widths=sorted({b for s in sites for b in (s.w_bits, s.a_bits) if b is not None}),
         any_float=any(b is None for s in sites for b in (s.w_bits, s.a_bits)),

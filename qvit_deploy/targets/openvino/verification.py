@@ -99,7 +99,7 @@ def _tensors(
     names = compared_tensors(emitted, plan)
     renamed = rewritten.renamed(names)
     fetch = list(dict.fromkeys(renamed))
-    runner = OpenVinoModel(rewritten.serialize(), batch=emitted.static_batch or len(images), fetch=fetch)
+    runner = OpenVinoModel(rewritten.probed(), batch=emitted.static_batch or len(images), fetch=fetch)
     tensors = dict(zip(fetch, runner.run(images), strict=True))
     return {name: rewritten.signed(name, tensors[new]) for name, new in zip(names, renamed, strict=True)}
 

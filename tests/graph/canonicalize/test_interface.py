@@ -34,6 +34,16 @@ def test_a_single_output_keeps_its_name() -> None:
     assert canonical(read("y = Relu(x)", "float[N,3,8,8] y")).inputs[0].name == "image"
 
 
+def test_the_name_that_the_image_had_is_kept_and_is_in_no_file() -> None:
+    graph = canonical(read("y = Relu(pixel_values)", "float[N,3,8,8] y", "float[N,3,8,8] pixel_values"))
+    assert graph.inputs[0].name == "image"
+    image = graph.clone().interface.image
+    assert image is not None and image.given_name == "pixel_values"
+    assert b"pixel_values" not in graph.serialize()
+    same = canonical(read("y = Relu(image)", "float[N,3,8,8] y", "float[N,3,8,8] image")).interface.image
+    assert same is not None and same.given_name is None
+
+
 @pytest.mark.parametrize("name", ["image", "logits", "ints_1", "index_0"])
 def test_an_output_of_any_name(name: str) -> None:
     graph = canonical(read(f"{name} = Relu(x)", f"float[N,3,8,8] {name}"))

@@ -29,7 +29,7 @@ def test_a_weight_scale_is_never_worse_than_the_largest_magnitude_s(seed: int, b
 @settings(max_examples=25, deadline=None)
 def test_an_activation_scale_is_never_worse_than_the_largest_magnitude_s(seed: int, bits: int, outlier: float) -> None:
     generator = torch.Generator().manual_seed(seed)
-    rows, importance = torch.randn(FEW_ROWS, 8, generator=generator), torch.rand(8, generator=generator)
+    rows, importance = torch.randn(FEW_ROWS + 1, 8, generator=generator), torch.rand(8, generator=generator)
     rows[7, 3] = outlier
     absmax = float(rows.abs().max())
     found = weighted_error(
@@ -79,8 +79,8 @@ def test_zero_and_constant_columns(bits: int) -> None:
 @given(st.integers(0, 10_000), st.integers(2, 8))
 @settings(max_examples=30, deadline=None)
 def test_a_channel_s_range_follows_its_shift_and_scale(seed: int, bits: int) -> None:
-    rows = torch.randn(FEW_ROWS, 5, generator=torch.Generator().manual_seed(seed))
-    weights = torch.rand(FEW_ROWS, generator=torch.Generator().manual_seed(seed + 1)) + 0.1
+    rows = torch.randn(FEW_ROWS + 1, 5, generator=torch.Generator().manual_seed(seed))
+    weights = torch.rand(FEW_ROWS + 1, generator=torch.Generator().manual_seed(seed + 1)) + 0.1
     width, centre = channel_ranges(rows, weights, bits)
     assert (width > 0).all() and (width <= (rows.amax(0) - rows.amin(0))).all()
     wider, moved = channel_ranges(4 * rows + 16, weights, bits)  # powers of 2: nearly no rounding

@@ -38,16 +38,20 @@ def test_exact_losses_add_up_over_outputs() -> None:
     both, logits, mask = (ranked(two_heads(only=only), "exact").errors for only in (None, "logits", "mask"))
     for name in ("trunk.0", "trunk.1"):
         expected = logits[name].at(Int(4), Int(4)) + mask[name].at(Int(4), Int(4))
-        assert both[name].at(Int(4), Int(4)) == pytest.approx(expected, rel=1e-4)
-    assert both["mask_neck"].at(Int(4), Int(4)) == pytest.approx(mask["mask_neck"].at(Int(4), Int(4)), rel=1e-4)
+        assert both[name].at(Int(4), Int(4)) == pytest.approx(expected, rel=0.05)  # rows are sampled anew
+    assert both["mask_neck"].at(Int(4), Int(4)) == pytest.approx(mask["mask_neck"].at(Int(4), Int(4)), rel=0.05)
 
 
 def test_the_gradient_estimates_what_is_measured_at_both_outputs() -> None:
     calibrated = calibrate(two_heads(), (4, 8), images=IMAGES)
     gradient, exact = (ranked(calibrated.graph, score, calibrated) for score in ("gradient", "exact"))
     ratios = {n: e.at(Int(4), Int(4)) / exact.errors[n].at(Int(4), Int(4)) for n, e in gradient.errors.items()}
-    # Powers of outputs are taken about their mean here and about zero there: ratios are equal, but not 1.
-    assert max(ratios.values()) < 4 * min(ratios.values())
+    # Powers are taken about the mean here and about zero there: a ratio for each output, and between them for the
+    # trunk.
+    for head in ("class", "mask"):
+        assert ratios[f"{head}_neck"] == pytest.approx(ratios[f"{head}_head"], rel=0.3)
+    low, high = sorted((ratios["class_neck"], ratios["mask_neck"]))
+    assert low < ratios["trunk.0"] < high and low < ratios["trunk.1"] < high
 
 
 @pytest.mark.parametrize("score", ["gradient", "relp", "exact"])

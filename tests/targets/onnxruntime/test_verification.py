@@ -108,10 +108,10 @@ def test_a_graph_that_is_not_the_plan_s_is_refused(
 
 
 def test_a_runtime_that_computes_other_codes_is_caught(calibrated: Calibrated, plan: Plan) -> None:
-    """The runtime gets a clip at 7.6 steps instead of 7, as if it had rounded on another grid."""
+    """The runtime gets a clip at 3 steps instead of 7, as if it had rounded on another grid."""
     emitted = emit_qdq(calibrated.graph, plan)
-    wider = change(emitted, "norm2_out.q4.high", lambda high: high * np.float32(7.6 / 7))
-    with pytest.raises(CheckError, match=r"codes of 'norm2_out\.q4' differ between the runtime and the executor"):
+    wider = change(emitted, "norm1_out.q4.high", lambda high: high * np.float32(3 / 7))
+    with pytest.raises(CheckError, match=r"codes of 'norm1_out\.q4' differ between the runtime and the executor"):
         verification._forced(Executor(emitted), wider, plan, Examples.images(calibrated.images[:4].numpy()))
 
 

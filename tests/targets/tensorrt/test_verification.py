@@ -82,7 +82,7 @@ def test_codes_are_equal_at_every_site_given_equal_inputs(wide: Calibrated, bits
     per_image = 4 * 16 * 8 + norm + norm + norm + 2 * norm + 32  # embed, qkv, proj, fc1, fc2, head
     attention = 3 * norm + tokens if bits < 8 else 0
     assert found.codes == 4 * (per_image + attention)
-    assert 0.8 < found.free_codes_equal < 1 and found.reference_sqnr_db > 20
+    assert 0.8 < found.free_codes_equal < 1 and found.reference_sqnr_db > 15
 
 
 @pytest.mark.parametrize("widths", [(4, 4), (6, 8), (8, 6)])
