@@ -30,6 +30,9 @@ from qvit_deploy.bench.compare.stats import paired_ratio
 from qvit_deploy.bench.measure import MeasureOptions, in_turn
 from qvit_deploy.data.images import open_images
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.frontend.input_shapes import parse_input_shapes
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
 from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.registry import REFERENCE
@@ -68,7 +71,7 @@ def shipped(package: str, path: Path) -> Path | None:
 def saliency(model: Path, photos: Path, recipes: Sequence[str], work: Path) -> list[Measured]:
     """Compiles the saliency model and compares its maps with the float model's on photographs."""
     images = open_images(str(photos / "test"), SALIENCY_PREPROCESS, split="test")
-    pixels = np.concatenate([x for x, _ in images.batches(BATCH)])
+    pixels = np.concatenate([batch.arrays[IMAGE] for batch in images.batches(BATCH)])
 
     def quality(exact: np.ndarray, quantized: np.ndarray) -> dict[str, float]:
         both, either = (exact > 0.5) & (quantized > 0.5), (exact > 0.5) | (quantized > 0.5)
@@ -97,8 +100,8 @@ def ocr(model: Path, recipes: Sequence[str], work: Path) -> list[Measured]:
         }
 
     def compiled(recipe: Recipe, out: Path) -> Bundle:
-        size = f"3x{HEIGHT}x{WIDTH}"
-        return compile(str(model), out, calib=str(data), recipe=recipe, input_shape=size).bundle
+        shapes = parse_input_shapes((f"3x{HEIGHT}x{WIDTH}",))
+        return compile(str(model), out, calib=str(data), recipe=recipe, input_shapes=shapes).bundle
 
     return [_measured(text, compiled, pixels, quality, work) for text in recipes]
 
@@ -125,7 +128,9 @@ def _measured(
 def _first_output(path: Path, pixels: np.ndarray) -> np.ndarray:
     session = open_model(path)
     size = session.static_batch or BATCH
-    return np.concatenate([next(iter(session.run(pixels[i : i + size]).values())) for i in range(0, len(pixels), size)])
+    return np.concatenate(
+        [next(iter(session.run(Examples.images(pixels[i : i + size])).values())) for i in range(0, len(pixels), size)]
+    )
 
 
 def main() -> None:

@@ -47,6 +47,8 @@ def _drawn(text: str, rng: np.random.Generator) -> np.ndarray:
     image = Image.new("RGB", (WIDTH, HEIGHT), paper)
     sizes = (ImageFont.load_default(size) for size in range(_LARGEST, 0, -1))
     font = next(f for f in sizes if f.getlength(text) < WIDTH - _MARGIN)
-    ImageDraw.Draw(image).text((rng.integers(2, _MARGIN - 2), HEIGHT // 2), text, fill=ink, font=font, anchor="lm")
+    ImageDraw.Draw(image).text(
+        (float(rng.integers(2, _MARGIN - 2)), HEIGHT / 2), text, fill=ink, font=font, anchor="lm"
+    )
     pixels = np.asarray(image, np.float32) + rng.normal(0, _NOISE, (HEIGHT, WIDTH, 3))
     return ((pixels.clip(0, 255) / 255 - 0.5) / 0.5).transpose(2, 0, 1).astype(np.float32)
