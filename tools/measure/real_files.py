@@ -128,9 +128,8 @@ def _measured(
 def _first_output(path: Path, pixels: np.ndarray) -> np.ndarray:
     session = open_model(path)
     size = session.static_batch or BATCH
-    return np.concatenate(
-        [next(iter(session.run(Examples.images(pixels[i : i + size])).values())) for i in range(0, len(pixels), size)]
-    )
+    batches = (Examples.images(pixels[i : i + size]) for i in range(0, len(pixels), size))
+    return np.concatenate([next(iter(session.run(batch).values())) for batch in batches])
 
 
 def main() -> None:
