@@ -115,8 +115,8 @@ def _conv(node: ir.Node) -> Site | None:
     x, w = node.inputs[0], node.inputs[1]
     assert x is not None and w is not None
     weight = constant(w)
-    if weight is None or weight[0].size < SMALLEST_REDUCTION:
-        return None
+    if weight is None or weight.ndim != 4 or weight[0].size < SMALLEST_REDUCTION:
+        return None  # convolutions of sequences and of videos stay in float
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     output = _name(node.outputs[0])
     return Site(

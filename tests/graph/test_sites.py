@@ -117,3 +117,13 @@ def test_layers_with_weights_that_are_no_sites_are_listed() -> None:
         ("depthwise", "Conv", 4 * 9),
     ]
     assert float_layers(mixed_vit(), find_sites(mixed_vit())) == ()
+
+
+def test_convolutions_of_sequences_and_videos_stay_in_float() -> None:
+    """Targets quantize those of images; plans hold kernels [out, in, height, width]."""
+    for sizes in ([64], [2, 4, 8]):
+        b = Builder()
+        x = b.op("Reshape", "image", b.constant([0, 3, *sizes]))
+        y = b.op("Conv", x, b.normal(8, 3, *[2] * len(sizes), name="video.weight"))
+        graph = canonical(b, b.op("Flatten", y, name="logits"), (3, 8, 8), "video")
+        assert find_sites(graph) == () and [layer.name for layer in float_layers(graph, ())] == ["video"]

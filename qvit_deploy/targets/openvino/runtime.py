@@ -152,7 +152,7 @@ class OpenVinoModel:
 
     def outputs(self, images: Examples[np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs for any number of examples by name, each [n, ...]."""
-        names = [value.any_name for value in self._compiled.outputs]
+        names = [_name(value) for value in self._compiled.outputs]
         fixed = static_batch(self.inputs)
         values = outputs_in_batches(images, self.batch, self._copied, self._output_shapes, fixed)
         return dict(zip(names, values, strict=True))
@@ -176,7 +176,14 @@ class OpenVinoModel:
 
 def _declared(value: openvino.Output) -> tuple[str, Shape, ir.DataType]:
     shape = tuple(d.get_length() if d.is_static else str(d) for d in value.partial_shape)
-    return value.any_name, shape, ir.DataType.from_numpy(value.element_type.to_dtype())
+    return _name(value), shape, ir.DataType.from_numpy(value.element_type.to_dtype())
+
+
+def _name(value: openvino.Output) -> str:
+    """Returns the name that the model's file gives an input or output, which OpenVINO lists among those of the tensors
+    that it found to be the same."""
+    given: str = value.get_node().get_friendly_name().removesuffix("/sink_port_0")
+    return given if given in value.get_names() else value.any_name
 
 
 def _producer(value: openvino.Output) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
@@ -115,3 +116,17 @@ def test_without_openvino_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, calib
         require_openvino("--target openvino")
     with pytest.raises(InputError, match="pip install openvino"):
         OpenVinoModel(calibrated.graph.serialize())
+
+
+def test_an_output_has_its_name_where_openvino_knows_the_tensor_by_several() -> None:
+    """It drops what only copies, and lists the names of both ends."""
+    shape = ["batch", 3, 4, 4]
+    inputs = [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, shape)]
+    outputs = [onnx.helper.make_tensor_value_info(f"copy_{i}", onnx.TensorProto.FLOAT, shape) for i in range(9)]
+    nodes = [onnx.helper.make_node("Relu", ["image"], ["relu"])]
+    nodes += [onnx.helper.make_node("Identity", ["relu"], [value.name]) for value in outputs]
+    graph = onnx.helper.make_graph(nodes, "copies", inputs, outputs)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    found = OpenVinoModel(model, threads=1).outputs(Examples.images(np.ones((2, 3, 4, 4), np.float32)))
+    assert list(found) == [value.name for value in outputs]
