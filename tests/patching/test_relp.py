@@ -27,7 +27,13 @@ LINEAR_RULES = ("gradient", "relp", "relp-ah", "attnlrp")
 
 
 def _attribute(graph: Graph, rules: str, pair: Tensor, direction: Direction = "denoising") -> Attribution:
-    rule_set, components = RULE_SETS[rules], find_components(graph)
+    return _attribute_to(find_components(graph), graph, rules, pair, direction)
+
+
+def _attribute_to(
+    components: tuple[Component, ...], graph: Graph, rules: str, pair: Tensor, direction: Direction
+) -> Attribution:
+    rule_set = RULE_SETS[rules]
     executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
     return attribute(
         executor,
@@ -56,18 +62,7 @@ def _linear_network() -> tuple[Graph, tuple[Component, ...]]:
 def test_on_a_linear_network_every_rule_set_is_exact(rules: str, direction: Direction) -> None:
     graph, components = _linear_network()
     pair = torch.randn(2, 4, 2, 3)
-    rule_set = RULE_SETS[rules]
-    executor = Executor(graph, overrides=rule_set.bind(graph, 1).overrides)
-    estimate = attribute(
-        executor,
-        rule_set,
-        components,
-        Examples.images(pair[:1]),
-        Examples.images(pair[1:]),
-        METRIC,
-        CLASSIFY,
-        direction,
-    )
+    estimate = _attribute_to(components, graph, rules, pair, direction)
     exact = patch_effects(
         Executor(graph), components, Examples.images(pair[:1]), Examples.images(pair[1:]), METRIC, direction
     )
