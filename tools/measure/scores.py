@@ -17,12 +17,13 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from qvit_deploy.cli.console import Bars
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.sweep import Job, run
 from qvit_deploy.recipe import Recipe, Score
 from qvit_deploy.report.sweep.table import SweepRow
@@ -30,7 +31,9 @@ from qvit_deploy.tasks.all_outputs import AllOutputs
 from qvit_deploy.tasks.classify import Classify
 from qvit_deploy.tasks.registry import TASKS
 from qvit_deploy.tasks.task import Objective, Outputs
-from tools.measure.reference import MODEL, PREPROCESS
+from tools.measure.reference import MODEL, reference_options
+
+DEMO_DATA = "demo:fashion-mnist"
 
 RANDOM_DEALS = 3
 
@@ -123,20 +126,14 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1)
     arguments = parser.parse_args()
     objectives = arguments.objective.split(",")
-    models: list[dict[str, Any]] = [
-        {"model": name, "calib": "demo:fashion-mnist", "data": "demo:fashion-mnist"}
-        for name in arguments.model.split(",")
-        if name
-    ]
+    models = {name: InputOptions(calib=DEMO_DATA) for name in arguments.model.split(",") if name}
     if arguments.reference is not None:
-        data = str(arguments.reference / "fashion_mnist_dev.npz")
-        checkpoint = arguments.reference / "dinov2_vits14_fmnist.safetensors"
-        models.append({"model": MODEL, "calib": data, "data": data, "checkpoint": checkpoint, "preprocess": PREPROCESS})
+        models[MODEL] = reference_options(arguments.reference)
 
     TASKS[EveryLogit.name] = EveryLogit()
     rows: Rows = {}
     for draw in range(arguments.draws):
-        for fields in models:
+        for model, options in models.items():
             for objective in objectives:
                 recipes = [
                     Recipe.load(None, mean_bits=float(bits), score=score, seed=seed, task=OBJECTIVES[objective])
@@ -144,7 +141,7 @@ def main() -> None:
                     for score in arguments.score.split(",")
                     for seed in range(draw, draw + (RANDOM_DEALS if score == "random" else 1))
                 ]
-                points(Job(recipes=tuple(recipes), **fields), recipes, objective, rows)
+                points(Job(model, tuple(recipes), options, data=options.calib), recipes, objective, rows)
 
     console = Console(width=150)
     console.print(table_of(rows))
