@@ -27,8 +27,8 @@ RULES = RULE_SETS["deep-taylor"]
 
 def _relevance(graph: Graph, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
     executor = Executor(graph, overrides=RULES.bind(graph, len(images)).overrides)
-    found = relevance_at(executor, images, names, objective=unit(largest_logit))
-    return {name: a * g for name, (a, g) in found.items()}
+    relevance = relevance_at(executor, images, names, objective=unit(largest_logit))
+    return {name: a * g for name, (a, g) in relevance.items()}
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -40,12 +40,12 @@ def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:
 
 
 def test_a_sound_file_passes(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
-    found = verify_fused(emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
+    verification = verify_fused(emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
     # Of the query, proj, fc1, fc2 and the head only the class token's codes exist.
-    assert found.codes == 4 * (4 * 256 + 2 * 64 + 4 * 16 + 64)
-    assert found.code_mismatches == 0 and found.worst_site_error < 1e-5
-    assert found.reference_agreement == 1.0 and found.reference_sqnr_db > 40
-    assert found.attentions == 1 and found.integer_products == len(plan.sites)
+    assert verification.codes == 4 * (4 * 256 + 2 * 64 + 4 * 16 + 64)
+    assert verification.code_mismatches == 0 and verification.worst_site_error < 1e-5
+    assert verification.reference_agreement == 1.0 and verification.reference_sqnr_db > 40
+    assert verification.attentions == 1 and verification.integer_products == len(plan.sites)
 
 
 def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
