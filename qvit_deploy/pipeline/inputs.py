@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.frontend.input_shapes import InputShapes
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
+from qvit_deploy.graph.pixel_input import with_pixel_input
 from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
 from qvit_deploy.pipeline.truth import Truth, compare_with_original
 from qvit_deploy.progress import Stopwatch
@@ -121,6 +123,8 @@ def open_inputs(
     with watch.stage("trace"):
         source = _source(model, checkpoint, pretrained, preprocess, input_shapes)
         preprocess = _preprocess(source, preprocess)
+        if recipe.uint8_input:
+            source = _taking_pixels(source, preprocess)
         gc.collect()  # tracing leaves cycles that hold the weights several times over
     calib = _calib(calib, model)
     with watch.stage("read images"):
@@ -134,7 +138,8 @@ def open_inputs(
     batches = Batches(images, static or recipe.batch_size, static is not None)
     with watch.stage("run original"):
         few = list(batches.sample(TRUTH_IMAGES, recipe.seed).arrays())
-        original, truth = compare_with_original(source, few)
+        given = [_normalized(batch, preprocess) for batch in few] if recipe.uint8_input else few
+        original, truth = compare_with_original(source, given, few)
     task = task_of(source.graph.interface, recipe.task)
     return Inputs(source, task, preprocess, batches, others, original, truth)
 
@@ -168,6 +173,26 @@ def _preprocess(source: Source, override: Preprocess | None) -> Preprocess | Non
     if channels not in (1, 3):  # what the source says is about pictures
         return None
     return Preprocess.model_validate(source.preprocess)
+
+
+def _taking_pixels(source: Source, preprocess: Preprocess | None) -> Source:
+    """Returns the model with its normalization inside. Raises InputError."""
+    if preprocess is None:
+        raise InputError(
+            "--uint8-input puts the normalization of pixels into the files, and nothing says what it is: pass "
+            "--preprocess F.json with input_size, mean and std"
+        )
+    try:
+        return replace(source, graph=with_pixel_input(source.graph, preprocess.mean, preprocess.std))
+    except InputError as error:
+        raise InputError(f"--uint8-input: {error}") from None
+
+
+def _normalized(pixels: Examples[np.ndarray], preprocess: Preprocess | None) -> Examples[np.ndarray]:
+    """Returns examples as the model takes them that has no normalization inside."""
+    assert preprocess is not None
+    images = preprocess.normalized(pixels.arrays[IMAGE])
+    return replace(pixels, arrays={**pixels.arrays, IMAGE: images})
 
 
 def _require_fitting(source: Source, images: ExampleSet) -> None:
