@@ -121,6 +121,16 @@ def test_without_preprocessing_there_is_nothing_to_put_inside(qvit: Command, inp
     assert "--preprocess" in done.err and not (tmp_path / "out").exists()
 
 
+def test_numbers_of_other_channels_are_refused(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    """Ready pixels need no preparation, but mean and std have to be the model's."""
+    np.save(tmp_path / "x.npy", np.zeros((8, 3, 16, 16), np.uint8))
+    (tmp_path / "grey.json").write_text('{"input_size": [1, 16, 16], "mean": [0.5], "std": [0.25], "color": "grey"}')
+    ready = ("--calib", tmp_path / "x.npy", "--preprocess", tmp_path / "grey.json")
+    done = qvit("compile", inputs.model, "-o", tmp_path / "out", *ready, "--uint8-input")
+    assert done.code == 2 and len(done.errors) == 1
+    assert "--uint8-input: preprocessing makes 1x16x16 images, the model takes 3x16x16" in done.err
+
+
 def test_bench_inspect_and_relp(qvit: Command, bundle: Path, inputs: Inputs, tmp_path: Path) -> None:
     measured = qvit(
         "bench", bundle, "--processes", 1, "--iterations", 2, "--no-profile", "--data", inputs.calib, "--json"
