@@ -41,8 +41,8 @@ def test_no_block_stays_switched_off() -> None:
     torch.manual_seed(0)
     model, images = Blocks().eval(), torch.randn(8, 3, 16, 16)
     scale_to_data(model, lambda: model(images))
-    assert bool(((0.25 <= model.layer_scale) & (model.layer_scale <= 0.75)).all())
-    assert bool(((0.5 <= model.norm.weight) & (model.norm.weight <= 1.5)).all())
+    assert bool(((model.layer_scale >= 0.25) & (model.layer_scale <= 0.75)).all())
+    assert bool(((model.norm.weight >= 0.5) & (model.norm.weight <= 1.5)).all())
     with torch.no_grad():
         outputs = model(images)
     assert float((outputs - outputs.mean(0)).square().mean() / outputs.square().mean()) > 0.1
