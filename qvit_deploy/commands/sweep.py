@@ -9,7 +9,6 @@ from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.json_text import json_file
 from qvit_deploy.commands.request import SweepRequest
 from qvit_deploy.errors import InputError
-from qvit_deploy.frontend.input_shapes import parse_input_shapes
 from qvit_deploy.progress import Progress
 from qvit_deploy.report.sweep.plot import sweep_plot
 from qvit_deploy.report.sweep.table import SweepRow, as_csv, as_tree
@@ -43,7 +42,7 @@ def sweep_models(
     budgets = [(field, value) for field, values in lists.items() if field != "score" for value in values]
     if not budgets:
         raise InputError("a sweep needs budgets: pass --mean-bits 4,5,6, --max-size, --max-bitops or --max-latency")
-    if request.checkpoint is not None and len(models) > 1:
+    if request.options.checkpoint is not None and len(models) > 1:
         raise InputError("--checkpoint has the weights of one model; sweep the models one by one")
     if out is not None:
         _check_folder(out, force)
@@ -52,23 +51,7 @@ def sweep_models(
     except ImportError as error:
         raise InputError(f'a sweep compiles, which needs {error.name}: pip install "qvit-deploy[compile]"') from error
     recipes = tuple(plan_recipes(base, lists.get("score") or [base.score], budgets))
-    preprocess = request.load_preprocess()
-    jobs = [
-        Job(
-            model=model,
-            recipes=recipes,
-            calib=request.calib,
-            checkpoint=request.checkpoint,
-            pretrained=request.pretrained,
-            preprocess=preprocess,
-            input_shapes=parse_input_shapes(request.input_shape),
-            skip_bad_images=request.skip_bad_images,
-            measure=measure,
-            data=data,
-            cache=request.cache,
-        )
-        for model in models
-    ]
+    jobs = [Job(model, recipes, request.options, measure=measure, data=data, cache=request.cache) for model in models]
     rows = sweep(jobs, engine, progress)
     if out is not None:
         write_files(

@@ -36,7 +36,7 @@ class Preprocess(Record):
     mean: tuple[FiniteFloat, ...]
     std: tuple[_PositiveFinite, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bicubic"
-    crop_pct: float = Field(default=1.0, gt=0, le=1)
+    crop_pct: float = Field(default=1.0, ge=0.01, le=1)
     color: Literal["rgb", "grey"] = "rgb"
 
     @model_validator(mode="after")

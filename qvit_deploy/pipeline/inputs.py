@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +20,8 @@ from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
-from qvit_deploy.frontend.input_shapes import InputShapes
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
 from qvit_deploy.pipeline.truth import Truth, compare_with_original
 from qvit_deploy.progress import Stopwatch
@@ -96,37 +95,30 @@ class Inputs:
 
 def open_inputs(
     model: str | Source | nn.Module,
-    calib: str | None,
+    options: InputOptions,
     recipe: Recipe,
-    *,
-    checkpoint: Path | None,
-    pretrained: bool,
-    preprocess: Preprocess | None,
-    input_shapes: InputShapes,
-    skip_bad_images: bool,
     watch: Stopwatch,
     held_out: int = HELD_OUT_IMAGES,
 ) -> Inputs:
     """Reads the model and draws `recipe.calibration_images` (see `data.held_out`), and others to measure on.
 
     Args:
+        model: as for `pipeline.compile`.
         held_out: how many others, at most.
-
-    The others are those of `pipeline.compile`.
 
     Raises:
         InputError: the model or the images cannot be used, or do not fit each other.
         CheckError: the canonical graph does not compute what the model does.
     """
     with watch.stage("trace"):
-        source = _source(model, checkpoint, pretrained, preprocess, input_shapes)
-        preprocess = _preprocess(source, preprocess)
+        source = _source(model, options)
+        preprocess = _preprocess(source, options.preprocess)
         gc.collect()  # tracing leaves cycles that hold the weights several times over
-    calib = _calib(calib, model)
+    calib = _calib(options.calib, model)
     with watch.stage("read images"):
         draw = partial(
             draw_examples, calib, source.graph.interface.inputs, preprocess, source.description,
-            seed=recipe.seed, skip_bad=skip_bad_images, minimum=2,
+            seed=recipe.seed, skip_bad=options.skip_bad_images, minimum=2,
         )  # fmt: skip
         images, others = open_apart(lambda limit: draw(limit=limit), recipe.calibration_images, held_out)
         _require_fitting(source, images)
@@ -139,23 +131,19 @@ def open_inputs(
     return Inputs(source, task, preprocess, batches, others, original, truth)
 
 
-def _source(
-    model: str | Source | nn.Module,
-    checkpoint: Path | None,
-    pretrained: bool,
-    preprocess: Preprocess | None,
-    input_shapes: InputShapes,
-) -> Source:
+def _source(model: str | Source | nn.Module, options: InputOptions) -> Source:
     if isinstance(model, Source):
         return model
     if isinstance(model, str):
-        return load_model(model, checkpoint=checkpoint, pretrained=pretrained, input_shapes=input_shapes)
+        return load_model(
+            model, checkpoint=options.checkpoint, pretrained=options.pretrained, input_shapes=options.input_shapes
+        )
     from qvit_deploy.frontend.original import TorchOriginal
     from qvit_deploy.frontend.torch_module import exported, from_torch
 
-    if preprocess is None:
+    if options.preprocess is None:
         raise InputError("a torch module does not say how its images are prepared; pass preprocess=Preprocess(...)")
-    name, size = type(model).__name__, preprocess.input_size
+    name, size = type(model).__name__, options.preprocess.input_size
     original = TorchOriginal(lambda: model, lambda module: exported(module, size, name))
     return Source(from_torch(model, size, name), None, f"torch module {name}", original)
 

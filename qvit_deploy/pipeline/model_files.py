@@ -77,10 +77,12 @@ def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
     """Returns the sites of a bundle's float graph that its plan quantizes.
 
     Raises:
-        BundleError: the float graph lacks one of them.
+        BundleError: there is none, or the float graph lacks one of them.
     """
     assert model.manifest is not None
     planned = {site.name for site in model.manifest.sites if site.w_bits is not None}
+    if not planned:
+        raise BundleError(f"bundle {model.path.parent}: its manifest lists no quantized layer")
     sites = tuple(s for s in find_sites(model.graph) if s.name in planned)
     if missing := planned - {s.name for s in sites}:
         raise BundleError(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.sweep import Job, plan_recipes, run, sweep
 from qvit_deploy.progress import Advance
 from qvit_deploy.recipe import Recipe
@@ -26,7 +27,7 @@ def arguments(inputs: Inputs, *more: object) -> list[object]:
 def job(inputs: Inputs, *budgets: tuple[str, float | str], scores: tuple[str, ...] = ("lrp",)) -> Job:
     recipes = plan_recipes(Recipe(calibration_images=8), scores, budgets)
     preprocess = Preprocess.from_file(inputs.preprocess)
-    return Job(str(inputs.model), tuple(recipes), calib=str(inputs.calib), preprocess=preprocess)
+    return Job(str(inputs.model), tuple(recipes), InputOptions(str(inputs.calib), preprocess=preprocess))
 
 
 class Stages:

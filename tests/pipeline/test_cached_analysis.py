@@ -21,6 +21,7 @@ from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.compile import build
 from qvit_deploy.pipeline.fold import AFTER_FOLD, fold
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Advance, Stopwatch
 from qvit_deploy.recipe import Recipe
@@ -54,12 +55,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inputs_of(recipe: Recipe, images: Path, graph: Graph | None = None, mean: float = 0.5) -> Inputs:
-    return open_inputs(
-        Source(graph or mixed_vit(), None, "a graph"), str(images), recipe, checkpoint=None, pretrained=False,
-        preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)),
-        input_shapes={}, skip_bad_images=False,
-        watch=Stopwatch(),
-    )  # fmt: skip
+    options = InputOptions(str(images), preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)))
+    return open_inputs(Source(graph or mixed_vit(), None, "a graph"), options, recipe, Stopwatch())
 
 
 def worked_out(inputs: Inputs, recipe: Recipe, cache: Path | None, into: Path) -> tuple[bytes, list[str]]:

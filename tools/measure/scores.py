@@ -18,7 +18,7 @@ from rich.table import Table
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.pipeline.sweep import Job, run
 from qvit_deploy.recipe import Recipe, Score
-from tools.measure.reference import MODEL, PREPROCESS
+from tools.measure.reference import MODEL, reference_options
 
 RANDOM_SEEDS = (0, 1, 2)
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--mean-bits", default="5,6")
     parser.add_argument("--score", default=",".join(get_args(Score)))
     arguments = parser.parse_args()
-    data = str(arguments.reference / "fashion_mnist_dev.npz")
+    options = reference_options(arguments.reference)
 
     recipes = [
         Recipe.load(None, mean_bits=float(bits), score=score, seed=seed)
@@ -37,14 +37,7 @@ def main() -> None:
         for score in arguments.score.split(",")
         for seed in (RANDOM_SEEDS if score == "random" else (0,))
     ]
-    job = Job(
-        model=MODEL,
-        recipes=tuple(recipes),
-        calib=data,
-        checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors",
-        preprocess=PREPROCESS,
-        data=data,
-    )
+    job = Job(MODEL, tuple(recipes), options, data=options.calib)
     with Bars() as bars:
         rows = run(job, bars)
 

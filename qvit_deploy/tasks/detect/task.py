@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,24 +12,21 @@ from qvit_deploy.data.labels.boxes import BoxLabels
 from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface
-from qvit_deploy.tasks.configured import ConfiguredTask, in_range, picture_size, whole_numbers
+from qvit_deploy.tasks.configured import picture_size
 from qvit_deploy.tasks.detect.coco import average_precision, categories_of_classes, require_pycocotools
 from qvit_deploy.tasks.detect.heads import Head, classes_of, detections, listed, places
+from qvit_deploy.tasks.placed import PlacedTask, in_range
 from qvit_deploy.tasks.scores.detections import Detections, matched
 from qvit_deploy.tasks.tally import Figure, Tally, share
-from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+from qvit_deploy.tasks.task import Arrays, Outputs, Task, Words
 from qvit_deploy.tasks.views import View
 from qvit_deploy.validation import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-QUERY = "query"
 SCORES: dict[Head, float] = {"softmax": 0.5, "sigmoid": 0.5, "yolo": 0.25}
 """Scores above which the models' own demonstrations show a detection."""
-
-
-_SIZE = r"^[1-9]\d{0,5}x[1-9]\d{0,5}$"
 
 
 class DetectOptions(Record):
@@ -43,12 +41,14 @@ class DetectOptions(Record):
     )
 
 
-class Detect(ConfiguredTask[DetectOptions]):
+class Detect(PlacedTask[DetectOptions]):
     """Two outputs are logits [batch, queries, classes] and boxes [batch, queries, 4], or one is a YOLO head's."""
 
     name = "detect"
     words = Words(score="AP", same="detections", signal="outputs", answer="box", answers="boxes", counted="detections")
     labels = "boxes"
+    place = "query"
+    coordinates = (("N", "CLASS"),)
 
     def for_model(self, interface: Interface) -> Task:
         """Finds the outputs, and with one output alone the kind of head.
@@ -118,47 +118,19 @@ class Detect(ConfiguredTask[DetectOptions]):
         """Returns how many classes the model tells apart."""
         return classes_of(self.head, outputs[self.known("logits")].shape)
 
-    def parse_metric(self, text: str) -> Metric:
-        """Reads `query:N,CLASS`: the logit of a class at a query, or a YOLO head's score at an anchor; or
-        `output-change`.
+    def at_place(self, outputs: Outputs, metric: str, numbers: Sequence[int]) -> Tensor:
+        """Returns the logit of a class at a query, or a YOLO head's score at an anchor."""
+        logits, (query, number) = outputs[self.known("logits")], numbers
+        if self.head == "yolo":
+            logits = logits[:, 4:].swapaxes(1, 2)
+        in_range(metric, "query", query, logits.shape[1])
+        in_range(metric, "class", number, logits.shape[2])
+        return logits[:, query, number]
 
-        Raises:
-            InputError: there is no such metric; and, from the metric itself, a query or class that does not exist.
-        """
-        name, _, given = text.partition(":")
-        if name != QUERY:
-            return super().parse_metric(text)
-        query, number = whole_numbers(QUERY, given, ("N", "CLASS"))
-
-        def at(outputs: Outputs) -> Tensor:
-            logits = outputs[self.known("logits")]
-            if self.head == "yolo":
-                logits = logits[:, 4:].swapaxes(1, 2)
-            in_range(text, "query", query, logits.shape[1])
-            in_range(text, "class", number, logits.shape[2])
-            return logits[:, query, number]
-
-        def metric(clean: Outputs, corrupt: Outputs) -> Objective:
-            return at
-
-        return metric
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Returns the metrics there are, as a person writes them."""
-        return (*super().metrics, f"{QUERY}:N,CLASS")
-
-    def metric_text(self, metric: str) -> str:
-        """Says what a metric measures."""
-        name, _, given = metric.partition(":")
-        if name != QUERY:
-            return super().metric_text(metric)
-        query, number = given.split(",")
+    def place_text(self, numbers: Sequence[int]) -> str:
+        """Says `the logit of class 3 at query 5`."""
+        query, number = numbers
         return f"the logit of class {number} at query {query}"
-
-    def pair_metric_text(self, metric: str, clean: int | None, corrupt: int | None) -> str:
-        """Says the same for one pair."""
-        return self.metric_text(metric).removeprefix("the ")
 
 
 class _DetectTally(Tally):
