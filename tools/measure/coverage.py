@@ -171,7 +171,7 @@ def one(architecture: Architecture, exporter: str, folder: Path) -> Row:
         export(architecture, exporter, model)
     except Exception as error:
         traceback.print_exc()
-        return row("export", f"{type(error).__name__}: {_line(error)}")
+        return row("export", f"{type(_first(error)).__name__}: {_line(_first(error))}")
     batches = [architecture.inputs(seed) for seed in range(CALIBRATION)]
     arrays: dict[str, Any] = {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
     np.savez(data, **arrays)
@@ -244,6 +244,11 @@ def _compile(model: Path, out: Path, data: Path, targets: Sequence[str]) -> dict
     """Compiles, and returns the targets that were left out with their reasons."""
     recipe = Recipe.load(None, effort="fast", uniform="w8a8", targets=tuple(targets), calibration_images=CALIBRATION)
     return dict(compile(str(model), out, calib=str(data), recipe=recipe, force=True).bundle.manifest.left_out)
+
+
+def _first(error: BaseException) -> BaseException:
+    """Returns the error that `error` was raised from, or itself."""
+    return error if error.__cause__ is None else _first(error.__cause__)
 
 
 def _line(error: BaseException) -> str:
