@@ -195,7 +195,7 @@ def one(architecture: Architecture, exporter: str, folder: Path) -> Row:
             reason = f"{kind}: {worst} is {decibels:.1f} dB from the exported file"
             _, noisy = worst_output(original, run(model, architecture, pixel_noise=PIXEL_NOISE), architecture)
             reason += f"; noise of {PIXEL_NOISE:.0%} on the pixels alone leaves {noisy:.1f} dB"
-            return row("wrong", reason, without=without, **reached)
+            return row("wrong" if kind == FLOAT else "noisy", reason, without=without, **reached)
     return row(OK, without=without, **reached)
 
 
