@@ -141,7 +141,7 @@ def test_many_ties_or_lost_accuracy_fail(
     calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = calibrated.images.numpy()
-    monkeypatch.setattr(openvino_verification, "MAX_SQNR_LOSS_DB", -1e9)
+    monkeypatch.setattr("qvit_deploy.targets.free_running.MAX_SQNR_LOSS_DB", -1e9)
     with pytest.raises(CheckError, match="takes the SQNR against the float model from"):
         verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(images))
     monkeypatch.setattr(openvino_verification, "MAX_TIE_SHARE", -1.0)
