@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvit_deploy.artifacts.bundle import Bundle
@@ -66,11 +66,13 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
     if preprocess is None:
         return model
     prepared, takes = preprocess.input_size, model.graph.interface.image_size
+    image = model.graph.interface.image
+    assert image is not None
     if prepared != takes:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, prepared))} images, {model.path} takes {'x'.join(map(str, takes))}"
         )
-    return model
+    return replace(model, preprocess=preprocess.taken_by(image))
 
 
 def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
