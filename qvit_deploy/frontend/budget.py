@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import onnx
@@ -13,9 +14,11 @@ from qvit_deploy.errors import InputError
 MAX_NODES = 200_000
 """Nodes of a graph after its local functions are inlined; the largest vision transformers have some 10,000."""
 
-FREE_BYTES, BYTES_PER_BYTE = 2**31, 8
-"""Memory that reading a file may take: as much for any, and as much for each byte of the file and its weights, of
-which several copies live for a while."""
+READ_BYTES = ContextVar("READ_BYTES", default=2**31)
+"""Memory that reading any file may take; what shapes are measured on at once counts."""
+
+BYTES_PER_BYTE = 8
+"""How much more for each byte of the file and its weights, of which several copies live for a while."""
 
 
 def require_few_nodes(model: onnx.ModelProto, called: str) -> None:
@@ -61,7 +64,7 @@ def _calls(nodes: Iterator[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def bounded_memory(path: Path, file_bytes: int) -> Iterator[None]:
+def bounded_memory(path: Path) -> Iterator[None]:
     """Bounds the memory that this process may take on top of what it has, while it reads a file and rewrites its graph.
 
     The system itself refuses what exceeds the bound (Linux' RLIMIT_DATA), also to C++ that would fill all memory with
@@ -70,7 +73,7 @@ def bounded_memory(path: Path, file_bytes: int) -> Iterator[None]:
     Raises:
         InputError: the bound was reached.
     """
-    bound = FREE_BYTES + BYTES_PER_BYTE * file_bytes
+    bound = READ_BYTES.get() + BYTES_PER_BYTE * _size(path)
     before = _limit_data(bound)
     try:
         yield
@@ -85,8 +88,17 @@ def bounded_memory(path: Path, file_bytes: int) -> Iterator[None]:
             _restore(before)
 
 
+def _size(path: Path) -> int:
+    """Returns the bytes of an ONNX file and of those beside it, in which its weights may lie; 0 if there is none."""
+    beside = path.parent.iterdir() if path.is_file() else ()
+    return sum(f.stat().st_size for f in beside if f == path or (f.suffix != ".onnx" and f.is_file()))
+
+
 def _too_much(path: Path, bound: int) -> str:
-    return f"{path} asks for more than {bound / 1e9:.1f} GB while its graph is read; a model of its size needs less"
+    return (
+        f"{path} asks for more than {bound / 1e9:.1f} GB while its graph is read, where most of its size need less; if "
+        "you trust the file, allow more: qvit-deploy --read-memory 8 ..."
+    )
 
 
 def _ran_out(error: BaseException | None) -> bool:
@@ -103,7 +115,8 @@ def _limit_data(bound: int) -> tuple[int, int] | None:
     try:
         import resource
 
-        taken = next(int(line.split()[1]) * 1024 for line in Path("/proc/self/status").open() if line[:7] == "VmData:")
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        taken = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmData:"))
         before = resource.getrlimit(resource.RLIMIT_DATA)
     except (ImportError, OSError, StopIteration):
         return None

@@ -27,7 +27,7 @@ def from_onnx(path: Path, may_be_quantized: bool = False, shapes: InputShapes = 
         UnsupportedOpError: the graph has an operator that the compiler does not know.
         NonFiniteError: the model holds constants that are NaN or infinite.
     """
-    with bounded_memory(path, _size(path)):
+    with bounded_memory(path):
         model = read_foreign(path, shapes)
         _require_float(path, model, may_be_quantized)
         return canonicalize(model, path.stem)
@@ -41,12 +41,6 @@ def _require_float(path: Path, model: ir.Model, may_be_quantized: bool) -> None:
             f"{path} is already quantized ({quantized.op_type} at node {quantized.name!r}); "
             "compile takes the float model"
         )
-
-
-def _size(path: Path) -> int:
-    """Returns the bytes of a file and of those beside it, where its weights may lie; 0 if there is none."""
-    beside = path.parent.iterdir() if path.is_file() else ()
-    return sum(file.stat().st_size for file in beside if file == path or (file.suffix != ".onnx" and file.is_file()))
 
 
 def read_foreign(path: Path, shapes: InputShapes = NO_SHAPES) -> ir.Model:
