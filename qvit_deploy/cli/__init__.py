@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -42,11 +43,15 @@ app.command("relp")(relp.command)
 app.command("sweep")(sweep.command)
 
 
-def main() -> None:
-    """Runs a command. Exit code 0 done, 1 a check failed, 2 unusable input (one line on standard error)."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 1 a check failed, 2 unusable input (one line on standard error).
+
+    Args:
+        arguments: what follows the program's name; None for those of this process.
+    """
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        app()
+        app(arguments)
     except QvitError as error:
         error_line(str(error))
         raise SystemExit(error.exit_code) from None

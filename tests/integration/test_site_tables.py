@@ -23,6 +23,7 @@ from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.tensorrt.engine import gpu
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
+from tests.support.absent_libraries import without
 from tests.support.artifacts.bundle_example import tree
 from tests.support.command_line import REPOSITORY, Command, Inputs, Result, program
 from tests.support.devices.driver_stand_in import compiled_driver
@@ -168,7 +169,7 @@ def test_a_device_that_lacks_something(
     refused(qvit(*run, "--plugin", library), "the model that does nothing: ", "needs the Python module")
     (at_hand / "tensorrt.py").write_text("import os\nos.abort()")
     refused(qvit(*run, "--plugin", library), "the model that does nothing: ", "was ended by SIGABRT")
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    without(monkeypatch, "pycuda.driver")
     refused(qvit(*run, "--plugin", library), "needs pycuda")
     assert (tree(models), tree(bundle)) == before and not table.exists()
 

@@ -12,6 +12,7 @@ import pytest
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine import gpu as cuda_driver
 from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, Gpu, find_gpu, require_gpu
+from tests.support.absent_libraries import without
 from tests.support.devices.driver_stand_in import compiled_driver
 from tests.support.devices.recorded_device import Memory
 
@@ -28,7 +29,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # tests/integration/test_bench_engines.py has processes of their own find it by LD_LIBRARY_PATH.
 @pytest.fixture
 def driver(library: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    without(monkeypatch, "pycuda.driver")
     monkeypatch.setattr(cuda_driver, "_NAMES", ("no such library", str(library)))
     loaded = ctypes.CDLL(str(library))
     loaded.called.restype = ctypes.c_char_p
