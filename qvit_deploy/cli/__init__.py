@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Sequence
-
 import typer
 
 from qvit_deploy.cli import (
@@ -18,11 +14,10 @@ from qvit_deploy.cli import (
     evaluate,
     import_trtexec,
     inspect,
+    program,
     relp,
     sweep,
 )
-from qvit_deploy.cli.console import error_line
-from qvit_deploy.errors import QvitError
 
 app = typer.Typer(
     help="Deployment compiler for quantized vision transformers.",
@@ -43,18 +38,6 @@ app.command("relp")(relp.command)
 app.command("sweep")(sweep.command)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a command and exits: 0 done, 1 a check failed, 2 unusable input (one line on standard error).
-
-    Args:
-        arguments: what follows the program's name; None for those of this process.
-    """
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
-    try:
-        app(arguments)
-    except QvitError as error:
-        error_line(str(error))
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        error_line("interrupted; nothing was written")
-        raise SystemExit(130) from None
+def main() -> None:
+    """Runs a command and ends the process with its exit code, as `program.run` says."""
+    raise SystemExit(program.run(app))

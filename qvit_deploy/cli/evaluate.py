@@ -55,7 +55,7 @@ def command(
         return
     if result.by_labels:
         numbers = [figure.text for figure in result.by_labels]
-        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", soft_wrap=True)
     if result.sqnr_by_output is not None:
         numbers = [figure.text for figure in result.to_float] + [f"SQNR {sqnr_text(result.sqnr_by_output)}"]
-        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", soft_wrap=True)

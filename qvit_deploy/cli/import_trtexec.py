@@ -34,4 +34,4 @@ def command(
     else:
         print_measurement(measurement)
     if place is not None:
-        stderr.print(f"written to {place}", markup=False, soft_wrap=True)
+        stderr.print(f"written to {place}", soft_wrap=True)

@@ -47,11 +47,11 @@ def command(
         return
     for title, table in _tables(rows):
         # A long path that is broken into lines can be neither copied nor searched for.
-        stdout.print(title, style="italic", markup=False, soft_wrap=True)
+        stdout.print(title, style="italic", soft_wrap=True)
         stdout.print(table)
     stdout.print(_legend(rows[0]), soft_wrap=True)
     if out is not None:
-        stdout.print(f"written to {out}", markup=False, soft_wrap=True)
+        stdout.print(f"written to {out}", soft_wrap=True)
 
 
 def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:

@@ -81,6 +81,7 @@ def describe_onnx(path: Path, rules: LintTarget | None, version: tuple[int, int]
         "opset": {domain or "ai.onnx": version for domain, version in sorted(model.opset_imports.items())},
         "producer": " ".join(filter(None, [model.producer_name, model.producer_version])),
         "inputs": {v.name: _shape(v) for v in graph.inputs if not v.is_initializer()},
+        "input_types": {v.name: v.dtype.name.lower() for v in graph.inputs if v.dtype and not v.is_initializer()},
         "outputs": {v.name: _shape(v) for v in graph.outputs},
         "operators": dict(sorted(operators.items())),
         "quantizers": {op: operators[op] for op in QUANTIZERS},

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from qvit_deploy.errors import InputError
+from qvit_deploy.errors import InputError, reading
 from qvit_deploy.frontend.duplicates import settle_duplicates
 from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes, fix_shapes
 from qvit_deploy.graph import external_data
@@ -43,27 +43,31 @@ def read_foreign(path: Path, shapes: InputShapes = NO_SHAPES) -> ir.Model:
     What it says of the shapes of results is left out: it may be stale, and shapes are measured.
     """
     proto = _read(path)
-    settle_duplicates(proto, str(path))
-    del proto.graph.value_info[:]
-    for function in proto.functions:
-        del function.value_info[:]
-    for output in proto.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    model = _model(path, proto)
-    fix_shapes(model, shapes)
+    with reading(_unparsable(path)):
+        settle_duplicates(proto, str(path))
+        del proto.graph.value_info[:]
+        for function in proto.functions:
+            del function.value_info[:]
+        for output in proto.graph.output:
+            output.type.tensor_type.ClearField("shape")
+        model = _model(path, proto)
+        fix_shapes(model, shapes)
     return model
 
 
 def from_canonical(path: Path) -> Graph:
     """Reads a graph that this compiler wrote, float or quantized, without changing it. Raises InputError."""
-    return Graph(_model(path, _read(path)), path.stem)
+    proto = _read(path)
+    with reading(_unparsable(path)):
+        return Graph(_model(path, proto), path.stem)
+
+
+def _unparsable(path: Path) -> str:
+    return f"{path} cannot be parsed as ONNX (truncated or damaged?); export it again"
 
 
 def _model(path: Path, proto: onnx.ModelProto) -> ir.Model:
-    try:
-        model = ir.from_proto(proto)
-    except ValueError as error:  # an offset or a length that is no number
-        raise InputError(f"{path} cannot be parsed as ONNX: {error}") from error
+    model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, path.resolve().parent)
     problem = next((p for t in external_data.tensors(model) if (p := external_data.problem(t)) is not None), None)
     if problem is not None:
@@ -76,10 +80,8 @@ def _read(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} is not an .onnx file; export the model to ONNX first")
     if not path.is_file():
         raise InputError(f"{path} does not exist" if not path.exists() else f"{path} is not a file")
-    try:
+    with reading(_unparsable(path)):
         proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError is not part of any public API
-        raise InputError(f"{path} cannot be parsed as ONNX (truncated?); export it again") from error
     if not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path} holds no ONNX graph (empty or another format?); export it again")
     return proto

@@ -26,7 +26,8 @@ class Input:
 
     Attributes:
         kind: `mask` for booleans and what is named so, `image` for floats [batch, channels, height, width] that are not
-            called embeddings, `tokens` for integers (indices into a vocabulary), `tensor` for anything else.
+            called embeddings, or for uint8 of that form where no floats are; `tokens` for integers (indices into a
+            vocabulary), `tensor` for anything else.
         batch_axis: the axis that counts examples; None where one value serves all of them.
         given_name: what the model that was handed in calls it, where that is another name.
     """
@@ -84,7 +85,7 @@ class Interface:
 
     @property
     def image(self) -> Input | None:
-        """The image input, float [batch, channels, height, width]; None where there is none or more than one.
+        """The image input, float or uint8 [batch, channels, height, width]; None where there is none or more than one.
 
         Raises:
             InputError: its channels come last.
@@ -136,6 +137,8 @@ def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tupl
     if it is open or as long; what is of another fixed length there is one value for all examples.
     """
     kinds = [_kind(name, shape, dtype) for name, shape, dtype in declared]
+    if "image" not in kinds:
+        kinds = ["image" if _is_pixels(kinds[i], *value[1:]) else kinds[i] for i, value in enumerate(declared)]
     lead = kinds.index("image") if "image" in kinds else next((i for i, (_, s, _) in enumerate(declared) if s), None)
     size = None if lead is None else declared[lead][1][0]
 
@@ -171,6 +174,10 @@ def _kind(name: str, shape: Shape, dtype: ir.DataType | None) -> Kind:
     if dtype is not None and dtype.is_floating_point() and len(shape) == 4 and "embed" not in name.lower():
         return "image"
     return "tokens" if dtype in _INTEGERS else "tensor"
+
+
+def _is_pixels(kind: Kind, shape: Shape, dtype: ir.DataType | None) -> bool:
+    return kind == "tensor" and dtype == ir.DataType.UINT8 and len(shape) == 4
 
 
 def _shape(value: ir.Value) -> Shape:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -133,8 +132,7 @@ def at_hand(device: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, with a GPU for this process too, and the driver and modules for those that it starts."""
     for place in (gpu, site_times):
         monkeypatch.setattr(place, "require_gpu", lambda what: Gpu("Test GPU 7", 87))
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", Memory().module())
+    Memory().install(monkeypatch)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(device.parent))
     monkeypatch.syspath_prepend(device.parent)  # which workers get
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(device.parent), str(REPOSITORY)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from tests.support.graphs.quantizable_graphs import mixed_vit
 
 
 @pytest.fixture
-def qvit(capsys: pytest.CaptureFixture[str]) -> Command:
+def qvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the program's own entry point in this process: importing torch once saves seconds per command."""
 
     def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])  # the program reads nothing else
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
+            main()
         code = caught.value.code
         return Result(code if isinstance(code, int) else 0, *capsys.readouterr())
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qvit_deploy.errors import reading
 from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names, take_given_name
 from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
 from qvit_deploy.graph.canonicalize.rewrites.attention import normalise_attention
@@ -86,11 +87,16 @@ def rewrite(model: ir.Model) -> Iterator[tuple[str, ir.Model]]:
     """Canonicalizes `model` step by step and yields (name of the rewrite, the model as it left it) after each.
 
     The next step changes what was yielded; the last yields the model that `canonicalize` returns, with metadata.
+
+    Raises:
+        InputError: as `canonicalize`, and for whatever else a rewrite or a library raises; names the rewrite.
     """
-    detach_constants(model)
-    names = output_names(model)
+    with reading("the constants of the graph cannot be read"):
+        detach_constants(model)
+        names = output_names(model)
     for step in REWRITES:
-        model = step(model) or model
+        with reading(f"{step.__name__} cannot read the graph; where ONNX Runtime runs it, please report the model"):
+            model = step(model) or model
         yield step.__name__, model
     set_output_names(model, names)
     set_names(model)

@@ -113,5 +113,5 @@ def architectures() -> list[Architecture]:
     for name, arguments in _FAMILIES.items():
         size = arguments.get("size") or arguments.get("img_size", _IMAGE_SIZE)
         passed = {key: value for key, value in arguments.items() if key != "size"}
-        rows.append(Architecture(f"timm:{name}", _build(name, passed), (3, size, size)))
+        rows.append(Architecture(f"timm:{name}", "classification (timm)", _build(name, passed), (3, size, size)))
     return rows

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -47,9 +45,7 @@ def test_a_driver_without_a_device(driver: object, monkeypatch: pytest.MonkeyPat
 
 
 def test_pycuda_names_the_gpu_where_it_is_installed(driver: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    pycuda = Memory().module()
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", pycuda)
+    pycuda = Memory().install(monkeypatch)
     monkeypatch.setenv("GPU_SM", "120")
     assert find_gpu() == Gpu("Test GPU 7", 120)
 
