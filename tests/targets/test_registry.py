@@ -14,7 +14,6 @@ import pytest
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.verification import FileVerification
 from qvit_deploy.errors import CheckError, InputError
-from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import Finding, LintTarget
 from qvit_deploy.recipe import Recipe
@@ -67,7 +66,7 @@ class Abacus(Target[Graph, AbacusVerification]):
         return emitted
 
     def verify(self, emitted: Graph, job: VerificationJob) -> AbacusVerification:
-        probed, beads = probe_images(Examples.images(job.images), emitted.static_batch), len(list(emitted.nodes()))
+        probed, beads = probe_images(job.images, emitted.static_batch), len(list(emitted.nodes()))
         return AbacusVerification(
             images=len(job.images), probe_images=len(probed), codes=60, code_mismatches=0, worst_site="head",
             worst_site_error=0.0, beads=beads,

@@ -25,7 +25,7 @@ RELEASES = ["10.3.0", "11.4.0"]
 ORIN = Gpu("Orin", 87)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--target tensorrt` asks the driver for a GPU before it builds, and there is none here."""
     monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
@@ -38,6 +38,7 @@ def request(folder: Path, **changes: Any) -> BuildRequest:
 
 
 @pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.usefixtures("_gpu")
 def test_a_build_touches_only_names_the_release_has(release: str, tmp_path: Path) -> None:
     api = building(release)
     wanted = request(
@@ -74,6 +75,7 @@ OPERATORS = ("LayerNormQuantize8", "QLinearW8", "QLinearW8Codes8", "QLinearW8Cod
 
 
 @pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.usefixtures("_gpu")
 def test_bodies_are_taken_out_where_they_would_win(release: str, tmp_path: Path) -> None:
     onnx_path = packed_onnx(tmp_path)
     api, parsed = plugins(release, tmp_path, OPERATORS)
@@ -84,6 +86,7 @@ def test_bodies_are_taken_out_where_they_would_win(release: str, tmp_path: Path)
     assert bool(given.functions) == (release == "11.4.0") and given.graph == onnx.load(str(onnx_path)).graph
 
 
+@pytest.mark.usefixtures("_gpu")
 def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path) -> None:
     api, parsed = plugins("11.4.0", tmp_path, OPERATORS[:3])
     wanted = request(tmp_path, onnx=packed_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
@@ -92,6 +95,7 @@ def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path) -> No
     assert parsed == [] and not wanted.engine.exists()
 
 
+@pytest.mark.usefixtures("_gpu")
 def test_the_plugin_of_logarithmic_attention_is_asked_for(tmp_path: Path) -> None:
     api, parsed = plugins("11.4.0", tmp_path, ("QLinearW4", "QLinearW4Gelu"))
     wanted = request(tmp_path, onnx=attention_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
@@ -132,6 +136,7 @@ def test_plugins_are_loaded_and_listed(release: str, tmp_path: Path) -> None:
         library_of("tensorrt", building(release)).load_plugins((library,))
 
 
+@pytest.mark.usefixtures("_gpu")
 def test_no_engine_and_no_file_left_when_the_builder_gives_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"builds no engine of it: no reason given"):
         engine_builder.build(library_of("tensorrt", building("10.3.0", engine=None)), request(tmp_path), lambda _: None)
