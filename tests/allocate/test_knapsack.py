@@ -111,6 +111,7 @@ def hard(n):
 
 
 def test_an_unproven_answer_fits_and_says_so(caplog, monkeypatch):
+    # Limits that the solver reaches at once: what reaches the real ones takes minutes.
     monkeypatch.setattr(knapsack, "_NODES", 5)
     monkeypatch.setattr(knapsack, "_SIDE_NODES", 5)
     sites, options, loss = hard(30)

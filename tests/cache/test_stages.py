@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import resource
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 from qvit_deploy.cache.stages import StageCache, code_digest, numerics
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Stopwatch
+from tests.support.hostile_files import largest_file
 
 
 @dataclass(frozen=True)
@@ -99,16 +98,6 @@ def test_a_folder_in_the_place_of_a_result(tmp_path: Path) -> None:
     assert opened(tmp_path).result("stage", [], watch, make).values[0] == 2
     said = [s for s in watch.seconds if s.startswith("stage (")]
     assert len(said) == 2 and "cannot be cached" in said[1] and [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_costs_the_cache_not_the_result(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import onnx
@@ -11,6 +10,7 @@ import pytest
 
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.targets.tensorrt import verification as half_verification
+from tests.support.absent_libraries import without
 from tests.support.command_line import Command, Inputs
 
 BOTH = ("--target", "tensorrt-rtx", "--target", "tensorrt")
@@ -139,7 +139,7 @@ def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inp
 def test_openvino_is_asked_for_before_anything_runs(
     qvit: Command, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    without(monkeypatch, "openvino")
     done = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "openvino"))
     assert done.code == 2 and done.errors == [
         "error: --target openvino needs OpenVINO, which is not installed: pip install openvino"

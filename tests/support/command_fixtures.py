@@ -18,7 +18,7 @@ def qvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     """Runs the program's own entry point in this process: importing torch once saves seconds per command."""
 
     def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])  # the program reads nothing else
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             main()

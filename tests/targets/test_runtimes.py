@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.targets.registry import facts_of, runtime_of
 from qvit_deploy.targets.runtime import Runner, RunSettings
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
+from tests.support.absent_libraries import without
 from tests.support.devices.engine_examples import written
 from tests.support.devices.recorded_device import appear, built
 from tests.support.graphs.quantizable_graphs import mixed_vit
@@ -119,6 +119,6 @@ def test_files_for_openvino_run_there(tmp_path: Path, name: str, batch: int | No
 def test_openvino_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.xml"
     path.write_text("<net/>")
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    without(monkeypatch, "openvino")
     with pytest.raises(InputError, match=r"running it needs OpenVINO, which is not installed: pip install openvino"):
         opener(path)()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from qvit_deploy.data.images import ImageSet, open_images
-from qvit_deploy.data.labels.boxes import coco_boxes
+from qvit_deploy.data.labels.boxes import MAX_BYTES, coco_boxes
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.data.window import Window
 from qvit_deploy.errors import InputError
@@ -74,7 +75,8 @@ def test_files_that_are_refused(tmp_path: Path, images: ImageSet, tree: object, 
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_larger_than_any_is_not_read(tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvit_deploy.data.labels.boxes.MAX_BYTES", 10)
-    with pytest.raises(InputError, match="more than any COCO file"):
-        coco_boxes(written(tmp_path, coco()), images)
+def test_a_file_larger_than_any_is_not_read(tmp_path: Path, images: ImageSet) -> None:
+    path = written(tmp_path, coco())
+    os.truncate(path, MAX_BYTES + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(InputError, match=r"1\.1 GB is more than any COCO file"):
+        coco_boxes(path, images)

@@ -46,6 +46,13 @@ class Memory:
         self.order: list[str] = []
         self.milliseconds = 1.25
 
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        """Lets pycuda be imported, which this machine without CUDA has not; returns `pycuda.driver`."""
+        driver = self.module()
+        monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+        monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+        return driver
+
     def module(self) -> ModuleType:
         driver, memory = ModuleType("pycuda.driver"), self
 
@@ -233,8 +240,7 @@ def appear(folder: Path, monkeypatch: pytest.MonkeyPatch, release: str = "10.3.0
     memory = Memory()
     monkeypatch.setattr(engine_runtime, "require_gpu", lambda what: ORIN)
     monkeypatch.setattr(engine_runtime, "CudaGraph", Graph)
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    memory.install(monkeypatch)
     api = doubling(release, memory)
     api.__version__ = "10.3.0"  # the record's; the names are those of `release`
     monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))

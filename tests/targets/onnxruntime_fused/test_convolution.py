@@ -132,6 +132,7 @@ def test_the_logits_stay_what_they_were(calibrated: Calibrated, plan: Plan, batc
 def test_a_convolution_that_was_left_out_is_found(
     calibrated: Calibrated, plan: Plan, emitted: EmittedGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Left out of the emission: ONNX Runtime runs whatever convolutions it is given as integers.
     monkeypatch.setattr("qvit_deploy.targets.onnxruntime_fused.emission.fuse_convolutions", lambda *_: {})
     with pytest.raises(CheckError, match=r"runs 6 convolutions in float: stem, grouped, dilated"):
         verify_fused(calibrated.graph, emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
@@ -156,6 +157,7 @@ def test_a_wrong_weight_code_is_found(calibrated: Calibrated, plan: Plan, emitte
 def test_without_a_kernel_they_stay_in_float_and_say_why(
     calibrated: Calibrated, plan: Plan, emitted: EmittedGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A processor that this machine is not.
     monkeypatch.setattr(convolution, "convolves_int8", lambda: False)
     fused = emit_fused(emitted)
     verification = verify_fused(calibrated.graph, emitted, fused, plan, Examples.images(calibrated.images.numpy()))

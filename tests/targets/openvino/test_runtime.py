@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.openvino.emission import emit_openvino
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, require_openvino, runs_in_openvino
 from qvit_deploy.targets.session import open_model
+from tests.support.absent_libraries import without
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
 
 
@@ -109,7 +109,7 @@ def test_what_it_cannot_load_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_openvino_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, calibrated: Calibrated) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    without(monkeypatch, "openvino")
     with pytest.raises(
         InputError, match="--target openvino needs OpenVINO, which is not installed: pip install openvino"
     ):

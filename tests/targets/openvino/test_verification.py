@@ -137,13 +137,18 @@ def test_a_linear_that_was_left_out_is_found(calibrated: Calibrated, emitted: Gr
         )
 
 
-def test_many_ties_or_lost_accuracy_fail(
-    calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    images = calibrated.images.numpy()
-    monkeypatch.setattr("qvit_deploy.targets.free_running.MAX_SQNR_LOSS_DB", -1e9)
+def test_a_norm_in_float_that_is_off_loses_accuracy(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
+    """Codes are compared given the file's own inputs, so that only the outputs tell."""
+    written = emit_openvino(emitted)
+    norms = [n for n in written.proto.graph.node if n.op_type == "LayerNormalization"]
+    wrong = changed(written, norms[0].input[1], lambda a: -a)
     with pytest.raises(CheckError, match="takes the SQNR against the float model from"):
-        verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(images))
+        verify_openvino(calibrated.graph, emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
+
+
+def test_many_ties_fail(calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = calibrated.images.numpy()
+    # Which codes are ties depends on this CPU's arithmetic: no file has many of them everywhere.
     monkeypatch.setattr(openvino_verification, "MAX_TIE_SHARE", -1.0)
     with pytest.raises(CheckError, match="codes are rounded differently"):
         verify_openvino(calibrated.graph, emitted, emit_openvino(emitted), plan, Examples.images(images))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,7 @@ from qvit_deploy.data.window import WHOLE, Window
 from qvit_deploy.errors import InputError
 from qvit_deploy.tasks.detect.coco import average_precision, categories_of_classes
 from qvit_deploy.tasks.scores.detections import Detections, ranked
+from tests.support.absent_libraries import without
 
 IDS = np.array([1, 7])
 
@@ -56,6 +55,6 @@ def test_classes_are_categories_in_order_or_their_ids() -> None:
 
 
 def test_without_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
+    without(monkeypatch, "pycocotools.cocoeval")
     with pytest.raises(InputError, match=r"pip install 'qvit-deploy\[detect\]'"):
         average_precision([], [], IDS)
