@@ -82,7 +82,7 @@ def places(outputs: Mapping[str, Shaped], head: Head | None, logits: str | None,
     for name in (logits, boxes):
         if name is not None and name not in shapes:
             raise InputError(f"task detect: the model has no output {name!r}; it has {', '.join(shapes)}")
-    if head in LONE:
+    if head is not None and head in LONE:
         fits, described = LONE[head]
         fitting = [n for n, s in shapes.items() if len(s) == 3 and fits(s)]
         wide = fitting if boxes is None else [boxes]
