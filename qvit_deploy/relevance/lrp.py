@@ -153,7 +153,7 @@ def site_relevance(
             size = len(images)
             bound = rule_set.bind(graph, size)
             executor, firings = Executor(graph, overrides=bound.overrides), bound.firings
-        propagate(executor, images, names, add, rule_set.starting_at(objective))
+        propagate(executor, images, names, add, rule_set.scoring_from(objective))
         done += size
         advance(size)
     if firings is None:

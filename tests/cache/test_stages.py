@@ -46,9 +46,10 @@ def test_without_a_folder_everything_is_made() -> None:
 def test_a_result_is_made_once_and_said_to_be_kept(tmp_path: Path) -> None:
     make, first, second = Maker(), Stopwatch(), Stopwatch()
     folder = tmp_path / "deep" / "folder"
-    made = opened(folder).result("stage", [1], first, make)
-    found = opened(folder).result("stage", [1], second, make)
-    assert make.asked == 1 and isinstance(found, Found) and np.array_equal(found.values, made.values)
+    first_result = opened(folder).result("stage", [1], first, make)
+    second_result = opened(folder).result("stage", [1], second, make)
+    assert make.asked == 1 and isinstance(second_result, Found)
+    assert np.array_equal(second_result.values, first_result.values)
     assert list(first.seconds) == ["cache"] and list(second.seconds) == ["stage (cached)"]
     assert [p.suffix for p in folder.iterdir()] == [".safetensors"]
 
@@ -135,9 +136,9 @@ def test_many_that_write_and_read_the_same_result_do_not_meet(tmp_path: Path) ->
 
     def work(watch: Stopwatch) -> None:
         for _ in range(25):
-            made = opened(tmp_path).result("stage", [], watch, lambda: Found(value))
-            if not np.array_equal(made.values, value):
-                unequal.append(made.values)
+            result = opened(tmp_path).result("stage", [], watch, lambda: Found(value))
+            if not np.array_equal(result.values, value):
+                unequal.append(result.values)
             if watch is watches[0]:
                 for path in tmp_path.glob("*.safetensors"):
                     path.unlink(missing_ok=True)

@@ -140,8 +140,8 @@ def test_an_engine_is_what_its_record_says(inspect: Run, tmp_path: Path) -> None
     code, out, _ = inspect(path)
     assert code == 0 and out.startswith(f"{path}: tensorrt 10.3.0 for SM87 (Orin), 0.00 MB\n")
     assert f"built from m.onnx (SHA-256 {record.onnx.sha256[:16]})" in out
-    found = json.loads(inspect(path, "--json")[1])
-    assert found["type"] == "engine" and found["engine"]["sha256"] == record.engine.sha256
+    printed = json.loads(inspect(path, "--json")[1])
+    assert printed["type"] == "engine" and printed["engine"]["sha256"] == record.engine.sha256
 
 
 def test_an_engine_that_was_changed(inspect: Run, tmp_path: Path) -> None:

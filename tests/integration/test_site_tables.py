@@ -147,8 +147,8 @@ def test_one_command_where_everything_is_installed(at_hand: Path, qvit: Command,
         and "w8a8, ms" in done.out
         and "batch 2; Test GPU 7, SM87; tensorrt 11.4.0; tensorrt\n" in done.out
     ), done
-    (kept,) = (bundle / "measurements").glob("sites.tensorrt.batch2.*.json")
-    assert json.loads(kept.read_text())["device"] == "Test GPU 7"
+    (table,) = (bundle / "measurements").glob("sites.tensorrt.batch2.*.json")
+    assert json.loads(table.read_text())["device"] == "Test GPU 7"
 
 
 def test_a_device_that_lacks_something(

@@ -70,9 +70,9 @@ def test_the_plugin_file_is_as_small_as_its_bits(qvit: Command, inputs: Inputs, 
         assert manifest["verification"]["lint"]["tensorrt-plugin"]["TRT610"] == 9
         bundle = read_bundle(out)
         sizes[bits] = packed_bytes(bundle.path_of("model.tensorrt-plugin.onnx"))
-        found = json.loads(qvit("inspect", out, "--json").out)["models"]["model.tensorrt-plugin.onnx"]
-        widths = [[o["bits"] for o in p["operands"]] for p in found["products"] if "QLinear" in p["op"]]
-        assert widths == [[8, bits]] * 7 and found["lint"]["counts"] == {"error": 0, "warning": 0, "note": 9}
+        described = json.loads(qvit("inspect", out, "--json").out)["models"]["model.tensorrt-plugin.onnx"]
+        widths = [[o["bits"] for o in p["operands"]] for p in described["products"] if "QLinear" in p["op"]]
+        assert widths == [[8, bits]] * 7 and described["lint"]["counts"] == {"error": 0, "warning": 0, "note": 9}
     assert sizes[4] * 2 == sizes[8] > 0
     evaluated = qvit("eval", tmp_path / "8", "--data", inputs.calib, "--target", "tensorrt-plugin", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
@@ -127,11 +127,11 @@ def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inp
     quick = ("--processes", 2, "--iterations", 24, "--json")
     measured = qvit("bench", out, "--target", "openvino", "--against", out / "model.float.onnx", *quick)
     assert measured.code == 0, measured.err
-    found = json.loads(measured.out)
-    assert found["settings"]["runtime"] == "openvino" and found["settings"]["flags"] == {"precision": "f32"}
-    assert found["against"]["runtime"] == "onnxruntime" and found["environment"]["versions"]["openvino"]
+    printed = json.loads(measured.out)
+    assert printed["settings"]["runtime"] == "openvino" and printed["settings"]["flags"] == {"precision": "f32"}
+    assert printed["against"]["runtime"] == "onnxruntime" and printed["environment"]["versions"]["openvino"]
     planned = {s.name for s in bundle.manifest.sites}
-    assert planned <= {s["name"] for s in found["profile"]["sites"]}
+    assert planned <= {s["name"] for s in printed["profile"]["sites"]}
     inspected = qvit("inspect", out, "--json")
     assert json.loads(inspected.out)["models"]["model.openvino.onnx"]["lint"]["counts"]["error"] == 0
 

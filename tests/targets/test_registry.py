@@ -77,11 +77,11 @@ class Abacus(Target[Graph, AbacusVerification]):
     def lint(self, model: ir.Model) -> list[Finding]:
         return [Finding("ABA001", "error" if self.broken else "note", "fc1", "too many beads", "take some away")]
 
-    def line(self, found: AbacusVerification) -> str:
-        return f"{found.codes} codes on {found.beads} beads"
+    def line(self, verification: AbacusVerification) -> str:
+        return f"{verification.codes} codes on {verification.beads} beads"
 
-    def reading(self, found: AbacusVerification) -> Reading:
-        return Reading("Counted by hand.", f"; {found.beads} beads")
+    def reading(self, verification: AbacusVerification) -> Reading:
+        return Reading("Counted by hand.", f"; {verification.beads} beads")
 
 
 @pytest.fixture
@@ -127,10 +127,11 @@ def test_one_that_is_added_goes_through_every_command(
     out = tmp_path / "out"
     flags = ("--calib", images, "--preprocess", preprocess, "--recipe", recipe, "--target", "abacus")
     code, said, _ = run("compile", model, "-o", out, *flags)
-    found = read_bundle(out).manifest
-    beads = abacus.read(found.verification.targets["abacus"]).beads
+    manifest = read_bundle(out).manifest
+    beads = abacus.read(manifest.verification.targets["abacus"]).beads
     assert code == 0 and f"60 codes on {beads} beads" in " ".join(said.split())
-    assert found.recipe["targets"] == ["onnxruntime", "abacus"] and found.verification.lint["abacus"] == {"ABA001": 1}
+    assert manifest.recipe["targets"] == ["onnxruntime", "abacus"]
+    assert manifest.verification.lint["abacus"] == {"ABA001": 1}
     assert onnx.load(str(out / "model.abacus.onnx")).producer_name == "abacus"
     page = (out / "report.html").read_text()
     assert "File for abacus" in page and f"60 codes compared: all equal; {beads} beads" in page

@@ -65,8 +65,8 @@ def test_an_engine_is_timed_by_events_on_images_that_lie_there(tmp_path: Path, m
         assert runner.run_ns() == 1_250_000 and memory.order == ["event", "run", "event", "wait"]
         runner.close()
         memory.buffers.clear()
-    found = facts_of(path, 4)
-    assert (found.name, found.on_gpu, found.flags) == ("tensorrt", True, {"cuda_graph": "on"})
+    facts = facts_of(path, 4)
+    assert (facts.name, facts.on_gpu, facts.flags) == ("tensorrt", True, {"cuda_graph": "on"})
 
 
 @pytest.mark.parametrize("name", ["m.engine", "m.plan", "m.trt"])

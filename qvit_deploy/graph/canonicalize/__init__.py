@@ -28,6 +28,7 @@ from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
 from qvit_deploy.graph.canonicalize.rewrites.opset import to_canonical_opset
 from qvit_deploy.graph.canonicalize.rewrites.order import sort_nodes
 from qvit_deploy.graph.canonicalize.rewrites.patch_embed import convs_to_linears
+from qvit_deploy.graph.canonicalize.rewrites.pools import normalise_pools
 from qvit_deploy.graph.canonicalize.rewrites.precision import require_finite, to_float32
 from qvit_deploy.graph.canonicalize.rewrites.resize import normalise_resizes
 from qvit_deploy.graph.canonicalize.rewrites.sequences import remove_sequences
@@ -51,6 +52,7 @@ REWRITES: tuple[Rewrite, ...] = (
     specialise,
     remove_noops,
     normalise_resizes,
+    normalise_pools,
     write_einsums_out,
     unflatten_softmaxes,
     simplify_layout,

@@ -68,8 +68,8 @@ def test_sites_in_half_precision_read_and_write_it(target: str, tmp_path: Path) 
         attention, behind = name in ("attn.qk", "attn.av"), name in BEHIND_NORMS
         assert [n.op_type for n in model.graph.node if attention] == ["MatMul"] * attention
         ours = ["LayerNormQuantize8", "QLinearW6Codes8"] if behind else ["QLinearW6"]
-        made = [n.op_type for n in model.graph.node if n.domain == "qvit"]
-        assert made == (ours if target in PACKED and not attention else []), name
+        calls = [n.op_type for n in model.graph.node if n.domain == "qvit"]
+        assert calls == (ours if target in PACKED and not attention else []), name
         assert sum(n.op_type == "LayerNormalization" for n in model.graph.node) == (behind and target not in PACKED)
         (tmp_path / "site.onnx").write_bytes(for_onnxruntime(model))
         assert OnnxRuntimeRunner(tmp_path / "site.onnx", RunSettings(2)).run_ns() > 0
@@ -150,11 +150,11 @@ def test_what_no_plugin_or_integer_kernel_takes_is_emitted_as_a_compile_does() -
 
 def test_shapes_are_those_of_the_run() -> None:
     graph = mixed_vit()
-    found = tensor_shapes(graph, 2)
+    shapes = tensor_shapes(graph, 2)
     sites = {s.name: s for s in find_sites(graph)}
-    assert found[sites["fc1"].input] == (2, 4, 16) and found[sites["head"].input] == (2, 16)
-    assert found[sites["stem"].input] == (2, 3, 16, 16)
-    assert found[sites["attn.qk"].input] == (2, 2, 4, 8)
+    assert shapes[sites["fc1"].input] == (2, 4, 16) and shapes[sites["head"].input] == (2, 16)
+    assert shapes[sites["stem"].input] == (2, 3, 16, 16)
+    assert shapes[sites["attn.qk"].input] == (2, 2, 4, 8)
 
 
 def test_a_shape_that_depends_on_the_image_is_refused() -> None:

@@ -41,10 +41,11 @@ def index(**changes: Any) -> Index:
 
 
 def test_files_are_named_by_their_first_site() -> None:
-    found = index()
-    assert found.widths == ("w4a4", "w8a8") and next(iter(found.files)) == OVERHEAD
-    assert found.files["3.norm.onnx"] == "the LayerNorm in front of site 'fc1' at w8a8"
-    assert found.files["1.w8a8.onnx"] == "site 'fc1' at w8a8" and found.files["2.onnx"] == "site 'head' at w4a4"
+    site_models = index()
+    assert site_models.widths == ("w4a4", "w8a8") and next(iter(site_models.files)) == OVERHEAD
+    assert site_models.files["3.norm.onnx"] == "the LayerNorm in front of site 'fc1' at w8a8"
+    assert site_models.files["1.w8a8.onnx"] == "site 'fc1' at w8a8"
+    assert site_models.files["2.onnx"] == "site 'head' at w4a4"
 
 
 @pytest.mark.parametrize(

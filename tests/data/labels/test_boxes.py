@@ -49,10 +49,10 @@ def test_boxes_by_file_name(tmp_path: Path, images: ImageSet) -> None:
     labels = coco_boxes(written(tmp_path, coco()), images)
     assert len(labels) == 2 and labels.category_ids.tolist() == [1, 90]
     assert labels[0].boxes.shape == (0, 4)
-    found = labels[1]
-    assert found.boxes.tolist() == [[1, 2, 3, 4], [0, 0, 2, 2.5]] and found.categories.tolist() == [90, 1]
-    assert found.areas.tolist() == [12, 3] and found.crowd.tolist() == [True, False]
-    assert found.size == (4, 8) and found.window == Window(0, 0.25, 1, 0.75)
+    boxes = labels[1]
+    assert boxes.boxes.tolist() == [[1, 2, 3, 4], [0, 0, 2, 2.5]] and boxes.categories.tolist() == [90, 1]
+    assert boxes.areas.tolist() == [12, 3] and boxes.crowd.tolist() == [True, False]
+    assert boxes.size == (4, 8) and boxes.window == Window(0, 0.25, 1, 0.75)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class Memory:
         self.milliseconds = 1.25
 
     def module(self) -> ModuleType:
-        found, memory = ModuleType("pycuda.driver"), self
+        driver, memory = ModuleType("pycuda.driver"), self
 
         class Allocation(int):
             pass
@@ -81,13 +81,13 @@ class Memory:
             name=lambda: "Test GPU 7",
             compute_capability=lambda: divmod(int(os.environ.get("GPU_SM", "87")), 10),
         )
-        found.__dict__.update(
+        driver.__dict__.update(
             init=lambda: None, Device=lambda i: device, Error=type("Error", (Exception,), {}),
             Stream=lambda: SimpleNamespace(handle=STREAM, synchronize=lambda: self.order.append("wait")), Event=Event,
             mem_get_info=lambda: (10_000 - sum(b.nbytes for b in self.buffers.values()), 10_000),
             mem_alloc=mem_alloc, memcpy_htod_async=to_device, memcpy_dtoh_async=to_host, pagelocked_empty=np.empty,
         )  # fmt: skip
-        return found
+        return driver
 
 
 def doubling(release: str, memory: Memory) -> RecordedApi:

@@ -35,9 +35,9 @@ def written(calibrated: Calibrated) -> bytes:
 def test_a_float_model_gives_what_onnx_runtime_does(calibrated: Calibrated) -> None:
     model, images = calibrated.graph.serialize(), calibrated.images.numpy()
     expected = run(session(model, 1), Examples.images(images))[0]
-    found = OpenVinoModel(model, threads=1)
-    assert found.batch == DEFAULT_BATCH and found.inputs[0].static_batch is None
-    assert np.abs(found.run(Examples.images(images))[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+    compiled = OpenVinoModel(model, threads=1)
+    assert compiled.batch == DEFAULT_BATCH and compiled.inputs[0].static_batch is None
+    assert np.abs(compiled.run(Examples.images(images))[0] - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_batch_is_the_file_s_own_or_the_one_asked_for(calibrated: Calibrated) -> None:
@@ -52,12 +52,12 @@ def test_the_batch_is_the_file_s_own_or_the_one_asked_for(calibrated: Calibrated
 def test_fetched_tensors_are_the_outputs(calibrated: Calibrated) -> None:
     images = calibrated.images.numpy()[:2]
     names = ["norm2_out", "hidden_out"]
-    found = OpenVinoModel(calibrated.graph.serialize(), batch=2, fetch=names).run(Examples.images(images))
+    computed = OpenVinoModel(calibrated.graph.serialize(), batch=2, fetch=names).run(Examples.images(images))
     model = calibrated.graph.to_proto()
     del model.graph.output[:]
     model.graph.output.extend(v for v in model.graph.value_info if v.name in names)
     expected = run(session(model.SerializeToString(), 1), Examples.images(images), fetch=names)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(computed, expected, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
@@ -128,5 +128,5 @@ def test_an_output_has_its_name_where_openvino_knows_the_tensor_by_several() -> 
     graph = onnx.helper.make_graph(nodes, "copies", inputs, outputs)
     opsets = [onnx.helper.make_opsetid("", 17)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    found = OpenVinoModel(model, threads=1).outputs(Examples.images(np.ones((2, 3, 4, 4), np.float32)))
-    assert list(found) == [value.name for value in outputs]
+    computed = OpenVinoModel(model, threads=1).outputs(Examples.images(np.ones((2, 3, 4, 4), np.float32)))
+    assert list(computed) == [value.name for value in outputs]

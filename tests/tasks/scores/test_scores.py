@@ -56,10 +56,10 @@ def test_iou_of_classes_that_are_there() -> None:
 
 
 def test_depth_errors_by_hand() -> None:
-    found = depth_errors(np.array([1.2, 2, 5, -1]), np.array([1.0, 2, 4, 1]))
-    assert found.abs_rel == pytest.approx((0.2 + 0 + 0.25 + 2) / 4)
-    assert found.delta1 == 0.5  # 1.25 is not below 1.25, and -1 is no depth
-    assert found.mae == pytest.approx((0.2 + 0 + 1 + 2) / 4)
+    errors = depth_errors(np.array([1.2, 2, 5, -1]), np.array([1.0, 2, 4, 1]))
+    assert errors.abs_rel == pytest.approx((0.2 + 0 + 0.25 + 2) / 4)
+    assert errors.delta1 == 0.5  # 1.25 is not below 1.25, and -1 is no depth
+    assert errors.mae == pytest.approx((0.2 + 0 + 1 + 2) / 4)
 
 
 def test_alignments_undo_what_they_allow_for() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tools.measure.architectures.architecture import Architecture
-from tools.measure.coverage import EXPORTERS, architectures, in_order_of, one
+from tools.measure.coverage import EXPORTERS, architectures, one
+from tools.measure.coverage_outputs import in_order_of
 from tools.measure.coverage_table import Row, names_of, page
 
 PAGE = Path(__file__).parents[3] / "docs/coverage.md"

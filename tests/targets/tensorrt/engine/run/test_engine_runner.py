@@ -39,9 +39,9 @@ def test_a_run_copies_launches_and_times(release: str, tmp_path: Path, monkeypat
             np.testing.assert_array_equal(logits, 2 * images)
     assert memory.order[-6:] == ["in", "event", "run", "event", "out", "wait"]
     assert runner.time() == 1.25
-    kept = runner.run(Examples.images(images))[0]
+    earlier = runner.run(Examples.images(images))[0]
     runner.run(Examples.images(images + 1))
-    np.testing.assert_array_equal(kept, 2 * images)
+    np.testing.assert_array_equal(earlier, 2 * images)
     runner.close()
     assert memory.order[0] == "push" and memory.order[-1] == "pop"
 
