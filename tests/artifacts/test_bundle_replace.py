@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,3 +212,36 @@ def test_a_missing_source_file(tmp_path):
     with pytest.raises(InputError, match=r"cannot be written: .*gone"):
         write(tmp_path / "out", files={"model.onnx": tmp_path / "gone"})
     assert list(tmp_path.iterdir()) == []
+
+
+def killed(folder, code):
+    """Runs `code` with `out`, a path, and write_bundle at hand, in a process that is killed in the middle of it."""
+    text = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from qvit_deploy.artifacts import atomic\n"
+        "from tests.support.artifacts.bundle_example import write\n"
+        f"out = Path({str(folder / 'out')!r})\n"
+        "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n" + code
+    )
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == -signal.SIGKILL
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    write(tmp_path / "out")
+    before = tree(tmp_path)
+    killed(tmp_path, "atomic.sync = die\nwrite(out, files={'first': b'x'}, force=True)")
+    assert tree(tmp_path).items() > before.items()
+    write(tmp_path / "other")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_the_next_writer_puts_back_what_a_killed_one_had_moved_aside(tmp_path):
+    """Killed between the two renames."""
+    write(tmp_path / "out")
+    before = tree(tmp_path / "out")
+    moves = "rename = Path.rename\nPath.rename = lambda p, to: rename(p, to) if p == out else die()\n"
+    killed(tmp_path, moves + "write(out, files={'first': b'x'}, force=True)")
+    assert not (tmp_path / "out").exists()
+    write(tmp_path / "other")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
+    assert tree(tmp_path / "out") == before
