@@ -11,6 +11,7 @@ from typing import Any
 
 from qvit_deploy.artifacts.atomic import sync, whole_folder
 from qvit_deploy.artifacts.manifest import (
+    DIGEST,
     MANIFEST,
     SCHEMA,
     FileRecord,
@@ -18,6 +19,7 @@ from qvit_deploy.artifacts.manifest import (
     SiteRecord,
     Summary,
     check_name,
+    digest,
     validate,
 )
 from qvit_deploy.errors import BundleError, InputError
@@ -109,7 +111,8 @@ def read_bundle(path: Path, verify: bool = True) -> Bundle:
         other_version = isinstance(schema, str) and schema.startswith(_ANY_VERSION)
         hint = "compile it again with this version" if other_version else "it was not written by qvit-deploy"
         raise BundleError(f"bundle {root} has schema {schema!r}, this version reads {SCHEMA!r}; {hint}")
-    manifest = validate(tree, str(root / MANIFEST))
+    manifest = validate({key: value for key, value in tree.items() if key != DIGEST}, str(root / MANIFEST))
+    _require_unchanged(root, tree)
     if verify:
         for name, record in manifest.files.items():
             _verify(root, name, record)
@@ -130,6 +133,11 @@ def _load_manifest(root: Path) -> dict[str, Any]:
     if where := non_finite(tree):
         raise BundleError(f"{root / MANIFEST} is damaged: {where} is not finite; compile the bundle again")
     return tree
+
+
+def _require_unchanged(root: Path, tree: Mapping[str, Any]) -> None:
+    if tree.get(DIGEST, digest(tree)) != digest(tree):
+        raise BundleError(f"{root / MANIFEST} was modified or damaged (its digest differs); compile the bundle again")
 
 
 def _verify(root: Path, name: str, record: FileRecord) -> None:
@@ -178,6 +186,8 @@ def _check_replaceable(out: Path) -> None:
     listed = tree.get("files")
     if not str(tree.get("schema")).startswith(_ANY_VERSION) or not isinstance(listed, dict):
         raise InputError(f"{out} is not a bundle, so --force will not replace it; remove it or choose another output")
+    if tree["schema"] == SCHEMA:
+        _require_unchanged(out, tree)
     foreign = [name for name in present if name not in listed and name != MANIFEST and not _is_ours(out, name)]
     if foreign:
         raise InputError(f"{out} holds {foreign[0]}, which no bundle has; move it away before using --force")
