@@ -85,6 +85,9 @@ class Recipe(BaseModel):
         description="what the outputs mean, e.g. segment:axis=1; without it, classify for one output [batch, classes], "
         "else outputs",
     )
+    uint8_input: bool = Field(
+        False, description="let the files take the image as uint8 pixels and normalize it by mean and std themselves"
+    )
     targets: tuple[str, ...] = Field(
         (), description="targets to write files for, beside the one that all others are verified against"
     )

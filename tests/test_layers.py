@@ -26,5 +26,5 @@ LIGHT = (
 def test_the_light_half_does_without_torch(module: str) -> None:
     name = f"qvit_deploy.{module}".rstrip(".")
     code = f"import sys, {name}; print(sorted(m for m in {HEAVY} if m in sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

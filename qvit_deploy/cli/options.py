@@ -126,6 +126,7 @@ RECIPE_OPTIONS = (
     RecipeOption("widths", "--width"),
     RecipeOption("calibration_images", "--images"),
     RecipeOption("task", choices=tuple(TASKS)),
+    RecipeOption("uint8_input", "--uint8-input/--float-input"),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),
 )
 """The options of all fields of the recipe that have one."""

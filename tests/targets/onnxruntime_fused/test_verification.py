@@ -40,14 +40,14 @@ def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:
 
 
 def test_a_sound_file_passes(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
-    found = verify_fused(
+    verification = verify_fused(
         calibrated.graph, emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy())
     )
     # Of the query, proj, fc1, fc2 and the head only the class token's codes exist.
-    assert found.codes == 4 * (4 * 256 + 2 * 64 + 4 * 16 + 64)
-    assert found.code_mismatches == 0 and found.worst_site_error < 1e-5
-    assert found.reference_agreement == 1.0 and found.reference_sqnr_db > 40
-    assert found.attentions == 1 and found.integer_products == len(plan.sites)
+    assert verification.codes == 4 * (4 * 256 + 2 * 64 + 4 * 16 + 64)
+    assert verification.code_mismatches == 0 and verification.worst_site_error < 1e-5
+    assert verification.reference_agreement == 1.0 and verification.reference_sqnr_db > 40
+    assert verification.attentions == 1 and verification.integer_products == len(plan.sites)
 
 
 def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
@@ -97,19 +97,11 @@ def test_a_linear_that_was_left_out_is_found(calibrated: Calibrated, emitted: Gr
         )
 
 
-def test_logits_off_the_reference_fail(
-    calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fused_verification, "MIN_SQNR_DB", 1e9)
-    monkeypatch.setattr("qvit_deploy.targets.free_running.MAX_SQNR_LOSS_DB", -10)
-    with pytest.raises(CheckError, match="dB from the float model's"):
-        verify_fused(calibrated.graph, emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
-
-
 def test_logits_off_the_reference_that_are_as_near_to_the_float_model_pass(
     calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network that decides by small differences ends elsewhere by one last bit."""
+    # A limit that no file meets: networks that decide by so little are larger than a test's.
     monkeypatch.setattr(fused_verification, "MIN_SQNR_DB", 1e9)
     images = Examples.images(calibrated.images.numpy())
     assert verify_fused(calibrated.graph, emitted, emit_fused(emitted), plan, images).code_mismatches == 0
