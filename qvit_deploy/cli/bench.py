@@ -38,7 +38,10 @@ def command(
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="keep the process on as many CPUs as threads")] = True,
     plugin: Annotated[Optional[list[Path]], typer.Option(help="plugin library of an engine (.so), repeatable")] = None,
     profile: Annotated[bool, typer.Option("--profile/--no-profile", help="also time every site")] = True,
-    data: Annotated[Optional[str], typer.Option(help="labelled images: adds top-1 and agreement")] = None,
+    data: Annotated[
+        Optional[str],
+        typer.Option(help="images, best with labels: adds top-1 and agreement; the first of them are run"),
+    ] = None,
     preprocess: options.PreprocessFile = None,
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="JSON file; default: measurements/ of a bundle")

@@ -80,8 +80,7 @@ class Interface:
 
     def with_given_name(self, name: str) -> Interface:
         """Returns this interface with what the model that was handed in calls its image input."""
-        image = self.image
-        return replace(self, inputs=tuple(replace(i, given_name=name) if i is image else i for i in self.inputs))
+        return replace(self, inputs=with_given_name(self.inputs, name))
 
     @property
     def image(self) -> Input | None:
@@ -112,6 +111,14 @@ class Interface:
     def static_batch(self) -> int | None:
         """How many examples the graph takes at a time, where that is fixed; None where any number runs."""
         return static_batch(self.inputs)
+
+
+def with_given_name(inputs: tuple[Input, ...], name: str | None) -> tuple[Input, ...]:
+    """Returns inputs with what the model that was handed in calls the image, where that is another name."""
+    images = [i for i in inputs if i.kind == "image"]
+    if name is None or len(images) != 1:
+        return inputs
+    return tuple(replace(i, given_name=name) if i is images[0] else i for i in inputs)
 
 
 def static_batch(inputs: Iterable[Input]) -> int | None:

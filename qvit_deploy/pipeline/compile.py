@@ -223,11 +223,16 @@ def verify(
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
+    image_name = inputs.source.graph.image_name  # a graph out of the cache has forgotten it
     graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
-        "source": {"model": inputs.source.description, "preprocess": _dumped(inputs.preprocess)},
+        "source": {
+            "model": inputs.source.description,
+            "preprocess": _dumped(inputs.preprocess),
+            **({} if image_name is None else {"image_name": image_name}),
+        },
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {

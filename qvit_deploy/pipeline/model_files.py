@@ -60,7 +60,8 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
     if isinstance(artifact, Bundle):
         file, manifest = artifact.path_of(file_of(target)), artifact.manifest
         description = f"{manifest.source.get('model', path.name)}, {target}"
-        model = ModelFile(file, from_canonical(file), preprocess, description, manifest)
+        graph = replace(from_canonical(file), image_name=manifest.image_name)
+        model = ModelFile(file, graph, preprocess, description, manifest)
     else:
         model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
     if preprocess is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from qvit_deploy.commands.evaluate import evaluate
@@ -101,6 +102,36 @@ def test_detect(tmp_path: Path, data: str) -> None:
     bundle = compiled(detector(), "detect:head=softmax,score=0.2", data, tmp_path)
     assert manifest_task(bundle) == "detect:head=softmax,logits=logits,boxes=pred_boxes,score=0.2,size=8x8"
     assert 0.5 < numbers(bundle, data)["agreement"] <= 1
+
+
+class EndToEnd(torch.nn.Module):
+    """A detector of 16 patches that hands out its 5 best boxes, as YOLOv10 and YOLO26 are exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = torch.nn.Conv2d(3, 32, 2, 2)
+        self.middle = torch.nn.Sequential(torch.nn.LayerNorm(32), torch.nn.Linear(32, 64), torch.nn.GELU())
+        self.boxes, self.scores = torch.nn.Linear(64, 4), torch.nn.Linear(64, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.middle(self.embed(x).flatten(2).transpose(1, 2))
+        centre, size = (4 * self.boxes(tokens).sigmoid()).split(2, dim=-1)
+        best, number = self.scores(tokens).sigmoid().max(-1)
+        score, place = best.topk(5)
+        boxes = torch.cat([centre, centre + size], -1).gather(1, place[..., None].expand(-1, -1, 4))
+        return torch.cat([boxes, score[..., None], number.gather(1, place)[..., None].float()], -1)
+
+
+def test_an_exported_end_to_end_detector(tmp_path: Path, data: str, qvit: Command) -> None:
+    recipe = Recipe.load(None, uniform="w8a8", calibration_images=COUNT, task="detect")
+    compile(EndToEnd(), tmp_path / "out", calib=data, recipe=recipe, preprocess=P)
+    bundle = tmp_path / "out"
+    assert manifest_task(bundle) == "detect:head=end2end,logits=logits,boxes=logits,score=0.25,size=8x8"
+    found = numbers(bundle, data)
+    assert 0.6 < found["agreement"] <= 1 and found["sqnr_db"] > 10
+    relp = qvit("relp", bundle, "--quantization", "--data", data, "--count", 4, "--metric", "query:0,0")
+    assert relp.code == 2 and "choose output-change" in relp.err
 
 
 @pytest.mark.parametrize(

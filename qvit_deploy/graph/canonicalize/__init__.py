@@ -24,6 +24,7 @@ from qvit_deploy.graph.canonicalize.rewrites.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.rewrites.layer_norm import normalise_layer_norms
 from qvit_deploy.graph.canonicalize.rewrites.layout import simplify_layout
 from qvit_deploy.graph.canonicalize.rewrites.linear import normalise_linears
+from qvit_deploy.graph.canonicalize.rewrites.masked import write_masked_assignments_out
 from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
 from qvit_deploy.graph.canonicalize.rewrites.opset import to_canonical_opset
 from qvit_deploy.graph.canonicalize.rewrites.order import sort_nodes
@@ -42,6 +43,7 @@ Rewrite = Callable[[ir.Model], "ir.Model | None"]
 
 REWRITES: tuple[Rewrite, ...] = (
     sort_nodes,
+    write_masked_assignments_out,
     to_canonical_opset,
     remove_unused,
     require_finite,

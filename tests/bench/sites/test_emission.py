@@ -18,6 +18,7 @@ from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 from qvit_deploy.targets.onnxruntime.runtime import fusion, session
 from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.targets.runtime import RunSettings
 from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES
 from qvit_deploy.targets.tensorrt.packed.norm import FUNCTION_NORM_CODES
 from qvit_deploy.targets.tensorrt.packed.packing import unpack
@@ -51,7 +52,7 @@ def test_every_site_becomes_a_model_that_runs_as_in_the_whole(width: tuple[int, 
     for name, content in emitted(graph, 3, width).items():
         path = tmp_path / "site.onnx"
         path.write_bytes(content)
-        runner = OnnxRuntimeRunner(path, None, 1)
+        runner = OnnxRuntimeRunner(path, RunSettings())
         assert runner.batch == 3 and runner.run_ns() > 0
         assert fusion(content).integer_products == (0 if name == "stem" else 1), name
 
@@ -71,7 +72,7 @@ def test_sites_in_half_precision_read_and_write_it(target: str, tmp_path: Path) 
         assert calls == (ours if target in PACKED and not attention else []), name
         assert sum(n.op_type == "LayerNormalization" for n in model.graph.node) == (behind and target not in PACKED)
         (tmp_path / "site.onnx").write_bytes(for_onnxruntime(model))
-        assert OnnxRuntimeRunner(tmp_path / "site.onnx", 2, 1).run_ns() > 0
+        assert OnnxRuntimeRunner(tmp_path / "site.onnx", RunSettings(2)).run_ns() > 0
     assert types(onnx.load_from_string(overhead(TARGETS[target]))) == [HALF, HALF]
     assert types(onnx.load_from_string(overhead(TARGETS["onnxruntime"]))) == [FLOAT, FLOAT]
 

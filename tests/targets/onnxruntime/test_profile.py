@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.targets.onnxruntime.profile import NodeTimes, attribute, profile
+from qvit_deploy.targets.runtime import RunSettings
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 NAMES = ("a.b.weight.q4", "a.b.bias.corrected", "other.bias", "c.weight.q4", "c.bias.corrected")
@@ -50,7 +51,7 @@ def test_every_site_of_an_emitted_model_is_found(attention: bool, tmp_path: Path
     path = tmp_path / "model.onnx"
     path.write_bytes(emit_qdq(calibrated.graph, calibrated.plan((8, 8))).serialize())
     outputs = {t: s.name for s in find_sites(calibrated.graph) for t in (s.product, s.output) if s.weight is None}
-    profiled = profile(path, None, 1, outputs)
+    profiled = profile(path, RunSettings(), outputs)
     names = [s.name for s in profiled.sites]
     assert {s.name for s in calibrated.sites} <= set(names)
     assert all(s.product_ms > 0 for s in profiled.sites) and sum(s.quantize_ms for s in profiled.sites) > 0
@@ -61,6 +62,6 @@ def test_every_site_of_an_emitted_model_is_found(attention: bool, tmp_path: Path
 def test_a_float_model_has_sites_too(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(mixed_vit().serialize())
-    profiled = profile(path, 2, 1, {})
+    profiled = profile(path, RunSettings(2), {})
     assert {"attn.q", "fc1", "head"} <= {s.name for s in profiled.sites}
     assert all(s.quantize_ms == 0 for s in profiled.sites)

@@ -8,6 +8,7 @@ from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.targets.openvino.emission import emit_openvino
 from qvit_deploy.targets.openvino.profile import attribute, profile_openvino
 from qvit_deploy.targets.openvino.runtime import Layer
+from qvit_deploy.targets.runtime import RunSettings
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 
@@ -45,7 +46,7 @@ def test_every_linear_of_an_emitted_model_is_found(tmp_path: Path) -> None:
     linears = {s.name: (8, 8) for s in calibrated.sites if s.kind == "linear"}
     path = tmp_path / "model.openvino.onnx"
     path.write_bytes(emit_openvino(emit_qdq(calibrated.graph, calibrated.plan(linears))).serialize())
-    profiled = profile_openvino(path, None, 1)
+    profiled = profile_openvino(path, RunSettings())
     assert {s.name for s in profiled.sites} >= set(linears) and all(s.product_ms > 0 for s in profiled.sites)
     accounted = sum(s.product_ms + s.quantize_ms for s in profiled.sites) + sum(profiled.outside_ms.values())
     assert accounted == pytest.approx(profiled.total_ms)

@@ -38,6 +38,17 @@ def test_yolo_suppresses_and_counts_in_pixels() -> None:
     np.testing.assert_allclose(detected.boxes, [[0, 0, 1, 1], [0, 0, 0.5, 0.5]])
 
 
+def test_an_end_to_end_head_has_corners_in_pixels_and_fills_up_with_zeros() -> None:
+    rows = np.zeros((2, 3, 6), np.float32)
+    rows[0, :2] = [(8, 4, 16, 8, 0.9, 3), (0, 0, 4, 8, 0.2, 0)]
+    rows[1, 1] = (0, 0, 16, 8, 0.3, 79)
+    found, other = detections("end2end", rows, rows, (8, 16))
+    assert found.classes.tolist() == [3, 0] and other.classes.tolist() == [79]
+    np.testing.assert_allclose(found.scores, [0.9, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(found.boxes, [[0.5, 0.5, 1, 1], [0, 0, 0.25, 1]])
+    np.testing.assert_allclose(other.boxes, [[0, 0, 1, 1]])
+
+
 @pytest.mark.parametrize(
     ("outputs", "named", "expected"),
     [
@@ -49,6 +60,7 @@ def test_yolo_suppresses_and_counts_in_pixels() -> None:
         ({"a": (1, 5, 9), "b": (1, 5, 4)}, {}, ("a", "b")),
         ({"a": (1, 5, 4), "b": (1, 5, 4)}, {"logits": "a", "boxes": "b"}, ("a", "b")),
         ({"output0": (1, 84, 8400)}, {"head": "yolo"}, ("output0", "output0")),
+        ({"output0": (1, 300, 6), "proto": (1, 32, 8, 8)}, {"head": "end2end"}, ("output0", "output0")),
     ],
 )  # fmt: skip
 def test_which_output_is_which(
@@ -67,6 +79,11 @@ def test_which_output_is_which(
         ({"a": (1, 5, 9), "c": (1, 5, 4)}, {"boxes": "d"}, r"has no output 'd'; it has a, c"),
         ({"a": (1, 5, 9), "c": (1, 6, 4)}, {"logits": "a"}, r"a is \[1, 5, 9\] and c is \[1, 6, 4\]"),
         ({"a": (1, 84, 99), "c": (1, 84, 9)}, {"head": "yolo"}, r"name it with boxes=NAME"),
+        (
+            {"a": (1, 84, 99)},
+            {"head": "end2end"},
+            r"one output \[batch, detections, 6\], the model has a",
+        ),
     ],
 )
 def test_outputs_that_are_not_plain(outputs: dict[str, tuple[int, ...]], named: dict[str, Any], message: str) -> None:
