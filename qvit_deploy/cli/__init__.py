@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from functools import cache
 
 import typer
 
@@ -42,11 +44,17 @@ app.command("relp")(relp.command)
 app.command("sweep")(sweep.command)
 
 
+@cache
+def _command() -> Callable[[], object]:
+    """Returns what parses arguments and runs a command. Reading all signatures takes longer than refusing a flag."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Runs a command. Exit code 0 done, 1 a check failed, 2 unusable input (one line on standard error)."""
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        app()
+        _command()()
     except QvitError as error:
         error_line(str(error))
         raise SystemExit(error.exit_code) from None
