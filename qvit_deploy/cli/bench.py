@@ -9,8 +9,8 @@ import typer
 
 from qvit_deploy.bench.measure import PROCESSES, MeasureOptions
 from qvit_deploy.cli import bench_sites, import_trtexec, options
-from qvit_deploy.cli.console import Bars, print_json, stderr
-from qvit_deploy.cli.measurement_text import print_measurement
+from qvit_deploy.cli.console import Bars
+from qvit_deploy.cli.measurement_text import report
 from qvit_deploy.commands.bench import DEFAULT_TARGET, benchmark, require_writable, save
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -88,9 +88,4 @@ def command(
             progress=bars,
         )
     place = save(measurement, path, out)
-    if json:
-        print_json(measurement.tree())
-    else:
-        print_measurement(measurement)
-    if place is not None:
-        stderr.print(f"written to {place}", soft_wrap=True)
+    report(measurement, place, json)

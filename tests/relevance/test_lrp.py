@@ -137,34 +137,25 @@ def test_an_output_that_is_not_finite_is_refused(small_vit: Graph, images: Tenso
         )
 
 
+def _gradient_of_random_images(graph: Graph) -> None:
+    images = [Examples.images(torch.randn(2, 3, 4, 4))]
+    site_relevance(graph, find_sites(graph), images, RULE_SETS["gradient"], largest_logit, lambda _: None)
+
+
 def test_a_non_finite_relevance_names_the_tensor(builder: Builder) -> None:
     """A square root of 0 has a finite value and an infinite slope."""
     x = builder.linear(builder.op("Reshape", "image", builder.constant([0, 48])), 48, 16, "first")
     x = builder.op("Sqrt", builder.op("Mul", x, builder.constant(0.0)))
     graph = builder.graph(builder.linear(x, 16, 3, "head", "y"), (3, 4, 4))
     with pytest.raises(NonFiniteError, match=r"tensor '[\w.]+'"):
-        site_relevance(
-            graph,
-            find_sites(graph),
-            [Examples.images(torch.randn(2, 3, 4, 4))],
-            RULE_SETS["gradient"],
-            largest_logit,
-            lambda _: None,
-        )
+        _gradient_of_random_images(graph)
 
 
 def test_an_output_that_ignores_the_image_is_refused(builder: Builder) -> None:
     x = builder.op("Mul", builder.op("Reshape", "image", builder.constant([0, 48])), builder.constant(0.0))
     graph = builder.graph(builder.linear(x, 48, 3, "head", "y"), (3, 4, 4))
     with pytest.raises(NonFiniteError, match="ignores"):
-        site_relevance(
-            graph,
-            find_sites(graph),
-            [Examples.images(torch.randn(2, 3, 4, 4))],
-            RULE_SETS["gradient"],
-            largest_logit,
-            lambda _: None,
-        )
+        _gradient_of_random_images(graph)
 
 
 @pytest.mark.parametrize("rule_set", [name for name in RULE_SETS if name != "gradient"])

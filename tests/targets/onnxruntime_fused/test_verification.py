@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import pytest
 
-from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.examples import Examples
@@ -16,23 +15,8 @@ from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.onnxruntime_fused import verification as fused_verification
 from qvit_deploy.targets.onnxruntime_fused.emission import emit_fused
 from qvit_deploy.targets.onnxruntime_fused.verification import verify_fused
-from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
+from tests.support.graphs.quantizable_graphs import Calibrated
 from tests.support.models.runtime_models import changed
-
-
-@pytest.fixture(scope="module")
-def calibrated() -> Calibrated:
-    return calibrate(mixed_vit(), (6,), images=8)
-
-
-@pytest.fixture(scope="module")
-def plan(calibrated: Calibrated) -> Plan:
-    return calibrated.plan({s.name: (6, 6) for s in calibrated.sites if s.kind == "linear"})
-
-
-@pytest.fixture(scope="module")
-def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
-    return emit_qdq(calibrated.graph, plan)
 
 
 def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:

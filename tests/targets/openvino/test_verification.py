@@ -22,21 +22,6 @@ from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed
 from tests.support.models.runtime_models import changed
 
 
-@pytest.fixture(scope="module")
-def calibrated() -> Calibrated:
-    return calibrate(mixed_vit(), (6,), images=8)
-
-
-@pytest.fixture(scope="module")
-def plan(calibrated: Calibrated) -> Plan:
-    return calibrated.plan({s.name: (6, 6) for s in calibrated.sites if s.kind == "linear"})
-
-
-@pytest.fixture(scope="module")
-def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
-    return emit_qdq(calibrated.graph, plan)
-
-
 def bias_of(written: RuntimeModel, site: str) -> str:
     """The constant that is added behind the product of `site`."""
     (product,) = [n for n in written.proto.graph.node if n.name in written.linears and site in n.name]
