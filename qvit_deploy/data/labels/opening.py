@@ -64,11 +64,11 @@ def open_labels(task: str, kind: LabelKind | None, spec: str | None, images: Exa
 
 def _own(task: str, kind: LabelKind | None, images: ExampleSet) -> Labels | None:
     has: dict[LabelKind, Any] = {"classes": images.labels, "maps": images.label_maps}
-    found = next((name for name, value in has.items() if value is not None), None)
-    if found is None:
+    given_kind = next((name for name, value in has.items() if value is not None), None)
+    if given_kind is None:
         return None
-    if found != kind:
-        what = "a class for every image" if found == "classes" else "label maps"
+    if given_kind != kind:
+        what = "a class for every image" if given_kind == "classes" else "label maps"
         wants = "has no score by labels" if kind is None else f"takes {_WANTED[kind]}"
         raise InputError(
             f"DATA has {what}, task {task!r} {wants}; pass another --task, or --labels none to leave labels out"
