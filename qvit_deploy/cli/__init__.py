@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -53,6 +55,12 @@ app.command("relp")(relp.command)
 app.command("sweep")(sweep.command)
 
 
+@cache
+def _command() -> Callable[[], object]:
+    """Returns what parses arguments and runs a command. Reading all signatures takes longer than refusing a flag."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Runs a command and ends the process with its exit code, as `program.run` says."""
-    raise SystemExit(program.run(app))
+    raise SystemExit(program.run(_command()))

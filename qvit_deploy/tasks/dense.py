@@ -179,10 +179,9 @@ class _DenseTally(Tally):
         if not self._magnitude:
             return []
         relative = self._difference / self._magnitude
-        figures = [Figure("mae_relative", relative, None, f"MAE to float {relative:.2%} of the mean magnitude")]
+        figures = [Figure("mae_relative", "MAE to float", relative, form="{:.2%}", note="of the mean magnitude")]
         if self._task.options.threshold is not None:
-            same = iou(self._masks)
-            figures.append(Figure("iou_to_float", same, None, f"IoU with float's mask {same:.2%}"))
+            figures.append(Figure("iou_to_float", "IoU with float's mask", iou(self._masks), form="{:.2%}"))
         return figures
 
 

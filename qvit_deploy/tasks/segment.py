@@ -17,7 +17,7 @@ from qvit_deploy.tasks.configured import chosen_output, picture_size, shape_text
 from qvit_deploy.tasks.placed import PlacedTask, in_range
 from qvit_deploy.tasks.planes import interpolated
 from qvit_deploy.tasks.scores.confusion import confusion, mean_iou, pixel_accuracy
-from qvit_deploy.tasks.tally import Figure, Tally, share
+from qvit_deploy.tasks.tally import AGREEMENT, Figure, Tally, share
 from qvit_deploy.tasks.task import Arrays, Outputs, Task, Words
 from qvit_deploy.tasks.views import ClassMap, View
 from qvit_deploy.validation import Record
@@ -193,8 +193,8 @@ class _SegmentTally(Tally):
     def to_float(self) -> list[Figure]:
         if not self._pixels:
             return []
-        return [Figure("agreement", self._same / self._pixels, None,
-                       f"pixels of the same class as in float {self._same / self._pixels:.2%}")]  # fmt: skip
+        same = self._same / self._pixels
+        return [Figure(AGREEMENT, "pixels of the same class as in float", same, form="{:.2%}")]
 
 
 SEGMENT = Segment(SegmentOptions())

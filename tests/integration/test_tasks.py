@@ -217,3 +217,44 @@ def test_coco_through_the_program(tmp_path: Path, qvit: Command) -> None:
     numbers = json.loads(qvit("eval", bundle, "--data", folder, "--labels", tmp_path / "coco.json", "--json").out)
     # The labels are what the float model finds.
     assert numbers["float_ap"] == pytest.approx(1) and 0.3 < numbers["ap"] <= 1 and numbers["n"] == COUNT
+
+
+@pytest.mark.parametrize(
+    ("graph", "task", "keys", "words"),
+    [
+        (embedder, "embed:output=tokens,pool=mean,k=3", ("cosine_mean",), "cosine to float"),
+        (lambda: segmenter(classes=1), "dense", ("mae_relative",), "MAE to float of the mean magnitude on n=24"),
+        (segmenter, "segment", ("mean_iou", "float_mean_iou"), "float mIoU"),
+        (detector, "detect:head=softmax,score=0.2", (), "agree"),
+    ],
+)
+def test_a_sweep_shows_what_eval_measures_first(
+    graph: Any, task: str, keys: tuple[str, ...], words: str, tmp_path: Path, data: str, qvit: Command
+) -> None:
+    """Of classifiers that is top-1, as ever (test_sweep.py); of detectors without boxes the agreement of every task."""
+    (tmp_path / "m.onnx").write_bytes(graph().serialize())
+    (tmp_path / "p.json").write_text(P.model_dump_json())
+    np.savez(tmp_path / "maps.npz", labels=np.random.default_rng(1).integers(0, 5, (COUNT, 4, 4)))
+    asked = [
+        "sweep", tmp_path / "m.onnx", "--calib", data, "--preprocess", tmp_path / "p.json", "--images", 16,
+        "--uniform", "w6a6", "--task", task, "--data", data,
+    ]  # fmt: skip
+    asked += ["--labels", tmp_path / "maps.npz"] if task == "segment" else []
+    done = qvit(*asked, "--json")
+    assert done.code == 0, done.err
+    (found,) = json.loads(done.out)["rows"]
+    assert set(keys) <= set(found) and "figure" not in found and found["top1"] is None
+    assert found["test_images"] == COUNT
+    if keys:
+        measured = evaluate(
+            compiled(graph(), task, data, tmp_path), data,
+            labels=str(tmp_path / "maps.npz") if task == "segment" else None,
+        ).as_dict()  # fmt: skip
+        assert set(keys) <= set(measured)
+    assert words in qvit(*asked, "-o", tmp_path / "table").out
+    assert all(key in (tmp_path / "table" / "sweep.csv").read_text() for key in keys)
+
+
+def test_labels_of_a_sweep_need_its_test_images(tmp_path: Path, qvit: Command) -> None:
+    done = qvit("sweep", "demo:vit", "--mean-bits", "5", "--labels", tmp_path)
+    assert done.code == 2 and "--labels are of the test images: pass --data" in done.err

@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--only", action="append", default=[], help="rows whose name contains this")
     parser.add_argument("--exporter", choices=EXPORTERS, action="append", help="default: both")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, of one thread each")
     parser.add_argument("--again", action="store_true", help="compile rows again that are in WORK")
     parser.add_argument("--kept", action="store_true", help="compile nothing; rows that are not in WORK say so")
@@ -86,11 +87,12 @@ def main() -> None:
         for exporter in arguments.exporter or EXPORTERS
         if not arguments.only or any(text in architecture.name for text in arguments.only)
     ]
+    targets = [t for t in arguments.target or TARGETS if t != REFERENCE.name]
     missing = [(a, e) for a, e in wanted if not arguments.kept and (arguments.again or (a.name, e) not in rows)]
     if missing:
         load_libraries({exporter for _, exporter in missing})
     with ThreadPoolExecutor(arguments.jobs) as pool, kept.open("a") as results:
-        jobs = [pool.submit(in_process, a, e, work) for a, e in missing]
+        jobs = [pool.submit(in_process, a, e, work, targets) for a, e in missing]
         for job in track(as_completed(jobs), "compile", len(jobs), console=Console(stderr=True)):
             row = job.result()
             rows[row.name, row.exporter] = row
@@ -125,12 +127,12 @@ def load_libraries(exporters: Collection[str]) -> None:
     gc.freeze()
 
 
-def in_process(architecture: Architecture, exporter: str, work: Path) -> Row:
+def in_process(architecture: Architecture, exporter: str, work: Path, targets: Sequence[str]) -> Row:
     """Makes the row in a process of its own: a library that crashes or hangs costs one row."""
     context = multiprocessing.get_context("fork")  # the libraries are loaded once
     receiver, sender = context.Pipe(duplex=False)
     folder = work / re.sub(r"\W+", "-", f"{architecture.name}-{exporter}")
-    process = context.Process(target=_child, args=(architecture, exporter, folder, sender))
+    process = context.Process(target=_child, args=(architecture, exporter, folder, targets, sender))
     start = time.perf_counter()
     process.start()
     sender.close()
@@ -148,7 +150,7 @@ def in_process(architecture: Architecture, exporter: str, work: Path) -> Row:
     return Row(**{**asdict(row), "seconds": round(time.perf_counter() - start, 1)})
 
 
-def _child(architecture: Architecture, exporter: str, folder: Path, sender: Any) -> None:
+def _child(architecture: Architecture, exporter: str, folder: Path, targets: Sequence[str], sender: Any) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -157,14 +159,18 @@ def _child(architecture: Architecture, exporter: str, folder: Path, sender: Any)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
         try:
-            sender.send(one(architecture, exporter, folder))
+            sender.send(one(architecture, exporter, folder, targets))
         except BaseException as error:
             traceback.print_exc()
             sender.send(Row(architecture.name, exporter, "error", f"{type(error).__name__}: {_line(error)}"))
 
 
-def one(architecture: Architecture, exporter: str, folder: Path) -> Row:
-    """Exports, compiles and compares one model; everything lies in `folder` afterwards."""
+def one(architecture: Architecture, exporter: str, folder: Path, targets: Sequence[str]) -> Row:
+    """Exports, compiles and compares one model; everything lies in `folder` afterwards.
+
+    Args:
+        targets: beside the reference.
+    """
     model, data = folder / "model.onnx", folder / "calib.npz"
     row = partial(Row, architecture.name, exporter)
     try:
@@ -176,9 +182,13 @@ def one(architecture: Architecture, exporter: str, folder: Path) -> Row:
     arrays: dict[str, Any] = {n: np.concatenate([b[n] for b in batches]) for n in batches[0]}
     np.savez(data, **arrays)
     original = run_original(model, architecture)
-    row = partial(row, outputs={name: list(value.shape[2:]) for name, value in original.items()})
+    row = partial(
+        row,
+        targets=[REFERENCE.name, *targets],
+        outputs={name: list(value.shape[2:]) for name, value in original.items()},
+    )
     try:
-        without = _compile_for_all(model, folder, data)
+        without = _compile_for(targets, model, folder, data)
     except QvitError as refusal:
         return row("wrong" if isinstance(refusal, CheckError) else "refused", _line(refusal))
     if not telling(original):
@@ -219,20 +229,19 @@ def export(architecture: Architecture, exporter: str, path: Path) -> None:
     onnx.checker.check_model(str(path))
 
 
-def _compile_for_all(model: Path, folder: Path, data: Path) -> dict[str, str]:
-    """Compiles `model` into `folder`/bundle for all targets that accept it; returns why the others do not.
+def _compile_for(targets: Sequence[str], model: Path, folder: Path, data: Path) -> dict[str, str]:
+    """Compiles `model` into `folder`/bundle for those of `targets` that accept it; returns why the others do not.
 
     Raises:
-        QvitError: no target accepts it.
+        QvitError: not even the reference accepts it.
     """
-    others = [t for t in TARGETS if t != REFERENCE.name]
     try:
-        return _compile(model, folder / "bundle", data, others)
+        return _compile(model, folder / "bundle", data, targets)
     except Exception:
         traceback.print_exc()
     _compile(model, folder / "bundle", data, [])
     without: dict[str, str] = {}
-    for target in others:
+    for target in targets:
         try:
             without.update(_compile(model, folder / "bundle", data, [target]))
         except Exception as error:

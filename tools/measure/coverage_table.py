@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
+from qvit_deploy.targets.registry import TARGETS
 from tools.measure.architectures.architecture import Architecture
 
 OK, NOT_RUN = "ok", "not run"
@@ -24,7 +25,8 @@ class Row:
         reason: one line, empty for `ok`.
         outputs: name -> shape, without the batch.
         float_db, quantized_db: of the worst output, against the exported file.
-        without: targets that refuse the model or fail their verification, with the reason of each.
+        targets: those that it was compiled for, the reference first.
+        without: those of them that refuse the model or fail their verification, with the reason of each.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Row:
     outputs: Mapping[str, Sequence[int]] = field(default_factory=dict)
     float_db: float | None = None
     quantized_db: float | None = None
+    targets: Sequence[str] = ()
     without: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -100,8 +103,8 @@ def _line(architecture: Architecture, rows: Sequence[Row]) -> str:
     outputs = next((r.outputs for r in rows if r.outputs), {})
     shapes = ", ".join(f"{n} {'x'.join(map(str, shape))}".strip() for n, shape in outputs.items())
     without = {target: why for row in rows for target, why in row.without.items()}
-    passed = any(r.outcome == OK for r in rows)
-    targets = "" if not passed else "all" if not without else f"all but {', '.join(without)}"
+    verified = dict.fromkeys(t for row in rows if row.quantized_db is not None for t in row.targets if t not in without)
+    targets = "all" if len(verified) == len(TARGETS) else ", ".join(verified)
     reasons = [f"{r.exporter}: {r.reason}" for r in rows if r.reason]
     reasons += [f"{target}: {why}" for target, why in without.items()]
     cells = [f"`{name}`", shapes, *map(_result, rows), targets, _cell("; ".join(reasons))]

@@ -17,7 +17,7 @@ from qvit_deploy.tasks.detect.coco import average_precision, categories_of_class
 from qvit_deploy.tasks.detect.heads import Head, classes_of, detections, is_ranked, listed, places
 from qvit_deploy.tasks.placed import PlacedTask, in_range
 from qvit_deploy.tasks.scores.detections import Detections, matched
-from qvit_deploy.tasks.tally import Figure, Tally, share
+from qvit_deploy.tasks.tally import AGREEMENT, Figure, Tally, share
 from qvit_deploy.tasks.task import Arrays, Outputs, Task, Words
 from qvit_deploy.tasks.views import View
 from qvit_deploy.validation import Record
@@ -198,8 +198,8 @@ class _DetectTally(Tally):
         if not self._compared:
             return []
         same, count = _share(self._matched), int(self._matched[1])
-        text = f"detections as in float {same:.1%} (score {self._task.options.score:g}, {count} of both)"
-        return [Figure("agreement", same, None, text)]
+        note = f"(score {self._task.options.score:g}, {count} of both)"
+        return [Figure(AGREEMENT, "detections as in float", same, note=note)]
 
 
 def _share(counts: np.ndarray) -> float:

@@ -270,3 +270,14 @@ def test_an_output_that_its_bias_cancels_is_as_exact_as_the_bias(wide: Calibrate
     (probed,) = probe(emitted.graph, Examples.images(wide.images.numpy()), [site.site.output])
     assert np.abs(bias).max() > 20 * np.abs(probed).max()
     assert verified(wide, moved).worst_site_error < half_verification.OUTPUT_TOLERANCE
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_product_that_is_an_output_of_the_model_is_verified(packed: bool) -> None:
+    """A head without bias: its product has the output's name, which the cast behind it takes."""
+    b = Builder(0)
+    hidden = b.op("Gelu", b.linear(b.op("Reshape", "image", b.constant([0, 32])), 32, 32, "embed"))
+    head = b.op("MatMul", hidden, b.normal(32, 16, scale=0.2, name="head.weight"), name="logits")
+    calibrated = calibrate(canonical(b, head, (2, 4, 4)), (8,))
+    found = verified(calibrated, half_scales(calibrated.plan((8, 8))), packed=packed)
+    assert found.sites == 2 and found.code_mismatches == 0

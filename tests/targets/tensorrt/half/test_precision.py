@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
@@ -172,7 +173,7 @@ def converted(body: str, largest: dict[str, float], constants: str = "") -> Half
     text = f"""<ir_version: 10, opset_import: ["": 21]>
         g (float[n, 4, 8] image) => (float[n, 4, 8] y) {constants} {{ {body} }}"""
     model = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))
-    in_half = to_half(TensorrtGraph(Graph(ir.from_proto(model), "g"), Plan({}), {}), largest)
+    in_half = to_half(TensorrtGraph(EmittedGraph(ir.from_proto(model), "g", {}), Plan({}), {}), largest)
     onnx.checker.check_model(in_half.graph.to_proto(), full_check=True)
     values = np.random.default_rng(0).standard_normal((2, 4, 8), np.float32)
     expected, got = (
