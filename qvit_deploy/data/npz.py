@@ -184,8 +184,8 @@ def _open_archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, set[str]]]:
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Reads the header of a `.npy` file: (shape, whether in Fortran's order, type). Raises whatever numpy raises."""
     header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = header(file)
-    return found
+    fields: tuple[tuple[int, ...], bool, np.dtype[Any]] = header(file)
+    return fields
 
 
 def _read(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[np.generic]:

@@ -210,13 +210,13 @@ def verify(
     left_out: dict[str, str] = {}
     for target, model in emitted.items():
         try:
-            found, findings = target.verify(model, job), require_no_errors(target.lint(model.model), target.name)
+            proof, findings = target.verify(model, job), require_no_errors(target.lint(model.model), target.name)
         except CheckError as error:
             if target is REFERENCE:
                 raise
             left_out[target.name] = str(error)
         else:
-            verified[target.name], linted[target.name] = found, findings
+            verified[target.name], linted[target.name] = proof, findings
     return verified, linted, left_out
 
 
@@ -224,7 +224,7 @@ def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: R
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
     image_name = inputs.source.graph.image_name  # a graph out of the cache has forgotten it
-    graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
+    graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.in_float)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,

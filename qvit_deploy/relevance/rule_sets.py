@@ -120,13 +120,13 @@ class RuleSet:
 
 def fitting(rule_set: RuleSet, graph: Graph, purpose: str) -> RuleSet:
     """Returns `rule_set.or_gradient(graph)`, and logs a warning, which begins with `purpose`, where that is another."""
-    found = rule_set.or_gradient(graph)
-    if found is not rule_set:
+    usable = rule_set.or_gradient(graph)
+    if usable is not rule_set:
         logging.getLogger(__name__).warning(
             "%s: the model has nothing that a rule of %r applies to, no norm and no activation: the gradient is used",
             purpose, rule_set.name,
         )  # fmt: skip
-    return found
+    return usable
 
 
 def unit(objective: Objective) -> Objective:

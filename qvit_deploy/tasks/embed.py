@@ -61,13 +61,13 @@ class Embed(ConfiguredTask[EmbedOptions]):
         vectors = {2: "of vectors [batch, dim]"}
         # Who says how to pool means tokens, also where a vector comes out beside them.
         ranks = tokens if self.options.pool else vectors | tokens
-        found = chosen_output(self.name, interface, self.options.output, ranks)
-        if len(found.shape) == 3 and self.options.pool is None:
+        output = chosen_output(self.name, interface, self.options.output, ranks)
+        if len(output.shape) == 3 and self.options.pool is None:
             raise InputError(
-                f"task embed: output {found.name!r} is tokens {shape_text(found)}; say how they become one vector: "
+                f"task embed: output {output.name!r} is tokens {shape_text(output)}; say how they become one vector: "
                 "embed:pool=class for the first token, embed:pool=mean for the mean of all"
             )
-        return self.completed(output=found.name)
+        return self.completed(output=output.name)
 
     def embeddings(self, outputs: Mapping[str, Array]) -> Array:
         """Returns one vector per image, [batch, dim]."""

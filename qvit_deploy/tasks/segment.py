@@ -63,11 +63,11 @@ class Segment(PlacedTask[SegmentOptions]):
         """
         super().for_model(interface)
         ranks = {4: "of maps [batch, classes, h, w] or [batch, h, w, classes]", 3: "of maps [batch, h, w]"}
-        found = chosen_output(self.name, interface, self.options.output, ranks)
-        axis = _class_axis(found, interface) if self.options.axis is None else self.options.axis
-        if axis and len(found.shape) != 4:
-            raise InputError(f"task segment: output {found.name!r} {shape_text(found)} has no axis {axis} of classes")
-        return self.completed(output=found.name, axis=axis)
+        output = chosen_output(self.name, interface, self.options.output, ranks)
+        axis = _class_axis(output, interface) if self.options.axis is None else self.options.axis
+        if axis and len(output.shape) != 4:
+            raise InputError(f"task segment: output {output.name!r} {shape_text(output)} has no axis {axis} of classes")
+        return self.completed(output=output.name, axis=axis)
 
     def scores(self, outputs: Mapping[str, Array]) -> Array:
         """Returns the scores with the classes in front, [batch, classes, h, w]; one channel for a binary output."""

@@ -132,6 +132,7 @@ CHANGES: dict[str, tuple[object, list[str]]] = {
     "compensate": ("bias", STAGES[:3]),
     "distill_epochs": (1, STAGES[:4]),
     "task": ("outputs", []),
+    "uint8_input": (True, []),
     "targets": (("onnxruntime", "tensorrt"), STAGES),
     "calibration_images": (10, []),
     "batch_size": (3, []),

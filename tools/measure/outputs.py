@@ -126,10 +126,10 @@ def sqnr(model: nn.Module, side: int, recipe: Recipe) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
         compile(model, out, calib=DATA, recipe=recipe, preprocess=preprocess)
-        found = evaluate(out, DATA, labels="none").sqnr_by_output
+        ratios = evaluate(out, DATA, labels="none").sqnr_by_output
         outputs = onnx.load(out / file_of(FLOAT)).graph.output
-    assert found is not None
-    return [found[output.name] for output in outputs]
+    assert ratios is not None
+    return [ratios[output.name] for output in outputs]
 
 
 def by_objective(

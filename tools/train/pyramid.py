@@ -40,8 +40,8 @@ class Pyramid(nn.Module):
 
     def stages(self, images: Tensor) -> list[Tensor]:
         """Returns what the trunk's stages put out, [batch, channels, side, side]."""
-        found: list[Tensor] = self.trunk.forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
-        return found
+        maps: list[Tensor] = self.trunk.forward_intermediates(images, intermediates_only=True)  # type: ignore[operator]
+        return maps
 
     def neck(self, stages: list[Tensor]) -> tuple[Tensor, ...]:
         """Returns the maps of the pyramid from `stages`."""

@@ -69,11 +69,11 @@ def own_kind(images: ExampleSet) -> LabelKind | None:
 
 
 def _own(task: str, kind: LabelKind | None, images: ExampleSet) -> Labels | None:
-    found = own_kind(images)
-    if found is None:
+    given_kind = own_kind(images)
+    if given_kind is None:
         return None
-    if found != kind:
-        what = "a class for every image" if found == "classes" else "label maps"
+    if given_kind != kind:
+        what = "a class for every image" if given_kind == "classes" else "label maps"
         wants = "has no score by labels" if kind is None else f"takes {_WANTED[kind]}"
         raise InputError(
             f"DATA has {what}, task {task!r} {wants}; pass another --task, or --labels none to leave labels out"

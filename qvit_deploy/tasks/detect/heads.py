@@ -144,22 +144,22 @@ def _softmax(logits: NDArray[np.float64], boxes: NDArray[np.float64]) -> Detecti
 
 def _sigmoid(logits: NDArray[np.float64], boxes: NDArray[np.float64]) -> Detections:
     shares = np.exp(-np.logaddexp(0, -logits)).ravel()
-    query, found = np.divmod(np.arange(shares.size), logits.shape[1])
+    query, classes = np.divmod(np.arange(shares.size), logits.shape[1])
     best = np.argsort(-shares, kind="stable")[:MOST]
-    return ranked(boxes[query[best]], found[best], shares[best], MOST)
+    return ranked(boxes[query[best]], classes[best], shares[best], MOST)
 
 
 def _yolo(boxes: NDArray[np.float64], shares: NDArray[np.float64]) -> Detections:
     """Boxes [anchors, 4] by their centres, in shares of the input; probabilities [classes, anchors]."""
-    found, anchor = np.nonzero(shares >= YOLO_SCORE)
-    candidates = ranked(corners(boxes[anchor]), found, shares[found, anchor], YOLO_CANDIDATES)
+    classes, anchor = np.nonzero(shares >= YOLO_SCORE)
+    candidates = ranked(corners(boxes[anchor]), classes, shares[classes, anchor], YOLO_CANDIDATES)
     return suppressed(candidates, YOLO_OVERLAP).at(slice(MOST))
 
 
-def _end2end(boxes: NDArray[np.float64], shares: NDArray[np.float64], found: NDArray[np.float64]) -> Detections:
+def _end2end(boxes: NDArray[np.float64], shares: NDArray[np.float64], classes: NDArray[np.float64]) -> Detections:
     """Boxes [detections, 4] by their corners, in shares of the input."""
     real = shares > 0
-    return ranked(boxes[real], np.rint(found[real]), shares[real], MOST)
+    return ranked(boxes[real], np.rint(classes[real]), shares[real], MOST)
 
 
 def _of_the_same(logits: tuple[Any, ...], boxes: tuple[Any, ...]) -> bool:

@@ -65,9 +65,9 @@ class Detect(PlacedTask[DetectOptions]):
         head = given.head
         if head is None and len(shapes) == 1 and len(lone := next(iter(shapes.values())).shape) == 3:
             head = "end2end" if is_ranked(lone) else "yolo"
-        found = places(shapes, head, given.logits, given.boxes)
+        outputs = places(shapes, head, given.logits, given.boxes)
         if head is None:
-            texts = listed({name: tuple(shapes[name].shape) for name in found})
+            texts = listed({name: tuple(shapes[name].shape) for name in outputs})
             raise InputError(
                 f"task detect: {texts} do not tell how scores are made of logits; say detect:head=softmax (the last "
                 "class is 'nothing': DETR, YOLOS) or detect:head=sigmoid (RT-DETR, Deformable DETR, OWL-ViT)"
@@ -76,7 +76,7 @@ class Detect(PlacedTask[DetectOptions]):
         size = given.size if image is None else f"{image[0]}x{image[1]}"
         if size is None:
             raise InputError("task detect: the model's input has no fixed size; say detect:size=HEIGHTxWIDTH")
-        return self.completed(head=head, logits=found.logits, boxes=found.boxes, score=score, size=size)
+        return self.completed(head=head, logits=outputs.logits, boxes=outputs.boxes, score=score, size=size)
 
     @property
     def head(self) -> Head:
@@ -84,7 +84,7 @@ class Detect(PlacedTask[DetectOptions]):
         head: Head = self.known("head")
         return head
 
-    def found(self, outputs: Arrays) -> list[Detections]:
+    def detections(self, outputs: Arrays) -> list[Detections]:
         """Returns the detections on every image of a batch."""
         height, width = map(int, self.known("size").split("x"))
         return detections(self.head, outputs[self.known("logits")], outputs[self.known("boxes")], (height, width))
@@ -105,7 +105,7 @@ class Detect(PlacedTask[DetectOptions]):
         """Returns the share of both models' detections above the score that the other has too: of the same class, at
         an IoU of 0.5 or more (the F1 of one against the other). 1 where neither finds anything."""
         counts = np.zeros(2, np.int64)
-        for exact, ours in zip(self.found(reference), self.found(other), strict=True):
+        for exact, ours in zip(self.detections(reference), self.detections(other), strict=True):
             counts += self.matches(exact, ours)
         return _share(counts)
 
@@ -116,7 +116,7 @@ class Detect(PlacedTask[DetectOptions]):
 
     def views(self, outputs: Arrays) -> list[View]:
         """Returns the detections above the score on each image."""
-        return [found.above(self.known("score")) for found in self.found(outputs)]
+        return [detections.above(self.known("score")) for detections in self.detections(outputs)]
 
     def tally(self, labels: Labels | None) -> Tally:
         """Counts matches with float's detections; with boxes COCO's average precision.
@@ -160,32 +160,32 @@ class _DetectTally(Tally):
         self._task, self._labels = task, labels
         self._matched = np.zeros(2, np.int64)
         self._compared, self._classes = False, 0
-        self._found: tuple[list[Detections], list[Detections]] = ([], [])
+        self._detections: tuple[list[Detections], list[Detections]] = ([], [])
 
     def add(self, outputs: Arrays, reference: Arrays | None, place: slice) -> None:
-        found = [self._task.found(each) for each in (outputs, reference) if each is not None]
+        detections = [self._task.detections(each) for each in (outputs, reference) if each is not None]
         if reference is not None:
             self._compared = True
-            for ours, exact in zip(*found, strict=True):
+            for ours, exact in zip(*detections, strict=True):
                 self._matched += self._task.matches(exact, ours)
         if self._labels is not None:
             self._classes = self._task.classes(outputs, self._labels)
             categories_of_classes(self._labels.category_ids, self._classes)  # before all images are run
-            largest = max((int(each.classes.max()) for some in found for each in some if len(each)), default=0)
+            largest = max((int(each.classes.max()) for some in detections for each in some if len(each)), default=0)
             if largest >= self._classes:
                 raise InputError(
                     f"task detect: the model finds class {largest}, and the labels have {self._classes} categories; "
                     "say how many it tells apart with detect:classes=N"
                 )
-            for kept, new in zip(self._found, found, strict=False):
-                kept.extend(new)
+            for earlier, new in zip(self._detections, detections, strict=False):
+                earlier.extend(new)
 
     def by_labels(self) -> list[Figure]:
         if self._labels is None:
             return []
         categories = categories_of_classes(self._labels.category_ids, self._classes)
         truth = list(self._labels)
-        ours, exact = (average_precision(f, truth, categories) if f else (None,) * 3 for f in self._found)
+        ours, exact = (average_precision(f, truth, categories) if f else (None,) * 3 for f in self._detections)
         return [
             share(name, key, value, of_float)
             for name, key, value, of_float in zip(
