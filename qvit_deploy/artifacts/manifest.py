@@ -108,6 +108,12 @@ class Manifest(BaseModel):
     left_out: dict[str, str] = {}
     files: dict[str, FileRecord] = {}
 
+    @property
+    def image_name(self) -> str | None:
+        """What the model that was handed in calls its image input, where that is not its name in the files."""
+        name = self.source.get("image_name")
+        return name if isinstance(name, str) else None
+
     @field_validator("files")
     @classmethod
     def _names_stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:

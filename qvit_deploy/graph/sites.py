@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.op_traits import MOVES, ON_SCORES, WEIGHTED
+from qvit_deploy.graph.pixel_input import normalized_pixels
 from qvit_deploy.graph.query import bias_of, producer, producers
 
 Kind = Literal["linear", "conv", "matmul_qk", "matmul_av"]
@@ -184,11 +185,11 @@ def _role(value: ir.Value) -> Role:
 
 
 def _is_image(value: ir.Value) -> bool:
-    while (node := value.producer()) is not None:
+    while normalized_pixels(value) is None and (node := value.producer()) is not None:
         if node.op_type not in MOVES or node.inputs[0] is None:
             return False
         value = node.inputs[0]
-    return value.is_graph_input()
+    return value.is_graph_input() or normalized_pixels(value) is not None
 
 
 def _reaches_softmax(value: ir.Value, depth: int = 8) -> bool:

@@ -33,6 +33,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.pipeline.views import viewed
 from qvit_deploy.progress import Progress, Stopwatch
@@ -75,14 +76,35 @@ def compile(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
+    """Compiles `model` into the bundle `out`: `compile_bundle` with the fields of `InputOptions` as arguments.
+
+    Args:
+        recipe: None for the default one.
+
+    Raises:
+        InputError, BudgetError, CheckError: as `compile_bundle`.
+    """
+    options = InputOptions(calib, checkpoint, pretrained, preprocess, input_shapes, skip_bad_images)
+    recipe = Recipe.load(None) if recipe is None else recipe
+    return compile_bundle(model, out, options, recipe, force=force, cache=cache, progress=progress)
+
+
+def compile_bundle(
+    model: str | Source | nn.Module,
+    out: str | Path,
+    options: InputOptions,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Compiled:
     """Compiles `model` into the bundle `out`.
 
     Args:
-        model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
-        calib: DATA of the command line; unlabelled images are enough.
-        preprocess: overrides what the model's source says.
-        input_shapes: fixes open sizes of an .onnx file's inputs.
-        skip_bad_images: leave out calibration images that cannot be read instead of stopping.
+        model: MODEL of the command line, a `Source`, or a torch module (then `options.preprocess` gives its input
+            size).
+        force: replace a bundle that is there.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
     Raises:
@@ -91,15 +113,12 @@ def compile(
         CheckError: verification of the reference failed; nothing is written. Another target that fails is left out of
             the bundle, whose manifest says why (`left_out`).
     """
-    recipe = with_known_targets(recipe or Recipe.load(None))
+    recipe = with_known_targets(recipe)
     watch, targets = Stopwatch(progress), targets_of(recipe.targets)
     check_output(Path(out), force)
     for target in targets:
         target.require(f"--target {target.name}")
-    inputs = open_inputs(
-        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
-        input_shapes=input_shapes, skip_bad_images=skip_bad_images, watch=watch,
-    )  # fmt: skip
+    inputs = open_inputs(model, options, recipe, watch)
     analysis = analyse(inputs, [recipe], watch, cache)
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
@@ -204,11 +223,16 @@ def verify(
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
+    image_name = inputs.source.graph.image_name  # a graph out of the cache has forgotten it
     graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
-        "source": {"model": inputs.source.description, "preprocess": _dumped(inputs.preprocess)},
+        "source": {
+            "model": inputs.source.description,
+            "preprocess": _dumped(inputs.preprocess),
+            **({} if image_name is None else {"image_name": image_name}),
+        },
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from qvit_deploy.errors import InputError
@@ -102,21 +102,6 @@ def picture_size(interface: Interface) -> tuple[int, int] | None:
         case (int(height), int(width)):
             return height, width
     return None
-
-
-def whole_numbers(metric: str, text: str, names: Iterable[str]) -> list[int]:
-    """Reads the numbers of a metric like `pixel:3,5,1`, one for each of `names`. Raises InputError."""
-    names, parts = list(names), text.split(",")
-    if len(parts) != len(names) or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        example = ",".join(str(i) for i in range(3, 3 + len(names)))
-        raise InputError(f"metric '{metric}:{text}': give {metric}:{','.join(names)}, e.g. {metric}:{example}")
-    return [int(part) for part in parts]
-
-
-def in_range(metric: str, what: str, value: int, count: int) -> None:
-    """Raises InputError unless a metric's number names one of `count` rows, columns, queries or classes."""
-    if value >= count:
-        raise InputError(f"metric {metric!r}: {what} {value} is out of range, the model has 0 to {count - 1}")
 
 
 def shape_text(output: Output) -> str:

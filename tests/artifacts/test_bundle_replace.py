@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from qvit_deploy.artifacts import bundle as bundle_module
 from qvit_deploy.artifacts.bundle import check_output, read_bundle
 from qvit_deploy.errors import InputError
 from tests.support.artifacts.bundle_example import tree, write
+from tests.support.hostile_files import largest_file
 
 # --- an output that exists
 
@@ -118,13 +118,9 @@ def test_a_file_that_the_system_refuses_leaves_everything_as_it_was(tmp_path, re
     """A real failure in the middle of a file: the system allows no file of more than 4 kB."""
     if replacing:
         write(tmp_path / "out")
-    before, limits = tree(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"cannot be written: .*File too large"):
-            write(tmp_path / "out", files={"first": b"x", "other": b"x" * 10_000}, force=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before = tree(tmp_path)
+    with largest_file(4096), pytest.raises(InputError, match=r"cannot be written: .*File too large"):
+        write(tmp_path / "out", files={"first": b"x", "other": b"x" * 10_000}, force=True)
     assert tree(tmp_path) == before
 
 

@@ -116,11 +116,11 @@ def test_eval_and_inspect_read_what_compile_wrote(qvit: Command, inputs: Inputs,
     assert qvit(*inputs.arguments(out, "--uniform", "w8a8")).code == 0
 
     evaluated = qvit("eval", out, "--data", inputs.calib, "--json", "--threads", 1)
-    found = json.loads(evaluated.out)
-    assert evaluated.code == 0 and found["n"] == 12
-    assert found["agreement"] >= 0.75 and found["sqnr_db"] > 20 and 0 <= found["top1"] <= 1
+    printed = json.loads(evaluated.out)
+    assert evaluated.code == 0 and printed["n"] == 12
+    assert printed["agreement"] >= 0.75 and printed["sqnr_db"] > 20 and 0 <= printed["top1"] <= 1
     model = qvit("eval", out / "model.float.onnx", "--data", inputs.calib, "--preprocess", inputs.preprocess, "--json")
-    assert json.loads(model.out)["top1"] == found["float_top1"]
+    assert json.loads(model.out)["top1"] == printed["float_top1"]
     spoken = qvit("eval", out, "--data", inputs.calib)
     assert spoken.code == 0 and "top-1" in spoken.out and "n=12" in spoken.out
 

@@ -62,9 +62,14 @@ def open_labels(task: str, kind: LabelKind | None, spec: str | None, images: Exa
     raise InputError(f"task {task!r} takes {_WANTED[kind]}; {spec} is not that")
 
 
-def _own(task: str, kind: LabelKind | None, images: ExampleSet) -> Labels | None:
+def own_kind(images: ExampleSet) -> LabelKind | None:
+    """Returns which labels came with the images; None where none did."""
     has: dict[LabelKind, Any] = {"classes": images.labels, "maps": images.label_maps}
-    found = next((name for name, value in has.items() if value is not None), None)
+    return next((name for name, value in has.items() if value is not None), None)
+
+
+def _own(task: str, kind: LabelKind | None, images: ExampleSet) -> Labels | None:
+    found = own_kind(images)
     if found is None:
         return None
     if found != kind:

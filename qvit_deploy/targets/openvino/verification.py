@@ -6,8 +6,8 @@
    `OUTPUT_TOLERANCE` of its largest value, or of `CANCELLED` of the bias that it cancels. Where the file computes some
    tokens only, those are compared.
 2. **Proved**: in the graph that runs, every quantized linear is one product of integers.
-3. **Checked**: running freely, the file loses at most `MAX_SQNR_LOSS_DB` against the float model compared with the
-   `onnxruntime` file.
+3. **Checked**: running freely, the file loses at most `free_running.MAX_SQNR_LOSS_DB` against the float model compared
+   with the `onnxruntime` file.
 
 Codes are read from a second copy of the graph that has them as outputs: OpenVINO hides tensors that it fused away.
 """
@@ -25,6 +25,7 @@ from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, probe_images, require_close
+from qvit_deploy.targets.free_running import least_sqnr_db
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.openvino import NAME
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel
@@ -38,10 +39,6 @@ TIE = 1e-4
 to 5e-5."""
 MAX_TIE_SHARE = 1e-4
 """Largest share of codes that may be such ties: values lie within 5e-5 of a boundary 1e-4 of the time."""
-MAX_SQNR_LOSS_DB = 3.0
-"""What running freely may cost: noise as large as that of quantization itself."""
-FLOAT32_DB = 60.0
-"""An SQNR above this is not required: float32 rounding is noise of that size."""
 
 
 def verify_openvino(
@@ -75,7 +72,7 @@ def verify_openvino(
     reference, exact = (target.outputs(target.session(g.serialize()), images, batch) for g in (emitted, float_graph))
     task.require_finite(outputs, f"{FAILED}: the file")
     sqnr, reference_sqnr = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
-    if sqnr < min(reference_sqnr, FLOAT32_DB) - MAX_SQNR_LOSS_DB:
+    if sqnr < least_sqnr_db(reference_sqnr):
         raise CheckError(
             f"{FAILED}: OpenVINO takes the SQNR against the float model from {reference_sqnr:.1f} to {sqnr:.1f} dB on "
             f"{len(images)} images"
