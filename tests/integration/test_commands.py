@@ -28,6 +28,7 @@ def test_python_m_compiles_verifies_and_writes_a_bundle(inputs: Inputs, tmp_path
 
     bundle = read_bundle(out)
     manifest = json.loads((out / "manifest.json").read_text())
+    assert len(manifest.pop("digest")) == 64
     assert printed["bundle"] == str(out) and {k: printed[k] for k in manifest} == manifest
     needed = {"schema", "source", "recipe", "sites", "summary", "verification", "files"}
     assert needed <= set(manifest)

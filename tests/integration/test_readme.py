@@ -42,6 +42,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, [_run(arguments, folder) for arguments in _commands("demo")]
 
 
+@pytest.mark.slow  # `make demo`, which CI runs too
 def test_demo_compiles_evaluates_and_inspects(demo: tuple[Path, list[str]]) -> None:
     _, (compiled, evaluated, inspected) = demo
     assert re.search(r"verified +[\d,]+ codes equal", compiled)
@@ -49,6 +50,7 @@ def test_demo_compiles_evaluates_and_inspects(demo: tuple[Path, list[str]]) -> N
     assert "blocks.0.attn.qkv" in inspected and "w8a8" in inspected
 
 
+@pytest.mark.slow
 def test_demo_loses_little(demo: tuple[Path, list[str]]) -> None:
     folder, _ = demo
     result = evaluate(folder / "out" / "demo-vit", "demo:fashion-mnist")
