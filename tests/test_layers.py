@@ -41,8 +41,8 @@ print(json.dumps(loaded))
 def loaded() -> dict[str, list[str]]:
     """Module -> what it brings of `HEAVY`. One process imports them all, each as if it were the first."""
     command = [sys.executable, "-c", IMPORTS, json.dumps([HEAVY, LIGHT])]
-    found: dict[str, list[str]] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return found
+    heavy: dict[str, list[str]] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return heavy
 
 
 @pytest.mark.parametrize("module", LIGHT)

@@ -36,25 +36,25 @@ def test_the_graph_normalizes_as_the_preprocessing_does(mean: tuple[float, ...],
     expected = outputs(session(graph.serialize(), 1), Examples.images(normalized))["logits"]
     runtime = outputs(session(pixels.serialize(), 1), Examples.images(PIXELS))["logits"]
     executed = Executor(pixels).run(Examples.images(torch.from_numpy(PIXELS)))["logits"].detach().numpy()
-    for found in (runtime, executed):
-        assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+    for logits in (runtime, executed):
+        assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_normalized_values_are_two_roundings_off_at_most() -> None:
     pixels = with_pixel_input(mixed_vit(), MEAN, STD)
     names = [v.name or "" for node in pixels.nodes() for v in node.outputs if normalized_pixels(v) is not None]
     assert names == ["image.float", "image.centred", "image.normalized"]
-    found = Executor(pixels).run(Examples.images(torch.from_numpy(PIXELS)), fetch=[names[-1]])[names[-1]].numpy()
+    computed = Executor(pixels).run(Examples.images(torch.from_numpy(PIXELS)), fetch=[names[-1]])[names[-1]].numpy()
     exact = (PIXELS / 255 - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
-    assert np.abs(found - exact).max() < 4e-7
+    assert np.abs(computed - exact).max() < 4e-7
 
 
 def test_sites_are_those_of_the_float_graph() -> None:
     graph = mixed_vit()
     by_name = {site.name: site for site in find_sites(graph)}
-    found = find_sites(with_pixel_input(graph, MEAN, STD))
-    assert [(s.name, s.role) for s in found] == [(s.name, s.role) for s in by_name.values()]
-    assert found[0].role == "image"
+    sites = find_sites(with_pixel_input(graph, MEAN, STD))
+    assert [(s.name, s.role) for s in sites] == [(s.name, s.role) for s in by_name.values()]
+    assert sites[0].role == "image"
 
 
 @pytest.mark.parametrize("rules", ["gradient", "attnlrp", "relp"])

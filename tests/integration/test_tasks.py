@@ -128,8 +128,8 @@ def test_an_exported_end_to_end_detector(tmp_path: Path, data: str, qvit: Comman
     compile(EndToEnd(), tmp_path / "out", calib=data, recipe=recipe, preprocess=P)
     bundle = tmp_path / "out"
     assert manifest_task(bundle) == "detect:head=end2end,logits=logits,boxes=logits,score=0.25,size=8x8"
-    found = numbers(bundle, data)
-    assert 0.6 < found["agreement"] <= 1 and found["sqnr_db"] > 10
+    figures = numbers(bundle, data)
+    assert 0.6 < figures["agreement"] <= 1 and figures["sqnr_db"] > 10
     relp = qvit("relp", bundle, "--quantization", "--data", data, "--count", 4, "--metric", "query:0,0")
     assert relp.code == 2 and "choose output-change" in relp.err
 
@@ -242,9 +242,9 @@ def test_a_sweep_shows_what_eval_measures_first(
     asked += ["--labels", tmp_path / "maps.npz"] if task == "segment" else []
     done = qvit(*asked, "--json")
     assert done.code == 0, done.err
-    (found,) = json.loads(done.out)["rows"]
-    assert set(keys) <= set(found) and "figure" not in found and found["top1"] is None
-    assert found["test_images"] == COUNT
+    (row,) = json.loads(done.out)["rows"]
+    assert set(keys) <= set(row) and "figure" not in row and row["top1"] is None
+    assert row["test_images"] == COUNT
     if keys:
         measured = evaluate(
             compiled(graph(), task, data, tmp_path), data,

@@ -70,12 +70,12 @@ def test_the_plan_and_the_outputs_are_those_of_a_float_input(bundle: Path, in_fl
     from qvit_deploy.graph.examples import Examples
 
     for name in ("float", "onnxruntime"):
-        found, expected = (
+        outputs, expected = (
             open_model(folder / f"model.{name}.onnx", 1).run(Examples.images(images))["logits"]
             for folder, images in ((bundle, pixels), (in_floats, normalized))
         )
         tolerance = 1e-5 if name == "float" else 0.05  # one code of a pixel's step may flip
-        assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
+        assert np.abs(outputs - expected).max() < tolerance * np.abs(expected).max()
     assert OpenVinoModel((bundle / "model.openvino.onnx").read_bytes()).inputs[0].dtype.name == "UINT8"
 
 
@@ -84,9 +84,9 @@ def test_eval_feeds_pixels(target: str, qvit: Command, bundle: Path, in_floats: 
     done = qvit("eval", bundle, "--data", inputs.calib, "--target", target, "--json")
     assert done.code == 0, done.err
     reference = json.loads(qvit("eval", in_floats, "--data", inputs.calib, "--json").out)
-    found = json.loads(done.out)
-    assert found["float_top1"] == reference["float_top1"]
-    assert abs(found["sqnr_db"] - reference["sqnr_db"]) < 3
+    printed = json.loads(done.out)
+    assert printed["float_top1"] == reference["float_top1"]
+    assert abs(printed["sqnr_db"] - reference["sqnr_db"]) < 3
 
 
 def test_data_in_every_form(qvit: Command, bundle: Path, inputs: Inputs, tmp_path: Path) -> None:

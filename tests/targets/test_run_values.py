@@ -31,16 +31,16 @@ SET = TensorSet(Examples(ARRAYS, {"scale": np.float32([2, 3])}), ("a", "b", "c")
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_a_run_gets_the_first_examples(tmp_path: Path, batch: int) -> None:
     write_run_values(tmp_path / "values.npz", INPUTS, SET, batch)
-    found = run_values(INPUTS, batch, tmp_path / "values.npz")
-    assert len(found) == batch and list(found.shared) == ["scale"]
+    values = run_values(INPUTS, batch, tmp_path / "values.npz")
+    assert len(values) == batch and list(values.shared) == ["scale"]
     for name, array in ARRAYS.items():
-        np.testing.assert_array_equal(found.arrays[name], array[np.arange(batch) % 3])
-        assert found.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(values.arrays[name], array[np.arange(batch) % 3])
+        assert values.arrays[name].dtype == array.dtype
 
 
 def test_without_a_file_values_are_made_up() -> None:
-    found = run_values(INPUTS, 4, None)
-    assert found.arrays["image"].std() > 0 and not found.arrays["a/b: ids"].any() and found.arrays["seen"].all()
+    values = run_values(INPUTS, 4, None)
+    assert values.arrays["image"].std() > 0 and not values.arrays["a/b: ids"].any() and values.arrays["seen"].all()
 
 
 def test_onnx_runtime_runs_on_them(tmp_path: Path) -> None:

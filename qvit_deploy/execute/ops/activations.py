@@ -7,23 +7,19 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from qvit_deploy.execute.ops.registry import NodeView, OpFn, Tensor, op
+from qvit_deploy.execute.ops.registry import NodeView, OpFn, Tensor, op, ops_without_attributes
 
 _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "HardSwish": F.hardswish, "Mish": F.mish, "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Softplus": F.softplus,
     "Softsign": F.softsign, "Tanh": torch.tanh,
 }  # fmt: skip
+ops_without_attributes(_PLAIN)
 
 _OF_ALPHA: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
     "Celu": (F.celu, 1.0), "Elu": (F.elu, 1.0), "LeakyRelu": (F.leaky_relu, 0.01),
     "ThresholdedRelu": (lambda x, alpha: F.threshold(x, alpha, 0.0), 1.0),
 }  # fmt: skip
 """Operator -> (function of x and the attribute `alpha`, the attribute's default in ONNX)."""
-
-
-@op(*_PLAIN)
-def _plain(view: NodeView) -> OpFn:
-    return _PLAIN[view.node.op_type]
 
 
 @op(*_OF_ALPHA)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from qvit_deploy.execute.ops.registry import OPS, NodeView, OpFn, Tensor, op
+from qvit_deploy.execute.ops.registry import NodeView, OpFn, Tensor, op, ops_without_attributes
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
@@ -25,10 +25,8 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor,
 }  # fmt: skip
 
-for _name, _unary in _UNARY.items():
-    OPS[_name] = lambda _view, fn=_unary: fn  # type: ignore[misc]
-for _name, _binary in _BINARY.items():
-    OPS[_name] = lambda _view, fn=_binary: fn  # type: ignore[misc]
+ops_without_attributes(_UNARY)
+ops_without_attributes(_BINARY)
 
 
 @op("Div")

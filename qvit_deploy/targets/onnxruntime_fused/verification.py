@@ -11,6 +11,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
@@ -72,6 +74,24 @@ def verify_fused(
         in_float=_in_float(emitted, plan),
     )
     require_close(forced, NAME)
+    _require_integers(emitted, fused, plan, fusion, result.in_float)
+    if reference_db < MIN_SQNR_DB:
+        exact = target.outputs(target.session(float_graph.serialize()), images, batch)
+        sqnr, reference_sqnr = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
+        if sqnr < least_sqnr_db(reference_sqnr):
+            raise CheckError(
+                f"verification of {NAME}: its {task.words.signal} are {reference_db:.1f} dB from the onnxruntime "
+                f"file's (limit {MIN_SQNR_DB:g} dB), and {sqnr:.1f} dB from the float model's, where those are "
+                f"{reference_sqnr:.1f} dB"
+            )
+    return result
+
+
+def _require_integers(
+    emitted: EmittedGraph, fused: RuntimeModel, plan: Plan, fusion: target.Fusion, in_float: Mapping[str, str]
+) -> None:
+    """Raises CheckError unless ONNX Runtime runs every linear, every convolution that is not `in_float` and whatever
+    the Q/DQ graph has as integer products."""
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     if len(fused.linears) != linears:
         raise CheckError(f"verification of {NAME}: {len(fused.linears)} of {linears} linears were fused")
@@ -79,7 +99,7 @@ def verify_fused(
         name
         for name, p in plan.sites.items()
         if p.site.kind == "conv"
-        and name not in result.in_float
+        and name not in in_float
         and fused.convolutions.get(emitted.sites[name].product) not in fusion.integer_weights
     ]
     if missed:
@@ -92,16 +112,6 @@ def verify_fused(
             f"verification of {NAME}: {fusion.integer_products} products run on integers, not {expected}: those of the "
             "onnxruntime file and the convolutions"
         )
-    if reference_db < MIN_SQNR_DB:
-        exact = target.outputs(target.session(float_graph.serialize()), images, batch)
-        sqnr, reference_sqnr = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
-        if sqnr < least_sqnr_db(reference_sqnr):
-            raise CheckError(
-                f"verification of {NAME}: its {task.words.signal} are {reference_db:.1f} dB from the onnxruntime "
-                f"file's (limit {MIN_SQNR_DB:g} dB), and {sqnr:.1f} dB from the float model's, where those are "
-                f"{reference_sqnr:.1f} dB"
-            )
-    return result
 
 
 def _in_float(emitted: EmittedGraph, plan: Plan) -> dict[str, str]:

@@ -279,5 +279,5 @@ def test_a_product_that_is_an_output_of_the_model_is_verified(packed: bool) -> N
     hidden = b.op("Gelu", b.linear(b.op("Reshape", "image", b.constant([0, 32])), 32, 32, "embed"))
     head = b.op("MatMul", hidden, b.normal(32, 16, scale=0.2, name="head.weight"), name="logits")
     calibrated = calibrate(canonical(b, head, (2, 4, 4)), (8,))
-    found = verified(calibrated, half_scales(calibrated.plan((8, 8))), packed=packed)
-    assert found.sites == 2 and found.code_mismatches == 0
+    verification = verified(calibrated, half_scales(calibrated.plan((8, 8))), packed=packed)
+    assert verification.sites == 2 and verification.code_mismatches == 0

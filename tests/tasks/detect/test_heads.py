@@ -42,10 +42,10 @@ def test_an_end_to_end_head_has_corners_in_pixels_and_fills_up_with_zeros() -> N
     rows = np.zeros((2, 3, 6), np.float32)
     rows[0, :2] = [(8, 4, 16, 8, 0.9, 3), (0, 0, 4, 8, 0.2, 0)]
     rows[1, 1] = (0, 0, 16, 8, 0.3, 79)
-    found, other = detections("end2end", rows, rows, (8, 16))
-    assert found.classes.tolist() == [3, 0] and other.classes.tolist() == [79]
-    np.testing.assert_allclose(found.scores, [0.9, 0.2], rtol=1e-6)
-    np.testing.assert_allclose(found.boxes, [[0.5, 0.5, 1, 1], [0, 0, 0.25, 1]])
+    detected, other = detections("end2end", rows, rows, (8, 16))
+    assert detected.classes.tolist() == [3, 0] and other.classes.tolist() == [79]
+    np.testing.assert_allclose(detected.scores, [0.9, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(detected.boxes, [[0.5, 0.5, 1, 1], [0, 0, 0.25, 1]])
     np.testing.assert_allclose(other.boxes, [[0, 0, 1, 1]])
 
 

@@ -114,10 +114,10 @@ def test_the_metric_of_a_query() -> None:
 ENDS = {"output0": ("b", 300, 6)}
 
 
-def rows(*found: tuple[float, float, int], right: float = 200) -> dict[str, np.ndarray]:
+def rows(*boxes: tuple[float, float, int], right: float = 200) -> dict[str, np.ndarray]:
     """One image of 100 x 200 pixels: (left, score, class) of boxes that reach to its right end."""
     output = np.zeros((1, 300, 6), np.float32)
-    for i, (left, score, number) in enumerate(found):
+    for i, (left, score, number) in enumerate(boxes):
         output[0, i] = left, 0, right, 100, score, number
     return {"output0": output}
 

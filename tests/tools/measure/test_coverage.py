@@ -29,7 +29,7 @@ def test_every_row_has_its_own_name_and_a_task() -> None:
 
 def test_a_line_says_what_each_exporter_came_to_and_what_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tools.measure.coverage_table.version", lambda library: "1.0")
-    made = [Architecture("timm:a", "classification", _never), Architecture("hf:b", "depth", _never)]
+    architectures = [Architecture("timm:a", "classification", _never), Architecture("hf:b", "depth", _never)]
     outputs = {"logits": [10], "maps": [7, 4, 4], "score": []}
     refusal = {"openvino": "no | such operator"}
     rows = [
@@ -38,7 +38,7 @@ def test_a_line_says_what_each_exporter_came_to_and_what_fails(monkeypatch: pyte
         Row("hf:b", "torchscript", "export", "ValueError: no"),
         Row("hf:b", "dynamo", "wrong", "depth is 3.1 dB away", {"depth": [8, 8]}, 120, 3.1),
     ]
-    text = page({(r.name, r.exporter): r for r in rows}, made, ["torchscript", "dynamo"])
+    text = page({(r.name, r.exporter): r for r in rows}, architectures, ["torchscript", "dynamo"])
     lines = text.splitlines()
     assert names_of(text) == ["timm:a", "hf:b"]
     assert "| torchscript | 2 | 1 | 1 export |" in lines and "| dynamo | 2 | 1 | 1 wrong |" in lines
@@ -54,8 +54,8 @@ def test_ranked_queries_are_compared_as_sets() -> None:
     generator, order = np.random.default_rng(0), np.array([[2, 0, 1, 3], [3, 1, 0, 2]])
     wanted = {"logits": generator.normal(size=(2, 1, 4, 3)), "boxes": generator.normal(size=(2, 1, 4, 2))}
     each = np.arange(2)[:, None]
-    found = {name: (value[each, 0, order] + 0.01)[:, None] for name, value in wanted.items()}
-    ordered = in_order_of(wanted, found)
+    got = {name: (value[each, 0, order] + 0.01)[:, None] for name, value in wanted.items()}
+    ordered = in_order_of(wanted, got)
     for name, value in wanted.items():
         np.testing.assert_allclose(ordered[name], value + 0.01)
 

@@ -11,13 +11,13 @@ pytestmark = pytest.mark.slow
 
 
 def test_both_outputs_of_a_trained_model_are_within_a_decibel_of_what_each_gets_alone() -> None:
-    found = two_heads(6, 0, 50, ["all outputs"])
-    both, alone = found["all outputs"], found["each compiled alone"]
+    figures = two_heads(6, 0, 50, ["all outputs"])
+    both, alone = figures["all outputs"], figures["each compiled alone"]
     assert all(together > one - 1 for together, one in zip(both, alone, strict=True))
 
 
 def test_no_output_of_a_trained_pyramid_falls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sum of outputs is blind to noise that cancels in it."""
     monkeypatch.setitem(TASKS, SumOfOutputs.name, SumOfOutputs())
-    found = pyramid(6, 0, 50, ["all outputs", "sum of outputs"])
-    assert min(found["all outputs"]) > max(25.5, min(found["sum of outputs"]) + 1)
+    figures = pyramid(6, 0, 50, ["all outputs", "sum of outputs"])
+    assert min(figures["all outputs"]) > max(25.5, min(figures["sum of outputs"]) + 1)

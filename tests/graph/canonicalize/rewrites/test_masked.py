@@ -49,8 +49,8 @@ def test_of_booleans_it_is_an_and_or_an_or(assigned: bool) -> None:
 
     file = io.BytesIO()
     torch.onnx.export(Assigns(), torch.randn(1, 3, 8, 2), file, input_names=["x"], opset_version=17, dynamo=False)
-    found = ops(canonical(onnx.load_from_string(file.getvalue()), batches=(1,)))
-    assert ("Or" if assigned else "And") in found
+    types = ops(canonical(onnx.load_from_string(file.getvalue()), batches=(1,)))
+    assert ("Or" if assigned else "And") in types
 
 
 def test_places_that_are_read_otherwise_are_refused() -> None:
