@@ -26,8 +26,8 @@ class Input:
 
     Attributes:
         kind: `mask` for booleans and what is named so, `image` for floats [batch, channels, height, width] that are not
-            called embeddings (but for the only one of three channels, which may be called anything), or for uint8 of that
-            form where no floats are; `tokens` for integers (indices into a vocabulary), `tensor` for anything else.
+            called embeddings (but for the only one of three channels, which may be called anything), or for uint8 of
+            that form where no floats are; `tokens` for integers (indices into a vocabulary), `tensor` for all else.
         batch_axis: the axis that counts examples; None where one value serves all of them.
         given_name: what the model that was handed in calls it, where that is another name.
     """
