@@ -123,7 +123,7 @@ class OpenVinoModel:
             self.batch = run_batch(where, self.inputs, batch, any_batch)
             loaded.reshape({value.name: list(shape_of(value, self.batch)) for value in self.inputs})
             if fetch:
-                loaded = openvino.Model([_output(loaded, name) for name in fetch], loaded.get_parameters(), "probe")
+                loaded = openvino.Model(_outputs(loaded, fetch), loaded.get_parameters(), "probe")
             self._compiled = core.compile_model(loaded, "CPU", config)
         except RuntimeError as error:  # all that OpenVINO raises
             raise InputError(f"{where}: OpenVINO cannot load it: {_reason(error)}") from error
@@ -195,8 +195,14 @@ def _producer(value: openvino.Output) -> tuple[str, str]:
     return node.get_friendly_name(), precisions[min(value.get_index(), len(precisions) - 1)]
 
 
-def _output(model: openvino.Model, tensor: str) -> openvino.Output:
-    return next(o for node in model.get_ops() for o in node.outputs() if tensor in o.get_names())
+def _outputs(model: openvino.Model, tensors: Sequence[str]) -> list[openvino.Output]:
+    """Returns what makes each of `tensors`, after one look at every output: asking one for its names takes long."""
+    known: dict[str, openvino.Output] = {}
+    for node in model.get_ops():
+        for output in node.outputs():
+            for name in output.get_names():
+                known.setdefault(name, output)
+    return [known[name] for name in tensors]
 
 
 def _info(node: openvino.Node, key: str) -> str:
