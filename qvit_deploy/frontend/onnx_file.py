@@ -54,11 +54,24 @@ def read_foreign(path: Path, shapes: InputShapes = NO_SHAPES) -> ir.Model:
         del proto.graph.value_info[:]
         for function in proto.functions:
             del function.value_info[:]
+        inputs = {value.name: value for value in proto.graph.input}
         for output in proto.graph.output:
-            output.type.tensor_type.ClearField("shape")
+            if output.name in inputs:  # onnx_ir has one value for both
+                output.CopyFrom(inputs[output.name])
+            else:
+                output.type.tensor_type.ClearField("shape")
+        _open_negative_sizes(proto)
         model = _model(path, proto)
         fix_shapes(model, shapes)
     return model
+
+
+def _open_negative_sizes(proto: onnx.ModelProto) -> None:
+    """Some exporters write -1 for the size of an input that is open, as ONNX Runtime reads it."""
+    for value in proto.graph.input:
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_value < 0:
+                size.Clear()
 
 
 def from_canonical(path: Path) -> Graph:

@@ -26,8 +26,8 @@ class Input:
 
     Attributes:
         kind: `mask` for booleans and what is named so, `image` for floats [batch, channels, height, width] that are not
-            called embeddings, or for uint8 of that form where no floats are; `tokens` for integers (indices into a
-            vocabulary), `tensor` for anything else.
+            called embeddings (but for the only one of three channels, which may be called anything), or for uint8 of
+            that form where no floats are; `tokens` for integers (indices into a vocabulary), `tensor` for all else.
         batch_axis: the axis that counts examples; None where one value serves all of them.
         given_name: what the model that was handed in calls it, where that is another name.
     """
@@ -145,6 +145,10 @@ def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tupl
     """
     kinds = [_kind(name, shape, dtype) for name, shape, dtype in declared]
     if "image" not in kinds:
+        coloured = [i for i, (_, shape, dtype) in enumerate(declared) if _is_map(shape, dtype) and shape[1] == 3]
+        if len(coloured) == 1:
+            kinds[coloured[0]] = "image"
+    if "image" not in kinds:
         kinds = ["image" if _is_pixels(kinds[i], *value[1:]) else kinds[i] for i, value in enumerate(declared)]
     lead = kinds.index("image") if "image" in kinds else next((i for i, (_, s, _) in enumerate(declared) if s), None)
     size = None if lead is None else declared[lead][1][0]
@@ -178,13 +182,17 @@ def require_known(value: Input) -> None:
 def _kind(name: str, shape: Shape, dtype: ir.DataType | None) -> Kind:
     if dtype == ir.DataType.BOOL or "mask" in name.lower():
         return "mask"
-    if dtype is not None and dtype.is_floating_point() and len(shape) == 4 and "embed" not in name.lower():
+    if _is_map(shape, dtype) and "embed" not in name.lower():
         return "image"
     return "tokens" if dtype in _INTEGERS else "tensor"
 
 
 def _is_pixels(kind: Kind, shape: Shape, dtype: ir.DataType | None) -> bool:
     return kind == "tensor" and dtype == ir.DataType.UINT8 and len(shape) == 4
+
+
+def _is_map(shape: Shape, dtype: ir.DataType | None) -> bool:
+    return dtype is not None and dtype.is_floating_point() and len(shape) == 4
 
 
 def _shape(value: ir.Value) -> Shape:

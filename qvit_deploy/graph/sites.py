@@ -63,6 +63,32 @@ def find_sites(graph: Graph) -> tuple[Site, ...]:
     return tuple(sites)
 
 
+def ends(graph: Graph) -> tuple[str, ...]:
+    """Returns the names of the first site with weights and of the last one that each output depends on.
+
+    None where these would be all sites with weights.
+    """
+    weighted = [site for site in find_sites(graph) if site.weight]
+    found = {site.name: None for site in weighted[:1]}
+    for output in graph.outputs:
+        reached = _all_that_reach(output)
+        found |= {site.name: None for site in [s for s in weighted if s.product in reached][-1:]}
+    return tuple(found) if len(found) < len(weighted) else ()
+
+
+def _all_that_reach(value: ir.Value) -> set[str]:
+    """Returns the names of all values that `value` is computed from, and its own."""
+    stack, reached = [value], set()
+    while stack:
+        each = stack.pop()
+        if _name(each) in reached:
+            continue
+        reached.add(_name(each))
+        if (node := each.producer()) is not None:
+            stack.extend(v for v in node.inputs if v is not None)
+    return reached
+
+
 @dataclass(frozen=True)
 class FloatLayer:
     """A layer with weights that is no site, so it runs in floating point.

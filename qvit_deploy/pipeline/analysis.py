@@ -23,7 +23,7 @@ from qvit_deploy.calibrate.products import ProductSample, observe_products
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.graph.sites import Site, find_sites
+from qvit_deploy.graph.sites import Site, ends, find_sites
 from qvit_deploy.pipeline.fold import AFTER_FOLD, SCORED_AT_ONCE, fold
 from qvit_deploy.pipeline.inputs import Batches, Inputs
 from qvit_deploy.progress import Stopwatch
@@ -92,7 +92,7 @@ def table_key(recipe: Recipe) -> TableKey:
 
 def menu(recipe: Recipe, sites: Sequence[Site], graph: Graph) -> Menu:
     """Returns the widths `recipe` lets every site of `graph` choose from that is quantized."""
-    return site_options(recipe, [s.name for s in sites], [s.name for s in find_sites(graph) if s.weight])
+    return site_options(recipe, [s.name for s in sites], ends(graph))
 
 
 def site_costs(

@@ -302,3 +302,38 @@ def test_a_damaged_graph_is_one_error_of_the_file(tmp_path: Path, damage: Callab
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(InputError):
         from_onnx(tmp_path / "m.onnx")
+
+
+def _relu(outputs: list[str], ir_version: int = 9) -> onnx.ModelProto:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    given = [x if name == "x" else onnx.ValueInfoProto(name=name) for name in outputs]
+    w = numpy_helper.from_array(np.full((3, 1, 1), 2, np.float32), "w")
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mul", ["r", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], given, [w])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=ir_version)
+
+
+def test_an_output_that_is_the_input_leaves_the_input_its_shape(tmp_path: Path) -> None:
+    for outputs in (["y", "x"], ["x", "y"]):
+        onnx.save(_relu(outputs), tmp_path / "m.onnx")
+        graph = from_onnx(tmp_path / "m.onnx")
+        assert graph.interface.image_size == (3, 8, 8)
+        assert [output.name for output in graph.outputs] == outputs
+
+
+def test_a_size_of_minus_one_is_open(tmp_path: Path) -> None:
+    model = _relu(["y"])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, tmp_path / "m.onnx")
+    assert from_onnx(tmp_path / "m.onnx").static_batch is None
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_weights_that_are_listed_as_inputs(tmp_path: Path, first: bool) -> None:
+    """As before version 4 of the file format they had to be."""
+    model = _relu(["y"], ir_version=3)
+    model.graph.input.insert(0 if first else 1, helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 1, 1]))
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = from_onnx(tmp_path / "m.onnx")
+    x = torch.tensor([-1.0, 3.0]).repeat(1, 3, 8, 4)
+    assert torch.equal(Executor(graph).run(Examples.images(x))["y"], 2 * x.relu())

@@ -33,6 +33,11 @@ def test_the_image_of_a_graph_that_takes_one() -> None:
     assert interface("float[N,3,8,6] x").static_batch is None
 
 
+def test_the_only_input_of_three_channels_is_the_image_whatever_it_is_called() -> None:
+    assert interface("float[N,3,8,6] masked_pixels, float[N,8] patch_embeds").image_size == (3, 8, 6)
+    assert interface("float[1,256,8,8] image_embeddings, float[1,1,32,32] mask_input").image is None
+
+
 def test_what_counts_examples() -> None:
     """The image's number decides: what is as long or open counts with it, what has another length is for all."""
     read = interface("float[1,256,8,8] embeddings, float[1,3,2] points, float[2] size, float[M,4] boxes")

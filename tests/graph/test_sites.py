@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 
 from qvit_deploy.graph.graph import Graph, constant
-from qvit_deploy.graph.sites import SMALLEST_REDUCTION, Site, find_sites, float_layers
+from qvit_deploy.graph.sites import SMALLEST_REDUCTION, Site, ends, find_sites, float_layers
 from tests.support.graphs.quantizable_graphs import canonical, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
+from tests.support.graphs.several_outputs import two_heads
 
 
 def sites_of(graph: Graph) -> dict[str, Site]:
@@ -127,3 +128,26 @@ def test_convolutions_of_sequences_and_videos_stay_in_float() -> None:
         y = b.op("Conv", x, b.normal(8, 3, *[2] * len(sizes), name="video.weight"))
         graph = canonical(b, b.op("Flatten", y, name="logits"), (3, 8, 8), "video")
         assert find_sites(graph) == () and [layer.name for layer in float_layers(graph, ())] == ["video"]
+
+
+def test_the_ends_are_the_first_site_with_weights_and_the_last_of_each_output() -> None:
+    assert ends(mixed_vit()) == ("stem", "head")
+    assert ends(two_heads()) == ("trunk.0", "class_head", "mask_head")
+    assert ends(two_heads(with_best=True)) == ("trunk.0", "class_head", "mask_head", "best_head")
+    assert ends(two_heads(only="logits")) == ("trunk.0", "class_head")
+
+
+def test_an_output_inside_of_the_trunk_has_its_last_site_too() -> None:
+    b = Builder()
+    x = b.linear(b.linear(b.op("Reshape", "image", b.constant([0, 4, 192])), 192, 16, "a"), 16, 16, "b")
+    b.linear(b.linear(x, 16, 16, "c"), 16, 16, "d", "y")
+    graph = b.graph("y", (3, 16, 16))
+    graph.model.graph.outputs.append(next(v for n in graph.nodes() for v in n.outputs if v.name == x))
+    assert ends(graph) == ("a", "d", "b")
+
+
+def test_too_few_sites_to_leave_any_have_no_ends() -> None:
+    b = Builder()
+    x = b.linear(b.op("Reshape", "image", b.constant([0, 4, 192])), 192, 16, "a")
+    b.linear(x, 16, 16, "b", "y")
+    assert ends(b.graph("y", (3, 16, 16))) == ()

@@ -152,9 +152,25 @@ class Jammed(Abacus):
         raise CheckError("verification of abacus: 3 of 60 codes of 'fc1' differ")
 
 
+class Broken(Abacus):
+    """An abacus whose file cannot be written."""
+
+    def emit(self, job: EmissionJob) -> Graph:
+        raise CheckError("abacus: 'fc1' has more rows than there are rods")
+
+
+class Refused(Abacus):
+    """An abacus that does not take its own file."""
+
+    def verify(self, emitted: Graph, job: VerificationJob) -> AbacusVerification:
+        raise InputError("model: abacus cannot load it: a bead is missing")
+
+
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
+        (Broken(), "abacus: 'fc1' has more rows than there are rods"),
+        (Refused(), "model: abacus cannot load it: a bead is missing"),
         (Jammed(), "verification of abacus: 3 of 60 codes of 'fc1' differ"),
         (Abacus(broken=True), "lint: the abacus model breaks ABA001 at 'fc1': too many beads"),
     ],

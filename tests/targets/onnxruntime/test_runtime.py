@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
@@ -87,3 +88,15 @@ def test_what_onnxruntime_does_not_take_is_one_line(content: bytes | None, tmp_p
             session(model, 1)
         message = str(caught.value)
         assert message.startswith(f"{name}: ONNX Runtime cannot load it: ") and "\n" not in message
+
+
+def test_what_it_loads_but_cannot_run_has_its_reason() -> None:
+    """A shape that does not fit is seen when it runs."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 13]>
+        odd (float[batch, 3] image) => (float[rows, 2] y) <int64[2] pairs = {-1, 2}> { y = Reshape (image, pairs) }"""
+    )
+    loaded = session(model.SerializeToString(), threads=1)
+    with pytest.raises(InputError, match=r"ONNX Runtime cannot run the model: .+") as caught:
+        run(loaded, Examples.images(np.zeros((1, 3), np.float32)))
+    assert "\n" not in str(caught.value)
