@@ -172,6 +172,14 @@ def test_tensorrt_rtx_builds_an_engine_of_it(bundle: Path) -> None:
         assert [(t.name, t.dtype) for t in built.record.build.inputs] == [("image", "uint8")]
 
 
+def test_a_plan_is_tuned_on_pixels(inputs: Inputs, tmp_path: Path) -> None:
+    """Which are shifted and flipped for it as floats are."""
+    recipe = Recipe.load(None, uniform="w4a4", calibration_images=8, distill_epochs=1, uint8_input=True)
+    preprocess = Preprocess.from_file(inputs.preprocess)
+    compile(str(inputs.model), tmp_path / "out", calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["verification"]["code_mismatches"] == 0
+
+
 def test_a_model_that_takes_pixels_itself(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
     """Pictures are prepared for it without normalization, and its image is called so in the bundle's files."""
     graph = with_pixel_input(mixed_vit(), (0.5,), (0.25,))
