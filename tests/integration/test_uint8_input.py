@@ -9,12 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
+from qvit_deploy.commands.build import build
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.pixel_input import with_pixel_input
 from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel
 from qvit_deploy.targets.session import open_model
 from tests.support.command_line import Command, Inputs
+from tests.support.graphs.quantizable_graphs import mixed_vit
 
 TARGETS = ("onnxruntime", "onnxruntime-fused", "openvino", "tensorrt", "tensorrt-rtx", "tensorrt-plugin")
 UINT8 = onnx.TensorProto.UINT8
@@ -67,8 +71,6 @@ def test_the_plan_and_the_outputs_are_those_of_a_float_input(bundle: Path, in_fl
     ]
     pixels = np.moveaxis(np.load(inputs.calib)["images"], -1, 1)
     normalized = Preprocess.from_file(inputs.preprocess).normalized(pixels)
-    from qvit_deploy.graph.examples import Examples
-
     for name in ("float", "onnxruntime"):
         outputs, expected = (
             open_model(folder / f"model.{name}.onnx", 1).run(Examples.images(images))["logits"]
@@ -159,3 +161,39 @@ def test_a_sweep_and_the_cache_know_it(qvit: Command, inputs: Inputs, tmp_path: 
     )  # fmt: skip
     rows = [json.loads(qvit(*shared, *more).out)["rows"][0] for more in ((), ("--uint8-input",))]
     assert rows[0]["sqnr_db"] == pytest.approx(rows[1]["sqnr_db"], abs=3)
+
+
+@pytest.mark.slow
+def test_tensorrt_rtx_builds_an_engine_of_it(bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    for file_for in ("tensorrt", "tensorrt-plugin"):
+        (built,) = build(bundle, "tensorrt-rtx", sms=(86,), file_for=file_for)
+        assert not any("uint8" in message.lower() for message in built.record.build.messages)
+        assert [(t.name, t.dtype) for t in built.record.build.inputs] == [("image", "uint8")]
+
+
+def test_a_plan_is_tuned_on_pixels(inputs: Inputs, tmp_path: Path) -> None:
+    """Which are shifted and flipped for it as floats are."""
+    recipe = Recipe.load(None, uniform="w4a4", calibration_images=8, distill_epochs=1, uint8_input=True)
+    preprocess = Preprocess.from_file(inputs.preprocess)
+    compile(str(inputs.model), tmp_path / "out", calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["verification"]["code_mismatches"] == 0
+
+
+def test_a_model_that_takes_pixels_itself(qvit: Command, inputs: Inputs, tmp_path: Path) -> None:
+    """Pictures are prepared for it without normalization, and its image is called so in the bundle's files."""
+    graph = with_pixel_input(mixed_vit(), (0.5,), (0.25,))
+    graph.model.graph.inputs[0].name = "pixels"
+    (tmp_path / "pixels.onnx").write_bytes(graph.serialize())
+    given = ("--calib", inputs.calib, "--preprocess", inputs.preprocess, "--images", 8, "--uniform", "w6a6")
+    done = qvit("compile", tmp_path / "pixels.onnx", "-o", tmp_path / "out", *given, "--target", "tensorrt", "--json")
+    assert done.code == 0, done.err
+    manifest = json.loads(done.out)
+    assert manifest["source"]["image_name"] == "pixels" and manifest["recipe"]["uint8_input"] is False
+    assert max(manifest["verification"]["original"]["errors"].values()) < 1e-5
+    evaluated = qvit("eval", tmp_path / "out", "--data", inputs.calib, "--target", "tensorrt", "--json")
+    assert json.loads(evaluated.out)["sqnr_db"] > 15
+    again = qvit("compile", tmp_path / "pixels.onnx", "-o", tmp_path / "b", *given, "--uint8-input")
+    assert again.code == 2 and again.errors == [
+        "error: --uint8-input: input 'pixels' takes uint8 pixels already, normalized inside"
+    ]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ORIN = Gpu("Orin", 87)
 LAYERS = {"fc1/MatMul": 0.5, "__myl_fused": 0.25, "Reformat": 0.125}
 """What the engine's profiler reports, milliseconds."""
-DTYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}
+DTYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.UINT8: "UINT8"}
 STREAM = 0x500000000
 """The handle that `driver_stand_in` knows."""
 
@@ -204,7 +204,9 @@ def compiling(release: str, memory: Memory) -> RecordedApi:
         "OnnxParser": lambda n, logger: RecordedObject(api, "OnnxParser", parse=parse, num_errors=0),
         "Runtime": lambda logger: RecordedObject(api, "Runtime", deserialize_cuda_engine=deserialize),
         "get_plugin_registry": Registry, "TensorIOMode": modes,
-        "nptype": lambda dtype: {"DataType.FLOAT": np.float32, "DataType.HALF": np.float16}[dtype],
+        "nptype": lambda dtype: {
+            "DataType.FLOAT": np.float32, "DataType.HALF": np.float16, "DataType.UINT8": np.uint8,
+        }[dtype],
     }  # fmt: skip
     return api
 

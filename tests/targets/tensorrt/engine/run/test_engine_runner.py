@@ -10,7 +10,7 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from qvit_deploy.artifacts.engine_record import Batch, BuildRequest
+from qvit_deploy.artifacts.engine_record import Batch, BuildRequest, Tensor
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.tensorrt.engine.builder.build_engine import build_engine
@@ -18,6 +18,7 @@ from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
 from qvit_deploy.targets.tensorrt.engine.library import library_of
 from qvit_deploy.targets.tensorrt.engine.run import engine_runner as engine_runtime
 from qvit_deploy.targets.tensorrt.engine.run.layer_info import read_layers
+from qvit_deploy.targets.tensorrt.engine.run.runner import EngineFileRunner
 from tests.support.devices.engine_examples import small_onnx, written
 from tests.support.devices.recorded_device import LAYERS, Memory, appear, built, compiling, milliseconds
 
@@ -74,6 +75,26 @@ def test_every_input_is_copied_in_the_type_the_engine_takes(tmp_path: Path, monk
     assert runner.repeat() == pytest.approx(milliseconds(len(content)))
     with pytest.raises(InputError, match="takes 2 to 2 images at a time, not 3"):
         runner.run(Examples({"x": np.ones((2, 3, 8), np.float32), "second": np.ones((3, 8, 3), np.float32)}))
+
+
+def test_an_engine_that_takes_pixels_is_measured_on_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    appear(tmp_path, monkeypatch)
+    memory = Memory()
+    api = compiling("11.4.0", memory)
+    memory.install(monkeypatch)
+    monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))
+    content = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]>
+        g (uint8[2,3,8,8] image) => (float[2,3,8,8] y) { y = Cast <to = 1> (image) }"""
+    ).SerializeToString()
+    image = Tensor(name="image", shape=(2, 3, 8, 8), dtype="uint8")
+    build = built().model_copy(update={"version": "11.4.0", "inputs": (image,)})
+    path, _ = written(tmp_path, content, batch=Batch.parse("2"), build=build)
+    runner = EngineFileRunner(path, None, engine_runtime.opener(path))
+    assert runner.batch == 2 and runner.run_ns() > 0
+    pixels = next(iter(memory.buffers.values())).view(np.uint8)
+    assert len(pixels) == 2 * 3 * 8 * 8 and pixels.std() > 50
+    runner.close()
 
 
 def test_a_run_is_repeated_without_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
