@@ -11,7 +11,7 @@ from pydantic import Field
 from qvit_deploy.data.labels.boxes import BoxLabels
 from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
-from qvit_deploy.graph.interface import Interface
+from qvit_deploy.graph.interface import Interface, Output
 from qvit_deploy.tasks.configured import picture_size
 from qvit_deploy.tasks.detect.coco import average_precision, categories_of_classes, require_pycocotools
 from qvit_deploy.tasks.detect.heads import Head, classes_of, detections, listed, places
@@ -54,7 +54,8 @@ class Detect(PlacedTask[DetectOptions]):
         """Finds the outputs, and with one output alone the kind of head.
 
         Raises:
-            InputError: no outputs or several fit; or the head is not said where it is not plain.
+            InputError: no outputs or several fit; or the head is not said where it is not plain, as of one output with
+                more rows than columns, whose anchors may be either.
         """
         super().for_model(interface)
         given, image = self.options, picture_size(interface)
@@ -62,6 +63,7 @@ class Detect(PlacedTask[DetectOptions]):
         head = given.head
         if head is None and len(shapes) == 1 and len(next(iter(shapes.values())).shape) == 3:
             head = "yolo"
+            _require_anchors_last(next(iter(shapes.values())))
         found = places(shapes, head, given.logits, given.boxes)
         if head is None:
             texts = listed({name: tuple(shapes[name].shape) for name in found})
@@ -172,6 +174,15 @@ class _DetectTally(Tally):
         same, count = _share(self._matched), int(self._matched[1])
         text = f"detections as in float {same:.1%} (score {self._task.options.score:g}, {count} of both)"
         return [Figure("agreement", same, None, text)]
+
+
+def _require_anchors_last(output: Output) -> None:
+    rows, columns = output.shape[1:]
+    if isinstance(rows, int) and isinstance(columns, int) and rows > columns:
+        raise InputError(
+            f"task detect: output {output.name!r} {list(output.shape)} has more rows than columns; say "
+            "detect:head=yolo if these are [batch, 4 + classes, anchors], other single outputs are not read"
+        )
 
 
 def _share(counts: np.ndarray) -> float:
