@@ -78,7 +78,7 @@ def all_unsupported(errors: Sequence[UnsupportedOpError]) -> InputError:
     for error in errors:
         groups.setdefault((error.op, error.hint), []).append(error)
     merged = [
-        UnsupportedOpError(op, found[0].node, hint, sum(e.count for e in found)) for (op, hint), found in groups.items()
+        UnsupportedOpError(op, same[0].node, hint, sum(e.count for e in same)) for (op, hint), same in groups.items()
     ]
     if len(merged) == 1:
         return merged[0]

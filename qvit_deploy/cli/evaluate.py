@@ -20,10 +20,7 @@ from qvit_deploy.targets.target import FLOAT
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     data: Annotated[str, typer.Option(help="images: a folder, an .npz or demo:fashion-mnist")],
-    labels: Annotated[
-        Optional[str],
-        typer.Option(help="label maps (a folder, an .npz) or boxes (a COCO .json); none: leave those of DATA out"),
-    ] = None,
+    labels: options.Labels = None,
     preprocess: Annotated[Optional[Path], typer.Option(help="JSON; a bundle brings its own")] = None,
     target: Annotated[
         str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {', '.join((*TARGETS, FLOAT))}")

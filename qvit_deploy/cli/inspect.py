@@ -101,8 +101,9 @@ def _print_onnx(path: str, description: dict[str, Any]) -> None:
     producer = f", made by {description['producer']}" if description["producer"] else ""
     _line(f"{path}: opset {opset}, {mega(description['bytes'])}{producer}", "bold")
     for title in ("inputs", "outputs"):
-        values = ", ".join(f"{n} [{', '.join(str(d or '?') for d in s)}]" for n, s in description[title].items())
-        _line(f"{title:<10} {values}")
+        types = {n: f" {t}" for n, t in description["input_types"].items() if title == "inputs" and t != "float"}
+        sizes = {n: ", ".join(str(d or "?") for d in shape) for n, shape in description[title].items()}
+        _line(f"{title:<10} " + ", ".join(f"{n}{types.get(n, '')} [{s}]" for n, s in sizes.items()))
     pairs = description["quantizers"]
     _line(f"{'Q/DQ':<10} {pairs['QuantizeLinear']} QuantizeLinear, {pairs['DequantizeLinear']} DequantizeLinear")
     widths = Counter(_product_width(p) for p in description["products"])

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from qvit_deploy.artifacts.measurement import QUANTILES, Measurement, Profile, Subject
-from qvit_deploy.cli.console import mega, stdout
+from qvit_deploy.cli.console import mega, print_json, stderr, stdout
 from qvit_deploy.targets.registry import TARGETS
 
 SHOWN = 8
 """Number of rows of the profile that are printed; --json has all."""
+
+
+def report(measurement: Measurement, place: Path | None, json: bool) -> None:
+    """Prints a measurement on standard output, as text or as JSON, and on standard error the file it was written to."""
+    if json:
+        print_json(measurement.tree())
+    else:
+        print_measurement(measurement)
+    if place is not None:
+        stderr.print(f"written to {place}", soft_wrap=True)
 
 
 def print_measurement(measurement: Measurement) -> None:

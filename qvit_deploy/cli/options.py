@@ -29,6 +29,10 @@ Task = Annotated[
     Optional[str],
     typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}, options behind a colon; a bundle says it itself"),
 ]
+Labels = Annotated[
+    Optional[str],
+    typer.Option(help="label maps (a folder, an .npz) or boxes (a COCO .json); none: leave those of DATA out"),
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
 INPUT_OPTIONS: dict[str, Any] = {
@@ -126,6 +130,7 @@ RECIPE_OPTIONS = (
     RecipeOption("widths", "--width"),
     RecipeOption("calibration_images", "--images"),
     RecipeOption("task", choices=tuple(TASKS)),
+    RecipeOption("uint8_input", "--uint8-input/--float-input"),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),
 )
 """The options of all fields of the recipe that have one."""

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from qvit_deploy.errors import InputError, reading
+from qvit_deploy.frontend.budget import bounded_memory, require_few_nodes
 from qvit_deploy.frontend.duplicates import settle_duplicates
 from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes, fix_shapes
 from qvit_deploy.graph import external_data
@@ -26,7 +27,13 @@ def from_onnx(path: Path, may_be_quantized: bool = False, shapes: InputShapes = 
         UnsupportedOpError: the graph has an operator that the compiler does not know.
         NonFiniteError: the model holds constants that are NaN or infinite.
     """
-    model = read_foreign(path, shapes)
+    with bounded_memory(path):
+        model = read_foreign(path, shapes)
+        _require_float(path, model, may_be_quantized)
+        return canonicalize(model, path.stem)
+
+
+def _require_float(path: Path, model: ir.Model, may_be_quantized: bool) -> None:
     bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     quantized = next((node for body in bodies for node in body.all_nodes() if node.op_type in _QUANTIZED), None)
     if quantized is not None and not may_be_quantized:
@@ -34,7 +41,6 @@ def from_onnx(path: Path, may_be_quantized: bool = False, shapes: InputShapes = 
             f"{path} is already quantized ({quantized.op_type} at node {quantized.name!r}); "
             "compile takes the float model"
         )
-    return canonicalize(model, path.stem)
 
 
 def read_foreign(path: Path, shapes: InputShapes = NO_SHAPES) -> ir.Model:
@@ -97,4 +103,5 @@ def _read(path: Path) -> onnx.ModelProto:
         proto = onnx.load(path, load_external_data=False)
     if not proto.graph.node or not proto.opset_import:
         raise InputError(f"{path} holds no ONNX graph (empty or another format?); export it again")
+    require_few_nodes(proto, str(path))
     return proto

@@ -26,8 +26,8 @@ class Input:
 
     Attributes:
         kind: `mask` for booleans and what is named so, `image` for floats [batch, channels, height, width] that are not
-            called embeddings (but for the only one of three channels, which may be called anything), `tokens` for
-            integers (indices into a vocabulary), `tensor` for anything else.
+            called embeddings (but for the only one of three channels, which may be called anything), or for uint8 of
+            that form where no floats are; `tokens` for integers (indices into a vocabulary), `tensor` for all else.
         batch_axis: the axis that counts examples; None where one value serves all of them.
         given_name: what the model that was handed in calls it, where that is another name.
     """
@@ -80,12 +80,11 @@ class Interface:
 
     def with_given_name(self, name: str) -> Interface:
         """Returns this interface with what the model that was handed in calls its image input."""
-        image = self.image
-        return replace(self, inputs=tuple(replace(i, given_name=name) if i is image else i for i in self.inputs))
+        return replace(self, inputs=with_given_name(self.inputs, name))
 
     @property
     def image(self) -> Input | None:
-        """The image input, float [batch, channels, height, width]; None where there is none or more than one.
+        """The image input, float or uint8 [batch, channels, height, width]; None where there is none or more than one.
 
         Raises:
             InputError: its channels come last.
@@ -112,6 +111,14 @@ class Interface:
     def static_batch(self) -> int | None:
         """How many examples the graph takes at a time, where that is fixed; None where any number runs."""
         return static_batch(self.inputs)
+
+
+def with_given_name(inputs: tuple[Input, ...], name: str | None) -> tuple[Input, ...]:
+    """Returns inputs with what the model that was handed in calls the image, where that is another name."""
+    images = [i for i in inputs if i.kind == "image"]
+    if name is None or len(images) != 1:
+        return inputs
+    return tuple(replace(i, given_name=name) if i is images[0] else i for i in inputs)
 
 
 def static_batch(inputs: Iterable[Input]) -> int | None:
@@ -141,6 +148,8 @@ def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tupl
         coloured = [i for i, (_, shape, dtype) in enumerate(declared) if _is_map(shape, dtype) and shape[1] == 3]
         if len(coloured) == 1:
             kinds[coloured[0]] = "image"
+    if "image" not in kinds:
+        kinds = ["image" if _is_pixels(kinds[i], *value[1:]) else kinds[i] for i, value in enumerate(declared)]
     lead = kinds.index("image") if "image" in kinds else next((i for i, (_, s, _) in enumerate(declared) if s), None)
     size = None if lead is None else declared[lead][1][0]
 
@@ -176,6 +185,10 @@ def _kind(name: str, shape: Shape, dtype: ir.DataType | None) -> Kind:
     if _is_map(shape, dtype) and "embed" not in name.lower():
         return "image"
     return "tokens" if dtype in _INTEGERS else "tensor"
+
+
+def _is_pixels(kind: Kind, shape: Shape, dtype: ir.DataType | None) -> bool:
+    return kind == "tensor" and dtype == ir.DataType.UINT8 and len(shape) == 4
 
 
 def _is_map(shape: Shape, dtype: ir.DataType | None) -> bool:

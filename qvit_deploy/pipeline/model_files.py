@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvit_deploy.artifacts.bundle import Bundle
@@ -60,17 +60,20 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
     if isinstance(artifact, Bundle):
         file, manifest = artifact.path_of(file_of(target)), artifact.manifest
         description = f"{manifest.source.get('model', path.name)}, {target}"
-        model = ModelFile(file, from_canonical(file), preprocess, description, manifest)
+        graph = replace(from_canonical(file), image_name=manifest.image_name)
+        model = ModelFile(file, graph, preprocess, description, manifest)
     else:
         model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
     if preprocess is None:
         return model
     prepared, takes = preprocess.input_size, model.graph.interface.image_size
+    image = model.graph.interface.image
+    assert image is not None
     if prepared != takes:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, prepared))} images, {model.path} takes {'x'.join(map(str, takes))}"
         )
-    return model
+    return replace(model, preprocess=preprocess.taken_by(image))
 
 
 def quantized_sites(model: ModelFile) -> tuple[Site, ...]:

@@ -14,6 +14,16 @@ from qvit_deploy.graph.interface import Input, Shape, is_fixed, static_batch
 DEFAULT_BATCH = 8
 """Images per run of a graph that takes any number: a session keeps the memory of its largest run."""
 
+RUN_BYTES = 16 << 20
+"""Input bytes per run of a graph that takes any number. What a run computes is some hundred times as large: 0.1 GB an
+image for ViT-B at 224 pixels, several GB for a detector at 800 x 1344."""
+
+
+def at_once(images: Examples[np.ndarray], most: int) -> int:
+    """Returns how many of `images` to run at a time: up to `most`, fewer of large ones, at least one."""
+    each = sum(array.nbytes for array in images.arrays.values()) / max(len(images), 1)
+    return max(1, min(most, int(RUN_BYTES / max(each, 1))))
+
 
 def in_batches(
     images: Examples[np.ndarray],
@@ -25,7 +35,7 @@ def in_batches(
     Args:
         static_batch: images that `run` must get, or None for any number; the last batch is padded.
     """
-    size = static_batch or DEFAULT_BATCH
+    size = static_batch or at_once(images, DEFAULT_BATCH)
     chunks = []
     for start in range(0, len(images), size):
         chunk = images[start : start + size]

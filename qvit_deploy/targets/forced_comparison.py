@@ -21,13 +21,14 @@ from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.quantize.plan import Plan
+from qvit_deploy.targets.batches import at_once
 
 OUTPUT_TOLERANCE = 1e-4
 """Largest allowed difference of a site's output, relative to the tensor's largest magnitude."""
 
 PROBE_IMAGES = 4
 """Images of the comparison: every quantizer's float input is held at once, and thousands of codes per image are plenty
-to find a wrong scale."""
+to find a wrong scale. Large images count for several, see `batches.at_once`."""
 
 CANCELLED = 1e-2
 """A bias that the sum cancels leaves float32 noise of 6e-8 of itself, so an output smaller than this share of the bias
@@ -67,7 +68,7 @@ def probe_images(images: Examples[np.ndarray], static_batch: int | None) -> Exam
     They are the first few, or as many as a fixed batch takes, some repeated if need be.
     """
     if static_batch is None:
-        return images[:PROBE_IMAGES]
+        return images[: at_once(images, PROBE_IMAGES)]
     return images.cycled(static_batch)
 
 

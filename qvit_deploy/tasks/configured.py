@@ -55,9 +55,9 @@ class ConfiguredTask(AllOutputs, Generic[Options]):
             raise InputError(f"task {self.text!r} does not say its {option}; pass --task {self.name}, or compile again")
         return value
 
-    def completed(self, **found: object) -> Task:
+    def completed(self, **options: object) -> Task:
         """Returns the task with these options in place of its own."""
-        return type(self)(self.options.model_copy(update=found))
+        return type(self)(self.options.model_copy(update=options))
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and isinstance(other, ConfiguredTask) and self.options == other.options
@@ -79,13 +79,13 @@ def chosen_output(task: str, interface: Interface, name: str | None, ranks: Mapp
     described = ", ".join(f"{o.name!r} {shape_text(o)}" for o in interface.outputs)
     wanted = " or ".join(ranks.values())
     if name is not None:
-        found = next((o for o in interface.outputs if o.name == name), None)
-        if found is None:
+        output = next((o for o in interface.outputs if o.name == name), None)
+        if output is None:
             raise InputError(f"task {task}: the model has no output {name!r}; it has {described}")
-        if len(found.shape) not in ranks or not found.is_float or found.batch_axis != 0:
-            kind = " integers" if not found.is_float else "" if found.batch_axis == 0 else " one for all images,"
-            raise InputError(f"task {task} needs floats {wanted}, output {name!r} is{kind} {shape_text(found)}")
-        return found
+        if len(output.shape) not in ranks or not output.is_float or output.batch_axis != 0:
+            kind = " integers" if not output.is_float else "" if output.batch_axis == 0 else " one for all images,"
+            raise InputError(f"task {task} needs floats {wanted}, output {name!r} is{kind} {shape_text(output)}")
+        return output
     for rank in ranks:
         fitting = [o for o in interface.outputs if o.is_float and o.batch_axis == 0 and len(o.shape) == rank]
         if len(fitting) == 1:

@@ -95,20 +95,20 @@ class Dense(PlacedTask[DenseOptions]):
             )
         resized, numbers = interpolated(maps, label)
         truth = numbers.astype(np.float64).ravel() / self.options.scale
-        found = resized.astype(np.float64).ravel()
+        values = resized.astype(np.float64).ravel()
         if not np.isfinite(truth).all():
             raise InputError(
                 f"task dense: the labels of {label.name} hold NaN or infinity; where no depth is known it is 0"
             )
         if self.options.threshold is not None:
-            return found, truth
+            return values, truth
         known = truth > 0
         if not known.any():
             raise InputError(f"task dense: the label map of {label.name} has no depth above 0 where the model looks")
-        found, truth = found[known], truth[known]
+        values, truth = values[known], truth[known]
         if not self.options.inverse:
-            return aligned(found, truth, self.options.align), truth
-        inverse = aligned(found, 1 / truth, self.options.align)
+            return aligned(values, truth, self.options.align), truth
+        inverse = aligned(values, 1 / truth, self.options.align)
         return 1 / np.maximum(inverse, 1 / truth.max()), truth  # no depth beyond the labels' largest
 
     def at_place(self, outputs: Outputs, metric: str, numbers: Sequence[int]) -> Tensor:
@@ -149,12 +149,12 @@ class _DenseTally(Tally):
         for offset in range(len(maps[0])):
             label = self._labels[place.start + offset]
             for model, of_model in enumerate(maps):
-                found, truth = self._task.at_labels(of_model[offset], label)
+                values, truth = self._task.at_labels(of_model[offset], label)
                 if threshold is None:
-                    self._errors[model].append(depth_errors(found, truth))
+                    self._errors[model].append(depth_errors(values, truth))
                 else:
-                    self._errors[model].append((float(np.abs(found - truth).mean()),))
-                    self._counts[model] += mask_counts(found > threshold, truth > threshold)
+                    self._errors[model].append((float(np.abs(values - truth).mean()),))
+                    self._counts[model] += mask_counts(values > threshold, truth > threshold)
 
     def by_labels(self) -> list[Figure]:
         if self._labels is None:
@@ -179,10 +179,9 @@ class _DenseTally(Tally):
         if not self._magnitude:
             return []
         relative = self._difference / self._magnitude
-        figures = [Figure("mae_relative", relative, None, f"MAE to float {relative:.2%} of the mean magnitude")]
+        figures = [Figure("mae_relative", "MAE to float", relative, form="{:.2%}", note="of the mean magnitude")]
         if self._task.options.threshold is not None:
-            same = iou(self._masks)
-            figures.append(Figure("iou_to_float", same, None, f"IoU with float's mask {same:.2%}"))
+            figures.append(Figure("iou_to_float", "IoU with float's mask", iou(self._masks), form="{:.2%}"))
         return figures
 
 

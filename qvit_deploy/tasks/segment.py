@@ -17,7 +17,7 @@ from qvit_deploy.tasks.configured import chosen_output, picture_size, shape_text
 from qvit_deploy.tasks.placed import PlacedTask, in_range
 from qvit_deploy.tasks.planes import interpolated
 from qvit_deploy.tasks.scores.confusion import confusion, mean_iou, pixel_accuracy
-from qvit_deploy.tasks.tally import Figure, Tally, share
+from qvit_deploy.tasks.tally import AGREEMENT, Figure, Tally, share
 from qvit_deploy.tasks.task import Arrays, Outputs, Task, Words
 from qvit_deploy.tasks.views import ClassMap, View
 from qvit_deploy.validation import Record
@@ -63,11 +63,11 @@ class Segment(PlacedTask[SegmentOptions]):
         """
         super().for_model(interface)
         ranks = {4: "of maps [batch, classes, h, w] or [batch, h, w, classes]", 3: "of maps [batch, h, w]"}
-        found = chosen_output(self.name, interface, self.options.output, ranks)
-        axis = _class_axis(found, interface) if self.options.axis is None else self.options.axis
-        if axis and len(found.shape) != 4:
-            raise InputError(f"task segment: output {found.name!r} {shape_text(found)} has no axis {axis} of classes")
-        return self.completed(output=found.name, axis=axis)
+        output = chosen_output(self.name, interface, self.options.output, ranks)
+        axis = _class_axis(output, interface) if self.options.axis is None else self.options.axis
+        if axis and len(output.shape) != 4:
+            raise InputError(f"task segment: output {output.name!r} {shape_text(output)} has no axis {axis} of classes")
+        return self.completed(output=output.name, axis=axis)
 
     def scores(self, outputs: Mapping[str, Array]) -> Array:
         """Returns the scores with the classes in front, [batch, classes, h, w]; one channel for a binary output."""
@@ -193,8 +193,8 @@ class _SegmentTally(Tally):
     def to_float(self) -> list[Figure]:
         if not self._pixels:
             return []
-        return [Figure("agreement", self._same / self._pixels, None,
-                       f"pixels of the same class as in float {self._same / self._pixels:.2%}")]  # fmt: skip
+        same = self._same / self._pixels
+        return [Figure(AGREEMENT, "pixels of the same class as in float", same, form="{:.2%}")]
 
 
 SEGMENT = Segment(SegmentOptions())

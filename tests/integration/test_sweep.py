@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.sweep import Job, plan_recipes, run, sweep
 from qvit_deploy.progress import Advance
 from qvit_deploy.recipe import Recipe
+from tests.support.absent_libraries import without
 from tests.support.command_line import Command, Inputs
 
 
@@ -135,7 +135,7 @@ def test_an_output_that_is_a_file(qvit: Command, inputs: Inputs, tmp_path: Path)
 
 
 def test_without_ray_its_engine_is_refused(qvit: Command, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    without(monkeypatch, "ray")
     done = qvit(*arguments(inputs, "--mean-bits", "5", "--engine", "ray"))
     assert done.code == 2 and done.errors == ['error: the ray engine is not installed: pip install "qvit-deploy[ray]"']
 

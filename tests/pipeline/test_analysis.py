@@ -64,6 +64,11 @@ def test_one_analysis_for_many_is_that_for_each(inputs: Inputs, analysis: Analys
     assert alone.allocate(RECIPES[1]) == analysis.allocate(RECIPES[1])
 
 
+def test_recipes_that_would_be_calibrated_differently_are_refused(inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match="recipes of one analysis differ in"):
+        analyse(inputs, [RECIPES[0], RECIPES[0].model_copy(update={"compensate": "none"})], Stopwatch())
+
+
 def test_a_budget_that_cannot_be_met_stops_it_before_the_long_stages(inputs: Inputs) -> None:
     watch = Stopwatch()
     with pytest.raises(BudgetError, match="smallest possible is 3"):

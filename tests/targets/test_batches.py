@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.interface import Input, Shape, inputs_of
-from qvit_deploy.targets.batches import DEFAULT_BATCH, in_batches, outputs_in_batches, run_batch
+from qvit_deploy.targets.batches import DEFAULT_BATCH, at_once, in_batches, outputs_in_batches, run_batch
 
 
 @given(st.integers(1, 20), st.one_of(st.none(), st.integers(1, 7)))
@@ -25,6 +25,20 @@ def test_every_image_comes_back_once_in_its_place(count: int, static: int | None
     doubled, sums = in_batches(Examples.images(images), static, run)
     assert np.array_equal(doubled, images * 2) and np.array_equal(sums, images.sum(1))
     assert set(sizes) == {static} if static else max(sizes) <= DEFAULT_BATCH
+
+
+@pytest.mark.parametrize(("side", "expected"), [(224, 4), (640, 3), (1024, 1), (2048, 1)])
+def test_large_images_run_in_smaller_batches(side: int, expected: int) -> None:
+    images = Examples.images(np.broadcast_to(np.float32(0), (9, 3, side, side)))
+    assert at_once(images, 4) == expected
+    sizes: list[int] = []
+
+    def run(chunk: Examples[np.ndarray]) -> list[np.ndarray]:
+        sizes.append(len(chunk))
+        return [np.zeros(len(chunk))]
+
+    in_batches(images, None, run)
+    assert sum(sizes) == 9 and max(sizes) == at_once(images, DEFAULT_BATCH)
 
 
 def test_only_padding_is_cut() -> None:

@@ -5,9 +5,9 @@ Mask R-CNN, one CSV row per detector and width, with published numbers.
     python -m tools.paper.reproduce_coco COCO --out coco.csv --checkpoints WEIGHTS --models mask_rcnn_swin_tiny \
         --size 800x1344 --limit 500
 
-COCO holds `annotations/instances_val2017.json`, `val2017/` (evaluated) and `train2017/` (32 of its images calibrate,
-drawn with --seed). WEIGHTS holds `NAME.pth` or `NAME.safetensors` for every detector: checkpoints of mmdetection
-(`mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco`) or of Swin's authors, the only ones of the cascade.
+COCO holds `annotations/instances_val2017.json`, `val2017/` (evaluated) and `train2017/` (8 of its images calibrate, or
+--calibration-images, drawn with --seed). WEIGHTS holds `NAME.pth` or `NAME.safetensors` for every detector: checkpoints
+of mmdetection (`mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco`) or of Swin's authors, the only ones of the cascade.
 
 Every detector is several graphs, each compiled by itself: the trunk (Swin, the feature pyramid and the proposals' head,
 images of one size to 14 outputs), a box head for every stage and the mask heads. Selecting proposals, RoIAlign and NMS
@@ -33,24 +33,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 import qvit_deploy
-from qvit_deploy.cli.console import Bars, error_line, stderr
-from qvit_deploy.errors import CheckError, InputError, QvitError
+from qvit_deploy.cli.console import Bars
+from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Stopwatch
-from qvit_deploy.recipe import Recipe
 from qvit_deploy.tasks.detect.coco import require_pycocotools
+from tools.paper import table
 from tools.paper.coco.calibration import draw_canvases, write_data
 from tools.paper.coco.detector import Architecture, Detector, architecture
 from tools.paper.coco.graphs import export
@@ -58,12 +57,12 @@ from tools.paper.coco.measure import Exported, measure
 from tools.paper.coco.pictures import Coco
 from tools.paper.coco.weights import load_detector
 from tools.paper.published_coco import DETECTORS, METHODS, Precisions
-from tools.paper.results_file import add_rows, read_rows
-from tools.paper.runs import MANIFEST_COLUMNS, RUNS, positive, recipe_of
+from tools.paper.runs import MANIFEST_COLUMNS, RUNS, positive
+from tools.paper.table import FLOAT, Measure, PaperTable, Row, Task, published_column
 
 IDENTITY = ("model", "run", "weights", "recipe", "size", "seed", "annotations", "limit", "version")
 """Rows that agree in these are the same measurement."""
-PUBLISHED = ("float (published)", *(f"{method} (published)" for method in METHODS))
+PUBLISHED = tuple(map(published_column, (FLOAT, *METHODS)))
 COLUMNS = (
     *("model", "run", "box_ap", "mask_ap", "n", *PUBLISHED, "widths", *MANIFEST_COLUMNS),
     *("in_float", "calibration_skipped", "seconds"),
@@ -105,80 +104,76 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A row to measure. `identity` holds its cells of `IDENTITY`."""
+class CocoTable(PaperTable[Model]):
+    """AP of boxes and masks on `data`.
 
-    model: Model
-    run: str
-    recipe: Recipe | None
-    identity: tuple[str, ...]
+    Attributes:
+        limit: evaluate the first this many pictures; None: all.
+        images: of train2017 to calibrate on.
+        seed: of their draw.
+        work: folder with what is finished of the rows.
+    """
 
-    @property
-    def digest(self) -> str:
-        """Names the folder of what is finished of the row."""
-        return hashlib.sha256("\n".join(self.identity).encode()).hexdigest()[:16]
+    columns, identity = COLUMNS, IDENTITY
+    data: Coco
+    canvas: tuple[int, int]
+    limit: int | None
+    images: int
+    seed: int
+    work: Path
 
+    def check(self, model: Model) -> None:
+        """Raises InputError when the weights do not fit."""
+        self._load(model)
 
-def tasks(arguments: argparse.Namespace, data: Coco) -> list[Task]:
-    """Lists the runs that the command line selects, model by model. Raises InputError."""
-    # One image at a time: the finest feature map of one takes more than 100 MB.
-    recipes = {
-        name: recipe_of(RUNS[name], arguments.seed, arguments.recipe, batch_size=1, task="outputs")
-        for name in arguments.runs
-    }
-    selected = []
-    for name in dict.fromkeys(arguments.models):
-        model = Model(name, architecture(name), arguments.checkpoints)
-        for run, recipe in recipes.items():
-            digest = "" if recipe is None else recipe.digest()[:16]
-            limit = "" if arguments.limit is None else str(arguments.limit)
-            size = "x".join(map(str, arguments.size))
-            which = (model.weights, digest, size, str(arguments.seed), data.digest, limit, qvit_deploy.__version__)
-            selected.append(Task(model, run, recipe, (name, run, *which)))
-    return selected
+    @contextmanager
+    def opened(self, model: Model) -> Iterator[Measure[Model]]:
+        """Writes the float parts of a detector and what to calibrate them on, once for all its rows."""
+        pictures = self.data.pictures[: self.limit]
+        with tempfile.TemporaryDirectory(prefix="reproduce-coco-") as folder:
+            exported = self._exported(model, Path(folder))
+            yield lambda task, progress: measure(
+                exported, task.recipe, self.data, pictures, self.work / task.digest, Stopwatch(progress)
+            )
+
+    def published(self, task: Task[Model]) -> Row:
+        """Returns the published cells of a row, see `published`."""
+        return published(task.model.name, task.run)
+
+    def written(self, task: Task[Model]) -> None:
+        """Removes what was kept for a resumption."""
+        shutil.rmtree(self.work / task.digest)
+
+    def _load(self, model: Model) -> Detector:
+        return model.load(self.canvas, len(self.data.categories))
+
+    def _exported(self, model: Model, folder: Path) -> Exported:
+        with Bars() as bars, bars.stage("export"):
+            export(self._load(model), model.sizes, self.canvas, folder)
+            canvases = draw_canvases(self.data, self.canvas, self.images, self.seed)
+            exported = Exported(folder, model.sizes.stages, self.canvas, canvases.skipped)
+            write_data(canvases, exported.files, self.seed, folder)
+        return exported
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Measures the rows that are missing and prints all; returns 1 if a bundle failed its verification.
-
-    All inputs are checked before the first run, because runs take hours.
 
     Raises:
         InputError: the data, a model or the CSV cannot be used, or pycocotools is missing.
     """
     require_pycocotools()
     data = Coco.at(arguments.coco)
-    selected = tasks(arguments, data)
-    add_rows(arguments.out, COLUMNS, [])  # cannot be written? Better now than after the first run.
-    rows = {tuple(row[name] for name in IDENTITY): row for row in read_rows(arguments.out, COLUMNS)}
-    missing = [task for task in selected if task.identity not in rows]
-    stderr.print(f"{len(missing)} runs to do, {len(selected) - len(missing)} are in {arguments.out}", soft_wrap=True)
-    for model in dict.fromkeys(task.model for task in missing):
-        model.load(arguments.size, len(data.categories))
-
-    failed = False
+    models = [Model(name, architecture(name), arguments.checkpoints) for name in dict.fromkeys(arguments.models)]
+    size, seed = "x".join(map(str, arguments.size)), str(arguments.seed)
+    rest = (size, seed, data.digest, table.limit_cell(arguments), qvit_deploy.__version__)
+    # One image at a time: the finest feature map of one takes more than 100 MB.
+    recipes = table.recipes(arguments, arguments.calibration_images, batch_size=1, task="outputs")
+    selected = table.tasks(models, recipes, lambda model, recipe: (model.weights, recipe, *rest))
     work = arguments.out.with_name(arguments.out.name + ".work")
-    for model, group in itertools.groupby(missing, key=lambda task: task.model):
-        with tempfile.TemporaryDirectory(prefix="reproduce-coco-") as folder:
-            exported = _exported(model, arguments, data, Path(folder))
-            for task in group:
-                stderr.print(f"{model.name} {task.run}", style="bold", markup=False, soft_wrap=True)
-                try:
-                    with Bars() as bars:
-                        pictures = data.pictures[: arguments.limit]
-                        measured = measure(
-                            exported, task.recipe, data, pictures, work / task.digest, Stopwatch(bars)
-                        )  # fmt: skip
-                except CheckError as error:
-                    error_line(f"{model.name} {task.run}: {error}")
-                    failed = True
-                    continue
-                known = dict(zip(IDENTITY, task.identity, strict=True))
-                row = {**known, **published(model.name, task.run), "widths": RUNS[task.run].widths, **measured}
-                rows[task.identity] = {name: row.get(name, "") for name in COLUMNS}
-                add_rows(arguments.out, COLUMNS, [rows[task.identity]])
-                shutil.rmtree(work / task.digest)
-    _print(rows[task.identity] for task in selected if task.identity in rows)
+    filled = CocoTable(data, arguments.size, arguments.limit, arguments.calibration_images, arguments.seed, work)
+    rows, failed = filled.fill(arguments.out, selected)
+    _print(rows)
     return 1 if failed else 0
 
 
@@ -194,31 +189,13 @@ def published(model: str, run: str) -> dict[str, str]:
     return dict(zip(PUBLISHED, texts, strict=True))
 
 
-def _exported(model: Model, arguments: argparse.Namespace, data: Coco, folder: Path) -> Exported:
-    """Writes the float parts of a detector and what to calibrate them on. Raises InputError."""
-    with Bars() as bars, bars.stage("export"):
-        export(model.load(arguments.size, len(data.categories)), model.sizes, arguments.size, folder)
-        canvases = draw_canvases(data, arguments.size, arguments.seed)
-        exported = Exported(folder, model.sizes.stages, arguments.size, canvases.skipped)
-        write_data(canvases, exported.files, arguments.seed, folder)
-    return exported
-
-
-def _print(rows: Iterable[Mapping[str, str]]) -> None:
-    table = Table(
+def _print(rows: Iterable[Row]) -> None:
+    shown = Table(
         title="COCO AP of boxes/masks, %",
         caption="Published numbers are of the same nominal width. Those of LRP-QViT were not found.",
     )
-    table.add_column("model", overflow="fold")
-    table.add_column("run")
-    for name in ("ours", "n", "float", *METHODS):
-        table.add_column(name, justify="right", min_width=len(name))
-    for row in rows:
-        paper = DETECTORS.get(row["model"])
-        label = row["model"] if paper is None else paper.label
-        ours = f"[bold]{row['box_ap']}/{row['mask_ap']}[/]"
-        table.add_row(label, row["run"], ours, row["n"], *(row[name] for name in PUBLISHED))
-    Console(width=140).print(table)
+    labels = {name: paper.label for name, paper in DETECTORS.items()}
+    table.print_rows(shown, rows, labels, ("box_ap", "mask_ap"), METHODS)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -234,23 +211,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("coco", type=Path, help="folder with annotations/, val2017/ and train2017/")
-    parser.add_argument("--out", type=Path, required=True, help="the CSV to write or to go on with")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder with NAME.pth or NAME.safetensors")
-    parser.add_argument("--models", nargs="+", default=list(DETECTORS), help="detectors, also NAME?key=value")
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--size", type=_size, default=(1344, 1344), help="HEIGHTxWIDTH of the canvas")
-    parser.add_argument("--limit", type=positive, help="evaluate the first this many images")
-    parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
-    parser.add_argument("--recipe", type=Path, help="TOML file with choices that the runs leave open")
-    arguments = parser.parse_args(argv)
-    try:
-        return reproduce(arguments)
-    except QvitError as error:
-        error_line(str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        error_line(f"interrupted; finished runs are in {arguments.out}, the same command goes on after them")
-        return 130
+    parser.add_argument("--calibration-images", type=positive, default=8, help="8 unless said")
+    table.add_arguments(parser, DETECTORS, "evaluate the first this many images")
+    return table.run(reproduce, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -19,31 +19,30 @@ attention products are quantized too; the column `quantized` counts what the bun
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 import qvit_deploy
-from qvit_deploy.cli.console import Bars, error_line, stderr
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
-from qvit_deploy.errors import CheckError, QvitError
 from qvit_deploy.frontend import Source
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.recipe import Recipe
+from tools.paper import table
 from tools.paper.imagenet_inputs import ImageNet, Model
 from tools.paper.published_imagenet import METHODS, MODELS, PaperModel
-from tools.paper.results_file import add_rows, read_rows
-from tools.paper.runs import MANIFEST_COLUMNS, RUNS, manifest_cells, positive, recipe_of
+from tools.paper.runs import MANIFEST_COLUMNS, RUNS, manifest_cells
+from tools.paper.table import FLOAT, Measure, PaperTable, Row, Task, published_column
 
+CALIBRATION_IMAGES = 32
 IDENTITY = ("model", "run", "weights", "recipe", "val", "limit", "version")
 """Rows that agree in these are the same measurement."""
-PUBLISHED = ("float (published)", *(f"{method} (published)" for method in METHODS))
+PUBLISHED = tuple(map(published_column, (FLOAT, *METHODS)))
 COLUMNS = (
     *("model", "run", "top1", "n", "skipped", *PUBLISHED, "widths", *MANIFEST_COLUMNS),
     *("calibration_skipped", "seconds"),
@@ -52,65 +51,50 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Task:
-    """A row to measure. `identity` holds its cells of `IDENTITY`."""
+class ImageNetTable(PaperTable[Model]):
+    """Top-1 on `data`, of the images that `limit` leaves."""
 
-    model: Model
-    run: str
-    recipe: Recipe | None
-    identity: tuple[str, ...]
+    columns, identity = COLUMNS, IDENTITY
+    data: ImageNet
+    limit: int | None
 
+    def check(self, model: Model) -> None:
+        """Raises InputError when a model does not exist or does not fit its weights or the data."""
+        model.check(self.data)
 
-def tasks(arguments: argparse.Namespace, data: ImageNet) -> list[Task]:
-    """Lists the runs that the command line selects, model by model. Raises InputError."""
-    selected = []
-    recipes = {name: recipe_of(RUNS[name], arguments.seed, arguments.recipe) for name in arguments.runs}
-    for name in dict.fromkeys(arguments.models):
-        file = f"{name.partition('?')[0]}.safetensors"
-        model = Model(name, None if arguments.pretrained else arguments.checkpoints / file)
-        for run, recipe in recipes.items():
-            digest = "" if recipe is None else recipe.digest()[:16]
-            limit = "" if arguments.limit is None else str(arguments.limit)
-            version = qvit_deploy.__version__
-            selected.append(Task(model, run, recipe, (name, run, model.weights, digest, data.digest, limit, version)))
-    return selected
+    @contextmanager
+    def opened(self, model: Model) -> Iterator[Measure[Model]]:
+        """Traces the model once for all its rows."""
+        source = model.load()
+        yield lambda task, progress: measure(source, task.recipe, self.data, self.limit, progress)
+
+    def published(self, task: Task[Model]) -> Row:
+        """Returns the published cells of a row, see `published`."""
+        return published(task.model.paper, task.run)
+
+    def written(self, task: Task[Model]) -> None:
+        """Has nothing to do: a row leaves nothing behind."""
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """Measures the rows that are missing and prints all; returns 1 if a bundle failed its verification.
 
-    All inputs are checked before the first run, because runs take hours.
-
     Raises:
         InputError: the data, a model or the CSV cannot be used.
     """
     data = ImageNet.at(arguments.imagenet)
-    selected = tasks(arguments, data)
-    add_rows(arguments.out, COLUMNS, [])  # cannot be written? Better now than after the first run.
-    rows = {tuple(row[name] for name in IDENTITY): row for row in read_rows(arguments.out, COLUMNS)}
-    missing = [task for task in selected if task.identity not in rows]
-    stderr.print(f"{len(missing)} runs to do, {len(selected) - len(missing)} are in {arguments.out}", soft_wrap=True)
-    for model in dict.fromkeys(task.model for task in missing):
-        model.check(data)
-
-    failed = False
-    for model, group in itertools.groupby(missing, key=lambda task: task.model):
-        source = model.load()
-        for task in group:
-            stderr.print(f"{model.name} {task.run}", style="bold", markup=False, soft_wrap=True)
-            try:
-                with Bars() as bars:
-                    measured = measure(source, task.recipe, data, arguments.limit, bars)
-            except CheckError as error:
-                error_line(f"{model.name} {task.run}: {error}")
-                failed = True
-                continue
-            known = dict(zip(IDENTITY, task.identity, strict=True))
-            row = {**known, **published(model.paper, task.run), "widths": RUNS[task.run].widths, **measured}
-            rows[task.identity] = {name: row.get(name, "") for name in COLUMNS}
-            add_rows(arguments.out, COLUMNS, [rows[task.identity]])
-    _print(rows[task.identity] for task in selected if task.identity in rows)
+    limit, version = table.limit_cell(arguments), qvit_deploy.__version__
+    models = [_model(name, arguments) for name in dict.fromkeys(arguments.models)]
+    recipes = table.recipes(arguments, CALIBRATION_IMAGES)
+    selected = table.tasks(models, recipes, lambda model, recipe: (model.weights, recipe, data.digest, limit, version))
+    rows, failed = ImageNetTable(data, arguments.limit).fill(arguments.out, selected)
+    _print(rows)
     return 1 if failed else 0
+
+
+def _model(name: str, arguments: argparse.Namespace) -> Model:
+    file = f"{name.partition('?')[0]}.safetensors"
+    return Model(name, None if arguments.pretrained else arguments.checkpoints / file)
 
 
 def measure(
@@ -152,21 +136,13 @@ def published(paper: PaperModel | None, run: str) -> dict[str, str]:
     return {name: "" if n is None else f"{n:.2f}" for name, n in zip(PUBLISHED, numbers, strict=True)}
 
 
-def _print(rows: Iterable[Mapping[str, str]]) -> None:
-    table = Table(
+def _print(rows: Iterable[Row]) -> None:
+    shown = Table(
         title="ImageNet top-1, %",
         caption="Published numbers of the same nominal width: fixed widths for PTQ4ViT, APQ-ViT and RepQ-ViT, "
         "mixed for LRP-QViT (from one secondary source).",
     )
-    table.add_column("model", overflow="fold")
-    table.add_column("run")
-    for name in ("ours", "n", "float", *METHODS):
-        table.add_column(name, justify="right", min_width=len(name))
-    for row in rows:
-        paper = MODELS.get(row["model"])
-        label = row["model"] if paper is None else paper.label
-        table.add_row(label, row["run"], f"[bold]{row['top1']}[/]", row["n"], *(row[name] for name in PUBLISHED))
-    Console(width=120).print(table)
+    table.print_rows(shown, rows, {name: paper.label for name, paper in MODELS.items()}, ("top1",), METHODS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,24 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("imagenet", type=Path, help="folder with train/ and val/")
-    parser.add_argument("--out", type=Path, required=True, help="the CSV to write or to go on with")
     weights = parser.add_mutually_exclusive_group(required=True)
     weights.add_argument("--pretrained", action="store_true", help="let timm fetch the weights")
     weights.add_argument("--checkpoints", type=Path, help="folder with NAME.safetensors for every model")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), help="timm names, also NAME?key=value")
-    parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
-    parser.add_argument("--limit", type=positive, help="evaluate this many images, balanced over the classes")
-    parser.add_argument("--seed", type=int, default=0, help="of the calibration images")
-    parser.add_argument("--recipe", type=Path, help="TOML file with choices that the runs leave open")
-    arguments = parser.parse_args(argv)
-    try:
-        return reproduce(arguments)
-    except QvitError as error:
-        error_line(str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        error_line(f"interrupted; finished runs are in {arguments.out}, the same command goes on after them")
-        return 130
+    table.add_arguments(parser, MODELS, "evaluate this many images, balanced over the classes")
+    return table.run(reproduce, parser.parse_args(argv))
 
 
 if __name__ == "__main__":

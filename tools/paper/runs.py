@@ -11,8 +11,6 @@ from typing import Any
 from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.recipe import Recipe
 
-CALIBRATION_IMAGES = 32
-
 
 @dataclass(frozen=True)
 class Run:
@@ -41,10 +39,11 @@ RUNS = {
 MANIFEST_COLUMNS = ("quantized", "mean_w_bits", "mean_a_bits", "weight_bytes", "calibration_images")
 
 
-def recipe_of(run: Run, seed: int, file: Path | None, **choices: Any) -> Recipe | None:
+def recipe_of(run: Run, images: int, seed: int, file: Path | None, **choices: Any) -> Recipe | None:
     """Returns the recipe of a run; None for float.
 
     Args:
+        images: to calibrate on.
         file: TOML with what the run and `choices` leave open.
 
     Raises:
@@ -52,9 +51,7 @@ def recipe_of(run: Run, seed: int, file: Path | None, **choices: Any) -> Recipe 
     """
     if run.bits is None:
         return None
-    return Recipe.load(
-        file, **run.choices, attention="integer", calibration_images=CALIBRATION_IMAGES, seed=seed, **choices
-    )
+    return Recipe.load(file, **run.choices, attention="integer", calibration_images=images, seed=seed, **choices)
 
 
 def manifest_cells(manifest: Manifest) -> dict[str, str]:

@@ -24,10 +24,12 @@ from qvit_deploy.graph.canonicalize.rewrites.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.rewrites.layer_norm import normalise_layer_norms
 from qvit_deploy.graph.canonicalize.rewrites.layout import simplify_layout
 from qvit_deploy.graph.canonicalize.rewrites.linear import normalise_linears
+from qvit_deploy.graph.canonicalize.rewrites.masked import write_masked_assignments_out
 from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
 from qvit_deploy.graph.canonicalize.rewrites.opset import to_canonical_opset
 from qvit_deploy.graph.canonicalize.rewrites.order import sort_nodes
 from qvit_deploy.graph.canonicalize.rewrites.patch_embed import convs_to_linears
+from qvit_deploy.graph.canonicalize.rewrites.pools import normalise_pools
 from qvit_deploy.graph.canonicalize.rewrites.precision import require_finite, to_float32
 from qvit_deploy.graph.canonicalize.rewrites.resize import normalise_resizes
 from qvit_deploy.graph.canonicalize.rewrites.sequences import remove_sequences
@@ -41,6 +43,7 @@ Rewrite = Callable[[ir.Model], "ir.Model | None"]
 
 REWRITES: tuple[Rewrite, ...] = (
     sort_nodes,
+    write_masked_assignments_out,
     to_canonical_opset,
     remove_unused,
     require_finite,
@@ -51,6 +54,7 @@ REWRITES: tuple[Rewrite, ...] = (
     specialise,
     remove_noops,
     normalise_resizes,
+    normalise_pools,
     write_einsums_out,
     unflatten_softmaxes,
     simplify_layout,

@@ -53,7 +53,8 @@ def activation_scale(rows: Tensor, weights: Tensor, importance: Tensor, absmax: 
     if few:
         tails = Tails(rows, weights, torch.zeros(rows.shape[1]))
         largest = rows.abs().amax(0)
-        errors += weights.sum() * torch.stack([tails.beyond(largest, s * format.range[1]) @ importance for s in scales])
+        outside = tails.beyond(largest, (scales * format.range[1])[:, None])
+        errors += weights.sum() * torch.stack([squares @ importance for squares in outside])
     return scales[int(errors.argmin())]
 
 
@@ -74,13 +75,13 @@ class Tails:
 
     def beyond(self, largest: Tensor, end: Tensor) -> Tensor:
         """Returns the expected squared distance from `end` of a new value of each channel that passes `largest`, times
-        the probability that one does, [channels].
+        the probability that one does, [..., channels].
 
         The excess e over `largest` is exponential with mean b: E (e + largest - end)^2 where that is positive.
 
         Args:
             largest: of the sample, [channels].
-            end: of the candidate range, [channels] or one for all.
+            end: of candidate ranges, [..., channels], or one for all channels.
         """
         room, b = end - largest, self.scale
         inside = room.square() - 2 * room * b + 2 * b.square()
@@ -134,15 +135,17 @@ def channel_ranges(rows: Tensor, weights: Tensor, bits: int) -> tuple[Tensor, Te
     for towards in (0.0, 0.5, 1.0):
         around = torch.lerp(middle, median, towards)
         reach = torch.maximum(high - around, around - low)
-        for fraction in fractions:
-            step = (reach * fraction / (levels - 0.5)).clamp_min(1e-12)
+        ends = reach * fractions[:, None]
+        if few:
+            outside = tails.beyond(high, around + ends) + tails.beyond(-low, ends - around)
+        for i, end in enumerate(ends):
+            step = (end / (levels - 0.5)).clamp_min(1e-12)
             rounded = ((rows - around) / step).round_().clamp_(-levels, levels - 1).mul_(step).add_(around)
             error = weights @ rounded.sub_(rows).square_()
             if few:
-                end = reach * fraction
-                error += weights.sum() * (tails.beyond(high, around + end) + tails.beyond(-low, end - around))
+                error += weights.sum() * outside[i]
             better = error < best
             best = torch.where(better, error, best)
-            width = torch.where(better, reach * fraction, width)
+            width = torch.where(better, end, width)
             centre = torch.where(better, around, centre)
     return width, centre

@@ -27,7 +27,7 @@ from qvit_deploy.graph.edit import remove_unused
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.query import sole_reader
 from qvit_deploy.targets.openvino.concatenated import quantize_parts
-from qvit_deploy.targets.openvino.runtime import loads
+from qvit_deploy.targets.openvino.isolated import loads
 
 
 def emit_openvino(emitted: Graph) -> RuntimeModel:

@@ -53,16 +53,6 @@ def require_openvino(why: str) -> None:
         raise InputError(f"{why} needs OpenVINO, which is not installed: pip install openvino") from None
 
 
-def loads(model: bytes) -> bool:
-    """Returns whether OpenVINO compiles a model for the CPU. Raises InputError when openvino is not installed."""
-    require_openvino("a file for OpenVINO")
-    try:
-        OpenVinoModel(model)
-    except InputError:
-        return False
-    return True
-
-
 @dataclass(frozen=True)
 class Layer:
     """A layer of the graph that runs.
@@ -136,14 +126,21 @@ class OpenVinoModel:
                 loaded = openvino.Model([_output(loaded, name) for name in fetch], loaded.get_parameters(), "probe")
             self._compiled = core.compile_model(loaded, "CPU", config)
         except RuntimeError as error:  # all that OpenVINO raises
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
-            raise InputError(f"{where}: OpenVINO cannot load it: {reason.strip()}") from error
+            raise InputError(f"{where}: OpenVINO cannot load it: {_reason(error)}") from error
+        self._where = where
         self._request = self._compiled.create_infer_request()
 
     def infer(self, batch: Examples[np.ndarray]) -> list[np.ndarray]:
-        """Runs `batch` examples; returns the outputs, which the next call overwrites."""
+        """Runs `batch` examples; returns the outputs, which the next call overwrites.
+
+        Raises:
+            InputError: OpenVINO cannot run the model on them; the message has its reason.
+        """
         feeds = batch.feeds_for([value.name for value in self.inputs])
-        results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        try:
+            results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise InputError(f"{self._where}: OpenVINO cannot run it: {_reason(error)}") from error
         return [results[i] for i in range(len(self._compiled.outputs))]
 
     def run(self, images: Examples[np.ndarray]) -> list[np.ndarray]:
@@ -172,6 +169,11 @@ class OpenVinoModel:
     def layer_ms(self) -> Mapping[str, float]:
         """Returns by layer the milliseconds it took in the last call, for a model made with `profiled`."""
         return {p.node_name: p.real_time.total_seconds() * 1e3 for p in self._request.get_profiling_info()}
+
+
+def _reason(error: RuntimeError) -> str:
+    """Returns the last line of OpenVINO's message, which says what is wrong."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
 
 
 def _declared(value: openvino.Output) -> tuple[str, Shape, ir.DataType]:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qvit_deploy.targets.registry import REFERENCE, TARGETS
 from tools.measure.architectures.architecture import Architecture
-from tools.measure.coverage import EXPORTERS, architectures, in_order_of, one
+from tools.measure.coverage import EXPORTERS, architectures, one
+from tools.measure.coverage_outputs import in_order_of
 from tools.measure.coverage_table import Row, names_of, page
 
 PAGE = Path(__file__).parents[3] / "docs/coverage.md"
@@ -29,9 +31,10 @@ def test_a_line_says_what_each_exporter_came_to_and_what_fails(monkeypatch: pyte
     monkeypatch.setattr("tools.measure.coverage_table.version", lambda library: "1.0")
     made = [Architecture("timm:a", "classification", _never), Architecture("hf:b", "depth", _never)]
     outputs = {"logits": [10], "maps": [7, 4, 4], "score": []}
+    refusal = {"openvino": "no | such operator"}
     rows = [
-        Row("timm:a", "torchscript", "ok", "", outputs, 130.1, 25.4),
-        Row("timm:a", "dynamo", "ok", "", outputs, 130.1, 26.4, {"openvino": "no | such operator"}),
+        Row("timm:a", "torchscript", "ok", "", outputs, 130.1, 25.4, list(TARGETS)),
+        Row("timm:a", "dynamo", "ok", "", outputs, 130.1, 26.4, ["onnxruntime", "openvino"], refusal),
         Row("hf:b", "torchscript", "export", "ValueError: no"),
         Row("hf:b", "dynamo", "wrong", "depth is 3.1 dB away", {"depth": [8, 8]}, 120, 3.1),
     ]
@@ -39,10 +42,9 @@ def test_a_line_says_what_each_exporter_came_to_and_what_fails(monkeypatch: pyte
     lines = text.splitlines()
     assert names_of(text) == ["timm:a", "hf:b"]
     assert "| torchscript | 2 | 1 | 1 export |" in lines and "| dynamo | 2 | 1 | 1 wrong |" in lines
-    assert (
-        r"| `timm:a` | logits 10, maps 7x4x4, score | 25 | 26 | all but openvino | openvino: no \| such operator |"
-        in lines
-    )
+    others = ", ".join(target for target in TARGETS if target != "openvino")
+    reason = r"openvino: no \| such operator"
+    assert f"| `timm:a` | logits 10, maps 7x4x4, score | 25 | 26 | {others} | {reason} |" in lines
     failing = "torchscript: ValueError: no; dynamo: depth is 3.1 dB away"
     assert f"| `hf:b` | depth 8x8 | **export** | **wrong** 3 |  | {failing} |" in lines
     assert lines.index("## Classification") < lines.index("## Depth")
@@ -73,7 +75,12 @@ def test_an_architecture_of_transformers_compiles_for_all_targets(name: str, tmp
 
 
 def _require_ok(name: str, exporter: str, folder: Path) -> None:
-    row = one(next(a for a in architectures() if a.name == name), exporter, folder)
+    row = one(
+        next(a for a in architectures() if a.name == name),
+        exporter,
+        folder,
+        [t for t in TARGETS if t != REFERENCE.name],
+    )
     assert (row.outcome, row.reason, dict(row.without)) == ("ok", "", {})
 
 

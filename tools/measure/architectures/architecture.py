@@ -14,8 +14,8 @@ from tools.measure.architectures.weights import scale_to_data
 
 IMAGE = "pixel_values"
 
-_WEIGHT_PICTURES = range(2000, 2008)
-"""Seeds of the pictures that weights are scaled on."""
+_WEIGHT_PICTURES = range(2000, 2032)
+"""Seeds of the pictures that weights are scaled on: a batch norm of 2 x 2 maps needs many."""
 
 
 @dataclass(frozen=True)

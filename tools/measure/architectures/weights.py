@@ -19,8 +19,8 @@ Hooks = dict[nn.Module, RemovableHandle]
 """What is still to be called once."""
 
 _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d)
-_NOTHING = 1e-7
-"""What is smaller is zero: some models are drawn with a deviation of 1e-10."""
+_NOTHING = 1e-5
+"""What differs by less is a constant: some are drawn with a deviation of 1e-10, class tokens of others of 1e-6."""
 
 
 @torch.no_grad()
@@ -47,10 +47,11 @@ def _redraw_constant(name: str, parameter: nn.Parameter) -> None:
     if parameter.numel() == 1 or not parameter.is_floating_point():
         return
     value = float(parameter.mean())
-    if float((parameter - value).abs().max()) > _NOTHING:
+    spread = float((parameter - value).abs().max())
+    if spread > _NOTHING:
         return
     gain = parameter.dim() == 1 and name.endswith(("weight", "gamma"))
-    if abs(value) < _NOTHING and not gain:
+    if (spread > 0 or value == 0) and not gain:
         parameter.normal_(std=0.1)
     elif abs(value) < 0.01:
         parameter.uniform_(0.25, 0.75)
@@ -71,7 +72,7 @@ def _unit_variance(
     layer.register_parameter("bias", None)
     deviation = float(layer.forward(*inputs).std())
     layer.bias = bias
-    if deviation > _NOTHING:
+    if deviation > 0:
         weight.div_(deviation)
     result: torch.Tensor = layer.forward(*inputs)
     return result
@@ -83,4 +84,4 @@ def _own_statistics(hooks: Hooks, norm: nn.Module, inputs: tuple[torch.Tensor, .
     assert isinstance(norm.running_mean, torch.Tensor) and isinstance(norm.running_var, torch.Tensor)
     channels = inputs[0].transpose(0, 1).flatten(1)
     norm.running_mean.copy_(channels.mean(1))
-    norm.running_var.copy_(channels.var(1).clamp_min(_NOTHING))
+    norm.running_var.copy_(channels.var(1).clamp_min(1e-6))

@@ -16,12 +16,11 @@ from qvit_deploy.errors import InputError
 from tools.paper.coco.detect import found_in
 from tools.paper.coco.graphs import TRUNK, Parts
 from tools.paper.coco.pictures import Coco, on_canvas, preprocess
-from tools.paper.runs import CALIBRATION_IMAGES
 
 HELD_OUT = 4
 """Canvases beside those of calibration, on which a compile measures its quality: few, as their feature maps are
 large."""
-REGIONS = 16
+REGIONS = 64
 """Regions of an image that the heads are calibrated on, drawn from all that a head sees of it."""
 
 
@@ -55,14 +54,14 @@ class Recorder(Parts):
         return super().run(part, inputs)
 
 
-def draw_canvases(data: Coco, canvas: tuple[int, int], seed: int) -> Canvases:
-    """Draws training images by `seed`: those of calibration and a few to measure on. Raises InputError when fewer than
-    two can be read."""
+def draw_canvases(data: Coco, canvas: tuple[int, int], count: int, seed: int) -> Canvases:
+    """Draws training images by `seed`: `count` for calibration and a few to measure on. Raises InputError when fewer
+    than two can be read."""
     pixels: list[NDArray[np.uint8]] = []
     inside: list[tuple[int, int]] = []
     skipped = 0
     for index in np.random.default_rng(seed).permutation(len(data.train)):
-        if len(pixels) == CALIBRATION_IMAGES + HELD_OUT:
+        if len(pixels) == count + HELD_OUT:
             break
         try:
             drawn, size, _ = on_canvas(data.train[index], canvas)

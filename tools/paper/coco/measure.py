@@ -20,7 +20,7 @@ from tools.paper.coco.calibration import REGIONS, data_file
 from tools.paper.coco.detect import found_in, rows
 from tools.paper.coco.graphs import TRUNK, Parts, float_file, parts_of
 from tools.paper.coco.pictures import Coco, Picture, on_canvas, preprocess
-from tools.paper.runs import CALIBRATION_IMAGES, MANIFEST_COLUMNS, manifest_cells
+from tools.paper.runs import MANIFEST_COLUMNS, manifest_cells
 
 _DETECTIONS = "detections.jsonl"
 _REGIONS_AT_ONCE = 32
@@ -125,7 +125,7 @@ def _bundle(exported: Exported, part: str, recipe: Recipe, work: Path, watch: St
         if part != TRUNK:
             changes = {
                 "first_last_bits": None,
-                "calibration_images": REGIONS * CALIBRATION_IMAGES,
+                "calibration_images": REGIONS * recipe.calibration_images,
                 "batch_size": _REGIONS_AT_ONCE,
             }
             recipe = recipe.model_copy(update=changes)

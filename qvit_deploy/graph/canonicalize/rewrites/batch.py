@@ -11,11 +11,13 @@ runs; whatever does has a shape in both. Rules, in order:
 5. a tensor that merely repeats along the batch becomes Expand of one copy; so does one that repeats a block of several
    (batch x heads), or each of several as many times as there are images, with a Reshape behind it;
 6. a Gather of all elements in their order (torch's as_strided of a contiguous tensor) becomes a Reshape.
-A model that only runs at the batch size it was exported with keeps that size, and one run folds everything.
+A model that only runs at the batch size it was exported with keeps that size, and one run folds everything; one that
+declares any size but does not run so gets 1, with a warning.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -102,6 +104,10 @@ def _measure(
         # Declared dynamic, but the batch the model was exported with is written into it somewhere.
         batch = 1
         set_batch(model, batch)
+        logging.getLogger(__name__).warning(
+            "the model declares a batch of any size, and that of its export is written into it (or an output counts "
+            "no images): the files take 1 image at a time"
+        )
     try:
         only = probe.run(batch, frontier)
     except Exception as error:

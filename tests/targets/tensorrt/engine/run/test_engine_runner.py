@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,9 +37,9 @@ def test_a_run_copies_launches_and_times(release: str, tmp_path: Path, monkeypat
             np.testing.assert_array_equal(logits, 2 * images)
     assert memory.order[-6:] == ["in", "event", "run", "event", "out", "wait"]
     assert runner.time() == 1.25
-    kept = runner.run(Examples.images(images))[0]
+    earlier = runner.run(Examples.images(images))[0]
     runner.run(Examples.images(images + 1))
-    np.testing.assert_array_equal(kept, 2 * images)
+    np.testing.assert_array_equal(earlier, 2 * images)
     runner.close()
     assert memory.order[0] == "push" and memory.order[-1] == "pop"
 
@@ -59,7 +57,7 @@ def test_every_input_is_copied_in_the_type_the_engine_takes(tmp_path: Path, monk
     appear(tmp_path, monkeypatch)
     memory = Memory()
     api = compiling("11.4.0", memory)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    memory.install(monkeypatch)
     monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 21]>
@@ -112,8 +110,7 @@ def test_the_real_library_says_why_it_does_not_load_an_engine(tmp_path: Path, mo
     build_engine(BuildRequest(target="tensorrt-rtx", onnx=small_onnx(tmp_path), engine=path, sm=86), timeout=120)
     memory = Memory()
     monkeypatch.setattr(engine_runtime, "require_gpu", lambda what: Gpu("Test GPU", 86))
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    memory.install(monkeypatch)
     with pytest.raises(
         InputError, match=r"tensorrt-rtx 1\..* does not load it \(.*[Cc]uda.*\); build it again here"
     ) as caught:
