@@ -11,7 +11,7 @@ from pydantic import Field
 from qvit_deploy.data.labels.boxes import BoxLabels
 from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
-from qvit_deploy.graph.interface import Interface
+from qvit_deploy.graph.interface import Interface, Output
 from qvit_deploy.tasks.configured import picture_size
 from qvit_deploy.tasks.detect.coco import average_precision, categories_of_classes, require_pycocotools
 from qvit_deploy.tasks.detect.heads import Head, classes_of, detections, is_ranked, listed, places
@@ -57,14 +57,17 @@ class Detect(PlacedTask[DetectOptions]):
         """Finds the outputs, and with one output alone the kind of head.
 
         Raises:
-            InputError: no outputs or several fit; or the head is not said where it is not plain.
+            InputError: no outputs or several fit; or the head is not said where it is not plain, as of one output with
+                more rows than columns, whose anchors may be either.
         """
         super().for_model(interface)
         given, image = self.options, picture_size(interface)
         shapes = {o.name: o for o in interface.outputs if o.is_float and o.batch_axis == 0}
         head = given.head
-        if head is None and len(shapes) == 1 and len(lone := next(iter(shapes.values())).shape) == 3:
+        if head is None and len(shapes) == 1 and len(lone := (only := next(iter(shapes.values()))).shape) == 3:
             head = "end2end" if is_ranked(lone) else "yolo"
+            if head == "yolo":
+                _require_anchors_last(only)
         outputs = places(shapes, head, given.logits, given.boxes)
         if head is None:
             texts = listed({name: tuple(shapes[name].shape) for name in outputs})
@@ -200,6 +203,15 @@ class _DetectTally(Tally):
         same, count = _share(self._matched), int(self._matched[1])
         note = f"(score {self._task.options.score:g}, {count} of both)"
         return [Figure(AGREEMENT, "detections as in float", same, note=note)]
+
+
+def _require_anchors_last(output: Output) -> None:
+    rows, columns = output.shape[1:]
+    if isinstance(rows, int) and isinstance(columns, int) and rows > columns:
+        raise InputError(
+            f"task detect: output {output.name!r} {list(output.shape)} has more rows than columns; say "
+            "detect:head=yolo if these are [batch, 4 + classes, anchors], other heads of one output are not read"
+        )
 
 
 def _share(counts: np.ndarray) -> float:

@@ -182,6 +182,7 @@ CASES: list[Case] = [
     ("DeformConv", [MAPS, normal(6, 4, 3, 2), normal(2, 12, 5, 5), normal(6), positive(2, 6, 5, 5)], {}),
     ("DeformConv", [MAPS, normal(6, 2, 3, 3), normal(2, 36, 4, 3)], {"group": 2, "offset_group": 2,
         "strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ("LSTM", [normal(5, 2, 1), normal(1, 16, 1), normal(1, 16, 4)], {"hidden_size": 4}),
     *(("LSTM", [normal(5, 2, 3), normal(n, 16, 3), normal(n, 16, 4), *more], {"hidden_size": 4, "direction": d,
         "outputs": 3}) for n, d in ((1, "forward"), (1, "reverse"), (2, "bidirectional"))
       for more in ([], [normal(n, 32)], [normal(n, 32), None, normal(n, 2, 4), normal(n, 2, 4)])),

@@ -49,6 +49,13 @@ def test_the_head_has_to_be_said_unless_it_is_yolo() -> None:
         detect("detect:head=sigmoid", {"logits": ("b", 10)})
 
 
+@pytest.mark.parametrize("shape", [("b", 25200, 85), ("b", 25200, 6)])
+def test_one_output_whose_anchors_may_come_first_is_not_guessed_at(shape: tuple[int | str, ...]) -> None:
+    with pytest.raises(InputError, match="more rows than columns; say detect:head=yolo"):
+        detect("detect", {"output0": shape})
+    assert detect("detect:head=yolo", {"output0": shape}).head == "yolo"
+
+
 def test_agreement_counts_both_models_detections() -> None:
     task = detect("detect:head=softmax,score=0.4")
     exact = outputs((0, 9, 1.0), (1, 9, 0.5))
@@ -107,7 +114,8 @@ def test_the_metric_of_a_query() -> None:
     assert task.metric_text("query:1,0") == "the logit of class 0 at query 1"
     with pytest.raises(InputError, match="query 2 is out of range, the model has 0 to 1"):
         task.parse_metric("query:2,0")(values, values)(values)
-    yolo, head = {"output0": torch.arange(12.0).reshape(1, 6, 2)}, detect("detect", {"output0": ("b", 6, 2)})
+    yolo = {"output0": torch.arange(12.0).reshape(1, 6, 2)}
+    head = detect("detect:head=yolo", {"output0": ("b", 6, 2)})
     assert head.parse_metric("query:1,0")(yolo, yolo)(yolo).tolist() == [9]
 
 
@@ -123,7 +131,7 @@ def rows(*boxes: tuple[float, float, int], right: float = 200) -> dict[str, np.n
 
 
 @pytest.mark.parametrize(
-    ("shape", "head"), [(("b", 300, 6), "end2end"), ((1, "n", 6), "end2end"), (("b", 25200, 6), "yolo")]
+    ("shape", "head"), [(("b", 300, 6), "end2end"), ((1, "n", 6), "end2end"), (("b", 6, 8400), "yolo")]
 )
 def test_a_lone_output_of_six_numbers_is_end_to_end(shape: tuple[int | str, ...], head: str) -> None:
     assert detect("detect", {"output0": shape}).head == head

@@ -30,10 +30,10 @@ from qvit_deploy.graph.canonicalize.interface import BATCH, set_batch
 from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
 from qvit_deploy.graph.canonicalize.provenance import Provenance
 from qvit_deploy.graph.edit import (
-    add_constant,
     add_ints,
     emit,
     free_name,
+    register_constant,
     remove_unused,
     replace,
     shape_constant,
@@ -68,8 +68,7 @@ def specialise(model: ir.Model) -> None:
         name = str(value.name)
         a, b = small.values[name], large.values.get(name, small.values[name])
         if a.shape == b.shape and np.array_equal(a, b):
-            new = add_constant(graph, f"folded/{name}", a)
-            builder.names.append((new, provenance.weight_name(value) or name))
+            new = builder.constant(value, provenance.weight_name(value) or name, a)
         elif _counts_up(a) and _counts_up(b) and all(_reads_flat(reader) for reader, _ in readers):
             for reader, _ in readers:
                 _gather_to_reshape(reader, builder)
@@ -188,6 +187,15 @@ class _Builder:
         self._counted = next(value for value, described in inputs if described.batch_axis is not None)
         # Constants and the names they are to have once what they were folded from is gone.
         self.names: list[tuple[ir.Value, str]] = []
+        self._used = value_names(model.graph)
+
+    def constant(self, value: ir.Value, name: str, array: np.ndarray) -> ir.Value:
+        """Registers what `value` was folded to, which is called `name` once `value` is gone."""
+        unique = free_name(f"folded/{value.name}", self._used)
+        self._used.add(unique)
+        new = register_constant(self.graph, unique, array)
+        self.names.append((new, name))
+        return new
 
     def rebuild(self, value: ir.Value, name: str, small: np.ndarray, large: np.ndarray) -> ir.Value:
         """Applies rules 4 and 5 to a `value` measured as `small` and `large`; `name` is for the copy of rule 5."""
@@ -218,8 +226,7 @@ class _Builder:
         in_turn = all(_equal(np.concatenate([block] * n, axis), whole) for n, whole in wholes)
         if not in_turn and not all(_equal(np.repeat(each, n, axis), whole) for n, whole in wholes):
             return None
-        copy = add_constant(self.graph, f"folded/{value.name}", block if in_turn else each)
-        self.names.append((copy, name))
+        copy = self.constant(value, name, block if in_turn else each)
         if count == 1:
             return self._emit("Expand", [copy, self._vector(list(small.shape), list(large.shape))], shape, dtype)
         # The images get an axis of their own, in front of the block or behind its elements, that is merged again.
