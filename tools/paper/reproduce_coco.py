@@ -26,7 +26,14 @@ annotations, --limit and version of this program are; `seconds` counts from the 
 The mixed widths are our choice, as in `reproduce_imagenet`.
 
 It has not run on COCO or on published weights yet. Mask R-CNN with Swin-T at full width, with random weights and
-canvases of 128x192, took 6 minutes a run on 2 cores and 11 GB of memory; larger canvases take more.
+canvases of 128x192, took 6 minutes a run on 2 cores and 11 GB of memory. By the sizes of tensors (not measured on large
+canvases) two things take memory:
+
+* The first layer of Mask R-CNN's box head has 12,544 inputs: four float32 and six float64 matrices of that size stand
+  side by side while it is rounded, 10 GB whatever the canvas. The cascade's has as many, three times one after another.
+* Rounding the trunk holds every calibration image in a float and a quantized run, 0.3 GB each at 800x1344 and 0.5 GB
+  at 1344x1344: 5 or 8 GB with 8 images, 20 or 32 GB with 32. Everything else passes over one image at a time, the
+  backward pass with some 5 GB and the comparison of codes with some 8 GB at 800x1344.
 """
 
 from __future__ import annotations
