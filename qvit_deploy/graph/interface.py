@@ -102,7 +102,10 @@ class Interface:
         """(channels, height, width) of `image`. Raises InputError where there is no image of known size."""
         if (image := self.image) is None:
             names = ", ".join(i.name for i in self.inputs) or "none"
-            raise InputError(f"the model has no image input, or several (its inputs: {names})")
+            raise InputError(
+                f"the model has no image input, or several (its inputs: {names}); an image is floating point [batch, "
+                "channels, height, width]"
+            )
         require_known(image)
         channels, height, width = (d for d in image.shape[1:] if isinstance(d, int))
         return channels, height, width

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from qvit_deploy.errors import NonFiniteError
 
 _OTHER_FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+_MASKING = ("Add", "Where")
 _TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")
 
 
@@ -49,7 +50,8 @@ def require_finite(model: ir.Model) -> None:
     """Raises NonFiniteError for the first weight with NaN or infinity.
 
     -inf is how a constant attention mask says "not here": tensors of only 0 and -inf pass, and so do single numbers,
-    which exporters write for the same purpose, and for limits that are none.
+    which exporters write for the same purpose, and for limits that are none. Folded together with a position bias it is
+    a tensor of two and more axes that is only added or chosen from.
     """
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -60,6 +62,9 @@ def require_finite(model: ir.Model) -> None:
         if finite.all() or (array.size == 1 and not np.isnan(array).any()):
             continue
         if ((array == 0) | (array == -np.inf)).all():
+            continue
+        added = array.ndim > 1 and all(use.node.op_type in _MASKING for use in value.uses())
+        if added and (finite | (array == -np.inf)).all():
             continue
         kind = "NaN" if np.isnan(array).any() else "an infinity"
         bad = int(array.size - finite.sum())
