@@ -10,7 +10,7 @@ from importlib.metadata import version
 from qvit_deploy.targets.registry import TARGETS
 from tools.measure.architectures.architecture import Architecture
 
-OK, NOT_RUN = "ok", "not run"
+OK, NOISY, NOT_RUN = "ok", "noisy", "not run"
 LIBRARIES = ("torch", "timm", "transformers", "onnx", "onnxruntime", "openvino")
 
 
@@ -22,7 +22,7 @@ class Row:
         outcome: `ok`, `export` (the exporter failed), `refused` (one clear line), `wrong` (a check failed, or an output
             of the float file is not the exported file's), `noisy` (all checks passed, but an output of the quantized
             file is far from the exported file's), `error` (a traceback or a process that died) or `not run`.
-        reason: one line, empty for `ok`.
+        reason: one line; empty for most that are `ok`.
         outputs: name -> shape, without the batch.
         float_db, quantized_db: of the worst output, against the exported file.
         targets: those that it was compiled for, the reference first.
@@ -73,14 +73,15 @@ python -m tools.measure.coverage WORK --markdown docs/coverage.md
 
 In the column of an exporter stands the SQNR in dB of the worst output of the quantized file against the exported file,
 both in ONNX Runtime, on four images that the compile did not see; outputs that are the same for all of them are left
-out. The float file of every bundle is at least 60 dB from the exported one. A row with less than 15 dB is `noisy`: its
-integers are those that were planned, and beside it stands how far noise of 1 % of the pixels' deviation (40 dB) takes
-the float model alone; models that take queries by rank or groups by an ArgMax move far by little.
+out. The compile has 16 images, or 64 where that is noted. The float file of every bundle is at least 60 dB from the
+exported one. A row with less than 15 dB is `noisy`: its integers are those that were planned, and beside it stands how
+far noise of 1 % of the pixels' deviation (40 dB) takes the float model alone. Models that take queries by rank or
+groups by an ArgMax move far by little, and so do deep ones with batch norms of random weights.
 
 Weights are random, scaled to pictures (every product has unit variance, every batch norm the statistics of what it
 gets), and no layer is tuned: the figures say that a model is compiled right, not how well a trained one quantizes.
-Targets are those that accepted the model and whose files passed their verification. The order of queries that are taken
-by rank does not count where all of them are outputs (RT-DETR, D-FINE).
+Targets are those that the model was compiled for and whose files passed their verification. The order of queries that
+are taken by rank does not count where all of them are outputs (RT-DETR, D-FINE).
 """
 
 
@@ -94,7 +95,7 @@ def _counts(rows: Sequence[Row], exporters: Sequence[str]) -> list[str]:
 
 
 def _header(exporters: Sequence[str]) -> list[str]:
-    columns = ["architecture", "outputs", *exporters, "targets", "what fails"]
+    columns = ["architecture", "outputs", *exporters, "targets", "notes, and what fails"]
     return ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
 
 
