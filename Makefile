@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One thread per test process: two processes fill two cores, and more threads than cores wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -rs
+# One thread per test process: two processes fill two cores, and more threads than cores wait for each other. Bytecode is
+# kept even where the environment forbids it: tests start the program some hundred times.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 -rs
 
 .PHONY: demo test test-slow test-all coverage lint clean
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of what moves the cursor, turns the direction of text, ends a line or cannot be encoded."""
+
+
+def visible(text: str) -> str:
+    """Returns `text` in one line in which nothing is hidden: control characters, line ends, marks of direction and
+    halves of surrogate pairs are written as Python escapes. Names come from files that nobody vouches for."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) in _INVISIBLE else c for c in text)
 
 
 class QvitError(Exception):
@@ -10,9 +23,37 @@ class QvitError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
 
 class InputError(QvitError):
     """Something handed in cannot be used: a model, an image folder, a recipe, a flag."""
+
+
+@contextmanager
+def reading(called: str) -> Iterator[None]:
+    """Is the boundary around whatever reads or rewrites a file that nobody vouches for.
+
+    Libraries meet damaged and hostile files with exceptions of any type, recursion and assertions included; inside this
+    context all become one InputError, `called: Type: first line`. Errors that know what to say pass, as do those of
+    the system (`OSError` names the file itself) and of memory.
+
+    Args:
+        called: what is read, and what is wrong as far as one knows, e.g. "m.onnx cannot be parsed as ONNX".
+    """
+    try:
+        yield
+    except (QvitError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{called} ({reason(error)})") from error
+
+
+def reason(error: BaseException) -> str:
+    """Returns the first line of a library's error, with its type where the text alone would not say what happened."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return text if len(text.split()) > 3 else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 class UnsupportedOpError(InputError):
@@ -37,7 +78,7 @@ def all_unsupported(errors: Sequence[UnsupportedOpError]) -> InputError:
     for error in errors:
         groups.setdefault((error.op, error.hint), []).append(error)
     merged = [
-        UnsupportedOpError(op, found[0].node, hint, sum(e.count for e in found)) for (op, hint), found in groups.items()
+        UnsupportedOpError(op, same[0].node, hint, sum(e.count for e in same)) for (op, hint), same in groups.items()
     ]
     if len(merged) == 1:
         return merged[0]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.validation import problems_text
@@ -55,7 +55,9 @@ class Recipe(BaseModel):
     separate_bits: bool = Field(False, description="let a site's weights and activations have different widths")
     score: Score = Field("gradient", description="what ranks the sites when bits are allocated")
     rules: Rules = Field("attnlrp", description="relevance rule set of the lrp, random and inverted scores")
-    first_last_bits: int | None = Field(8, description="fixed width of the first and the last site; None frees them")
+    first_last_bits: int | None = Field(
+        8, description="fixed width of the first site and each output's last; None frees them"
+    )
     keep_float: tuple[str, ...] = Field((), description="glob of layers that stay in float, e.g. 'head*'")
     widths: tuple[str, ...] = Field((), description="glob of layers and their width, e.g. 'blocks.0.*=w8a8'")
     attention: Literal["float", "integer"] = Field("float", description="whether attention products get sites")
@@ -64,7 +66,7 @@ class Recipe(BaseModel):
     attention_granularity: Granularity = Field("tensor", description="scales of query, key and value")
     calibration_images: int = Field(64, ge=2, description="calibration images to use")
     batch_size: int = Field(8, ge=1)
-    seed: int = 0
+    seed: NonNegativeInt = 0
     fold: bool = Field(True, description="channel-wise quantization after LayerNorm, folded into its parameters")
     fold_clip: float = Field(
         8.0, gt=1, description="channel scales this many times above the median are clipped before folding"
@@ -84,6 +86,9 @@ class Recipe(BaseModel):
         None,
         description="what the outputs mean, e.g. segment:axis=1; without it, classify for one output [batch, classes], "
         "else outputs",
+    )
+    uint8_input: bool = Field(
+        False, description="let the files take the image as uint8 pixels and normalize it by mean and std themselves"
     )
     targets: tuple[str, ...] = Field(
         (), description="targets to write files for, beside the one that all others are verified against"

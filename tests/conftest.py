@@ -1,19 +1,19 @@
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from qvit_deploy.frontend import Source, load_model
 from qvit_deploy.graph.graph import Graph
 from tests.support.command_fixtures import inputs, qvit  # noqa: F401
-from tests.support.models.coverage_models import MODELS
+from tests.support.lasting_objects import LastingObjects
 from tests.support.shared_work import SharedWork
 
 torch.set_num_threads(1)
+
+LASTING = LastingObjects()
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest runs without xdist too
@@ -27,10 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Modules and tests stay to the end, so the collector need not look at them. A compile collects four times, and
-    walking through the 600,000 objects of torch, timm and this suite took longer than compiling a tiny model."""
-    gc.collect()
-    gc.freeze()
+    LASTING.freeze()
+
+
+def pytest_runtest_logfinish() -> None:
+    """The first test that needs a large library imports it."""
+    LASTING.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -50,13 +52,6 @@ def tiny_swin() -> Graph:
         lambda: SwinTransformer(32, 4, embed_dim=16, depths=(2, 2), num_heads=(1, 2), window_size=4, num_classes=5),
         32,
     )
-
-
-@pytest.fixture(scope="session", params=MODELS)
-def covered(request: pytest.FixtureRequest) -> tuple[str, Source]:
-    """A model of the coverage list and what it is called; tracing one takes half as long as compiling it."""
-    spec = f"timm:{request.param}"
-    return spec, load_model(spec)
 
 
 def _exported(build: Callable[[], nn.Module], size: int) -> Graph:

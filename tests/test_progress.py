@@ -24,7 +24,7 @@ class Recorder:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Times that are read one after the other."""
+    """Times that are read one after the other: no real stage takes the same time twice."""
     times: list[float] = []
     monkeypatch.setattr(progress.time, "perf_counter", lambda: times.pop(0))
     return times

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -16,16 +16,16 @@ DEFAULT_MEAN_BITS = 6.0
 """The budget when the recipe names none."""
 
 
-def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) -> dict[str, tuple[Option, ...]]:
+def site_options(recipe: Recipe, names: Sequence[str], ends: Collection[str]) -> dict[str, tuple[Option, ...]]:
     """Returns, by site name, the formats each site may get.
 
     Weights and activations of a site share one width, as in LRP-QViT, unless `separate_bits` lets them differ. The
-    first and the last weighted site get `first_last_bits`: they are small, and errors there are the image's and the
-    answer's own. A width that the recipe gives by name wins.
+    first weighted site and the last of each output get `first_last_bits`: they are small, and errors there are the
+    image's and the answer's own. A width that the recipe gives by name wins.
 
     Args:
         names: all sites that are quantized, in graph order.
-        weighted: all sites with weights, also those that stay in float: the first and the last are those of the model.
+        ends: those first and last sites (`graph.sites.ends`), also if they stay in float.
     """
     if recipe.uniform is not None:
         free: tuple[Option, ...] = (Option(*map(Int, parse_uniform(recipe.uniform))),)
@@ -34,9 +34,9 @@ def site_options(recipe: Recipe, names: Sequence[str], weighted: Sequence[str]) 
     else:
         free = tuple(Option(Int(b), Int(b)) for b in recipe.bits)
     options = dict.fromkeys(names, free)
-    if recipe.first_last_bits is not None and len(weighted) > 2:
+    if recipe.first_last_bits is not None:
         fixed = Option(Int(recipe.first_last_bits), Int(recipe.first_last_bits))
-        options |= {name: (fixed,) for name in (weighted[0], weighted[-1]) if name in options}
+        options |= {name: (fixed,) for name in ends if name in options}
     own = {name: fixed_width(recipe, name) for name in names}
     return options | {name: (Option(*map(Int, width)),) for name, width in own.items() if width is not None}
 

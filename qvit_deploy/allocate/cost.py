@@ -38,10 +38,12 @@ class Option:
 
     @property
     def w_bits(self) -> int:
+        """Returns the bits of the weights' format."""
         return self.weights.bits
 
     @property
     def a_bits(self) -> int:
+        """Returns the bits of the activations' format."""
         return self.activations.bits
 
     @property
@@ -55,8 +57,7 @@ class SiteCost:
     """The sizes of one site: weight elements (0 for QK and AV), multiply-accumulates and input activation elements.
 
     A site with `in_means` False (one whose width is not open to choice, or that stays in float) is left out of mean
-    widths. `latency_ns` has
-    the nanoseconds of each of its options, and is empty when none were measured.
+    widths. `latency_ns` has the nanoseconds of each of its options, and is empty when none were measured.
     """
 
     name: str

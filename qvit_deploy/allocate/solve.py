@@ -99,8 +99,8 @@ def _too_small_text(
         shown = ", ".join(f"{name} at {resource.bits(cheapest[name])}" for name in fixed[:3])
         more = f" and {len(fixed) - 3} more" if len(fixed) > 3 else ""
         parts.append(f"fixed: {shown}{more}")
-    if kept := [site.name for site in in_float if resource.in_float(site)]:
-        parts.append(f"in float: {', '.join(kept[:3])}" + (f" and {len(kept) - 3} more" if len(kept) > 3 else ""))
+    if floats := [site.name for site in in_float if resource.in_float(site)]:
+        parts.append(f"in float: {', '.join(floats[:3])}" + (f" and {len(floats) - 3} more" if len(floats) > 3 else ""))
     smallest = _in_units(sites, resource, resource.total([*sites, *in_float], cheapest))
     return f"{_bound_text(budget, resource)} cannot be met: the smallest possible is {smallest} ({'; '.join(parts)})"
 

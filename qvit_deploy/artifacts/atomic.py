@@ -2,13 +2,17 @@
 
 The content is written under a hidden name in the same folder, hence on the same file system, where a rename is atomic.
 It is synchronized to the disk before the rename, so that a power cut leaves no empty file either. Whatever goes wrong,
-Ctrl-C included, the hidden file is removed. Writers that run at once do not disturb each other: the last rename wins.
+Ctrl-C included, the hidden file is removed; what a process leaves that was killed is removed by the next one that
+writes into the folder. Writers that run at once do not disturb each other: the last rename wins.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
+import re
 import secrets
 import shutil
 import stat
@@ -134,14 +138,52 @@ def whole_folder(folder: Path, require_replaceable: Callable[[], None]) -> Itera
 @contextmanager
 def temporary_path(path: Path) -> Iterator[Path]:
     """Gives a free, hidden name in the folder of `path`; the file or folder of that name is removed in the end."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    _remove_debris(path.parent)
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+_HIDDEN = re.compile(
+    r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{8})-(?P<pid>\d{1,9})-[0-9a-f]{8}\.(?P<kind>tmp|old)", re.DOTALL
+)
+
+
+def _remove_debris(folder: Path) -> None:
+    """Removes what processes of this machine that have died left in `folder`, and puts back what one of them had moved
+    aside to replace it."""
+    for entry in list(os.scandir(folder)) if folder.is_dir() else []:
+        match = _HIDDEN.fullmatch(entry.name)
+        if match is None or match["host"] != _host() or _lives(int(match["pid"])):
+            continue
+        if match["kind"] == "old" and not os.path.lexists(folder / match["name"]):
+            Path(entry).rename(folder / match["name"])
         else:
-            temporary.unlink(missing_ok=True)
+            _remove(Path(entry))
+
+
+def _host() -> str:
+    """Returns what tells this machine from others that write to the same folder."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

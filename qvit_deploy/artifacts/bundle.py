@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from qvit_deploy.artifacts.atomic import sync, whole_folder
 from qvit_deploy.artifacts.manifest import (
+    DIGEST,
     MANIFEST,
     SCHEMA,
     FileRecord,
@@ -17,6 +19,7 @@ from qvit_deploy.artifacts.manifest import (
     SiteRecord,
     Summary,
     check_name,
+    digest,
     validate,
 )
 from qvit_deploy.errors import BundleError, InputError
@@ -27,7 +30,9 @@ __all__ = ["Bundle", "FileRecord", "Manifest", "SiteRecord", "Summary", "check_o
 
 _ANY_VERSION = SCHEMA.rpartition("/")[0] + "/"
 # Later commands add files in these folders; the manifest, which the compile wrote, does not list them.
-_LATER_FOLDERS = ("engines", "measurements")
+_ENGINES, _MEASUREMENTS = "engines", "measurements"
+_OURS = "qvit-deploy/"
+"""What every schema of ours begins with."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ def write_bundle(
     Args:
         manifest: without its `files`, which this function fills in with the digests.
         files: name inside the bundle -> content, or a file to copy.
-        force: whether to replace an existing bundle, which stays if anything fails.
+        force: whether to replace an existing bundle, which stays if anything fails. Its measurements are handed on to
+            the new one: each says by digests which file it is of, and history is not for a compile to delete.
 
     Raises:
         InputError: `out` is refused or cannot be written.
@@ -89,6 +95,8 @@ def write_bundle(
         base = manifest.model_dump(by_alias=True) if isinstance(manifest, Manifest) else dict(manifest)
         complete = validate({**base, "files": records}, "the manifest to write")
         _write(folder, MANIFEST, complete.to_json())
+        if (history := out / _MEASUREMENTS).is_dir():
+            shutil.copytree(history, folder / _MEASUREMENTS)
     return Bundle(out, complete)
 
 
@@ -103,7 +111,8 @@ def read_bundle(path: Path, verify: bool = True) -> Bundle:
         other_version = isinstance(schema, str) and schema.startswith(_ANY_VERSION)
         hint = "compile it again with this version" if other_version else "it was not written by qvit-deploy"
         raise BundleError(f"bundle {root} has schema {schema!r}, this version reads {SCHEMA!r}; {hint}")
-    manifest = validate(tree, str(root / MANIFEST))
+    manifest = validate({key: value for key, value in tree.items() if key != DIGEST}, str(root / MANIFEST))
+    _require_unchanged(root, tree)
     if verify:
         for name, record in manifest.files.items():
             _verify(root, name, record)
@@ -124,6 +133,11 @@ def _load_manifest(root: Path) -> dict[str, Any]:
     if where := non_finite(tree):
         raise BundleError(f"{root / MANIFEST} is damaged: {where} is not finite; compile the bundle again")
     return tree
+
+
+def _require_unchanged(root: Path, tree: Mapping[str, Any]) -> None:
+    if tree.get(DIGEST, digest(tree)) != digest(tree):
+        raise BundleError(f"{root / MANIFEST} was modified or damaged (its digest differs); compile the bundle again")
 
 
 def _verify(root: Path, name: str, record: FileRecord) -> None:
@@ -154,7 +168,10 @@ def _write(root: Path, name: str, content: bytes | Path) -> FileRecord:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raises InputError unless `out` is empty, or a bundle without other files: replacing it removes all of it."""
+    """Raises InputError unless `out` is empty, or a bundle in which everything is ours: replacing it removes all of it.
+
+    Ours is what the manifest lists with its digest, an engine that is as its record says, and any JSON of our schemas.
+    """
     if not out.is_dir():
         raise InputError(f"{out} exists and is not a folder; remove it or choose another output")
     if Path.cwd().is_relative_to(out):
@@ -169,6 +186,38 @@ def _check_replaceable(out: Path) -> None:
     listed = tree.get("files")
     if not str(tree.get("schema")).startswith(_ANY_VERSION) or not isinstance(listed, dict):
         raise InputError(f"{out} is not a bundle, so --force will not replace it; remove it or choose another output")
-    foreign = [n for n in present if n not in listed and n != MANIFEST and n.split("/")[0] not in _LATER_FOLDERS]
+    if tree["schema"] == SCHEMA:
+        _require_unchanged(out, tree)
+    foreign = [name for name in present if name not in listed and name != MANIFEST and not _is_ours(out, name)]
     if foreign:
         raise InputError(f"{out} holds {foreign[0]}, which no bundle has; move it away before using --force")
+    empty = [p.relative_to(out).as_posix() for p in sorted(out.rglob("*")) if p.is_dir() and not any(p.iterdir())]
+    if strange := [name for name in empty if name not in (_ENGINES, _MEASUREMENTS)]:
+        raise InputError(f"{out} holds the folder {strange[0]}, which no bundle has; move it away before using --force")
+    if changed := [name for name in present if name in listed and not _is_as_listed(out / name, listed[name])]:
+        raise InputError(f"{out / changed[0]} was changed since it was written; move it away before using --force")
+
+
+def _is_ours(out: Path, name: str) -> bool:
+    """Returns whether a later command has put this file into the bundle."""
+    place, folder = out / name, name.rpartition("/")[0]
+    if place.is_symlink() or folder not in (_ENGINES, _MEASUREMENTS):
+        return False
+    if place.suffix == ".json":
+        return _schema(place).startswith(_OURS)
+    record = place.with_suffix(".json")
+    if folder != _ENGINES or not _schema(record).startswith(_OURS):
+        return False
+    return _is_as_listed(place, parse_json(record.read_bytes()).get("engine"))
+
+
+def _schema(path: Path) -> str:
+    try:
+        tree = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return ""
+    return str(tree.get("schema")) if isinstance(tree, dict) else ""
+
+
+def _is_as_listed(path: Path, record: object) -> bool:
+    return path.is_file() and FileRecord.of_file(path).model_dump() == record

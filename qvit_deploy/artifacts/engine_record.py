@@ -22,7 +22,7 @@ TargetName = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 
 Hardware = Literal["none", "ampere-plus", "same-capability"]
 SCHEMA: Literal["qvit-deploy/engine/1"] = "qvit-deploy/engine/1"
-FLOAT32 = "float32"
+FLOAT32, UINT8 = "float32", "uint8"
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 

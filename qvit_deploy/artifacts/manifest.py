@@ -26,6 +26,9 @@ from qvit_deploy.validation import Record, non_finite, validated
 
 SCHEMA: Literal["qvit-deploy/bundle/1"] = "qvit-deploy/bundle/1"
 MANIFEST = "manifest.json"
+DIGEST = "digest"
+"""The field of a manifest with the SHA-256 of the others, so that a change by hand is seen; older ones have none."""
+
 bytes_ = bytes
 """Alias of the type, which the field `bytes` of `FileRecord` shadows."""
 
@@ -108,6 +111,12 @@ class Manifest(BaseModel):
     left_out: dict[str, str] = {}
     files: dict[str, FileRecord] = {}
 
+    @property
+    def image_name(self) -> str | None:
+        """What the model that was handed in calls its image input, where that is not its name in the files."""
+        name = self.source.get("image_name")
+        return name if isinstance(name, str) else None
+
     @field_validator("files")
     @classmethod
     def _names_stay_inside(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
@@ -116,7 +125,11 @@ class Manifest(BaseModel):
         return files
 
     def to_json(self) -> bytes:
-        """Returns deterministic ASCII text: sorted keys, two spaces, final newline. Raises NonFiniteError."""
+        """Returns deterministic ASCII text: sorted keys, two spaces, final newline, and the `DIGEST` of all the rest.
+
+        Raises:
+            NonFiniteError: a number is not finite.
+        """
         tree = self.model_dump(mode="json", by_alias=True)
         if self.task == CLASSIFY.name:  # the default of manifests that name no task
             del tree["task"]
@@ -127,8 +140,17 @@ class Manifest(BaseModel):
         where = non_finite(tree)
         if where:
             raise NonFiniteError(f"{MANIFEST} would hold NaN or infinity at {where}; a measured number went wrong")
-        # ASCII, because the path of a model need not be UTF-8 and Python holds its odd bytes as lone surrogates.
-        return (json.dumps(tree, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
+        return _text({**tree, DIGEST: digest(tree)})
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 (hex) of the text of a manifest without its digest."""
+    return hashlib.sha256(_text({key: value for key, value in tree.items() if key != DIGEST})).hexdigest()
+
+
+def _text(tree: Mapping[str, Any]) -> bytes:
+    # ASCII, because the path of a model need not be UTF-8 and Python holds its odd bytes as lone surrogates.
+    return (json.dumps(tree, sort_keys=True, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
 def validate(tree: Mapping[str, Any], where: str) -> Manifest:

@@ -9,6 +9,7 @@ from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.artifacts.engine_record import ENGINE_SUFFIXES
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import BundleError, InputError
+from qvit_deploy.graph.interface import Input, with_given_name
 from qvit_deploy.validation import validated
 
 
@@ -67,3 +68,9 @@ def preprocess_of(model: Bundle | OnnxFile, override: Preprocess | None) -> Prep
     if (recorded := model.manifest.source.get("preprocess")) is None:
         return None
     return validated(Preprocess, recorded, f"bundle {model.root}: its preprocessing", BundleError)
+
+
+def inputs_for_data(model: Bundle | OnnxFile, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Returns the inputs of a file of `model` as DATA may call them: a bundle knows what the model that was handed in
+    calls the image."""
+    return inputs if isinstance(model, OnnxFile) else with_given_name(inputs, model.manifest.image_name)

@@ -86,11 +86,13 @@ class File:
     Attributes:
         attention: output tensor -> site, of the attention products of an .onnx file, for its profile.
         sites: names of the sites that the layers of an engine are attributed to, for its profile.
+        values: file of `targets.run_values` with the values of its inputs; None for made-up ones.
     """
 
     path: Path
     attention: Mapping[str, str] = field(default_factory=dict)
     sites: tuple[str, ...] = ()
+    values: Path | None = None
 
 
 def measure(
@@ -107,11 +109,12 @@ def measure(
     files = [file] if against is None else [file, against]
     runtimes = [facts_of(f.path, options.batch) for f in files]
     engines = [r.on_gpu for r in runtimes]
-    job = _job([f.path for f in files], options, BLOCKS)
+    values = tuple(str(f.values) for f in files if f.values is not None)
+    job = replace(_job([f.path for f in files], options, BLOCKS), values=values)
     run_all = _with_reference if against is None and not engines[0] else _answers
     answers = run_all(job, options, watch)
     short = replace(job, runs=MEMORY_RUNS, blocks=1, warm_up=False)
-    single = [replace(short, files=(name,)) for name in job.files]
+    single = [replace(short, files=(name,), values=values[i : i + 1]) for i, name in enumerate(job.files)]
     memory = _memory(single, watch)
     profiles = _profiles(files, single, watch) if profiled else [None] * len(files)
     subjects = [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.bench.device.energy import Rapl
     from qvit_deploy.progress import Advance
-    from qvit_deploy.targets.runtime import Runner
+    from qvit_deploy.targets.runtime import Runner, RunSettings
 
 BLOCK_SECONDS = 0.05
 WARMUP_SECONDS = (0.2, 2.0)
@@ -47,6 +47,7 @@ class MeasureJob:
         warm_up: False to skip it, where times do not matter.
         reference: whether the last file is the reference workload, which has a batch of its own.
         plugins: plugin libraries that engines call.
+        values: for each file, one of `targets.run_values` with the values of its inputs; () for made-up ones.
         parts: whether the files are parts of a model, whose first dimensions need not be a batch.
     """
 
@@ -60,7 +61,16 @@ class MeasureJob:
     warm_up: bool = True
     reference: bool = False
     plugins: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
     parts: bool = False
+
+    def settings(self, index: int) -> RunSettings:
+        """Returns what the file at `index` is run with."""
+        from qvit_deploy.targets.runtime import RunSettings
+
+        batch = None if self.reference and index == len(self.files) - 1 else self.batch
+        values = Path(self.values[index]) if index < len(self.values) else None
+        return RunSettings(batch, self.threads, tuple(Path(p) for p in self.plugins), values)
 
 
 @dataclass
@@ -149,11 +159,9 @@ def measure(job: MeasureJob, advance: Advance) -> dict[str, Any]:
 def _load(job: MeasureJob, index: int) -> Side:
     from qvit_deploy.bench.compare.sketch import Sketch
     from qvit_deploy.targets.registry import runtime_of
-    from qvit_deploy.targets.runtime import RunSettings
 
-    batch = None if job.reference and index == len(job.files) - 1 else job.batch
-    path, plugins = Path(job.files[index]), tuple(Path(p) for p in job.plugins)
-    load = runtime_of(path).opener(path, RunSettings(batch, job.threads, plugins))
+    path = Path(job.files[index])
+    load = runtime_of(path).opener(path, job.settings(index))
     start = time.perf_counter_ns()
     runner = load()
     return Side(runner, (time.perf_counter_ns() - start) / 1e6, Sketch())
@@ -205,11 +213,10 @@ def _warm_up(run_ns: Callable[[], int]) -> tuple[float, bool]:
 
 def _profile(job: MeasureJob, request: Mapping[str, Any]) -> Profile:
     from qvit_deploy.targets.registry import runtime_of
-    from qvit_deploy.targets.runtime import RunSettings, SiteNames
+    from qvit_deploy.targets.runtime import SiteNames
 
-    path, plugins = Path(job.files[0]), tuple(Path(p) for p in job.plugins)
-    names = SiteNames(request["attention"], request["sites"])
-    return runtime_of(path).profile(path, RunSettings(job.batch, job.threads, plugins), names)
+    path, names = Path(job.files[0]), SiteNames(request["attention"], request["sites"])
+    return runtime_of(path).profile(path, job.settings(0), names)
 
 
 def main() -> None:

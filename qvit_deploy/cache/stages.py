@@ -14,6 +14,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache as once
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -91,10 +92,15 @@ class StageCache:
 
 def numerics() -> list[str]:
     """Returns what decides the last bit of a float sum: the code, the libraries, the processor and the threads."""
-    versions = [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     processor = [platform.machine(), cpu_model(), torch.backends.cpu.get_cpu_capability()]
     settings = [f"{torch.get_num_threads()} threads", f"{torch.get_float32_matmul_precision()} precision"]
-    return [code_digest(Path(__file__).parents[1]), *versions, *processor, *settings]
+    return [*_code(), *processor, *settings]
+
+
+@once
+def _code() -> list[str]:
+    """Returns what this process runs: the digest of the package and the versions of the libraries."""
+    return [code_digest(Path(__file__).parents[1]), *(f"{name} {metadata.version(name)}" for name in LIBRARIES)]
 
 
 def code_digest(package: Path) -> str:

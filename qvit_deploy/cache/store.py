@@ -55,6 +55,8 @@ def load(path: Path) -> Any:
         DamagedError: the file was cut short or changed, or was not written by `store`.
         OSError: it cannot be read.
     """
+    if path.exists() and not path.is_file():
+        raise DamagedError(f"{path} is not a file")  # opening a pipe would wait for whoever writes to it
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated
 
 import typer
 
@@ -17,18 +18,30 @@ from qvit_deploy.cli import (
     evaluate,
     import_trtexec,
     inspect,
+    program,
     relp,
     sweep,
 )
-from qvit_deploy.cli.console import error_line
-from qvit_deploy.errors import QvitError
+from qvit_deploy.frontend.budget import READ_BYTES
 
 app = typer.Typer(
-    help="Deployment compiler for quantized vision transformers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def of_all_commands(
+    read_memory: Annotated[
+        float,
+        typer.Option(min=0.1, help="GB that reading any ONNX file may take; eight times its own size come on top"),
+    ] = READ_BYTES.get() / 1e9,
+) -> None:
+    """Deployment compiler for quantized vision transformers."""
+    READ_BYTES.set(round(read_memory * 1e9))
+
+
 app.command("compile")(compile.command)
 app.command("eval")(evaluate.command)
 app.command("build")(build.command)
@@ -42,14 +55,12 @@ app.command("relp")(relp.command)
 app.command("sweep")(sweep.command)
 
 
+@cache
+def _command() -> Callable[[], object]:
+    """Returns what parses arguments and runs a command. Reading all signatures takes longer than refusing a flag."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
-    """Runs a command. Exit code 0 done, 1 a check failed, 2 unusable input (one line on standard error)."""
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING)
-    try:
-        app()
-    except QvitError as error:
-        error_line(str(error))
-        raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        error_line("interrupted; nothing was written")
-        raise SystemExit(130) from None
+    """Runs a command and ends the process with its exit code, as `program.run` says."""
+    raise SystemExit(program.run(_command()))

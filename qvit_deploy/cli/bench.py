@@ -9,8 +9,8 @@ import typer
 
 from qvit_deploy.bench.measure import PROCESSES, MeasureOptions
 from qvit_deploy.cli import bench_sites, import_trtexec, options
-from qvit_deploy.cli.console import Bars, print_json, stderr
-from qvit_deploy.cli.measurement_text import print_measurement
+from qvit_deploy.cli.console import Bars
+from qvit_deploy.cli.measurement_text import report
 from qvit_deploy.commands.bench import DEFAULT_TARGET, benchmark, require_writable, save
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
@@ -38,7 +38,10 @@ def command(
     pin: Annotated[bool, typer.Option("--pin/--no-pin", help="keep the process on as many CPUs as threads")] = True,
     plugin: Annotated[Optional[list[Path]], typer.Option(help="plugin library of an engine (.so), repeatable")] = None,
     profile: Annotated[bool, typer.Option("--profile/--no-profile", help="also time every site")] = True,
-    data: Annotated[Optional[str], typer.Option(help="labelled images: adds top-1 and agreement")] = None,
+    data: Annotated[
+        Optional[str],
+        typer.Option(help="images, best with labels: adds top-1 and agreement; the first of them are run"),
+    ] = None,
     preprocess: options.PreprocessFile = None,
     out: Annotated[
         Optional[Path], typer.Option("-o", "--out", help="JSON file; default: measurements/ of a bundle")
@@ -85,9 +88,4 @@ def command(
             progress=bars,
         )
     place = save(measurement, path, out)
-    if json:
-        print_json(measurement.tree())
-    else:
-        print_measurement(measurement)
-    if place is not None:
-        stderr.print(f"written to {place}", markup=False, soft_wrap=True)
+    report(measurement, place, json)

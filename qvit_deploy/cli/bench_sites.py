@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from qvit_deploy.artifacts.latency_table import LatencyTable
@@ -77,7 +76,7 @@ def command(
         else:
             print_table(table)
         message = f"written to {place}"
-    stderr.print(message, markup=False, soft_wrap=True)
+    stderr.print(message, soft_wrap=True)
 
 
 def print_table(table: LatencyTable) -> None:
@@ -91,6 +90,6 @@ def print_table(table: LatencyTable) -> None:
         shown.add_column(f"{width}, ms", justify="right")
     for group, names in groups.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        shown.add_row(escape(names[0]) + more, *(f"{milliseconds:.4f}" for _, milliseconds in group))
+        shown.add_row(names[0] + more, *(f"{milliseconds:.4f}" for _, milliseconds in group))
     stdout.print(shown)
-    stdout.print(f"batch {table.batch_size}; {table.fingerprint}", markup=False, soft_wrap=True)
+    stdout.print(f"batch {table.batch_size}; {table.fingerprint}", soft_wrap=True)

@@ -9,7 +9,7 @@ import typer
 
 from qvit_deploy.artifacts.engine_record import BuildOptions, Hardware
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, stderr, stdout
+from qvit_deploy.cli.console import Bars, line, mega, print_json, stderr, stdout
 from qvit_deploy.commands.build import BuiltEngine, build, build_options, require_flags
 from qvit_deploy.commands.build import trtexec as trtexec_commands
 from qvit_deploy.data.preprocess import Preprocess
@@ -95,7 +95,7 @@ def _print_commands(
     if json:
         print_json({"build": build_command, "time": time_command})
     else:
-        print(build_command, time_command, sep="\n")
+        stdout.out(build_command, time_command, sep="\n")
 
 
 def _tree(engine: BuiltEngine) -> dict[str, Any]:
@@ -111,11 +111,14 @@ def _tree(engine: BuiltEngine) -> dict[str, Any]:
 def _report(engine: BuiltEngine) -> None:
     record, result = engine.record, engine.record.build
     for message in result.messages:
-        stderr.print(f"{record.target}: {message}", markup=False, soft_wrap=True)
+        stderr.print(f"{record.target}: {message}", soft_wrap=True)
     on = f" on {result.gpu}" if result.gpu else ""
     stdout.print(
-        f"[bold]{engine.path}[/]: SM{result.sm}{on}, batch {record.batch}, {mega(record.engine.bytes)}, "
-        f"{result.layers} layers, {record.target} {result.version}",
+        line(
+            (str(engine.path), "bold"),
+            f": SM{result.sm}{on}, batch {record.batch}, {mega(record.engine.bytes)}, "
+            f"{result.layers} layers, {record.target} {result.version}",
+        ),
         soft_wrap=True,
     )
     stdout.print(
@@ -125,9 +128,9 @@ def _report(engine: BuiltEngine) -> None:
     if engine.layers is not None:
         for site in engine.layers.sites:
             kernel = "fused attention" if site.attention else site.kernel
-            stdout.print(f"  {site.site:<28} {kernel:<16} {site.tactic}", markup=False, soft_wrap=True)
+            stdout.print(f"  {site.site:<28} {kernel:<16} {site.tactic}", soft_wrap=True)
     for sentence in engine.slow:
-        stderr.print(f"not as emitted: {sentence}", markup=False, soft_wrap=True)
+        stderr.print(f"not as emitted: {sentence}", soft_wrap=True)
     if engine.check is None:
         stdout.print("not run: its GPU, or pycuda, is not here")
     else:

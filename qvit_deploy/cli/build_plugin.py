@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, stdout
+from qvit_deploy.cli.console import Bars, line, mega, print_json, stdout
 from qvit_deploy.targets.tensorrt import TENSORRT
 from qvit_deploy.targets.tensorrt.engine.builder.plugin_build import build_plugin
 
@@ -38,7 +38,10 @@ def command(
         return
     how = "compiled before" if built.cached else f"compiled in {built.seconds:.0f} s"
     stdout.print(
-        f"[bold]{built.path}[/]: SM{', '.join(map(str, built.sms))}, {mega(size)}, TensorRT "
-        f"{'.'.join(map(str, tools.tensorrt))}, CUDA {'.'.join(map(str, tools.nvcc_version))}, {how}",
+        line(
+            (str(built.path), "bold"),
+            f": SM{', '.join(map(str, built.sms))}, {mega(size)}, TensorRT {'.'.join(map(str, tools.tensorrt))}, "
+            f"CUDA {'.'.join(map(str, tools.nvcc_version))}, {how}",
+        ),
         soft_wrap=True,
     )

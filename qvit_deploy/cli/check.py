@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
-from rich.markup import escape
 
 from qvit_deploy.bench.compare.outputs import as_tree
 from qvit_deploy.bench.compare.regression import Report, Thresholds
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import print_json, stdout
+from qvit_deploy.cli.console import line, print_json, stdout
 from qvit_deploy.commands.check import Outputs, check_files
 from qvit_deploy.errors import CheckError, InputError
 
@@ -74,9 +73,9 @@ def _share(flag: str, text: str | None) -> float | None:
 
 
 def _print(report: Report) -> None:
-    stdout.print(escape(report.title), soft_wrap=True)
+    stdout.print(report.title, soft_wrap=True)
     for criterion in report.criteria:
-        mark = "[red]FAIL[/]" if criterion.failed else "[green]ok  [/]"
-        stdout.print(f"{mark} {criterion.name:<11} {escape(criterion.text)}", soft_wrap=True)
+        mark = ("FAIL", "red") if criterion.failed else ("ok  ", "green")
+        stdout.print(line(mark, f" {criterion.name:<11} {criterion.text}"), soft_wrap=True)
     for note in report.notes:
-        stdout.print(f"note: {note}", markup=False, soft_wrap=True)
+        stdout.print(f"note: {note}", soft_wrap=True)

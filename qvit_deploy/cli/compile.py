@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from qvit_deploy.artifacts.manifest import Manifest
 from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import Bars, mega, print_json, short, skipped_lines, sqnr_text, stdout
+from qvit_deploy.cli.console import Bars, line, mega, print_json, short, skipped_lines, sqnr_text, stdout
 from qvit_deploy.commands.compile import compile_model
 from qvit_deploy.commands.request import CompileRequest
 from qvit_deploy.errors import CheckError
@@ -72,16 +72,16 @@ def _report(manifest: Manifest, root: Path, seconds: float) -> None:
         *_original(checked),
         ("verified", REFERENCE.line(checked)),
         *((name, TARGETS[name].line(TARGETS[name].read(verified))) for name, verified in checked.targets.items()),
-        *(("left out", f"[red]{escape(name)}[/] (not verified)") for name in manifest.left_out),
+        *(("left out", line((name, "red"), " (not verified)")) for name in manifest.left_out),
         (
             "against float",
-            f"SQNR {escape(sqnr_text(checked.sqnr_by_output))}{agreement} ({_measured_on(checked)})",
+            f"SQNR {sqnr_text(checked.sqnr_by_output)}{agreement} ({_measured_on(checked)})",
         ),
         *_calibrated(manifest),
         ("took", f"{seconds:.1f} s"),
     ]
     for label, value in rows:
-        stdout.print(f"[bold]{label:<14}[/] {value}", soft_wrap=True)
+        stdout.print(line((f"{label:<14}", "bold")), value, soft_wrap=True)
 
 
 def _left_out(manifest: Manifest, root: Path) -> str:
@@ -108,16 +108,16 @@ def _calibrated(manifest: Manifest) -> list[tuple[str, str]]:
     return [("calibration", f"on {count} images, {wanted} wanted{apart}")]
 
 
-def _original(checked: Verification) -> list[tuple[str, str]]:
+def _original(checked: Verification) -> list[tuple[str, str | Text]]:
     """Returns how the float model compares with the model that was handed in, or a warning that it was not compared."""
     original = checked.original
     if original is None:
         return []
     if original.worst is None:
-        return [("original", f"[yellow]not compared with the float model: {escape(str(original.unavailable))}[/]")]
+        return [("original", line((f"not compared with the float model: {original.unavailable}", "yellow")))]
     name, error = original.worst
     count = len(original.errors)
-    which = f"output {escape(name)}" if count == 1 else f"all {count} outputs, {escape(name)} the farthest,"
+    which = f"output {name}" if count == 1 else f"all {count} outputs, {name} the farthest,"
     return [("original", f"{which} within {error:.1e} of the model in {original.runtime} (n={original.images})")]
 
 
@@ -128,13 +128,11 @@ def _in_float(manifest: Manifest) -> list[tuple[str, str]]:
         return []
     counts = Counter(layer.operator for layer in layers)
     kinds = ", ".join(f"{n} x {operator}" for operator, n in counts.items())
-    return [
-        ("in float", f"{kinds} (the first {escape(layers[0].name)}; {short(sum(x.params for x in layers))} weights)")
-    ]
+    return [("in float", f"{kinds} (the first {layers[0].name}; {short(sum(x.params for x in layers))} weights)")]
 
 
 def _latency(manifest: Manifest) -> list[tuple[str, str]]:
     measured = (manifest.model_extra or {}).get("latency")
     if not isinstance(measured, dict):
         return []
-    return [("latency", f"{measured['sites_ms']:.3g} ms in the sites on {escape(str(measured['device']))}")]
+    return [("latency", f"{measured['sites_ms']:.3g} ms in the sites on {measured['device']!s}")]

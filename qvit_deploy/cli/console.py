@@ -8,24 +8,44 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from qvit_deploy.artifacts.json_text import json_text
+from qvit_deploy.errors import visible
 from qvit_deploy.progress import Advance
 from qvit_deploy.report.numbers import NARROW, amount
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+
+class PlainConsole(Console):
+    """Prints strings as they are: names from files may look like rich's markup or hold control characters. What is
+    styled is handed over as a `Text`, whose strings are our own."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Renders a string, also one in a table's cell, with what is invisible escaped; its lines stay lines."""
+        return super().render_str("\n".join(map(visible, text.split("\n"))), **options)
+
+
+stderr = PlainConsole(stderr=True)
+stdout = PlainConsole()
+
+
+def line(*parts: str | tuple[str, str]) -> Text:
+    """Returns one line of strings and of (string, style) pairs, with what is invisible in them escaped."""
+    return Text.assemble(*(visible(p) if isinstance(p, str) else (visible(p[0]), p[1]) for p in parts))
 
 
 def error_line(message: str) -> None:
     """Prints one line, `error: ...`, on standard error, neither wrapped nor cut."""
-    stderr.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+    stderr.print(f"error: {message}", style="bold red", soft_wrap=True)
 
 
 def skipped_lines(images: Iterable[tuple[str, str]]) -> None:
     """Prints a line on standard error for each image that was left out: its name and the reason."""
     for name, reason in images:
-        stderr.print(f"skipped {name}: {reason}", markup=False, soft_wrap=True)
+        stderr.print(f"skipped {name}: {reason}", soft_wrap=True)
 
 
 def sqnr_text(by_output: Mapping[str, float]) -> str:

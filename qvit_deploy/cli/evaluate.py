@@ -20,10 +20,7 @@ from qvit_deploy.targets.target import FLOAT
 def command(
     path: Annotated[Path, typer.Argument(help="a bundle or an .onnx file")],
     data: Annotated[str, typer.Option(help="images: a folder, an .npz or demo:fashion-mnist")],
-    labels: Annotated[
-        Optional[str],
-        typer.Option(help="label maps (a folder, an .npz) or boxes (a COCO .json); none: leave those of DATA out"),
-    ] = None,
+    labels: options.Labels = None,
     preprocess: Annotated[Optional[Path], typer.Option(help="JSON; a bundle brings its own")] = None,
     target: Annotated[
         str, typer.Option("--target", "--profile", help=f"which of the bundle's models: {', '.join((*TARGETS, FLOAT))}")
@@ -55,7 +52,7 @@ def command(
         return
     if result.by_labels:
         numbers = [figure.text for figure in result.by_labels]
-        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", soft_wrap=True)
     if result.sqnr_by_output is not None:
         numbers = [figure.text for figure in result.to_float] + [f"SQNR {sqnr_text(result.sqnr_by_output)}"]
-        stdout.print(f"{', '.join(numbers)}, n={result.n}", markup=False, soft_wrap=True)
+        stdout.print(f"{', '.join(numbers)}, n={result.n}", soft_wrap=True)

@@ -9,8 +9,7 @@ import typer
 
 from qvit_deploy.bench.trtexec import Recording
 from qvit_deploy.cli import options
-from qvit_deploy.cli.console import print_json, stderr
-from qvit_deploy.cli.measurement_text import print_measurement
+from qvit_deploy.cli.measurement_text import report
 from qvit_deploy.commands.import_trtexec import import_trtexec
 
 # typer reads these annotations at run time, where Python 3.10 needs Optional spelled out.
@@ -29,9 +28,4 @@ def command(
 ) -> None:
     """Read what trtexec recorded on this machine; runs nothing."""
     measurement, place = import_trtexec(engine, Recording(times, profile, layers, log), batch, out)
-    if json:
-        print_json(measurement.tree())
-    else:
-        print_measurement(measurement)
-    if place is not None:
-        stderr.print(f"written to {place}", markup=False, soft_wrap=True)
+    report(measurement, place, json)

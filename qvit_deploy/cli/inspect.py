@@ -10,7 +10,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.table import Table
 
-from qvit_deploy.cli.console import mega, print_json, short, stdout
+from qvit_deploy.cli.console import line, mega, print_json, short, stdout
 from qvit_deploy.commands.inspect import describe
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.lint import OLDEST_TENSORRT, RULES, SEVERITIES
@@ -54,7 +54,7 @@ def command(
 def _version(text: str) -> tuple[int, int]:
     """Parses '10.3'. Raises InputError."""
     parts = text.split(".")
-    if len(parts) < 2 or not all(p.isascii() and p.isdigit() for p in parts):
+    if len(parts) < 2 or not all(p.isascii() and p.isdigit() and len(p) < 5 for p in parts):
         raise InputError(f"--trt-version {text!r}: give a version such as 10.3")
     return int(parts[0]), int(parts[1])
 
@@ -69,9 +69,8 @@ def _raise_errors(path: str, lint: dict[str, Any]) -> None:
 def _print_bundle(description: dict[str, Any]) -> None:
     manifest = description["manifest"]
     summary, sites = manifest["summary"], manifest["sites"]
-    stdout.print(
-        f"[bold]{manifest['source']['model']}[/], {len(sites)} sites, {mega(summary['weight_bytes'])} of weights"
-    )
+    model = str(manifest["source"].get("model", "unnamed model"))
+    stdout.print(line((model, "bold"), f", {len(sites)} sites, {mega(summary['weight_bytes'])} of weights"))
     table = Table(box=None, pad_edge=False)
     for title in ("site", "role"):
         table.add_column(title, no_wrap=True)
@@ -102,8 +101,9 @@ def _print_onnx(path: str, description: dict[str, Any]) -> None:
     producer = f", made by {description['producer']}" if description["producer"] else ""
     _line(f"{path}: opset {opset}, {mega(description['bytes'])}{producer}", "bold")
     for title in ("inputs", "outputs"):
-        values = ", ".join(f"{n} [{', '.join(str(d or '?') for d in s)}]" for n, s in description[title].items())
-        _line(f"{title:<10} {values}")
+        types = {n: f" {t}" for n, t in description["input_types"].items() if title == "inputs" and t != "float"}
+        sizes = {n: ", ".join(str(d or "?") for d in shape) for n, shape in description[title].items()}
+        _line(f"{title:<10} " + ", ".join(f"{n}{types.get(n, '')} [{s}]" for n, s in sizes.items()))
     pairs = description["quantizers"]
     _line(f"{'Q/DQ':<10} {pairs['QuantizeLinear']} QuantizeLinear, {pairs['DequantizeLinear']} DequantizeLinear")
     widths = Counter(_product_width(p) for p in description["products"])
@@ -171,5 +171,4 @@ def _count(number: int, thing: str) -> str:
 
 
 def _line(text: str, style: str = "") -> None:
-    # Names come from the file and must not be read as markup.
-    stdout.print(text, style=style, markup=False, soft_wrap=True)
+    stdout.print(text, style=style, soft_wrap=True)

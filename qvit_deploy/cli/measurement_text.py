@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from qvit_deploy.artifacts.measurement import QUANTILES, Measurement, Profile, Subject
-from qvit_deploy.cli.console import mega, stdout
+from qvit_deploy.cli.console import mega, print_json, stderr, stdout
 from qvit_deploy.targets.registry import TARGETS
 
 SHOWN = 8
 """Number of rows of the profile that are printed; --json has all."""
+
+
+def report(measurement: Measurement, place: Path | None, json: bool) -> None:
+    """Prints a measurement on standard output, as text or as JSON, and on standard error the file it was written to."""
+    if json:
+        print_json(measurement.tree())
+    else:
+        print_measurement(measurement)
+    if place is not None:
+        stderr.print(f"written to {place}", soft_wrap=True)
 
 
 def print_measurement(measurement: Measurement) -> None:
@@ -20,10 +30,10 @@ def print_measurement(measurement: Measurement) -> None:
     sides: list[Subject] = [measurement] if measurement.against is None else [measurement, measurement.against]
     stdout.print(_side_by_side(sides))
     for line in [*_ratio_lines(measurement), *(line for side in sides for line in _side_lines(side))]:
-        stdout.print(line, markup=False, soft_wrap=True)
+        stdout.print(line, soft_wrap=True)
     if measurement.profile is not None:
         _print_profile(measurement.profile)
-    stdout.print(_conditions(measurement), markup=False, soft_wrap=True)
+    stdout.print(_conditions(measurement), soft_wrap=True)
 
 
 def _quantile(name: str) -> Callable[[Subject], str]:
@@ -49,7 +59,7 @@ def _side_by_side(sides: Sequence[Subject]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for side in sides:
-        table.add_column(escape(side.file.name), justify="right", overflow="fold")
+        table.add_column(side.file.name, justify="right", overflow="fold")
     for title, cell in _ROWS:
         cells = [cell(side) for side in sides]
         if any(cells):
@@ -111,4 +121,4 @@ def _print_profile(profile: Profile) -> None:
     slowest = sorted(profile.sites, key=lambda s: -s.product_ms - s.quantize_ms)[:3]
     if slowest:
         listed = ", ".join(f"{s.name} {s.product_ms + s.quantize_ms:.3f} ms" for s in slowest)
-        stdout.print(f"slowest sites: {listed}", markup=False, soft_wrap=True)
+        stdout.print(f"slowest sites: {listed}", soft_wrap=True)

@@ -12,7 +12,11 @@ from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 import typer
 
 from qvit_deploy.commands.request import SweepRequest
+from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.frontend.input_shapes import OPTION as INPUT_SHAPE
+from qvit_deploy.frontend.input_shapes import parse_input_shapes
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.recipe import BUDGETS, EFFORTS, Recipe
 from qvit_deploy.targets.registry import TARGETS
 from qvit_deploy.tasks.registry import TASKS
@@ -25,22 +29,32 @@ Task = Annotated[
     Optional[str],
     typer.Option(help=f"what the outputs mean, of {', '.join(TASKS)}, options behind a colon; a bundle says it itself"),
 ]
+Labels = Annotated[
+    Optional[str],
+    typer.Option(help="label maps (a folder, an .npz) or boxes (a COCO .json); none: leave those of DATA out"),
+]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
 
-REQUEST_OPTIONS: dict[str, Any] = {
+INPUT_OPTIONS: dict[str, Any] = {
     "calib": Annotated[
         Optional[str], typer.Option(help="calibration images: a folder, an .npz, a .npy or demo:fashion-mnist")
     ],
     "checkpoint": Annotated[Optional[Path], typer.Option(help="weights of a timm model (.safetensors or .pt)")],
     "pretrained": Annotated[bool, typer.Option("--pretrained", help="let timm fetch its weights")],
     "preprocess": PreprocessFile,
-    "input_shape": Annotated[
+    "input_shapes": Annotated[
         Optional[list[str]],
-        typer.Option(help="sizes that an .onnx file leaves open, such as 3x512x512 or NAME=3x512x512; repeatable"),
+        typer.Option(
+            INPUT_SHAPE, help="sizes that an .onnx file leaves open, such as 3x512x512 or NAME=3x512x512; repeatable"
+        ),
     ],
+    "skip_bad_images": Annotated[bool, typer.Option(help="leave out images that cannot be read")],
+}
+"""Field of `InputOptions` -> its option, as the user writes it."""
+
+REQUEST_OPTIONS: dict[str, Any] = {
     "effort": Annotated[Optional[str], typer.Option(help=f"time for accuracy: {', '.join(EFFORTS)}")],
     "recipe": Annotated[Optional[Path], typer.Option(help="TOML file with any of these choices; flags win")],
-    "skip_bad_images": Annotated[bool, typer.Option(help="leave out images that cannot be read")],
     "cache": Annotated[
         Optional[Path],
         typer.Option(help="folder for results of stages; another budget, or a restart, goes on from them"),
@@ -116,13 +130,15 @@ RECIPE_OPTIONS = (
     RecipeOption("widths", "--width"),
     RecipeOption("calibration_images", "--images"),
     RecipeOption("task", choices=tuple(TASKS)),
+    RecipeOption("uint8_input", "--uint8-input/--float-input"),
     RecipeOption("targets", "--target", sweep=None, choices=tuple(TARGETS)),
 )
 """The options of all fields of the recipe that have one."""
 
 
 def request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a command with a parameter `request`, which becomes `REQUEST_OPTIONS` and `RECIPE_OPTIONS`.
+    """Decorates a command with a parameter `request`, which becomes `INPUT_OPTIONS`, `REQUEST_OPTIONS` and
+    `RECIPE_OPTIONS`.
 
     The type of `request`, `CompileRequest` or `SweepRequest`, decides which options take lists.
     """
@@ -131,10 +147,11 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     sweep = issubclass(request_type, SweepRequest)
     options = [o for o in RECIPE_OPTIONS if not sweep or o.sweep is not None]
     lists = [o for o in options if sweep and o.sweep == "several"]
-    defaults = {f.name: f.default for f in fields(request_type)}
+    defaults = {f.name: f.default for kind in (InputOptions, request_type) for f in fields(kind)}
+    defaults["input_shapes"] = None
     of_request = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=annotation)
-        for name, annotation in REQUEST_OPTIONS.items()
+        for name, annotation in (INPUT_OPTIONS | REQUEST_OPTIONS).items()
     ]
     of_request += [o.parameter(o in lists) for o in options]
     parameters: list[inspect.Parameter] = []
@@ -145,7 +162,7 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     def run(**arguments: Any) -> None:
         chosen = {o: value for o in options if (value := arguments.pop(o.field)) is not None}
         told = {name: arguments.pop(name) for name in REQUEST_OPTIONS}
-        told["input_shape"] = tuple(told["input_shape"] or ())
+        told["options"] = _input_options(**{name: arguments.pop(name) for name in INPUT_OPTIONS})
         told["choices"] = {o.field: _value(o, value) for o, value in chosen.items() if o not in lists}
         if sweep:
             told["lists"] = {o.field: o.values(value) for o, value in chosen.items() if o in lists and value}
@@ -155,6 +172,15 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def _input_options(preprocess: Path | None, input_shapes: list[str] | None, **others: Any) -> InputOptions:
+    """Returns how a model and its images are read, given the arguments that typer parsed. Raises InputError."""
+    return InputOptions(
+        preprocess=None if preprocess is None else Preprocess.from_file(preprocess),
+        input_shapes=parse_input_shapes(input_shapes or ()),
+        **others,
+    )
 
 
 def whole_numbers(flag: str, text: str) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ def command(
         str, typer.Option(help="how pairs are made of --data: composite, patch-swap, inpaint, blur, noise, unrelated")
     ] = "composite",
     count: Annotated[int, typer.Option(min=1, help="pairs to make of --data, or images for --quantization")] = 8,
-    seed: Annotated[int, typer.Option(help="which images and regions are drawn")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="which images and regions are drawn")] = 0,
     task: options.Task = None,
     metric: Annotated[
         Optional[str],
@@ -101,6 +101,6 @@ def command(
         print_json(result.tree)
         return
     for line in drift_lines(result.tree) if quantization else relp_lines(result.tree):
-        stdout.print(line, markup=False, soft_wrap=True)
+        stdout.print(line, soft_wrap=True)
     if out is not None:
-        stdout.print(f"written to {out} (open {out / relp_command.PAGE})", markup=False, soft_wrap=True)
+        stdout.print(f"written to {out} (open {out / relp_command.PAGE})", soft_wrap=True)

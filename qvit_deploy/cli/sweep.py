@@ -30,7 +30,10 @@ def command(
     measure: Annotated[
         bool, typer.Option("--measure", help="emit every model and compare it with float on held-out images")
     ] = False,
-    data: Annotated[Optional[str], typer.Option(help="labelled test images for top-1; measures too")] = None,
+    data: Annotated[
+        Optional[str], typer.Option(help="test images, labelled for top-1, mIoU, ...; measures too")
+    ] = None,
+    labels: options.Labels = None,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="where models run: here in turn, or on a Ray cluster")
     ] = "local",
@@ -40,18 +43,26 @@ def command(
     """Try many budgets and scores after one calibration: predicted loss, cost and, with --measure, the real loss."""
     with Bars() as bars:
         rows = sweep_models(
-            models, request, measure=measure, data=data, engine=engine, out=out, force=force, progress=bars
-        )
+            models,
+            request,
+            measure=measure,
+            data=data,
+            labels=labels,
+            engine=engine,
+            out=out,
+            force=force,
+            progress=bars,
+        )  # fmt: skip
     if json:
         print_json(as_tree(rows))
         return
     for title, table in _tables(rows):
         # A long path that is broken into lines can be neither copied nor searched for.
-        stdout.print(title, style="italic", markup=False, soft_wrap=True)
+        stdout.print(title, style="italic", soft_wrap=True)
         stdout.print(table)
     stdout.print(_legend(rows[0]), soft_wrap=True)
     if out is not None:
-        stdout.print(f"written to {out}", markup=False, soft_wrap=True)
+        stdout.print(f"written to {out}", soft_wrap=True)
 
 
 def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:
@@ -71,16 +82,23 @@ def _tables(rows: Sequence[SweepRow]) -> Iterator[tuple[str, Table]]:
     ]
     for model in dict.fromkeys(row.model for row in rows):
         model_rows = [row for row in rows if row.model == model]
-        score = model_rows[0].float_top1
+        score, figure = model_rows[0].float_top1, model_rows[0].figure
         float_score = "" if score is None else f", float {CLASSIFY.words.score} {CLASSIFY.score_text(score)}"
+        if figure is not None and figure.of_float is not None:
+            float_score = f", float {figure.name} {figure.form.format(figure.of_float)}"
         table = Table(box=None, pad_edge=False, collapse_padding=True)
-        for name, cell in columns:
+        shown = [*columns, ("" if figure is None else figure.name, _figure)]
+        for name, cell in shown:
             if any(cell(row) for row in model_rows):
                 table.add_column(name, justify="left" if name in ("score", "budget") else "right", no_wrap=True)
         for row in model_rows:
-            cells = [cell(row) for _, cell in columns if any(cell(r) for r in model_rows)]
+            cells = [cell(row) for _, cell in shown if any(cell(r) for r in model_rows)]
             table.add_row(*cells)
         yield f"{model}{float_score}", table
+
+
+def _figure(row: SweepRow) -> str:
+    return "" if row.figure is None else row.figure.shown
 
 
 def _legend(row: SweepRow) -> str:
@@ -89,4 +107,7 @@ def _legend(row: SweepRow) -> str:
         return f"{front}, measured with --measure"
     images = "held-out calibration images" if row.held_out else "calibration images (none were left over)"
     legend = f"{front}\nSQNR in dB and agreement with float on {row.images} {images}"
-    return legend if row.float_top1 is None else f"{legend}; {CLASSIFY.words.score} on n={row.test_images}"
+    score = CLASSIFY.words.score if row.figure is None else " ".join(filter(None, (row.figure.name, row.figure.note)))
+    if row.test_images is None or (row.figure is None and row.float_top1 is None):
+        return legend
+    return f"{legend}; {score} on n={row.test_images}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,15 +15,18 @@ from qvit_deploy.artifacts.atomic import make_folder, write_file
 from qvit_deploy.artifacts.bundle import Bundle, read_bundle
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
-from qvit_deploy.artifacts.opening import artifact_at
+from qvit_deploy.artifacts.opening import artifact_at, inputs_for_data, model_at, preprocess_of
 from qvit_deploy.bench.measure import File, MeasureOptions, measure
 from qvit_deploy.commands.evaluate import evaluate
+from qvit_deploy.data.opening import open_examples
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.progress import Progress
 from qvit_deploy.targets.registry import REFERENCE, TARGETS, runtime_of
+from qvit_deploy.targets.run_values import write_run_values
+from qvit_deploy.targets.session import open_model
 from qvit_deploy.targets.target import FLOAT, file_of
 
 FOLDER = "measurements"
@@ -46,7 +51,7 @@ def benchmark(
         target: the target whose file of a bundle, or engine built from it, is measured (`Target.measured_file`); for
             both sides.
         against: another bundle or file, whose blocks alternate with those of the first.
-        data: labelled images for top-1 and agreement of both sides.
+        data: labelled images for top-1 and agreement of both sides; the first of them are what is run.
         preprocess: how they are prepared, for a lone ONNX file.
         profiled: whether to profile both sides too.
 
@@ -60,7 +65,13 @@ def benchmark(
         raise InputError(
             "--data: bench takes top-1 of ONNX files only; build --data compares an engine with its ONNX file"
         )
-    measurement = measure(files[0], files[1] if against else None, options, profiled, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        if data is not None:
+            files = [
+                replace(file, values=_values(Path(folder) / f"{i}.npz", side, file.path, data, preprocess, options))
+                for i, (side, file) in enumerate(zip(sides, files, strict=True))
+            ]
+        measurement = measure(files[0], files[1] if against else None, options, profiled, progress)
     if data is None:
         return measurement
     quality = []
@@ -69,6 +80,18 @@ def benchmark(
         quality.append(Quality(top1=result.top1, agreement=result.agreement, n=result.n))
     other = measurement.against and measurement.against.model_copy(update={"quality": quality[-1]})
     return measurement.model_copy(update={"quality": quality[0], "against": other})
+
+
+def _values(
+    to: Path, side: Path, file: Path, data: str, preprocess: Preprocess | None, options: MeasureOptions
+) -> Path:
+    """Writes the values of one run on the first examples of DATA to `to`, and returns that. Raises InputError."""
+    model, session = model_at(side), open_model(file, options.threads)
+    inputs = inputs_for_data(model, session.inputs)
+    batch = session.static_batch or options.batch or 1
+    examples = open_examples(data, inputs, preprocess_of(model, preprocess), f"{side}", limit=batch, split="test")
+    write_run_values(to, inputs, examples, batch)
+    return to
 
 
 def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:

@@ -21,7 +21,7 @@ from qvit_deploy.artifacts.engine_record import (
     read_engine,
     record_path,
 )
-from qvit_deploy.artifacts.opening import model_at, preprocess_of
+from qvit_deploy.artifacts.opening import inputs_for_data, model_at, preprocess_of
 from qvit_deploy.commands.model_task import model_task
 from qvit_deploy.data.opening import open_examples
 from qvit_deploy.data.preprocess import Preprocess
@@ -251,6 +251,7 @@ def _images(
     if data is None:
         return noise(inputs, count)
     model = model_at(path)
+    inputs = inputs_for_data(model, inputs)
     images = open_examples(data, inputs, preprocess_of(model, preprocess), f"{path}", limit=count, split="test")
     return concatenated(list(images.batches(count)), np.concatenate)
 

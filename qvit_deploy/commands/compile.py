@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from qvit_deploy.commands.request import CompileRequest
 from qvit_deploy.errors import InputError
-from qvit_deploy.frontend.input_shapes import parse_input_shapes
 from qvit_deploy.progress import Progress
 
 if TYPE_CHECKING:
@@ -27,22 +26,9 @@ def compile_model(model: str, out: Path, request: CompileRequest, *, force: bool
     """
     recipe = request.load_recipe()
     try:
-        from qvit_deploy.pipeline.compile import compile
+        from qvit_deploy.pipeline.compile import compile_bundle
     except ImportError as error:
         raise InputError(
             f'compiling needs {error.name}, which is not installed: pip install "qvit-deploy[compile]"'
         ) from error
-    return compile(
-        model,
-        out,
-        calib=request.calib,
-        recipe=recipe,
-        checkpoint=request.checkpoint,
-        pretrained=request.pretrained,
-        preprocess=request.load_preprocess(),
-        input_shapes=parse_input_shapes(request.input_shape),
-        force=force,
-        skip_bad_images=request.skip_bad_images,
-        cache=request.cache,
-        progress=progress,
-    )
+    return compile_bundle(model, out, request.options, recipe, force=force, cache=request.cache, progress=progress)

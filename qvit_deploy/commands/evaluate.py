@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvit_deploy.artifacts.bundle import Bundle
-from qvit_deploy.artifacts.opening import model_at, preprocess_of
+from qvit_deploy.artifacts.opening import inputs_for_data, model_at, preprocess_of
 from qvit_deploy.commands.model_task import model_task
 from qvit_deploy.data.images import ImageSet
 from qvit_deploy.data.labels.opening import open_labels
@@ -111,7 +111,7 @@ def evaluate(
         models = [artifact.path_of(file_of(target)), artifact.path_of(file_of(FLOAT))]
     preprocess = preprocess_of(artifact, preprocess)
     sessions = [open_model(model, threads) for model in models]
-    inputs = sessions[0].inputs
+    inputs = inputs_for_data(artifact, sessions[0].inputs)
     images = open_examples(
         data, inputs, preprocess, f"{path}", limit=limit, skip_bad=skip_bad_images, split="test"
     )  # fmt: skip

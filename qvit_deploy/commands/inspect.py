@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from qvit_deploy.allocate.cost import packed_bytes, storage_bits
@@ -15,7 +16,8 @@ from qvit_deploy.artifacts.bundle import Bundle
 from qvit_deploy.artifacts.engine_record import read_engine
 from qvit_deploy.artifacts.opening import EngineFile, artifact_at
 from qvit_deploy.emit.local_functions import DOMAIN, writes_codes
-from qvit_deploy.errors import InputError
+from qvit_deploy.errors import InputError, reading
+from qvit_deploy.frontend.budget import bounded_memory, require_few_nodes
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.op_traits import QUANTIZERS
 from qvit_deploy.lint import OLDEST_TENSORRT, SEVERITIES, STRICTEST, LintTarget, findings, view_of
@@ -59,18 +61,23 @@ def describe_onnx(path: Path, rules: LintTarget | None, version: tuple[int, int]
     Raises:
         InputError: the file is not ONNX.
     """
-    try:
+    with bounded_memory(path), reading(f"{path} cannot be read as ONNX"):
+        # Weights are not looked for beside the file, as commands that run it do: that they lie elsewhere is a finding.
+        proto = onnx.load(path, load_external_data=False)
+        require_few_nodes(proto, str(path))
+        model = ir.from_proto(proto)
         # Absolute: onnx_ir guards against weights outside the model's folder only when it knows the folder.
-        model = ir.load(path.resolve())
-    except Exception as error:  # protobuf and onnx_ir raise their own types on files that are not ONNX
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} cannot be read as ONNX: {reason}") from error
+        ir.external_data.set_base_dir(model.graph, path.resolve().parent)
+        if not len(model.graph):
+            raise InputError(f"{path} cannot be read as ONNX: it holds no operators")
+        return _describe(path, model, rules, version)
+
+
+def _describe(path: Path, model: ir.Model, rules: LintTarget | None, version: tuple[int, int]) -> dict[str, Any]:
     owner = target_of_file(path.name)
     if owner is not None:
         model = owner.as_run(model)
     graph = model.graph
-    if not len(graph):
-        raise InputError(f"{path} cannot be read as ONNX: it holds no operators")
     view = view_of(model, rules or linted_for(path.name, model), version)
     operators = Counter(_op(node) for node in view.nodes)
     products = [_product(view, p) for p in view.products]
@@ -81,6 +88,7 @@ def describe_onnx(path: Path, rules: LintTarget | None, version: tuple[int, int]
         "opset": {domain or "ai.onnx": version for domain, version in sorted(model.opset_imports.items())},
         "producer": " ".join(filter(None, [model.producer_name, model.producer_version])),
         "inputs": {v.name: _shape(v) for v in graph.inputs if not v.is_initializer()},
+        "input_types": {v.name: v.dtype.name.lower() for v in graph.inputs if v.dtype and not v.is_initializer()},
         "outputs": {v.name: _shape(v) for v in graph.outputs},
         "operators": dict(sorted(operators.items())),
         "quantizers": {op: operators[op] for op in QUANTIZERS},

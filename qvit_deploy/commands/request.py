@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.registry import with_known_targets
 
@@ -19,21 +19,14 @@ class CompileRequest:
 
     Attributes:
         choices: fields of the recipe, which override the TOML file `recipe`, which overrides those of `effort`.
-        preprocess: JSON that says how images are prepared.
-        input_shape: shapes as `frontend.input_shapes` reads them.
-
-    The others are those of `pipeline.compile`.
+        options: how the model and its images are read.
+        cache: folder for results of stages.
     """
 
     choices: Mapping[str, Any] = field(default_factory=dict)
     recipe: Path | None = None
     effort: str | None = None
-    calib: str | None = None
-    checkpoint: Path | None = None
-    pretrained: bool = False
-    preprocess: Path | None = None
-    input_shape: Sequence[str] = ()
-    skip_bad_images: bool = False
+    options: InputOptions = field(default_factory=InputOptions)
     cache: Path | None = None
 
     def load_recipe(self) -> Recipe:
@@ -45,10 +38,6 @@ class CompileRequest:
             if "targets" in self.choices:
                 raise
             raise InputError(f"recipe {self.recipe}: targets: {error}") from None
-
-    def load_preprocess(self) -> Preprocess | None:
-        """Returns how images are prepared, or None for what the model's source says. Raises InputError."""
-        return None if self.preprocess is None else Preprocess.from_file(self.preprocess)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qvit_deploy.artifacts.atomic import write_files
 from qvit_deploy.artifacts.json_text import json_file
 from qvit_deploy.commands.request import SweepRequest
 from qvit_deploy.errors import InputError
-from qvit_deploy.frontend.input_shapes import parse_input_shapes
 from qvit_deploy.progress import Progress
 from qvit_deploy.report.sweep.plot import sweep_plot
 from qvit_deploy.report.sweep.table import SweepRow, as_csv, as_tree
@@ -23,6 +23,7 @@ def sweep_models(
     *,
     measure: bool,
     data: str | None,
+    labels: str | None,
     engine: str,
     out: Path | None,
     force: bool,
@@ -31,7 +32,7 @@ def sweep_models(
     """Returns a row for every model, score and budget, and writes them to the folder `out` as JSON, CSV and a plot.
 
     Args:
-        measure, data: see `pipeline.sweep.Job`.
+        measure, data, labels: see `pipeline.sweep.Job`.
         engine: see `pipeline.sweep.sweep`.
         force: replace a sweep that is in `out`.
 
@@ -43,8 +44,10 @@ def sweep_models(
     budgets = [(field, value) for field, values in lists.items() if field != "score" for value in values]
     if not budgets:
         raise InputError("a sweep needs budgets: pass --mean-bits 4,5,6, --max-size, --max-bitops or --max-latency")
-    if request.checkpoint is not None and len(models) > 1:
+    if request.options.checkpoint is not None and len(models) > 1:
         raise InputError("--checkpoint has the weights of one model; sweep the models one by one")
+    if labels is not None and data is None:
+        raise InputError("--labels are of the test images: pass --data with them")
     if out is not None:
         _check_folder(out, force)
     try:
@@ -52,23 +55,8 @@ def sweep_models(
     except ImportError as error:
         raise InputError(f'a sweep compiles, which needs {error.name}: pip install "qvit-deploy[compile]"') from error
     recipes = tuple(plan_recipes(base, lists.get("score") or [base.score], budgets))
-    preprocess = request.load_preprocess()
-    jobs = [
-        Job(
-            model=model,
-            recipes=recipes,
-            calib=request.calib,
-            checkpoint=request.checkpoint,
-            pretrained=request.pretrained,
-            preprocess=preprocess,
-            input_shapes=parse_input_shapes(request.input_shape),
-            skip_bad_images=request.skip_bad_images,
-            measure=measure,
-            data=data,
-            cache=request.cache,
-        )
-        for model in models
-    ]
+    base_job = Job(models[0], recipes, request.options, measure=measure, data=data, labels=labels, cache=request.cache)
+    jobs = [replace(base_job, model=model) for model in models]
     rows = sweep(jobs, engine, progress)
     if out is not None:
         write_files(

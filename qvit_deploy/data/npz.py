@@ -21,6 +21,9 @@ Split = Literal["calib", "test"]
 # Deflate reaches about 1000:1 on zeros; photographs reach 2:1 and drawings perhaps 20:1.
 _BOMB_BYTES, _BOMB_RATIO = 2**30, 200
 
+MAX_IMAGES = 4_000_000
+"""Images an archive may hold: three times ImageNet. Kilobytes can hold more images of one pixel than memory names."""
+
 
 @dataclass(frozen=True)
 class ImageArrays:
@@ -181,8 +184,8 @@ def _open_archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, set[str]]]:
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Reads the header of a `.npy` file: (shape, whether in Fortran's order, type). Raises whatever numpy raises."""
     header = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = header(file)
-    return found
+    fields: tuple[tuple[int, ...], bool, np.dtype[Any]] = header(file)
+    return fields
 
 
 def _read(archive: zipfile.ZipFile, path: Path, key: str) -> NDArray[np.generic]:
@@ -217,6 +220,8 @@ def check_images(path: Path, key: str, images: NDArray[np.generic]) -> NDArray[n
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
         hint = "; channels go last" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
         raise InputError(f"{path}: '{key}' must be {wanted}, got {got}{hint}")
+    if len(images) > MAX_IMAGES:
+        raise InputError(f"{path}: '{key}' holds {len(images):,} images, more than {MAX_IMAGES:,}; hand over a part")
     if 0 in images.shape:
         raise InputError(f"{path}: '{key}' is empty: {got}")
     return images.astype(np.uint8, copy=False)

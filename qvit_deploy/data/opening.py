@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from qvit_deploy.data.example_set import ExampleSet, draw
@@ -62,6 +63,9 @@ def draw_examples(
     Raises:
         InputError: as `open_drawn`; values are not what an input takes; or pictures come without preprocessing.
     """
+    image = next((value for value in inputs if value.kind == "image"), inputs[0])
+    if preprocess is not None:
+        preprocess = preprocess.taken_by(image)
     ready = _ready(locate(spec), inputs, preprocess, split)
     if ready is not None:
         if len(ready) < minimum:
@@ -71,7 +75,6 @@ def draw_examples(
         if limit < 1:
             raise InputError(f"the number of images must be at least 1, got {limit}")
         return ready, draw(len(ready), ready.labels, seed)[:limit]
-    image = next((value for value in inputs if value.kind == "image"), inputs[0])
     if others := [value.name for value in inputs if value is not image]:
         raise InputError(
             f"{model} takes {', '.join(others)} besides {image.name}, and {spec} has no values for them; pass an .npz "
@@ -127,7 +130,7 @@ def _of_archive(path: Path, inputs: tuple[Input, ...], preprocess: Preprocess | 
             )
         named[value.name] = arrays[key]
     image = next((value for value in inputs if value.kind == "image"), None)
-    if image is None or named[image.name].dtype != np.uint8 or preprocess is None:
+    if image is None or preprocess is None or not _are_pictures(named[image.name], image):
         examples = fitted_examples(f"{path}", named, inputs)
         names, labels, class_names, maps = _described(path, split, len(examples))
         return TensorSet(examples, names, labels, class_names, label_maps=maps)
@@ -137,6 +140,11 @@ def _of_archive(path: Path, inputs: tuple[Input, ...], preprocess: Preprocess | 
         raise InputError(f"{path} has {len(prepared)} images and {len(others)} values of {', '.join(named)}")
     names, labels, class_names, maps = _described(path, split, len(prepared))
     return ImageSet(prepared, names, preprocess, labels, class_names, label_maps=maps, others=others)
+
+
+def _are_pictures(array: NDArray[Any], image: Input) -> bool:
+    """Returns whether images have to be prepared: pixels, unless the input takes them in this very form."""
+    return array.dtype == np.uint8 and (image.dtype != ir.DataType.UINT8 or array.shape[1:] != image.shape[1:])
 
 
 def _described(

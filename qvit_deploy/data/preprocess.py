@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, PositiveInt, model_validator
 
 from qvit_deploy.data.pictures import MAX_PIXELS, as_array, require_pillow
 from qvit_deploy.data.window import Window
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.interface import Input
 from qvit_deploy.validation import Record, read_json, validated
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Preprocess(Record):
     mean: tuple[FiniteFloat, ...]
     std: tuple[_PositiveFinite, ...]
     interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] = "bicubic"
-    crop_pct: float = Field(default=1.0, gt=0, le=1)
+    crop_pct: float = Field(default=1.0, ge=0.01, le=1)
     color: Literal["rgb", "grey"] = "rgb"
 
     @model_validator(mode="after")
@@ -55,8 +57,12 @@ class Preprocess(Record):
         name = f"preprocess file {path}"
         return validated(cls, read_json(Path(path), name), name)
 
-    def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Resizes, crops, scales to [0, 1] and normalises; returns float32 [C, H, W].
+    def taken_by(self, image: Input) -> Preprocess:
+        """Returns how pictures become this input: `self`, or a `PixelPreprocess` where it takes pixels."""
+        return PixelPreprocess(**dict(self)) if image.dtype == ir.DataType.UINT8 else self
+
+    def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[Any]:
+        """Resizes, crops, scales to [0, 1] and normalises; returns the input of the model, float32 [C, H, W].
 
         Resizing runs in float on each channel, so nothing is rounded to 8 bits in between; bicubic and lanczos
         overshoot, hence the clamp.
@@ -67,20 +73,28 @@ class Preprocess(Record):
         Raises:
             InputError: the array has another type or shape, or is a strip too thin to resize.
         """
+        return self.normalized(self._cropped(image))
+
+    def normalized(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
+        """Scales pixels [..., C, H, W] of 0 to 255 to [0, 1] and normalises them; one plane serves all C channels."""
+        unit = np.clip(pixels.astype(np.float32) / np.float32(255), 0, 1)
+        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.std))
+        shape = (*pixels.shape[:-3], *self.input_size)
+        return np.array(np.broadcast_to((unit - mean) / std, shape), dtype=np.float32, order="C")
+
+    def _cropped(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns the part of a picture that the model sees, resized, float32 [C or 1, H, W] of about 0 to 255."""
         picture = image if isinstance(image, np.ndarray) else as_array(image)
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
             raise InputError(f"an image must be uint8 [H, W] or [H, W, 3], got {picture.dtype} {list(picture.shape)}")
-        channels, height, width = self.input_size
+        _, height, width = self.input_size
         top, left = self._corner(*self.resized_size(*picture.shape[:2]))
         planes = picture.astype(np.float32)
         if self.color == "grey" and planes.ndim == 3:
             planes = planes @ _LUMA
         planes = planes[None] if planes.ndim == 2 else planes.transpose(2, 0, 1)
 
-        planes = self._resize(planes)[:, top : top + height, left : left + width]
-        unit = np.clip(planes / np.float32(255), 0, 1)
-        mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (self.mean, self.std))
-        return np.ascontiguousarray(np.broadcast_to((unit - mean) / std, (channels, height, width)), dtype=np.float32)
+        return self._resize(planes)[:, top : top + height, left : left + width]
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Returns the (height, width) of a picture between resize and crop; never below the input size.
@@ -123,3 +137,14 @@ class Preprocess(Record):
         pil = require_pillow()
         resample = getattr(pil.Resampling, self.interpolation.upper())
         return np.stack([np.asarray(pil.fromarray(p).resize(size[::-1], resample)) for p in planes])
+
+
+class PixelPreprocess(Preprocess):
+    """How a picture becomes the input of a model that normalises it itself: `mean` and `std` are those in the model."""
+
+    makes: Literal["uint8"] = "uint8"
+
+    def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[Any]:
+        """Resizes and crops as `Preprocess` does, and rounds to pixels; returns uint8 [C, H, W]. Raises InputError."""
+        pixels = np.clip(np.rint(self._cropped(image)), 0, 255).astype(np.uint8)
+        return np.array(np.broadcast_to(pixels, self.input_size), order="C")

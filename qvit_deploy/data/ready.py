@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
@@ -156,6 +157,8 @@ def _last(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _wanted(value: Input) -> str:
     sizes = ["N" if axis == value.batch_axis else str(size) for axis, size in enumerate(value.shape)]
     kind = "floats" if value.dtype is not None and value.dtype.is_floating_point() else "integers"
+    if value.dtype == ir.DataType.UINT8:
+        kind = "pixels (uint8, which the model normalizes itself)" if value.kind == "image" else "uint8"
     return f"{kind} [{', '.join(sizes)}]"
 
 

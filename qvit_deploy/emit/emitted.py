@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.op_traits import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -59,5 +60,5 @@ class EmittedGraph(Graph):
         if site not in self.sites:
             return None
         name = self.sites[site].product
-        products = (node for node in self.nodes() if node.op_type in ("MatMul", "Conv"))
+        products = (node for node in self.nodes() if node.op_type in PRODUCTS)
         return next((node for node in products if node.outputs[0].name == name), None)

@@ -249,6 +249,7 @@ def execute(step: Step, env: dict[int, Tensor], taps: Mapping[str, Tap]) -> None
     """Runs one step in `env` (slot -> tensor) and forgets what is not read again."""
     value = step.run(*[env[i] if i >= 0 else None for i in step.inputs])
     results = value if isinstance(value, (tuple, list)) else (value,)
+    assert len(results) >= len(step.outputs), f"{step.names[len(results)]} is not computed"
     for slot, name, tensor in zip(step.outputs, step.names, results, strict=False):
         env[slot] = _tapped(taps[name], tensor) if name in taps else tensor
     for slot in step.drops:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qvit_deploy.errors import InputError
+from qvit_deploy.errors import InputError, reading, reason
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         raise InputError(
             f"{path} does not fit the model ({'; '.join(problems)}); check the model's name and num_classes"
         )
-    with torch.no_grad():
+    with reading(f"{path} does not fit the model"), torch.no_grad():
         model.load_state_dict(state, strict=True)
 
 
@@ -68,18 +68,30 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"checkpoint {path} cannot be read without executing code from it, which is refused; "
             "save its state_dict as .safetensors"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"checkpoint {path} cannot be read (truncated or another format?)") from error
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
+    except OSError:
+        raise
+    except Exception as error:  # torch has no type for it
+        raise InputError(f"checkpoint {path} cannot be read (truncated or another format?): {reason(error)}") from error
+    for _ in range(len(_CONTAINERS)):  # as deep as all of them in each other; a container may hold itself
+        content = next(
+            (
+                content[key]
+                for key in _CONTAINERS
+                if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+            ),
+            content,
+        )
     if not isinstance(content, Mapping):
         raise InputError(f"checkpoint {path} holds a {type(content).__name__}, not a state dict")
     tensors = {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise InputError(f"checkpoint {path} holds no tensors")
+    if odd := [
+        key for key, value in tensors.items() if value.layout != torch.strided or value.is_meta or value.is_quantized
+    ]:
+        raise InputError(
+            f"checkpoint {path}: {odd[0]!r} is sparse, quantized or without data; save plain floating-point tensors"
+        )
     return tensors
 
 

@@ -70,12 +70,12 @@ def _named(interface: Interface, name: str) -> Input:
         image = interface.image or (interface.inputs[0] if len(interface.inputs) == 1 else None)
         if image is not None:
             return image
-    found = next((value for value in interface.inputs if value.name == name), None)
-    if found is None:
+    wanted = next((value for value in interface.inputs if value.name == name), None)
+    if wanted is None:
         has = ", ".join(value.name for value in interface.inputs)
         wrong = f"there is no input {name!r}" if name else "the model has several inputs, say which with NAME="
         raise InputError(f"{OPTION}: {wrong} (it has {has})")
-    return found
+    return wanted
 
 
 def _fix(model: ir.Model, name: str, shape: Shape) -> None:

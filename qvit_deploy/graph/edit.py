@@ -70,7 +70,14 @@ def free_node_name(graph: ir.Graph, name: str) -> str:
 
 def add_constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Registers `array` as an initializer called `name`, or `name.1`, `name.2`... when that is used."""
-    unique = free_value_name(graph, name)
+    return register_constant(graph, free_value_name(graph, name), array)
+
+
+def register_constant(graph: ir.Graph, unique: str, array: np.ndarray) -> ir.Value:
+    """Registers `array` as an initializer under a name that no value of the graph has.
+
+    Whoever adds many constants keeps count of the names, where `add_constant` reads them off the graph each time.
+    """
     tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
     value = ir.Value(name=unique, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)

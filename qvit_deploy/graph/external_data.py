@@ -10,6 +10,8 @@ import onnx_ir as ir
 def problem(tensor: ir.ExternalTensor) -> str | None:
     """Says why the data of a tensor cannot be read; None when it lies in the model's folder and is long enough."""
     location = str(tensor.location)
+    if "\0" in location:
+        return f"weight {tensor.name!r} lies in a file whose name is damaged ({location!r})"
     folder = Path(tensor.base_dir).resolve()
     target = (folder / location).resolve()
     if not location or Path(location).is_absolute() or not target.is_relative_to(folder):
@@ -17,6 +19,8 @@ def problem(tensor: ir.ExternalTensor) -> str | None:
     if not target.is_file():
         return f"weight file {location!r} is missing; keep it beside the .onnx file"
     offset, length = tensor.offset or 0, tensor.nbytes if tensor.length is None else tensor.length
+    if length < tensor.nbytes:
+        return f"weight {tensor.name!r} needs {tensor.nbytes} bytes of {location!r}, and the model names {length}"
     if offset < 0 or length < 0 or offset + length > target.stat().st_size:
         return f"weight file {location!r} is truncated (weight {tensor.name!r} ends past it)"
     return None

@@ -26,7 +26,8 @@ class Input:
 
     Attributes:
         kind: `mask` for booleans and what is named so, `image` for floats [batch, channels, height, width] that are not
-            called embeddings, `tokens` for integers (indices into a vocabulary), `tensor` for anything else.
+            called embeddings (but for the only one of three channels, which may be called anything), or for uint8 of
+            that form where no floats are; `tokens` for integers (indices into a vocabulary), `tensor` for all else.
         batch_axis: the axis that counts examples; None where one value serves all of them.
         given_name: what the model that was handed in calls it, where that is another name.
     """
@@ -79,12 +80,11 @@ class Interface:
 
     def with_given_name(self, name: str) -> Interface:
         """Returns this interface with what the model that was handed in calls its image input."""
-        image = self.image
-        return replace(self, inputs=tuple(replace(i, given_name=name) if i is image else i for i in self.inputs))
+        return replace(self, inputs=with_given_name(self.inputs, name))
 
     @property
     def image(self) -> Input | None:
-        """The image input, float [batch, channels, height, width]; None where there is none or more than one.
+        """The image input, float or uint8 [batch, channels, height, width]; None where there is none or more than one.
 
         Raises:
             InputError: its channels come last.
@@ -102,7 +102,10 @@ class Interface:
         """(channels, height, width) of `image`. Raises InputError where there is no image of known size."""
         if (image := self.image) is None:
             names = ", ".join(i.name for i in self.inputs) or "none"
-            raise InputError(f"the model has no image input, or several (its inputs: {names})")
+            raise InputError(
+                f"the model has no image input, or several (its inputs: {names}); an image is floating point [batch, "
+                "channels, height, width]"
+            )
         require_known(image)
         channels, height, width = (d for d in image.shape[1:] if isinstance(d, int))
         return channels, height, width
@@ -111,6 +114,14 @@ class Interface:
     def static_batch(self) -> int | None:
         """How many examples the graph takes at a time, where that is fixed; None where any number runs."""
         return static_batch(self.inputs)
+
+
+def with_given_name(inputs: tuple[Input, ...], name: str | None) -> tuple[Input, ...]:
+    """Returns inputs with what the model that was handed in calls the image, where that is another name."""
+    images = [i for i in inputs if i.kind == "image"]
+    if name is None or len(images) != 1:
+        return inputs
+    return tuple(replace(i, given_name=name) if i is images[0] else i for i in inputs)
 
 
 def static_batch(inputs: Iterable[Input]) -> int | None:
@@ -136,6 +147,12 @@ def inputs_of(declared: Sequence[tuple[str, Shape, ir.DataType | None]]) -> tupl
     if it is open or as long; what is of another fixed length there is one value for all examples.
     """
     kinds = [_kind(name, shape, dtype) for name, shape, dtype in declared]
+    if "image" not in kinds:
+        coloured = [i for i, (_, shape, dtype) in enumerate(declared) if _is_map(shape, dtype) and shape[1] == 3]
+        if len(coloured) == 1:
+            kinds[coloured[0]] = "image"
+    if "image" not in kinds:
+        kinds = ["image" if _is_pixels(kinds[i], *value[1:]) else kinds[i] for i, value in enumerate(declared)]
     lead = kinds.index("image") if "image" in kinds else next((i for i, (_, s, _) in enumerate(declared) if s), None)
     size = None if lead is None else declared[lead][1][0]
 
@@ -168,9 +185,17 @@ def require_known(value: Input) -> None:
 def _kind(name: str, shape: Shape, dtype: ir.DataType | None) -> Kind:
     if dtype == ir.DataType.BOOL or "mask" in name.lower():
         return "mask"
-    if dtype is not None and dtype.is_floating_point() and len(shape) == 4 and "embed" not in name.lower():
+    if _is_map(shape, dtype) and "embed" not in name.lower():
         return "image"
     return "tokens" if dtype in _INTEGERS else "tensor"
+
+
+def _is_pixels(kind: Kind, shape: Shape, dtype: ir.DataType | None) -> bool:
+    return kind == "tensor" and dtype == ir.DataType.UINT8 and len(shape) == 4
+
+
+def _is_map(shape: Shape, dtype: ir.DataType | None) -> bool:
+    return dtype is not None and dtype.is_floating_point() and len(shape) == 4
 
 
 def _shape(value: ir.Value) -> Shape:

@@ -160,6 +160,7 @@ TRAITS: dict[str, Traits] = {
     "Acos": Traits(elementwise=True, float_only=True),
     "Acosh": Traits(elementwise=True, float_only=True),
     "Asin": Traits(elementwise=True, float_only=True),
+    "Asinh": Traits(elementwise=True, float_only=True),
     "Atan": Traits(elementwise=True, float_only=True),
     "Atanh": Traits(elementwise=True, float_only=True),
     "BitwiseNot": Traits(elementwise=True),

@@ -129,8 +129,9 @@ def _size(value: ir.Value) -> int | None:
 
 
 def names_with_gradient(graph: Graph) -> set[str]:
-    """Returns the names of the tensors from which a backward pass reaches an input of floating point."""
+    """Returns the names of the tensors from which a backward pass reaches an input of floating point, or pixels."""
     reached = {value.name or "" for value in graph.inputs if value.dtype is None or value.dtype.is_floating_point()}
+    reached |= pixels_as_floats(graph)
     for node in graph.nodes():
         passes = node.op_type not in STEPS and node.op_type not in DESCRIBES
         if passes and any(value is not None and value.name in reached for value in node.inputs):
@@ -140,3 +141,10 @@ def names_with_gradient(graph: Graph) -> set[str]:
                 v.name or "" for v in node.outputs if codes or v.dtype is None or v.dtype.is_floating_point()
             )
     return reached
+
+
+def pixels_as_floats(graph: Graph) -> set[str]:
+    """Returns the names of the tensors that are uint8 inputs in floating point: a backward pass ends there."""
+    casts = (use.node for value in graph.inputs if value.dtype == ir.DataType.UINT8 for use in value.uses())
+    results = (node.outputs[0] for node in casts if node.op_type == "Cast")
+    return {value.name or "" for value in results if value.dtype is None or value.dtype.is_floating_point()}

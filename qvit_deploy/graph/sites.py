@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qvit_deploy.graph.graph import Graph, constant
 from qvit_deploy.graph.op_traits import MOVES, ON_SCORES, WEIGHTED
+from qvit_deploy.graph.pixel_input import normalized_pixels
 from qvit_deploy.graph.query import bias_of, producer, producers
 
 Kind = Literal["linear", "conv", "matmul_qk", "matmul_av"]
@@ -60,6 +61,32 @@ def find_sites(graph: Graph) -> tuple[Site, ...]:
             site = replace(site, name=f"{site.name}.{count}")
         sites.append(site)
     return tuple(sites)
+
+
+def ends(graph: Graph) -> tuple[str, ...]:
+    """Returns the names of the first site with weights and of the last one that each output depends on.
+
+    None where these would be all sites with weights.
+    """
+    weighted = [site for site in find_sites(graph) if site.weight]
+    found = {site.name: None for site in weighted[:1]}
+    for output in graph.outputs:
+        reached = _all_that_reach(output)
+        found |= {site.name: None for site in [s for s in weighted if s.product in reached][-1:]}
+    return tuple(found) if len(found) < len(weighted) else ()
+
+
+def _all_that_reach(value: ir.Value) -> set[str]:
+    """Returns the names of all values that `value` is computed from, and its own."""
+    stack, reached = [value], set()
+    while stack:
+        each = stack.pop()
+        if _name(each) in reached:
+            continue
+        reached.add(_name(each))
+        if (node := each.producer()) is not None:
+            stack.extend(v for v in node.inputs if v is not None)
+    return reached
 
 
 @dataclass(frozen=True)
@@ -184,11 +211,11 @@ def _role(value: ir.Value) -> Role:
 
 
 def _is_image(value: ir.Value) -> bool:
-    while (node := value.producer()) is not None:
+    while normalized_pixels(value) is None and (node := value.producer()) is not None:
         if node.op_type not in MOVES or node.inputs[0] is None:
             return False
         value = node.inputs[0]
-    return value.is_graph_input()
+    return value.is_graph_input() or normalized_pixels(value) is not None
 
 
 def _reaches_softmax(value: ir.Value, depth: int = 8) -> bool:

@@ -17,8 +17,8 @@ def blank(inputs: Iterable[Input], count: int) -> Examples[np.ndarray]:
 
 
 def noise(inputs: Iterable[Input], count: int, seed: int = 0) -> Examples[np.ndarray]:
-    """Returns `count` examples: normally distributed floats, zeros for tokens, which every vocabulary has, and ones for
-    masks. Raises InputError as `shape_of`."""
+    """Returns `count` examples: normally distributed floats, evenly distributed pixels, zeros for tokens, which every
+    vocabulary has, and ones for masks. Raises InputError as `shape_of`."""
     return _examples(inputs, count, np.random.default_rng(seed))
 
 
@@ -46,6 +46,8 @@ def _array(value: Input, shape: tuple[int, ...], random: np.random.Generator | N
     dtype = value.dtype.numpy()
     if value.kind == "mask":
         return np.ones(shape, dtype)
+    if value.kind == "image" and random is not None and dtype == np.uint8:
+        return random.integers(0, 256, shape, dtype=np.uint8)
     if value.kind == "tokens" or random is None or not value.dtype.is_floating_point():
         return np.zeros(shape, dtype)
     return random.standard_normal(shape, dtype=np.float32).astype(dtype)

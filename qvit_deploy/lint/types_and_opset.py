@@ -115,6 +115,14 @@ def _double(view: View) -> Iterator[Hit]:
             yield node, f"{value.name!r} is float64"
 
 
+def _uint8_inputs(view: View) -> Iterator[Hit]:
+    pixels = {value for value in view.model.graph.inputs if value.dtype == _T.UINT8 and value.const_value is None}
+    for node in view.nodes:
+        read = next((value for value in node.inputs if value in pixels), None)
+        if read is not None and node.op_type != "Cast":
+            yield node, f"reads the uint8 input {read.name!r}"
+
+
 def _no_type(view: View) -> Iterator[Hit]:
     for node, value in _values(view):
         if value.dtype in (_T.STRING, _T.COMPLEX64, _T.COMPLEX128) and value.dtype is not None:
@@ -181,4 +189,8 @@ RULES = (
          "TensorRT 11 runs the types that the file says (--fp16 is gone): no FP16 kernel will be used.",
          "Emit the float16 body in the ONNX file itself, with float16 scales.",
          "documentation", _float32_products),
+    Rule("TRT306", "error", TENSORRT, "A uint8 input is read by something else than a Cast",
+         "TensorRT takes uint8 at the network's inputs only, to cast it; its parser refuses the file.",
+         "Put the Cast first, the Transpose or the arithmetic behind it.",
+         "parser", _uint8_inputs),
 )  # fmt: skip

@@ -23,7 +23,7 @@ from qvit_deploy.calibrate.products import ProductSample, observe_products
 from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.graph.sites import Site, find_sites
+from qvit_deploy.graph.sites import Site, ends, find_sites
 from qvit_deploy.pipeline.fold import AFTER_FOLD, SCORED_AT_ONCE, fold
 from qvit_deploy.pipeline.inputs import Batches, Inputs
 from qvit_deploy.progress import Stopwatch
@@ -33,12 +33,15 @@ from qvit_deploy.quantize.ranges.activations import activation_grids
 from qvit_deploy.quantize.ranges.attention import attention_grids
 from qvit_deploy.quantize.rounding.prequantized import prequantize_weights
 from qvit_deploy.quantize.scoring.rank import SCORES, LossTable, rank_sites
-from qvit_deploy.recipe import Recipe, narrowest
+from qvit_deploy.recipe import BUDGETS, Recipe, narrowest
 
 Menu = Mapping[str, tuple[Option, ...]]
 """Site name -> the widths it may get."""
 
 TableKey = tuple[str, str, int]
+
+OPEN_CHOICES = {*BUDGETS, "uniform", "score", "rules", "seed"}
+"""Fields of the recipe that one analysis answers for any values of: what a score ranks by, and budgets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +51,8 @@ class Analysis:
     Attributes:
         folded: the float model the plan rounds, without the factors in front of what nothing absorbs: it differs from
             the quantized graph at its sites only.
-        costs: of all sites in the order of the graph, `kept` among them.
-        kept: sites that stay in float because the recipe names them.
+        costs: of all sites in the order of the graph, those `in_float` among them.
+        in_float: sites that stay in float because the recipe names them.
         tables: `table_key` of a recipe -> its loss table.
         latency: the recipe's latency table, if it has one.
         stages: keeps the results of stages.
@@ -59,7 +62,7 @@ class Analysis:
     calibration: Calibration
     folded: Graph
     costs: tuple[SiteCost, ...]
-    kept: tuple[Site, ...]
+    in_float: tuple[Site, ...]
     tables: Mapping[TableKey, LossTable]
     latency: LatencyTable | None
     stages: StageCache
@@ -89,7 +92,7 @@ def table_key(recipe: Recipe) -> TableKey:
 
 def menu(recipe: Recipe, sites: Sequence[Site], graph: Graph) -> Menu:
     """Returns the widths `recipe` lets every site of `graph` choose from that is quantized."""
-    return site_options(recipe, [s.name for s in sites], [s.name for s in find_sites(graph) if s.weight])
+    return site_options(recipe, [s.name for s in sites], ends(graph))
 
 
 def site_costs(
@@ -97,12 +100,12 @@ def site_costs(
     observations: Mapping[str, Observation],
     weights: Mapping[str, torch.Tensor],
     latencies: Mapping[str, Mapping[Option, int]],
-    kept: Collection[str],
+    in_float: Collection[str],
 ) -> tuple[SiteCost, ...]:
     """Returns the sizes of every site, with the nanoseconds of its options where `latencies` has them.
 
     Args:
-        kept: names of those that stay in float.
+        in_float: names of those that stay in float.
     """
     costs = []
     for site in sites:
@@ -110,12 +113,12 @@ def site_costs(
         macs = site_macs(site, observations, None if weight is None else tuple(weight.shape))
         elements = observations[site.input].elements
         latency = latencies.get(site.name, {})
-        costs.append(SiteCost(site.name, site.params, macs, elements, site.name not in kept, latency))
+        costs.append(SiteCost(site.name, site.params, macs, elements, site.name not in in_float, latency))
     return tuple(costs)
 
 
 def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: Path | None = None) -> Analysis:
-    """Does everything before the choice of widths, once for all `recipes`: they may differ in budget, score and seed.
+    """Does everything before the choice of widths, once for all `recipes`: they may differ in `OPEN_CHOICES`.
 
     Args:
         cache: folder to keep the results of stages in.
@@ -123,8 +126,12 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     Raises:
         InputError: the model has nothing to quantize, the latency table does not fit it, or `cache` cannot be written.
         BudgetError: the budget of one of the recipes cannot be met; raised before the long stages.
+        ValueError: the recipes differ in something else.
     """
     recipe, batches = recipes[0], inputs.batches
+    shared = recipe.model_dump(exclude=OPEN_CHOICES)
+    if any(other.model_dump(exclude=OPEN_CHOICES) != shared for other in recipes):
+        raise ValueError(f"recipes of one analysis differ in {', '.join(sorted(OPEN_CHOICES))} alone")
     latency = None if recipe.latency_table is None else read_latency(recipe.latency_table)
     stages = _open_cache(cache, inputs, watch)
     basis = [recipe.model_dump(mode="json", exclude=AFTER_FOLD), narrowest(recipe), batches.size]
@@ -134,8 +141,8 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     folded, graph, importance = stages.result("fold", basis, watch, folding)
     # A graph from the cache has the name of the file it was first read from.
     folded, graph = replace(folded, name=source.name), replace(graph, name=source.name)
-    sites, kept = _sites(graph, recipe)
-    everything = tuple(s for s in find_sites(graph) if s in sites or s in kept)
+    sites, in_float = _sites(graph, recipe)
+    everything = tuple(s for s in find_sites(graph) if s in sites or s in in_float)
     weights = site_weights(graph, everything)
     executor = Executor(graph)
     basis = [*basis, recipe.attention]
@@ -144,7 +151,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     menus = [menu(r, sites, graph) for r in recipes]
     options = {s.name: sorted({o for m in menus for o in m[s.name]}) for s in sites}
     latencies = {} if latency is None else site_latencies(latency, str(recipe.latency_table), options)
-    costs = site_costs(everything, observations, weights, latencies, {s.name for s in kept})
+    costs = site_costs(everything, observations, weights, latencies, {s.name for s in in_float})
     weights = {s.name: weights[s.name] for s in sites if s.weight}
     for r, m in zip(recipes, menus, strict=True):
         require_feasible(r, costs, m)
@@ -161,7 +168,7 @@ def analyse(inputs: Inputs, recipes: Sequence[Recipe], watch: Stopwatch, cache: 
     calibration = Calibration(executor, sites, observations, weights, grids, formats, products, importance)
     tables = _tables(calibration, menus, recipes, inputs, watch, stages, basis)
     gc.collect()  # backward passes leave cycles too
-    return Analysis(calibration, folded, costs, kept, tables, latency, stages, basis)
+    return Analysis(calibration, folded, costs, in_float, tables, latency, stages, basis)
 
 
 def _open_cache(folder: Path | None, inputs: Inputs, watch: Stopwatch) -> StageCache:
@@ -225,16 +232,16 @@ def _tables(
 
 def _sites(graph: Graph, recipe: Recipe) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     """Returns (the sites to quantize, those that stay in float because the recipe names them). Raises InputError."""
-    found = find_sites(graph)
-    offered = tuple(s for s in found if s.weight is not None or recipe.attention == "integer")
+    known = find_sites(graph)
+    offered = tuple(s for s in known if s.weight is not None or recipe.attention == "integer")
     if not any(s.weight is not None for s in offered):
         raise InputError(
             f"model {graph.name!r} has nothing to quantize: no linear or convolution with constant weights was found"
         )
-    require_matches(recipe, [s.name for s in found], [s.name for s in offered])
-    names = kept_in_float(recipe, (s.name for s in found))
-    kept = tuple(s for s in offered if s.name in names)
+    require_matches(recipe, [s.name for s in known], [s.name for s in offered])
+    names = kept_in_float(recipe, (s.name for s in known))
+    in_float = tuple(s for s in offered if s.name in names)
     sites = tuple(s for s in offered if s.name not in names)
     if not any(s.weight is not None for s in sites):
         raise InputError(f"--keep-float {' '.join(recipe.keep_float)} leaves no layer to quantize")
-    return sites, kept
+    return sites, in_float

@@ -25,7 +25,7 @@ from qvit_deploy.artifacts.verification import Verification
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.emit.emitted import EmittedGraph
 from qvit_deploy.emit.qdq import emit_qdq
-from qvit_deploy.errors import CheckError
+from qvit_deploy.errors import QvitError
 from qvit_deploy.frontend import Source
 from qvit_deploy.frontend.input_shapes import NO_SHAPES, InputShapes
 from qvit_deploy.graph.examples import concatenated
@@ -33,6 +33,7 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.graph.sites import Site, float_layers
 from qvit_deploy.lint.emitted import require_no_errors
 from qvit_deploy.pipeline.analysis import Analysis, analyse
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.pipeline.views import viewed
 from qvit_deploy.progress import Progress, Stopwatch
@@ -75,36 +76,54 @@ def compile(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
+    """Compiles `model` into the bundle `out`: `compile_bundle` with the fields of `InputOptions` as arguments.
+
+    Args:
+        recipe: None for the default one.
+
+    Raises:
+        InputError, BudgetError, CheckError: as `compile_bundle`.
+    """
+    options = InputOptions(calib, checkpoint, pretrained, preprocess, input_shapes, skip_bad_images)
+    recipe = Recipe.load(None) if recipe is None else recipe
+    return compile_bundle(model, out, options, recipe, force=force, cache=cache, progress=progress)
+
+
+def compile_bundle(
+    model: str | Source | nn.Module,
+    out: str | Path,
+    options: InputOptions,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Compiled:
     """Compiles `model` into the bundle `out`.
 
     Args:
-        model: MODEL of the command line, a `Source`, or a torch module (then `preprocess` gives its input size).
-        calib: DATA of the command line; unlabelled images are enough.
-        preprocess: overrides what the model's source says.
-        input_shapes: fixes open sizes of an .onnx file's inputs.
-        skip_bad_images: leave out calibration images that cannot be read instead of stopping.
+        model: MODEL of the command line, a `Source`, or a torch module (then `options.preprocess` gives its input
+            size).
+        force: replace a bundle that is there.
         cache: folder to keep the results of stages in, so that another compile of the model need not repeat them.
 
     Raises:
         InputError: anything handed in cannot be used; nothing is written.
         BudgetError: no allocation fits; names the smallest possible.
-        CheckError: verification of the reference failed; nothing is written. Another target that fails is left out of
-            the bundle, whose manifest says why (`left_out`).
+        CheckError: verification of the reference failed; nothing is written. Another target that cannot be emitted or
+            fails is left out of the bundle, whose manifest says why (`left_out`).
     """
-    recipe = with_known_targets(recipe or Recipe.load(None))
+    recipe = with_known_targets(recipe)
     watch, targets = Stopwatch(progress), targets_of(recipe.targets)
     check_output(Path(out), force)
     for target in targets:
         target.require(f"--target {target.name}")
-    inputs = open_inputs(
-        model, calib, recipe, checkpoint=checkpoint, pretrained=pretrained, preprocess=preprocess,
-        input_shapes=input_shapes, skip_bad_images=skip_bad_images, watch=watch,
-    )  # fmt: skip
+    inputs = open_inputs(model, options, recipe, watch)
     analysis = analyse(inputs, [recipe], watch, cache)
     with watch.stage("allocate"):
         allocation = analysis.allocate(recipe)
     plan, reference = build(inputs, analysis, allocation, recipe, watch)
-    emitted = emit(targets, inputs, analysis, plan, reference, watch)
+    emitted, not_emitted = emit(targets, inputs, analysis, plan, reference, watch)
     facts, folded = _facts(inputs, analysis, allocation, recipe), analysis.folded
     del analysis  # half of the memory, and verification loads the models again
     gc.collect()
@@ -113,7 +132,8 @@ def compile(
         job = VerificationJob(
             float_graph=inputs.source.graph, reference=reference, plan=plan, images=images, task=inputs.task
         )
-        verified, linted, left_out = verify(emitted, job)
+        verified, linted, not_verified = verify(emitted, job)
+        left_out = not_emitted | not_verified
         views = viewed(inputs.source.graph, reference, images, inputs.task)
         verification = Verification.of(
             verified.pop(REFERENCE.name),
@@ -165,14 +185,26 @@ def emit(
     plan: Plan,
     reference: EmittedGraph,
     watch: Stopwatch,
-) -> dict[AnyTarget, EmittedModel]:
-    """Writes the model of every target; `reference` is the graph of `build`."""
+) -> tuple[dict[AnyTarget, EmittedModel], dict[str, str]]:
+    """Writes the model of every target; `reference` is the graph of `build`.
+
+    Returns: (target -> its model; target -> why it has none).
+    """
     batches = inputs.batches
     job = EmissionJob(
         graph=analysis.calibration.graph, plan=plan, reference=reference, batches=batches, images=len(batches.images),
         watch=watch,
     )  # fmt: skip
-    return {target: target.emit(job) for target in targets}
+    emitted: dict[AnyTarget, EmittedModel] = {}
+    left_out: dict[str, str] = {}
+    for target in targets:
+        try:
+            emitted[target] = target.emit(job)
+        except QvitError as error:
+            if target is REFERENCE:
+                raise
+            left_out[target.name] = str(error)
+    return emitted, left_out
 
 
 def verify(
@@ -184,31 +216,36 @@ def verify(
         is in neither of the others).
 
     Raises:
-        CheckError: the reference failed, which all others are verified against.
+        QvitError: the reference failed, which all others are verified against.
     """
     verified: dict[str, Any] = {}
     linted: dict[str, dict[str, int]] = {}
     left_out: dict[str, str] = {}
     for target, model in emitted.items():
         try:
-            found, findings = target.verify(model, job), require_no_errors(target.lint(model.model), target.name)
-        except CheckError as error:
+            proof, findings = target.verify(model, job), require_no_errors(target.lint(model.model), target.name)
+        except QvitError as error:  # also an InputError, by which a runtime refuses the file
             if target is REFERENCE:
                 raise
             left_out[target.name] = str(error)
         else:
-            verified[target.name], linted[target.name] = found, findings
+            verified[target.name], linted[target.name] = proof, findings
     return verified, linted, left_out
 
 
 def _facts(inputs: Inputs, analysis: Analysis, allocation: Allocation, recipe: Recipe) -> dict[str, Any]:
     """Returns what the manifest says before anything is verified or written."""
     images, scores = inputs.batches.images, analysis.table(recipe).scores
-    graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.kept)}
+    image_name = inputs.source.graph.image_name  # a graph out of the cache has forgotten it
+    graph, known = analysis.calibration.graph, {s.name: s for s in (*analysis.calibration.sites, *analysis.in_float)}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "task": inputs.task.text,
-        "source": {"model": inputs.source.description, "preprocess": _dumped(inputs.preprocess)},
+        "source": {
+            "model": inputs.source.description,
+            "preprocess": _dumped(inputs.preprocess),
+            **({} if image_name is None else {"image_name": image_name}),
+        },
         "recipe": recipe.model_dump(mode="json"),
         "calibration": {"images": len(images), "sha256": images.digest},
         "relevance": {

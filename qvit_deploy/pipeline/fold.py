@@ -50,8 +50,8 @@ def fold(
     groups = norm_groups(graph, sites) if recipe.fold else ()
     scores, values = head_pairs(graph, sites) if recipe.fold_heads else ((), ())
     already_folded = {name for g in groups for name in g.sites} | {v.projection.site for v in values}
-    bits, kept = narrowest(recipe), kept_in_float(recipe, (s.name for s in sites))
-    readers = equalizable(graph, sites, already_folded | kept) if recipe.equalize else {}
+    bits, in_float = narrowest(recipe), kept_in_float(recipe, (s.name for s in sites))
+    readers = equalizable(graph, sites, already_folded | in_float) if recipe.equalize else {}
     heads = [c for p in scores for c in (p.query, p.key)] + [c for v in values for c in (v.value, v.projection)]
     # In an order: rows are sampled tensor after tensor, and the order of a set of names changes with every process.
     tensors = dict.fromkeys([*readers, *(g.norm for g in groups), *(c.tensor for c in heads)])

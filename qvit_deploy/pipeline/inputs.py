@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +20,10 @@ from qvit_deploy.data.padding import padded
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source, load_model
-from qvit_deploy.frontend.input_shapes import InputShapes
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
+from qvit_deploy.graph.pixel_input import with_pixel_input
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.truth import IMAGES as TRUTH_IMAGES
 from qvit_deploy.pipeline.truth import Truth, compare_with_original
 from qvit_deploy.progress import Stopwatch
@@ -96,66 +97,59 @@ class Inputs:
 
 def open_inputs(
     model: str | Source | nn.Module,
-    calib: str | None,
+    options: InputOptions,
     recipe: Recipe,
-    *,
-    checkpoint: Path | None,
-    pretrained: bool,
-    preprocess: Preprocess | None,
-    input_shapes: InputShapes,
-    skip_bad_images: bool,
     watch: Stopwatch,
     held_out: int = HELD_OUT_IMAGES,
 ) -> Inputs:
     """Reads the model and draws `recipe.calibration_images` (see `data.held_out`), and others to measure on.
 
     Args:
+        model: as for `pipeline.compile`.
         held_out: how many others, at most.
-
-    The others are those of `pipeline.compile`.
 
     Raises:
         InputError: the model or the images cannot be used, or do not fit each other.
         CheckError: the canonical graph does not compute what the model does.
     """
     with watch.stage("trace"):
-        source = _source(model, checkpoint, pretrained, preprocess, input_shapes)
-        preprocess = _preprocess(source, preprocess)
+        source = _source(model, options)
+        preprocess = _preprocess(source, options.preprocess)
+        if recipe.uint8_input:
+            source = _taking_pixels(source, preprocess)
         gc.collect()  # tracing leaves cycles that hold the weights several times over
-    calib = _calib(calib, model)
+    calib = _calib(options.calib, model)
     with watch.stage("read images"):
         draw = partial(
             draw_examples, calib, source.graph.interface.inputs, preprocess, source.description,
-            seed=recipe.seed, skip_bad=skip_bad_images, minimum=2,
+            seed=recipe.seed, skip_bad=options.skip_bad_images, minimum=2,
         )  # fmt: skip
         images, others = open_apart(lambda limit: draw(limit=limit), recipe.calibration_images, held_out)
-        _require_fitting(source, images)
+        if isinstance(images, ImageSet):
+            _require_size(images.preprocess, source)
     static = source.graph.static_batch
     batches = Batches(images, static or recipe.batch_size, static is not None)
     with watch.stage("run original"):
         few = list(batches.sample(TRUTH_IMAGES, recipe.seed).arrays())
-        original, truth = compare_with_original(source, few)
+        given = [_normalized(batch, preprocess) for batch in few] if recipe.uint8_input else few
+        original, truth = compare_with_original(source, given, few)
     task = task_of(source.graph.interface, recipe.task)
     return Inputs(source, task, preprocess, batches, others, original, truth)
 
 
-def _source(
-    model: str | Source | nn.Module,
-    checkpoint: Path | None,
-    pretrained: bool,
-    preprocess: Preprocess | None,
-    input_shapes: InputShapes,
-) -> Source:
+def _source(model: str | Source | nn.Module, options: InputOptions) -> Source:
     if isinstance(model, Source):
         return model
     if isinstance(model, str):
-        return load_model(model, checkpoint=checkpoint, pretrained=pretrained, input_shapes=input_shapes)
+        return load_model(
+            model, checkpoint=options.checkpoint, pretrained=options.pretrained, input_shapes=options.input_shapes
+        )
     from qvit_deploy.frontend.original import TorchOriginal
     from qvit_deploy.frontend.torch_module import exported, from_torch
 
-    if preprocess is None:
+    if options.preprocess is None:
         raise InputError("a torch module does not say how its images are prepared; pass preprocess=Preprocess(...)")
-    name, size = type(model).__name__, preprocess.input_size
+    name, size = type(model).__name__, options.preprocess.input_size
     original = TorchOriginal(lambda: model, lambda module: exported(module, size, name))
     return Source(from_torch(model, size, name), None, f"torch module {name}", original)
 
@@ -170,12 +164,34 @@ def _preprocess(source: Source, override: Preprocess | None) -> Preprocess | Non
     return Preprocess.model_validate(source.preprocess)
 
 
-def _require_fitting(source: Source, images: ExampleSet) -> None:
-    """Raises InputError if pictures are not prepared to the size of the model's."""
-    if isinstance(images, ImageSet) and images.preprocess.input_size != source.graph.interface.image_size:
+def _taking_pixels(source: Source, preprocess: Preprocess | None) -> Source:
+    """Returns the model with its normalization inside. Raises InputError."""
+    if preprocess is None:
         raise InputError(
-            f"preprocessing makes {'x'.join(map(str, images.preprocess.input_size))} images, the model takes "
-            f"{'x'.join(map(str, source.graph.interface.image_size))} (channels x height x width)"
+            "--uint8-input puts the normalization of pixels into the files, and nothing says what it is: pass "
+            "--preprocess F.json with input_size, mean and std"
+        )
+    try:
+        _require_size(preprocess, source)
+        return replace(source, graph=with_pixel_input(source.graph, preprocess.mean, preprocess.std))
+    except InputError as error:
+        raise InputError(f"--uint8-input: {error}") from None
+
+
+def _normalized(pixels: Examples[np.ndarray], preprocess: Preprocess | None) -> Examples[np.ndarray]:
+    """Returns examples as the model takes them that has no normalization inside."""
+    assert preprocess is not None
+    images = preprocess.normalized(pixels.arrays[IMAGE])
+    return replace(pixels, arrays={**pixels.arrays, IMAGE: images})
+
+
+def _require_size(preprocess: Preprocess, source: Source) -> None:
+    """Raises InputError if images are not prepared to the size of the model's."""
+    prepared, takes = preprocess.input_size, source.graph.interface.image_size
+    if prepared != takes:
+        raise InputError(
+            f"preprocessing makes {'x'.join(map(str, prepared))} images, the model takes {'x'.join(map(str, takes))} "
+            "(channels x height x width)"
         )
 
 

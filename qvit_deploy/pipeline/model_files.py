@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qvit_deploy.artifacts.bundle import Bundle
@@ -60,27 +60,32 @@ def read_model(path: Path, target: str, preprocess: Preprocess | None) -> ModelF
     if isinstance(artifact, Bundle):
         file, manifest = artifact.path_of(file_of(target)), artifact.manifest
         description = f"{manifest.source.get('model', path.name)}, {target}"
-        model = ModelFile(file, from_canonical(file), preprocess, description, manifest)
+        graph = replace(from_canonical(file), image_name=manifest.image_name)
+        model = ModelFile(file, graph, preprocess, description, manifest)
     else:
         model = ModelFile(path, from_onnx(path, may_be_quantized=True), preprocess, path.name, None)
     if preprocess is None:
         return model
     prepared, takes = preprocess.input_size, model.graph.interface.image_size
+    image = model.graph.interface.image
+    assert image is not None
     if prepared != takes:
         raise InputError(
             f"preprocessing makes {'x'.join(map(str, prepared))} images, {model.path} takes {'x'.join(map(str, takes))}"
         )
-    return model
+    return replace(model, preprocess=preprocess.taken_by(image))
 
 
 def quantized_sites(model: ModelFile) -> tuple[Site, ...]:
     """Returns the sites of a bundle's float graph that its plan quantizes.
 
     Raises:
-        BundleError: the float graph lacks one of them.
+        BundleError: there is none, or the float graph lacks one of them.
     """
     assert model.manifest is not None
     planned = {site.name for site in model.manifest.sites if site.w_bits is not None}
+    if not planned:
+        raise BundleError(f"bundle {model.path.parent}: its manifest lists no quantized layer")
     sites = tuple(s for s in find_sites(model.graph) if s.name in planned)
     if missing := planned - {s.name for s in sites}:
         raise BundleError(

@@ -12,12 +12,12 @@ from qvit_deploy.allocate.choose import DEFAULT_MEAN_BITS
 from qvit_deploy.allocate.cost import Allocation, Option, total_cost
 from qvit_deploy.data.example_set import ExampleSet
 from qvit_deploy.data.held_out import HELD_OUT_IMAGES
-from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.data.labels.opening import NO_LABELS, Labels, open_labels, own_kind
 from qvit_deploy.errors import InputError
-from qvit_deploy.frontend.input_shapes import InputShapes
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.compile import build
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Progress, Stopwatch
 from qvit_deploy.recipe import BUDGETS, Recipe
@@ -37,21 +37,17 @@ class Job:
     Attributes:
         recipes: one per row; they differ in budget, score and seed only.
         measure: emit every model and compare it with the float model.
-        data: DATA to measure on too, for top-1 labelled.
-
-    The others are those of `pipeline.compile`.
+        data: DATA to measure on too, labelled for what the task measures by labels.
+        labels: LABELS of them, as for `eval`.
+        cache: as for `pipeline.compile`.
     """
 
     model: str
     recipes: tuple[Recipe, ...]
-    calib: str | None = None
-    checkpoint: Path | None = None
-    pretrained: bool = False
-    preprocess: Preprocess | None = None
-    input_shapes: InputShapes = field(default_factory=dict)
-    skip_bad_images: bool = False
+    options: InputOptions = field(default_factory=InputOptions)
     measure: bool = False
     data: str | None = None
+    labels: str | None = None
     cache: Path | None = None
 
 
@@ -91,10 +87,8 @@ def run(job: Job, progress: Progress | None = None) -> list[SweepRow]:
     job = replace(job, recipes=tuple(with_known_targets(recipe) for recipe in job.recipes))
     recipe, measuring = job.recipes[0], job.measure or job.data is not None
     inputs = open_inputs(
-        job.model, job.calib, recipe, checkpoint=job.checkpoint, pretrained=job.pretrained,
-        preprocess=job.preprocess, input_shapes=job.input_shapes, skip_bad_images=job.skip_bad_images, watch=watch,
-        held_out=MEASURED_IMAGES if measuring else HELD_OUT_IMAGES,
-    )  # fmt: skip
+        job.model, job.options, recipe, watch, held_out=MEASURED_IMAGES if measuring else HELD_OUT_IMAGES
+    )
     evaluation = _Evaluation(inputs, job, watch) if measuring else None
     analysis = analyse(inputs, job.recipes, watch, job.cache)
     rows = []
@@ -131,8 +125,12 @@ class _Evaluation:
         self.inputs = inputs
         self.images = inputs.measured
         self.test: ExampleSet | None = None
+        self.labels: Labels | None = None
         if job.data is not None:
-            self.test = inputs.open_test(job.data, job.skip_bad_images)
+            self.test, task = inputs.open_test(job.data, job.options.skip_bad_images), inputs.task
+            # Labels that came with the images may be of another kind: agreement needs none.
+            if job.labels is not None or own_kind(self.test) == task.labels:
+                self.labels = open_labels(task.name, task.labels, job.labels, self.test)
         with watch.stage("float"):
             self.float_outputs = self._outputs(inputs.source.graph)
         self.results: dict[tuple[tuple[str, Option], ...], dict[str, Any]] = {}
@@ -163,12 +161,11 @@ class _Evaluation:
                 "test_agreement": task.agreement(self.float_outputs[1], measured[1]),
                 "test_images": len(self.test),
             }
-            if self.test.labels is not None and task.labels == "classes":
-                tally = task.tally(self.test.labels)
-                tally.add(measured[1], self.float_outputs[1], slice(0, len(self.test)))
-                scores = [figure for figure in tally.by_labels() if figure.key == "top1"]
-                facts |= {k: v for s in scores for k, v in (("top1", s.value), ("float_top1", s.of_float))}
-        return facts
+        tally = task.tally(self.labels)
+        tally.add(measured[-1], self.float_outputs[-1], slice(0, len(self.test or self.images)))
+        if (figure := tally.headline()) is not None and figure.key == "top1":
+            return {**facts, "top1": figure.value, "float_top1": figure.of_float}
+        return {**facts, "figure": figure}
 
 
 def _on_ray(jobs: Sequence[Job]) -> list[list[SweepRow]]:
@@ -194,9 +191,13 @@ def _absolute(job: Job) -> Job:
     return replace(
         job,
         model=here(job.model) or "",
-        calib=here(job.calib),
+        options=replace(
+            job.options,
+            calib=here(job.options.calib),
+            checkpoint=None if job.options.checkpoint is None else job.options.checkpoint.absolute(),
+        ),
         data=here(job.data),
-        checkpoint=None if job.checkpoint is None else job.checkpoint.absolute(),
+        labels=job.labels if job.labels == NO_LABELS else here(job.labels),
         cache=None if job.cache is None else job.cache.absolute(),
         recipes=tuple(
             r.model_copy(update={"latency_table": r.latency_table and r.latency_table.absolute()}) for r in job.recipes

@@ -46,12 +46,14 @@ class Truth:
     Attributes:
         original: where it is opened again, when there is something to explain.
         batches: the examples it ran on.
+        feeds: the same as the graph takes them, which may have the normalization of the image inside.
         outputs: for each batch.
         names: of the outputs.
     """
 
     original: Original
     batches: Sequence[Examples[np.ndarray]]
+    feeds: Sequence[Examples[np.ndarray]]
     outputs: Sequence[Batch]
     names: Sequence[str]
 
@@ -59,7 +61,7 @@ class Truth:
         """Returns output -> how far `graph` is from the original (`_error`)."""
         executor = Executor(graph)
         with torch.no_grad():
-            runs = [arrays(executor.run(batch.map(torch.from_numpy), fetch=self.names)) for batch in self.batches]
+            runs = [arrays(executor.run(batch.map(torch.from_numpy), fetch=self.names)) for batch in self.feeds]
         alone = [output.batch_axis is None for output in graph.interface.outputs]  # repeated by the executor
         got = [[run[n][0] if one else run[n] for n, one in zip(self.names, alone, strict=True)] for run in runs]
         return dict(zip(self.names, _errors(self.outputs, got), strict=True))
@@ -125,24 +127,28 @@ class Truth:
             (error,) = _errors([[batch[index]] for batch in self.outputs], got)
             if not error <= allowed:
                 return f"first after the rewrite {name}"
-        return "though ONNX Runtime computes it as the model does after every rewrite: the executor does not"
+        last = "the executor does not" if self.feeds is self.batches else "the executor, or its normalization, does not"
+        return f"though ONNX Runtime computes it as the model does after every rewrite: {last}"
 
 
 def compare_with_original(
-    source: Source, batches: Sequence[Examples[np.ndarray]]
+    source: Source, batches: Sequence[Examples[np.ndarray]], feeds: Sequence[Examples[np.ndarray]]
 ) -> tuple[OriginalComparison, Truth | None]:
-    """Runs the original of `source` on `batches`, lets go of it, and compares the canonical graph.
+    """Runs the original of `source` on `batches`, lets go of it, and compares the canonical graph, which takes them as
+    `feeds`.
 
     Returns: (the errors, what it computes); or, where it cannot be run, (why, None).
 
     Raises:
         CheckError: an output differs by more than float noise; names the rewrite after which it does.
     """
-    truth = _ask(source, batches)
+    truth = _ask(source, batches, feeds)
     return (truth, None) if isinstance(truth, OriginalComparison) else (truth.require(source.graph), truth)
 
 
-def _ask(source: Source, batches: Sequence[Examples[np.ndarray]]) -> Truth | OriginalComparison:
+def _ask(
+    source: Source, batches: Sequence[Examples[np.ndarray]], feeds: Sequence[Examples[np.ndarray]]
+) -> Truth | OriginalComparison:
     if source.original is None:
         return OriginalComparison(unavailable="there is only the graph, without a file or module it was made from")
     try:
@@ -157,7 +163,7 @@ def _ask(source: Source, batches: Sequence[Examples[np.ndarray]]) -> Truth | Ori
     if any(len(batch) != len(names) for batch in outputs):
         reason = f"it gives {len(outputs[0])} tensors, the graph has {len(names)} outputs"
         return OriginalComparison(unavailable=reason)
-    return Truth(source.original, batches, outputs, names)
+    return Truth(source.original, batches, feeds, outputs, names)
 
 
 def _amount(error: float) -> str:

@@ -11,7 +11,7 @@ from qvit_deploy.errors import InputError, NonFiniteError
 from qvit_deploy.execute.executor import Executor, Tap
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
-from qvit_deploy.graph.query import names_with_gradient
+from qvit_deploy.graph.query import names_with_gradient, pixels_as_floats
 from qvit_deploy.graph.sites import Site
 from qvit_deploy.progress import Advance
 from qvit_deploy.relevance.rule_sets import RuleSet
@@ -51,7 +51,8 @@ def propagate(
         KeyError: the graph has no tensor of that name.
     """
     names, pending = set(names), dict[str, Tensor]()
-    independent = names - names_with_gradient(executor.graph)
+    ends = pixels_as_floats(executor.graph)
+    independent = (names - names_with_gradient(executor.graph)) | (names & ends)
 
     def tap(name: str) -> Tap:
         def read(tensor: Tensor) -> Tensor | None:
@@ -73,7 +74,8 @@ def propagate(
         return read
 
     with torch.enable_grad():
-        outputs = executor.run(batch.map(_tracked), {name: tap(name) for name in names})
+        taps: dict[str, Tap] = {name: tap(name) for name in names}
+        outputs = executor.run(batch.map(_tracked), {**dict.fromkeys(ends, _tracked), **taps})
     if missing := names - pending.keys():
         raise KeyError(f"no tensor named {min(missing)!r} in the graph")
     if not all(bool(torch.isfinite(value).all()) for value in outputs.values()):
@@ -151,7 +153,7 @@ def site_relevance(
             size = len(images)
             bound = rule_set.bind(graph, size)
             executor, firings = Executor(graph, overrides=bound.overrides), bound.firings
-        propagate(executor, images, names, add, rule_set.starting_at(objective))
+        propagate(executor, images, names, add, rule_set.scoring_from(objective))
         done += size
         advance(size)
     if firings is None:

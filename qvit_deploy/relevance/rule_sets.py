@@ -44,7 +44,8 @@ class RuleSet:
     Attributes:
         rules: freezing rules first (see `Dataflow`).
         expected: names of rules that must fire where the graph holds operators they apply to.
-        unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the objective's value.
+        unit_start: the relevance of the start is 1 per image (Chefer: R = one-hot) instead of the objective's value:
+            `unit` of one class or a metric, `shared_unit` of what scores layers by all outputs.
     """
 
     name: str
@@ -55,6 +56,10 @@ class RuleSet:
     def starting_at(self, objective: Objective) -> Objective:
         """Returns `objective` as the backward pass of this rule set starts from it."""
         return unit(objective) if self.unit_start else objective
+
+    def scoring_from(self, objective: Objective) -> Objective:
+        """Returns the start of the backward pass that scores layers, where relevance of both signs would cancel."""
+        return shared_unit(objective) if self.unit_start else objective
 
     def with_secant_quantizers(self) -> RuleSet:
         """Returns this rule set with the slope of the secant at quantizers instead of a straight-through gradient."""
@@ -115,13 +120,13 @@ class RuleSet:
 
 def fitting(rule_set: RuleSet, graph: Graph, purpose: str) -> RuleSet:
     """Returns `rule_set.or_gradient(graph)`, and logs a warning, which begins with `purpose`, where that is another."""
-    found = rule_set.or_gradient(graph)
-    if found is not rule_set:
+    usable = rule_set.or_gradient(graph)
+    if usable is not rule_set:
         logging.getLogger(__name__).warning(
             "%s: the model has nothing that a rule of %r applies to, no norm and no activation: the gradient is used",
             purpose, rule_set.name,
         )  # fmt: skip
-    return found
+    return usable
 
 
 def unit(objective: Objective) -> Objective:
@@ -133,6 +138,31 @@ def unit(objective: Objective) -> Objective:
         return value / torch.where(value == 0, torch.ones_like(value), value).detach()
 
     return scaled
+
+
+def shared_unit(objective: Objective) -> Objective:
+    """Returns the start whose relevance is 1 per image and nowhere negative. The outputs that `objective` sees have
+    equal parts of it; in one of them, element y_i has the share (g_i y_i)^2 / sum (g y)^2, g the gradient there.
+
+    Of one class this is R = one-hot, as in `unit`. A projection on random signs is as often near zero as not: `unit`
+    would divide by that, and a few images would be all that counts. And what z+ rules pass on, where a neuron is
+    excited, is no relevance below zero (Montavon et al., Pattern Recognition 65, 2017). Squares do not depend on signs.
+    """
+
+    def started(outputs: Outputs) -> torch.Tensor:
+        leaves = {name: value.detach().requires_grad_() for name, value in outputs.items() if value.is_floating_point()}
+        value = objective({**outputs, **leaves}).sum()
+        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        seen = {name: g for name, g in zip(leaves, gradients, strict=True) if g is not None}
+        return torch.stack([_shared(outputs[name].flatten(1), g.flatten(1)) for name, g in seen.items()]).mean(0)
+
+    return started
+
+
+def _shared(y: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    squares = (y.detach() * g).square()
+    shares = squares / squares.sum(1, keepdim=True).clamp_min(torch.finfo(squares.dtype).tiny)
+    return (y * (shares / torch.where(shares > 0, y, 1).detach())).sum(1)
 
 
 _RELP = (

@@ -60,11 +60,13 @@ class RunSettings:
         batch: images per run; None for the file's own, or 1 where it takes any number.
         threads: of the runtime on a CPU.
         plugins: plugin libraries that an engine calls.
+        values: file of `run_values` with the values of the inputs; None for made-up ones.
     """
 
     batch: int | None = None
     threads: int = 1
     plugins: tuple[Path, ...] = ()
+    values: Path | None = None
 
 
 @dataclass(frozen=True)

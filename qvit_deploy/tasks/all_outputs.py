@@ -12,7 +12,7 @@ from qvit_deploy.data.labels.opening import LabelKind, Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface
 from qvit_deploy.tasks.tally import Figure, Tally, agreement_with_float
-from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task
+from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, by_example
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,13 +83,13 @@ class AllOutputs(Task):
         return self._output_change
 
     def _output_change(self, clean: Outputs, corrupt: Outputs) -> Objective:
-        start = {name: value.flatten(1) for name, value in self.signals(corrupt).items()}
-        aim = {name: value.flatten(1) for name, value in self.signals(clean).items()}
+        start = {name: by_example(value) for name, value in self.signals(corrupt).items()}
+        aim = {name: by_example(value) for name, value in self.signals(clean).items()}
 
         def change(outputs: Outputs) -> Tensor:
             signals = self.signals(outputs)
             shares = [
-                ((signals[name].flatten(1) - start[name]) * (aim[name] - start[name])).sum(1)
+                ((by_example(signals[name]) - start[name]) * (aim[name] - start[name])).sum(1)
                 / aim[name].square().sum(1).clamp_min(1e-30)
                 for name in aim
             ]

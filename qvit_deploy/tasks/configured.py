@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from qvit_deploy.errors import InputError
@@ -55,9 +55,9 @@ class ConfiguredTask(AllOutputs, Generic[Options]):
             raise InputError(f"task {self.text!r} does not say its {option}; pass --task {self.name}, or compile again")
         return value
 
-    def completed(self, **found: object) -> Task:
+    def completed(self, **options: object) -> Task:
         """Returns the task with these options in place of its own."""
-        return type(self)(self.options.model_copy(update=found))
+        return type(self)(self.options.model_copy(update=options))
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and isinstance(other, ConfiguredTask) and self.options == other.options
@@ -79,13 +79,13 @@ def chosen_output(task: str, interface: Interface, name: str | None, ranks: Mapp
     described = ", ".join(f"{o.name!r} {shape_text(o)}" for o in interface.outputs)
     wanted = " or ".join(ranks.values())
     if name is not None:
-        found = next((o for o in interface.outputs if o.name == name), None)
-        if found is None:
+        output = next((o for o in interface.outputs if o.name == name), None)
+        if output is None:
             raise InputError(f"task {task}: the model has no output {name!r}; it has {described}")
-        if len(found.shape) not in ranks or not found.is_float or found.batch_axis != 0:
-            kind = " integers" if not found.is_float else "" if found.batch_axis == 0 else " one for all images,"
-            raise InputError(f"task {task} needs floats {wanted}, output {name!r} is{kind} {shape_text(found)}")
-        return found
+        if len(output.shape) not in ranks or not output.is_float or output.batch_axis != 0:
+            kind = " integers" if not output.is_float else "" if output.batch_axis == 0 else " one for all images,"
+            raise InputError(f"task {task} needs floats {wanted}, output {name!r} is{kind} {shape_text(output)}")
+        return output
     for rank in ranks:
         fitting = [o for o in interface.outputs if o.is_float and o.batch_axis == 0 and len(o.shape) == rank]
         if len(fitting) == 1:
@@ -102,21 +102,6 @@ def picture_size(interface: Interface) -> tuple[int, int] | None:
         case (int(height), int(width)):
             return height, width
     return None
-
-
-def whole_numbers(metric: str, text: str, names: Iterable[str]) -> list[int]:
-    """Reads the numbers of a metric like `pixel:3,5,1`, one for each of `names`. Raises InputError."""
-    names, parts = list(names), text.split(",")
-    if len(parts) != len(names) or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-        example = ",".join(str(i) for i in range(3, 3 + len(names)))
-        raise InputError(f"metric '{metric}:{text}': give {metric}:{','.join(names)}, e.g. {metric}:{example}")
-    return [int(part) for part in parts]
-
-
-def in_range(metric: str, what: str, value: int, count: int) -> None:
-    """Raises InputError unless a metric's number names one of `count` rows, columns, queries or classes."""
-    if value >= count:
-        raise InputError(f"metric {metric!r}: {what} {value} is out of range, the model has 0 to {count - 1}")
 
 
 def shape_text(output: Output) -> str:

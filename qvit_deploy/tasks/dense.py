@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from qvit_deploy.data.labels.maps import LabelMap, LabelMaps
 from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface
-from qvit_deploy.tasks.configured import ConfiguredTask, chosen_output, in_range, whole_numbers
+from qvit_deploy.tasks.configured import chosen_output
+from qvit_deploy.tasks.placed import PlacedTask, in_range
 from qvit_deploy.tasks.planes import interpolated
 from qvit_deploy.tasks.scores.dense import Align, aligned, depth_errors, iou, mask_counts
 from qvit_deploy.tasks.tally import Figure, Tally, amount, share
-from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+from qvit_deploy.tasks.task import Arrays, Outputs, Task, Words
 from qvit_deploy.tasks.views import Plane, View
 from qvit_deploy.validation import Record
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qvit_deploy.tasks.task import Array
-
-PIXEL = "pixel"
 
 
 class DenseOptions(Record):
@@ -41,7 +40,7 @@ class DenseOptions(Record):
     inverse: bool = Field(default=False, description="the output is one over the depth")
 
 
-class Dense(ConfiguredTask[DenseOptions]):
+class Dense(PlacedTask[DenseOptions]):
     """One output is [batch, h, w], [batch, 1, h, w], or has more channels.
 
     Its labels are depths, above 0 where there are any; or with a threshold a mask or a share for every pixel.
@@ -52,6 +51,8 @@ class Dense(ConfiguredTask[DenseOptions]):
         score="delta1", same="side of the threshold", signal="outputs", answer="map", answers="maps", counted="pixels"
     )
     labels = "maps"
+    place = "pixel"
+    coordinates = (("ROW", "COL"), ("ROW", "COL", "CHANNEL"))
 
     def for_model(self, interface: Interface) -> Task:
         """Finds the output. Raises InputError: none is a map, or several are."""
@@ -94,65 +95,36 @@ class Dense(ConfiguredTask[DenseOptions]):
             )
         resized, numbers = interpolated(maps, label)
         truth = numbers.astype(np.float64).ravel() / self.options.scale
-        found = resized.astype(np.float64).ravel()
+        values = resized.astype(np.float64).ravel()
         if not np.isfinite(truth).all():
             raise InputError(
                 f"task dense: the labels of {label.name} hold NaN or infinity; where no depth is known it is 0"
             )
         if self.options.threshold is not None:
-            return found, truth
+            return values, truth
         known = truth > 0
         if not known.any():
             raise InputError(f"task dense: the label map of {label.name} has no depth above 0 where the model looks")
-        found, truth = found[known], truth[known]
+        values, truth = values[known], truth[known]
         if not self.options.inverse:
-            return aligned(found, truth, self.options.align), truth
-        inverse = aligned(found, 1 / truth, self.options.align)
+            return aligned(values, truth, self.options.align), truth
+        inverse = aligned(values, 1 / truth, self.options.align)
         return 1 / np.maximum(inverse, 1 / truth.max()), truth  # no depth beyond the labels' largest
 
-    def parse_metric(self, text: str) -> Metric:
-        """Reads `pixel:ROW,COL` or, of several channels, `pixel:ROW,COL,CHANNEL`: the output there; or
-        `output-change`.
+    def at_place(self, outputs: Outputs, metric: str, numbers: Sequence[int]) -> Tensor:
+        """Returns the output at a row and column; of several channels that of one, which is then named."""
+        maps, (row, column, *channel) = self.maps(outputs), numbers
+        in_range(metric, "row", row, maps.shape[2])
+        in_range(metric, "column", column, maps.shape[3])
+        if not channel and maps.shape[1] > 1:
+            raise InputError(f"metric {metric!r}: of {maps.shape[1]} channels name one, pixel:ROW,COL,CHANNEL")
+        in_range(metric, "channel", (chosen := channel[0] if channel else 0), maps.shape[1])
+        return maps[:, chosen, row, column]
 
-        Raises:
-            InputError: there is no such metric; and, from the metric itself, a pixel or channel that does not exist.
-        """
-        name, _, given = text.partition(":")
-        if name != PIXEL:
-            return super().parse_metric(text)
-        names = ("ROW", "COL", "CHANNEL") if given.count(",") > 1 else ("ROW", "COL")
-        row, column, *channel = whole_numbers(PIXEL, given, names)
-
-        def at(outputs: Outputs) -> Tensor:
-            maps = self.maps(outputs)
-            in_range(text, "row", row, maps.shape[2])
-            in_range(text, "column", column, maps.shape[3])
-            if not channel and maps.shape[1] > 1:
-                raise InputError(f"metric {text!r}: of {maps.shape[1]} channels name one, pixel:ROW,COL,CHANNEL")
-            in_range(text, "channel", (chosen := channel[0] if channel else 0), maps.shape[1])
-            return maps[:, chosen, row, column]
-
-        def metric(clean: Outputs, corrupt: Outputs) -> Objective:
-            return at
-
-        return metric
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Returns the metrics there are, as a person writes them."""
-        return (*super().metrics, f"{PIXEL}:ROW,COL", f"{PIXEL}:ROW,COL,CHANNEL")
-
-    def metric_text(self, metric: str) -> str:
-        """Says what a metric measures."""
-        name, _, given = metric.partition(":")
-        if name != PIXEL:
-            return super().metric_text(metric)
-        row, column, *channel = given.split(",")
+    def place_text(self, numbers: Sequence[int]) -> str:
+        """Says `the output at row 3, column 5`."""
+        row, column, *channel = numbers
         return f"the output at row {row}, column {column}" + (f", channel {channel[0]}" if channel else "")
-
-    def pair_metric_text(self, metric: str, clean: int | None, corrupt: int | None) -> str:
-        """Says the same for one pair."""
-        return self.metric_text(metric).removeprefix("the ")
 
 
 class _DenseTally(Tally):
@@ -177,12 +149,12 @@ class _DenseTally(Tally):
         for offset in range(len(maps[0])):
             label = self._labels[place.start + offset]
             for model, of_model in enumerate(maps):
-                found, truth = self._task.at_labels(of_model[offset], label)
+                values, truth = self._task.at_labels(of_model[offset], label)
                 if threshold is None:
-                    self._errors[model].append(depth_errors(found, truth))
+                    self._errors[model].append(depth_errors(values, truth))
                 else:
-                    self._errors[model].append((float(np.abs(found - truth).mean()),))
-                    self._counts[model] += mask_counts(found > threshold, truth > threshold)
+                    self._errors[model].append((float(np.abs(values - truth).mean()),))
+                    self._counts[model] += mask_counts(values > threshold, truth > threshold)
 
     def by_labels(self) -> list[Figure]:
         if self._labels is None:
@@ -207,10 +179,9 @@ class _DenseTally(Tally):
         if not self._magnitude:
             return []
         relative = self._difference / self._magnitude
-        figures = [Figure("mae_relative", relative, None, f"MAE to float {relative:.2%} of the mean magnitude")]
+        figures = [Figure("mae_relative", "MAE to float", relative, form="{:.2%}", note="of the mean magnitude")]
         if self._task.options.threshold is not None:
-            same = iou(self._masks)
-            figures.append(Figure("iou_to_float", same, None, f"IoU with float's mask {same:.2%}"))
+            figures.append(Figure("iou_to_float", "IoU with float's mask", iou(self._masks), form="{:.2%}"))
         return figures
 
 

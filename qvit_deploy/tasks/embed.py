@@ -14,7 +14,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface
 from qvit_deploy.tasks.configured import ConfiguredTask, chosen_output, shape_text
 from qvit_deploy.tasks.scores.neighbours import cosines, knn_accuracy, nearest, shared
-from qvit_deploy.tasks.tally import Figure, Tally, share
+from qvit_deploy.tasks.tally import AGREEMENT, Figure, Tally, share
 from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
 from qvit_deploy.validation import Record
 
@@ -61,13 +61,13 @@ class Embed(ConfiguredTask[EmbedOptions]):
         vectors = {2: "of vectors [batch, dim]"}
         # Who says how to pool means tokens, also where a vector comes out beside them.
         ranks = tokens if self.options.pool else vectors | tokens
-        found = chosen_output(self.name, interface, self.options.output, ranks)
-        if len(found.shape) == 3 and self.options.pool is None:
+        output = chosen_output(self.name, interface, self.options.output, ranks)
+        if len(output.shape) == 3 and self.options.pool is None:
             raise InputError(
-                f"task embed: output {found.name!r} is tokens {shape_text(found)}; say how they become one vector: "
+                f"task embed: output {output.name!r} is tokens {shape_text(output)}; say how they become one vector: "
                 "embed:pool=class for the first token, embed:pool=mean for the mean of all"
             )
-        return self.completed(output=found.name)
+        return self.completed(output=output.name)
 
     def embeddings(self, outputs: Mapping[str, Array]) -> Array:
         """Returns one vector per image, [batch, dim]."""
@@ -171,12 +171,12 @@ class _EmbedTally(Tally):
         vectors, exact = np.concatenate(self._vectors), np.concatenate(self._exact)
         cosine, same = cosines(exact, vectors), self._task.same_neighbours(exact, vectors)
         figures = [
-            Figure("cosine_mean", float(cosine.mean()), None, f"cosine to float {cosine.mean():.4f}"),
-            Figure("cosine_min", float(cosine.min()), None, f"least {cosine.min():.4f}"),
+            Figure("cosine_mean", "cosine to float", float(cosine.mean()), form="{:.4f}"),
+            Figure("cosine_min", "least", float(cosine.min()), form="{:.4f}"),
         ]
         if same is not None:
             k = self._task.neighbours(len(vectors))
-            figures.append(Figure("agreement", same, None, f"nearest {k} neighbours as in float {same:.1%}"))
+            figures.append(Figure(AGREEMENT, f"nearest {k} neighbours as in float", same))
         return figures
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,18 +13,12 @@ from qvit_deploy.data.labels.maps import LabelMap, LabelMaps
 from qvit_deploy.data.labels.opening import Labels
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.interface import Interface, Output
-from qvit_deploy.tasks.configured import (
-    ConfiguredTask,
-    chosen_output,
-    in_range,
-    picture_size,
-    shape_text,
-    whole_numbers,
-)
+from qvit_deploy.tasks.configured import chosen_output, picture_size, shape_text
+from qvit_deploy.tasks.placed import PlacedTask, in_range
 from qvit_deploy.tasks.planes import interpolated
 from qvit_deploy.tasks.scores.confusion import confusion, mean_iou, pixel_accuracy
-from qvit_deploy.tasks.tally import Figure, Tally, share
-from qvit_deploy.tasks.task import Arrays, Metric, Objective, Outputs, Task, Words
+from qvit_deploy.tasks.tally import AGREEMENT, Figure, Tally, share
+from qvit_deploy.tasks.task import Arrays, Outputs, Task, Words
 from qvit_deploy.tasks.views import ClassMap, View
 from qvit_deploy.validation import Record
 
@@ -32,8 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qvit_deploy.tasks.task import Array
-
-PIXEL = "pixel"
 
 
 class SegmentOptions(Record):
@@ -53,13 +45,15 @@ class SegmentOptions(Record):
         return axis
 
 
-class Segment(ConfiguredTask[SegmentOptions]):
+class Segment(PlacedTask[SegmentOptions]):
     """One output has a score for every class and pixel: [batch, classes, h, w] or [batch, h, w, classes]; of two
     classes perhaps one score alone, [batch, 1, h, w] or [batch, h, w]."""
 
     name = "segment"
     words = Words(score="mIoU", same="class", signal="outputs", answer="class", answers="classes", counted="pixels")
     labels = "maps"
+    place = "pixel"
+    coordinates = (("ROW", "COL", "CLASS"),)
 
     def for_model(self, interface: Interface) -> Task:
         """Finds the output and its axis of classes.
@@ -69,11 +63,11 @@ class Segment(ConfiguredTask[SegmentOptions]):
         """
         super().for_model(interface)
         ranks = {4: "of maps [batch, classes, h, w] or [batch, h, w, classes]", 3: "of maps [batch, h, w]"}
-        found = chosen_output(self.name, interface, self.options.output, ranks)
-        axis = _class_axis(found, interface) if self.options.axis is None else self.options.axis
-        if axis and len(found.shape) != 4:
-            raise InputError(f"task segment: output {found.name!r} {shape_text(found)} has no axis {axis} of classes")
-        return self.completed(output=found.name, axis=axis)
+        output = chosen_output(self.name, interface, self.options.output, ranks)
+        axis = _class_axis(output, interface) if self.options.axis is None else self.options.axis
+        if axis and len(output.shape) != 4:
+            raise InputError(f"task segment: output {output.name!r} {shape_text(output)} has no axis {axis} of classes")
+        return self.completed(output=output.name, axis=axis)
 
     def scores(self, outputs: Mapping[str, Array]) -> Array:
         """Returns the scores with the classes in front, [batch, classes, h, w]; one channel for a binary output."""
@@ -123,47 +117,20 @@ class Segment(ConfiguredTask[SegmentOptions]):
             )
         return confusion(self.classes(resized)[known], numbers, count)
 
-    def parse_metric(self, text: str) -> Metric:
-        """Reads `pixel:ROW,COL,CLASS`: the score of a class at a pixel of the output; or `output-change`.
+    def at_place(self, outputs: Outputs, metric: str, numbers: Sequence[int]) -> Tensor:
+        """Returns the score of a class at a pixel of the output."""
+        scores, (row, column, number) = self.scores(outputs), numbers
+        in_range(metric, "row", row, scores.shape[2])
+        in_range(metric, "column", column, scores.shape[3])
+        in_range(metric, "class", number, max(2, scores.shape[1]))
+        if scores.shape[1] == 1:  # one score for class 1, and its negative for class 0
+            return scores[:, 0, row, column] * (1 if number else -1)
+        return scores[:, number, row, column]
 
-        Raises:
-            InputError: there is no such metric; and, from the metric itself, a pixel or class that does not exist.
-        """
-        name, _, given = text.partition(":")
-        if name != PIXEL:
-            return super().parse_metric(text)
-        row, column, number = whole_numbers(PIXEL, given, ("ROW", "COL", "CLASS"))
-
-        def at(outputs: Outputs) -> Tensor:
-            scores = self.scores(outputs)
-            in_range(text, "row", row, scores.shape[2])
-            in_range(text, "column", column, scores.shape[3])
-            in_range(text, "class", number, max(2, scores.shape[1]))
-            if scores.shape[1] == 1:  # one score for class 1, and its negative for class 0
-                return scores[:, 0, row, column] * (1 if number else -1)
-            return scores[:, number, row, column]
-
-        def metric(clean: Outputs, corrupt: Outputs) -> Objective:
-            return at
-
-        return metric
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Returns the metrics there are, as a person writes them."""
-        return (*super().metrics, f"{PIXEL}:ROW,COL,CLASS")
-
-    def metric_text(self, metric: str) -> str:
-        """Says what a metric measures."""
-        name, _, given = metric.partition(":")
-        if name != PIXEL:
-            return super().metric_text(metric)
-        row, column, number = given.split(",")
+    def place_text(self, numbers: Sequence[int]) -> str:
+        """Says `the score of class 1 at row 3, column 5`."""
+        row, column, number = numbers
         return f"the score of class {number} at row {row}, column {column}"
-
-    def pair_metric_text(self, metric: str, clean: int | None, corrupt: int | None) -> str:
-        """Says the same for one pair."""
-        return self.metric_text(metric).removeprefix("the ")
 
 
 def _class_axis(output: Output, interface: Interface) -> int:
@@ -226,8 +193,8 @@ class _SegmentTally(Tally):
     def to_float(self) -> list[Figure]:
         if not self._pixels:
             return []
-        return [Figure("agreement", self._same / self._pixels, None,
-                       f"pixels of the same class as in float {self._same / self._pixels:.2%}")]  # fmt: skip
+        same = self._same / self._pixels
+        return [Figure(AGREEMENT, "pixels of the same class as in float", same, form="{:.2%}")]
 
 
 SEGMENT = Segment(SegmentOptions())

@@ -185,6 +185,11 @@ def examples(outputs: Mapping[str, Array], chosen: slice) -> dict[str, Array]:
     return {name: value[chosen] for name, value in outputs.items()}
 
 
+def by_example(value: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor [batch, ...] as a matrix [batch, numbers of an example], those of scalars [batch, 1]."""
+    return value.reshape(len(value), -1)
+
+
 def arrays(outputs: Outputs) -> dict[str, np.ndarray]:
     """Outputs of the executor as a runtime would give them."""
     return {name: value.detach().cpu().numpy() for name, value in outputs.items()}

@@ -61,8 +61,8 @@ def test_least_loss_by_dynamic_programming(seed):
             ops = site.macs * option.w_bits * option.a_bits
             row[ops:] = table[: limit + 1 - ops] + loss[site.name][option]
         table = bought.min(0)
-    found = solve(sites, {s.name: WIDTHS for s in sites}, loss, Budget(max_bitops=limit))
-    assert sum(loss[name][option] for name, option in found.items()) == pytest.approx(table[limit], rel=1e-9)
+    allocation = solve(sites, {s.name: WIDTHS for s in sites}, loss, Budget(max_bitops=limit))
+    assert sum(loss[name][option] for name, option in allocation.items()) == pytest.approx(table[limit], rel=1e-9)
 
 
 def test_same_answer_twice():
@@ -111,14 +111,17 @@ def hard(n):
 
 
 def test_an_unproven_answer_fits_and_says_so(caplog, monkeypatch):
+    # Limits that the solver reaches at once: what reaches the real ones takes minutes.
     monkeypatch.setattr(knapsack, "_NODES", 5)
     monkeypatch.setattr(knapsack, "_SIDE_NODES", 5)
     sites, options, loss = hard(30)
     with caplog.at_level(logging.WARNING):
-        found = solve(sites, options, loss, Budget(mean_w_bits=4.73, mean_a_bits=5.21))
+        allocation = solve(sites, options, loss, Budget(mean_w_bits=4.73, mean_a_bits=5.21))
     assert "not proven the best" in caplog.text
-    assert sum(s.params * found[s.name].w_bits for s in sites) * 100 <= 473 * sum(s.params for s in sites)
-    assert sum(s.act_elements * found[s.name].a_bits for s in sites) * 100 <= 521 * sum(s.act_elements for s in sites)
+    assert sum(s.params * allocation[s.name].w_bits for s in sites) * 100 <= 473 * sum(s.params for s in sites)
+    assert sum(s.act_elements * allocation[s.name].a_bits for s in sites) * 100 <= 521 * sum(
+        s.act_elements for s in sites
+    )
 
 
 def test_an_answer_over_the_limit_by_less_than_highs_sees_is_refused():

@@ -22,9 +22,9 @@ def test_of_equal_points_the_first_stays():
 
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=12))
 def test_what_stays_is_beaten_by_nothing_and_what_goes_by_something_that_stays(points):
-    kept = pareto_front(points)
-    front = [p for p, stays in zip(points, kept, strict=True) if stays]
+    on_front = pareto_front(points)
+    front = [p for p, stays in zip(points, on_front, strict=True) if stays]
     assert len(set(front)) == len(front)
-    for point, stays in zip(points, kept, strict=True):
+    for point, stays in zip(points, on_front, strict=True):
         no_worse = [q for q in points if all(x <= y for x, y in zip(q, point, strict=True))]
         assert set(no_worse) == {point} if stays else any(q in front for q in no_worse)

@@ -12,6 +12,7 @@ from qvit_deploy.formats.integer import Int
 from qvit_deploy.recipe import Recipe
 
 NAMES = ("patch", "blocks.0.fc1", "blocks.0.fc2", "blocks.1.fc1", "blocks.1.fc2", "head")
+ENDS = (NAMES[0], NAMES[-1])
 
 
 def test_a_pattern_is_a_glob_on_module_paths() -> None:
@@ -43,19 +44,19 @@ def test_a_width_needs_a_pattern_and_a_width(text: str) -> None:
 @pytest.mark.parametrize("goal", [{"uniform": "w4a4"}, {"mean_bits": 4}])
 def test_a_named_width_wins_over_every_other_choice(goal: dict[str, object]) -> None:
     recipe = Recipe.model_validate({**goal, "widths": ("head=w2a3", "blocks.0.fc1=w8a8")})
-    options = site_options(recipe, NAMES, NAMES)
+    options = site_options(recipe, NAMES, ENDS)
     assert options["head"] == (Option(Int(2), Int(3)),) and options["blocks.0.fc1"] == (Option(Int(8), Int(8)),)
     assert options["patch"] == (Option(Int(8), Int(8)),)  # first_last_bits
 
 
 def test_the_first_and_the_last_are_those_of_the_model_whatever_stays_in_float() -> None:
     recipe = Recipe(mean_bits=4, keep_float=("head",))
-    assert len(site_options(recipe, NAMES[:-1], NAMES)["blocks.1.fc2"]) == 3
+    assert len(site_options(recipe, NAMES[:-1], ENDS)["blocks.1.fc2"]) == 3
 
 
 def chosen(recipe: Recipe, costs: list[SiteCost]) -> Allocation:
     names = [c.name for c in costs if c.name not in recipe.keep_float]
-    options = site_options(recipe, names, NAMES)
+    options = site_options(recipe, names, ENDS)
     loss = {n: {o: 4.0**-o.w_bits for o in options[n]} for n in names}
     return choose(recipe, costs, options, loss)
 

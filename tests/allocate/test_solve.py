@@ -173,10 +173,9 @@ def test_too_small_a_size_names_the_smallest_and_what_is_fixed():
     options = {s.name: [W4, W8] for s in SITES} | {"patch_embed": [W8], "head": [W8]}
     with pytest.raises(BudgetError) as caught:
         solve(SITES, options, LOSS, Budget(max_weight_bytes=1.2e6))
-    assert str(caught.value) == (
-        "a budget of 1.2 MB weight size cannot be met: the smallest possible is 3 MB "
-        "(all sites at w4; fixed: patch_embed at w8, head at w8)"
-    )
+    said = str(caught.value)
+    assert "1.2 MB weight size" in said and "smallest possible is 3 MB" in said
+    assert "all sites at w4; fixed: patch_embed at w8, head at w8" in said
 
 
 @pytest.mark.parametrize(

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from qvit_deploy.artifacts.atomic import append, make_folder, whole_file, whole_folder, write_file, write_files
 from qvit_deploy.errors import InputError
+from tests.support.hostile_files import largest_file
 
 
 class Interrupted(BaseException):
     """Stands for Ctrl-C, which is no Exception either."""
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """A real failure in the middle of a file: the system allows none of more than `size` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

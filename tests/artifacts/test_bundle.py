@@ -35,7 +35,8 @@ def test_round_trip(tmp_path):
 def test_the_manifest_has_what_the_contract_lists(tmp_path):
     write(tmp_path / "out")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert manifest == MANIFEST | {"schema": "qvit-deploy/bundle/1", "files": manifest["files"]}
+    written = {"schema": "qvit-deploy/bundle/1", "files": manifest["files"], "digest": manifest["digest"]}
+    assert manifest == MANIFEST | written
     assert manifest["files"]["report.html"] == {"sha256": hashlib.sha256(b"<html>").hexdigest(), "bytes": 6}
 
 
@@ -247,3 +248,22 @@ def test_any_json_survives_the_manifest(verification):
     text = Manifest.model_validate(MANIFEST | {"verification": verification}).to_json()
     assert json.loads(text)["verification"] == verification
     assert Manifest.model_validate_json(text).to_json() == text
+
+
+@pytest.mark.parametrize("change", [{"source": {"model": "another"}}, {"digest": "0" * 64}])
+def test_a_manifest_that_was_changed_is_seen(tmp_path, change):
+    write(tmp_path / "out")
+    path = tmp_path / "out/manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(BundleError, match="was modified or damaged"):
+        read_bundle(tmp_path / "out")
+
+
+def test_a_manifest_without_a_digest_is_read(tmp_path):
+    """As they were written before there was one."""
+    write(tmp_path / "out")
+    path = tmp_path / "out/manifest.json"
+    content = json.loads(path.read_text())
+    del content["digest"]
+    path.write_text(json.dumps(content))
+    assert read_bundle(tmp_path / "out").manifest.source == MANIFEST["source"]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from qvit_deploy.artifacts import atomic
 from qvit_deploy.artifacts import bundle as bundle_module
-from qvit_deploy.artifacts.bundle import check_output, read_bundle
+from qvit_deploy.artifacts.bundle import FileRecord, check_output, read_bundle
 from qvit_deploy.errors import InputError
 from tests.support.artifacts.bundle_example import tree, write
+from tests.support.hostile_files import largest_file
 
 # --- an output that exists
 
@@ -32,11 +35,22 @@ def test_force_replaces_a_bundle_with_its_engines(tmp_path):
     out = tmp_path / "out"
     write(out)
     (out / "engines").mkdir()
-    (out / "engines/sm87.engine").write_bytes(b"old engine of the old model")
-    (out / "measurements").mkdir()
+    engine = b"old engine of the old model"
+    (out / "engines/sm87.engine").write_bytes(engine)
+    record = {"schema": "qvit-deploy/engine/1", "engine": FileRecord.of(engine).model_dump()}
+    (out / "engines/sm87.json").write_text(json.dumps(record))
     write(out, files={"model.tensorrt.onnx": b"new"}, force=True)
     assert sorted(tree(out)) == ["manifest.json", "model.tensorrt.onnx"]
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_force_keeps_the_history_of_measurements(tmp_path):
+    out = tmp_path / "out"
+    write(out)
+    (out / "measurements").mkdir()
+    (out / "measurements/a.json").write_text('{"schema": "qvit-deploy/measurement/1"}')
+    write(out, files={"new": b"new"}, force=True)
+    assert sorted(tree(out)) == ["manifest.json", "measurements", "measurements/a.json", "new"]
 
 
 def test_force_takes_an_empty_folder_and_a_bundle_of_another_version(tmp_path):
@@ -64,7 +78,9 @@ def test_force_never_removes_a_folder_that_is_no_bundle(tmp_path, name, content)
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("stray", ["notes.txt", "old/notes.txt"])
+@pytest.mark.parametrize(
+    "stray", ["notes.txt", "old/notes.txt", "measurements/thesis.docx", "measurements/a.json", "engines/a.engine"]
+)
 def test_force_never_removes_what_somebody_put_into_a_bundle(tmp_path, stray):
     out = tmp_path / "out"
     write(out)
@@ -73,6 +89,22 @@ def test_force_never_removes_what_somebody_put_into_a_bundle(tmp_path, stray):
     with pytest.raises(InputError, match=f"holds {stray}, which no bundle has"):
         write(out, force=True)
     assert (out / stray).read_text() == "mine"
+
+
+def test_force_never_removes_a_file_that_was_changed_since(tmp_path):
+    out = tmp_path / "out"
+    write(out, files={"report.html": b"ours"})
+    (out / "report.html").write_text("with notes in the margin")
+    with pytest.raises(InputError, match=r"report\.html was changed since it was written"):
+        write(out, force=True)
+
+
+def test_force_never_removes_an_empty_folder_of_somebody(tmp_path):
+    out = tmp_path / "out"
+    write(out)
+    (out / "ideas").mkdir()
+    with pytest.raises(InputError, match="holds the folder ideas"):
+        write(out, force=True)
 
 
 def test_force_refuses_files_and_the_current_folder(tmp_path, monkeypatch):
@@ -118,13 +150,9 @@ def test_a_file_that_the_system_refuses_leaves_everything_as_it_was(tmp_path, re
     """A real failure in the middle of a file: the system allows no file of more than 4 kB."""
     if replacing:
         write(tmp_path / "out")
-    before, limits = tree(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"cannot be written: .*File too large"):
-            write(tmp_path / "out", files={"first": b"x", "other": b"x" * 10_000}, force=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    before = tree(tmp_path)
+    with largest_file(4096), pytest.raises(InputError, match=r"cannot be written: .*File too large"):
+        write(tmp_path / "out", files={"first": b"x", "other": b"x" * 10_000}, force=True)
     assert tree(tmp_path) == before
 
 
@@ -184,3 +212,36 @@ def test_a_missing_source_file(tmp_path):
     with pytest.raises(InputError, match=r"cannot be written: .*gone"):
         write(tmp_path / "out", files={"model.onnx": tmp_path / "gone"})
     assert list(tmp_path.iterdir()) == []
+
+
+def killed(folder, code):
+    """Runs `code` with `out`, a path, and write_bundle at hand, in a process that is killed in the middle of it."""
+    text = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from qvit_deploy.artifacts import atomic\n"
+        "from tests.support.artifacts.bundle_example import write\n"
+        f"out = Path({str(folder / 'out')!r})\n"
+        "die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n" + code
+    )
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == -signal.SIGKILL
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    write(tmp_path / "out")
+    before = tree(tmp_path)
+    killed(tmp_path, "atomic.sync = die\nwrite(out, files={'first': b'x'}, force=True)")
+    assert tree(tmp_path).items() > before.items()
+    write(tmp_path / "other")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_the_next_writer_puts_back_what_a_killed_one_had_moved_aside(tmp_path):
+    """Killed between the two renames."""
+    write(tmp_path / "out")
+    before = tree(tmp_path / "out")
+    moves = "rename = Path.rename\nPath.rename = lambda p, to: rename(p, to) if p == out else die()\n"
+    killed(tmp_path, moves + "write(out, files={'first': b'x'}, force=True)")
+    assert not (tmp_path / "out").exists()
+    write(tmp_path / "other")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
+    assert tree(tmp_path / "out") == before

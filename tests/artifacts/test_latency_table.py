@@ -37,8 +37,8 @@ def test_what_a_writer_writes_is_read_back(tmp_path: Path) -> None:
 
 def test_milliseconds_become_whole_nanoseconds_and_other_models_sites_are_ignored(tmp_path: Path) -> None:
     path = written(tmp_path, sites={"fc1": {"w4a4": 0.0312345678, "w8a8": 1e-3}, "else": {}})
-    found = site_latencies(read_latency(path), str(path), {"fc1": [W4, W8]})
-    assert found == {"fc1": {W4: 31235, W8: 1000}}
+    latencies = site_latencies(read_latency(path), str(path), {"fc1": [W4, W8]})
+    assert latencies == {"fc1": {W4: 31235, W8: 1000}}
 
 
 @pytest.mark.parametrize(

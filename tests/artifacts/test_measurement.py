@@ -22,10 +22,10 @@ def with_latency(**more: Any) -> dict[str, Any]:
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "m.json", changed(against=subject("old", noisy(5, 1))))
-    found = read_measurement(path)
-    path.write_text(found.model_dump_json(by_alias=True, exclude_none=True))
-    assert read_measurement(path) == found
-    assert found.tree()["latency_ms"]["p50"] == found.latency_ms.p50 and "energy" not in found.tree()
+    measurement = read_measurement(path)
+    path.write_text(measurement.model_dump_json(by_alias=True, exclude_none=True))
+    assert read_measurement(path) == measurement
+    assert measurement.tree()["latency_ms"]["p50"] == measurement.latency_ms.p50 and "energy" not in measurement.tree()
 
 
 @pytest.mark.parametrize(

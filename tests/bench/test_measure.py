@@ -40,10 +40,10 @@ def test_any_number_of_files_take_turns(model: Path, tmp_path: Path) -> None:
             pass
 
     progress = Counted()
-    found = in_turn([model, other, model], MeasureOptions(processes=2, runs=12), 4, progress)  # type: ignore[arg-type]
-    assert [len(f) for f in found] == [2, 2, 2] and {len(p) for f in found for p in f} == {4}
+    runs = in_turn([model, other, model], MeasureOptions(processes=2, runs=12), 4, progress)  # type: ignore[arg-type]
+    assert [len(f) for f in runs] == [2, 2, 2] and {len(p) for f in runs for p in f} == {4}
     assert sum(steps) == progress.total == 2 * 3 * 4
-    assert all(b > 0 for f in found for p in f for b in p)
+    assert all(b > 0 for f in runs for p in f for b in p)
 
 
 def test_parts_of_a_model_have_sizes_of_their_own(model: Path, tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_parts_of_a_model_have_sizes_of_their_own(model: Path, tmp_path: Path) -
 
 
 def test_the_file_that_ran_is_the_one_described(model: Path) -> None:
-    found = measure(File(model, {}), None, MeasureOptions(processes=2, runs=10), profiled=False)
-    assert found.file.bytes == model.stat().st_size and found.latency_ms.samples == 20
-    assert found.settings.batch == 1 and found.profile is None and found.against is None
-    assert {len(p.blocks_ms) for p in found.processes} == {10}
-    assert found.peak_memory_bytes is None or found.peak_memory_bytes > 1e7
+    measurement = measure(File(model, {}), None, MeasureOptions(processes=2, runs=10), profiled=False)
+    assert measurement.file.bytes == model.stat().st_size and measurement.latency_ms.samples == 20
+    assert measurement.settings.batch == 1 and measurement.profile is None and measurement.against is None
+    assert {len(p.blocks_ms) for p in measurement.processes} == {10}
+    assert measurement.peak_memory_bytes is None or measurement.peak_memory_bytes > 1e7
 
 
 class Killing:

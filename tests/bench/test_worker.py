@@ -57,8 +57,8 @@ def test_an_engine_takes_turns_with_an_onnx_file(tmp_path: Path, monkeypatch: py
     model.write_bytes(mixed_vit().serialize())
     job = worker.MeasureJob((str(engine), str(model)), 2, 1, None, blocks=3, runs=12, warm_up=False)
     steps: list[int] = []
-    found = worker.measure(job, steps.append)
-    ours, theirs = found["files"]
+    measurement = worker.measure(job, steps.append)
+    ours, theirs = measurement["files"]
     assert sum(steps) == 6 and ours["batch"] == theirs["batch"] == 2
     assert ours["blocks_ms"] == pytest.approx([1.25] * 3, rel=1e-3) and min(theirs["blocks_ms"]) > 0
     assert ours["device_memory_bytes"] == 48 and theirs["device_memory_bytes"] is None

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import resource
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 from qvit_deploy.cache.stages import StageCache, code_digest, numerics
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Stopwatch
+from tests.support.hostile_files import largest_file
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,10 @@ def test_without_a_folder_everything_is_made() -> None:
 def test_a_result_is_made_once_and_said_to_be_kept(tmp_path: Path) -> None:
     make, first, second = Maker(), Stopwatch(), Stopwatch()
     folder = tmp_path / "deep" / "folder"
-    made = opened(folder).result("stage", [1], first, make)
-    found = opened(folder).result("stage", [1], second, make)
-    assert make.asked == 1 and isinstance(found, Found) and np.array_equal(found.values, made.values)
+    first_result = opened(folder).result("stage", [1], first, make)
+    second_result = opened(folder).result("stage", [1], second, make)
+    assert make.asked == 1 and isinstance(second_result, Found)
+    assert np.array_equal(second_result.values, first_result.values)
     assert list(first.seconds) == ["cache"] and list(second.seconds) == ["stage (cached)"]
     assert [p.suffix for p in folder.iterdir()] == [".safetensors"]
 
@@ -100,16 +100,6 @@ def test_a_folder_in_the_place_of_a_result(tmp_path: Path) -> None:
     assert len(said) == 2 and "cannot be cached" in said[1] and [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_costs_the_cache_not_the_result(tmp_path: Path) -> None:
     make, watch = Maker(100_000), Stopwatch()
     cache = opened(tmp_path)
@@ -135,9 +125,9 @@ def test_many_that_write_and_read_the_same_result_do_not_meet(tmp_path: Path) ->
 
     def work(watch: Stopwatch) -> None:
         for _ in range(25):
-            made = opened(tmp_path).result("stage", [], watch, lambda: Found(value))
-            if not np.array_equal(made.values, value):
-                unequal.append(made.values)
+            result = opened(tmp_path).result("stage", [], watch, lambda: Found(value))
+            if not np.array_equal(result.values, value):
+                unequal.append(result.values)
             if watch is watches[0]:
                 for path in tmp_path.glob("*.safetensors"):
                     path.unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-def kept(value: object, folder: Path) -> object:
+def through_a_file(value: object, folder: Path) -> object:
     store(value, folder / "value")
     return load(folder / "value")
 
@@ -78,7 +78,7 @@ def kept(value: object, folder: Path) -> object:
 @given(values)
 def test_values_come_back_to_the_last_bit(value: object) -> None:
     with TemporaryDirectory() as folder:
-        assert same(kept(value, Path(folder)), value)
+        assert same(through_a_file(value, Path(folder)), value)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def example() -> Outer:
 
 
 def test_dataclasses_keep_their_classes(example: Outer, tmp_path: Path) -> None:
-    assert same(kept(example, tmp_path), example)
+    assert same(through_a_file(example, tmp_path), example)
 
 
 def test_equal_values_give_equal_files(example: Outer, tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_equal_values_give_equal_files(example: Outer, tmp_path: Path) -> None:
 
 def test_a_graph_comes_back_with_its_name(tmp_path: Path) -> None:
     graph = mixed_vit()
-    found = kept((graph, "beside"), tmp_path)
-    assert isinstance(found, tuple) and isinstance(found[0], Graph)
-    assert found[0].serialize() == graph.serialize() and found[0].name == graph.name
-    assert found[0].digest() == graph.digest()
+    read_back = through_a_file((graph, "beside"), tmp_path)
+    assert isinstance(read_back, tuple) and isinstance(read_back[0], Graph)
+    assert read_back[0].serialize() == graph.serialize() and read_back[0].name == graph.name
+    assert read_back[0].digest() == graph.digest()
 
 
 @dataclass

@@ -13,14 +13,14 @@ from tests.support.graphs.quantizable_graphs import images_for, mixed_vit
 def test_every_float_tensor_is_measured_over_all_batches() -> None:
     graph, images = mixed_vit(), images_for(mixed_vit(), 6)
     seen: list[int] = []
-    found = tensor_extremes(Executor(graph), image_batches(images, 4), seen.append)
+    extremes = tensor_extremes(Executor(graph), image_batches(images, 4), seen.append)
     assert sum(seen) == 6
-    assert found["image"] == float(images.abs().max())
+    assert extremes["image"] == float(images.abs().max())
     run = Executor(graph).run(Examples.images(images), fetch=["hidden_out", "out_out", "logits"])
     for name, value in run.items():
-        assert found[name] == pytest.approx(float(value.abs().max()), rel=1e-6)
+        assert extremes[name] == pytest.approx(float(value.abs().max()), rel=1e-6)
     floats = {v.name for n in graph.nodes() for v in n.outputs if v.dtype is not None and v.dtype.is_floating_point()}
-    assert floats <= set(found)
+    assert floats <= set(extremes)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])

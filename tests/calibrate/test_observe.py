@@ -25,8 +25,8 @@ def watch(graph: Graph, images: torch.Tensor, batch: int, *names: str, seed: int
 
 
 def whole(graph: Graph, images: torch.Tensor, name: str) -> torch.Tensor:
-    found = Executor(graph).run(Examples.images(images), fetch=[name])[name]
-    return found.reshape(-1, found.shape[-1])
+    values = Executor(graph).run(Examples.images(images), fetch=[name])[name]
+    return values.reshape(-1, values.shape[-1])
 
 
 @pytest.mark.parametrize("batch", [1, 4, 10])
@@ -45,15 +45,15 @@ def test_extremes_are_those_of_all_images_whatever_the_batch(batch: int) -> None
 def test_few_rows_are_all_kept_and_many_are_sampled_with_the_extremes() -> None:
     graph = mixed_vit()
     few = images_for(graph, 3)
-    kept, every = watch(graph, few, 2, TENSOR)[TENSOR].rows, whole(graph, few, TENSOR)
-    assert all((kept - row).abs().amax(1).min() < 1e-5 for row in every)
+    sample, every = watch(graph, few, 2, TENSOR)[TENSOR].rows, whole(graph, few, TENSOR)
+    assert all((sample - row).abs().amax(1).min() < 1e-5 for row in every)
 
     many = images_for(graph, 300)
-    kept, every = watch(graph, many, 50, TENSOR)[TENSOR].rows, whole(graph, many, TENSOR)
-    assert len(kept) == MAX_ROWS and len(every) > MAX_ROWS
-    assert torch.isclose(kept.abs().max(), every.abs().max())
-    torch.testing.assert_close(kept.mean(), every.mean(), rtol=0.1, atol=0.02)
-    assert all((every - row).abs().amax(1).min() < 1e-5 for row in kept[::100])
+    sample, every = watch(graph, many, 50, TENSOR)[TENSOR].rows, whole(graph, many, TENSOR)
+    assert len(sample) == MAX_ROWS and len(every) > MAX_ROWS
+    assert torch.isclose(sample.abs().max(), every.abs().max())
+    torch.testing.assert_close(sample.mean(), every.mean(), rtol=0.1, atol=0.02)
+    assert all((every - row).abs().amax(1).min() < 1e-5 for row in sample[::100])
 
 
 def test_the_sample_depends_on_the_seed_only() -> None:

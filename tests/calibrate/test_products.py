@@ -23,15 +23,15 @@ def sampled(graph: Graph, images: torch.Tensor, batch: int = 3, seed: int = 0) -
 def test_samples_are_operands_of_the_product_image_by_image() -> None:
     graph = mixed_vit()
     images = images_for(graph, 6)
-    found, sites = sampled(graph, images), products(graph)
-    assert set(found) == set(sites) == {"attn.qk", "attn.av"}
+    samples, sites = sampled(graph, images), products(graph)
+    assert set(samples) == set(sites) == {"attn.qk", "attn.av"}
     for name, site in sites.items():
         output = Executor(graph).run(Examples.images(images), fetch=[site.product])[site.product]
-        sample = found[name]
+        sample = samples[name]
         assert sample.left.shape == (6 + 2, HEADS, 4, 8 if name == "attn.qk" else 4)
-        made = sample.left[:6] @ sample.right[:6]
+        product = sample.left[:6] @ sample.right[:6]
         # Rows come in random order: each is one of the product's.
-        distance = (made[:, :, :, None] - output[:, :, None]).abs().amax(-1)
+        distance = (product[:, :, :, None] - output[:, :, None]).abs().amax(-1)
         assert distance.amin(-1).max() < 1e-5
 
 
@@ -54,29 +54,29 @@ def test_the_largest_magnitudes_are_in_the_sample_head_by_head() -> None:
     """Of 40 images 8 are drawn; the extremes are there all the same, with the operand that belongs to them."""
     graph = mixed_vit()
     images = images_for(graph, 40)
-    found = sampled(graph, images, batch=7)
+    samples = sampled(graph, images, batch=7)
     for name, site in products(graph).items():
         assert site.second is not None
         left, right, output = (
             Executor(graph).run(Examples.images(images), fetch=[site.input, site.second, site.product]).values()
         )
-        sample = found[name]
+        sample = samples[name]
         assert len(sample.left) == IMAGES + 2
-        for kept, every in ((sample.left, left), (sample.right, right)):
-            torch.testing.assert_close(kept.abs().amax((0, 2, 3)), every.abs().amax((0, 2, 3)))
+        for drawn, every in ((sample.left, left), (sample.right, right)):
+            torch.testing.assert_close(drawn.abs().amax((0, 2, 3)), every.abs().amax((0, 2, 3)))
         for head in range(HEADS):
-            made = (sample.left @ sample.right)[:, head].flatten(0, 1)
-            distance = (made[:, None] - output[:, head].flatten(0, 1)[None]).abs().amax(-1)
+            product = (sample.left @ sample.right)[:, head].flatten(0, 1)
+            distance = (product[:, None] - output[:, head].flatten(0, 1)[None]).abs().amax(-1)
             assert distance.amin(-1).max() < 1e-5
 
 
 def test_swin_keeps_a_few_windows_of_every_image_and_a_few_rows(tiny_swin: Graph) -> None:
     images = images_for(tiny_swin, 4)
-    found = sampled(tiny_swin, images)
-    first = found["layers.0.blocks.0.attn.av"]
+    samples = sampled(tiny_swin, images)
+    first = samples["layers.0.blocks.0.attn.av"]
     assert first.left.shape == (4 * WINDOWS + 2, 1, 16, 16) and first.right.shape[:2] == (4 * WINDOWS + 2, 1)
-    assert all(s.left.shape[2] <= ROWS for s in found.values())
-    second = found["layers.1.blocks.0.attn.qk"]
+    assert all(s.left.shape[2] <= ROWS for s in samples.values())
+    second = samples["layers.1.blocks.0.attn.qk"]
     assert second.left.shape[:2] == (4 + 2, 2)  # one window an image
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 
-from qvit_deploy.cli import main
+from tests.support.command_line import Command
 from tests.support.devices.engine_examples import written as engine
 from tests.support.graphs.lint_examples import EXAMPLES, external
 from tests.support.graphs.small_files import LINEAR, W8A8, i8, model, u8
@@ -19,13 +18,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def inspect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def inspect(qvit: Command) -> Run:
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["qvit-deploy", "inspect", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        code = caught.value.code
-        return code if isinstance(code, int) else 0, *capsys.readouterr()
+        done = qvit("inspect", *arguments)
+        return done.code, done.out, done.err
 
     return run
 
@@ -140,8 +136,8 @@ def test_an_engine_is_what_its_record_says(inspect: Run, tmp_path: Path) -> None
     code, out, _ = inspect(path)
     assert code == 0 and out.startswith(f"{path}: tensorrt 10.3.0 for SM87 (Orin), 0.00 MB\n")
     assert f"built from m.onnx (SHA-256 {record.onnx.sha256[:16]})" in out
-    found = json.loads(inspect(path, "--json")[1])
-    assert found["type"] == "engine" and found["engine"]["sha256"] == record.engine.sha256
+    printed = json.loads(inspect(path, "--json")[1])
+    assert printed["type"] == "engine" and printed["engine"]["sha256"] == record.engine.sha256
 
 
 def test_an_engine_that_was_changed(inspect: Run, tmp_path: Path) -> None:

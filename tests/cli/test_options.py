@@ -11,9 +11,11 @@ import typer
 from typer.testing import CliRunner
 
 from qvit_deploy.cli import options
-from qvit_deploy.cli.options import RECIPE_OPTIONS, REQUEST_OPTIONS, RecipeOption, request_options
+from qvit_deploy.cli.options import INPUT_OPTIONS, RECIPE_OPTIONS, REQUEST_OPTIONS, RecipeOption, request_options
 from qvit_deploy.commands.request import CompileRequest, SweepRequest
+from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.recipe import BUDGETS, Recipe
 from qvit_deploy.targets.registry import TARGETS
 
@@ -73,7 +75,7 @@ def test_options_are_fields_of_the_recipe(arguments: list[object], fields: dict[
 def test_a_sweep_takes_lists_of_budgets_and_scores() -> None:
     flags = ["--mean-bits", "4,5.5", "--uniform", "w4a4,w8a8", "--score", "lrp", "--images", 8, "--pretrained"]
     request = requested_of_sweep(*flags)
-    assert request.pretrained
+    assert request.options.pretrained
     assert request.lists == {"mean_bits": [4.0, 5.5], "uniform": ["w4a4", "w8a8"], "score": ["lrp"]}
     assert request.choices == {"calibration_images": 8}
 
@@ -85,22 +87,20 @@ def test_lists_that_are_none_are_refused_with_the_name_of_the_option() -> None:
         requested("--bits", "4-8")
 
 
-def test_the_other_options_are_the_other_fields_of_a_request() -> None:
-    assert {*REQUEST_OPTIONS, "choices"} == {f.name for f in dataclasses.fields(CompileRequest)}
-    flags = ["--calib", "photos", "--checkpoint", "w.pt", "--pretrained", "--preprocess", "p.json", "--effort", "fast"]
-    more = [
-        "--recipe",
-        "r.toml",
-        "--skip-bad-images",
-        "--cache",
-        "kept",
-        "--input-shape",
-        "3x8x8",
-        "--input-shape",
-        "ids=4",
-    ]
-    assert requested(*flags, *more) == CompileRequest(
-        {}, Path("r.toml"), "fast", "photos", Path("w.pt"), True, Path("p.json"), ("3x8x8", "ids=4"), True, Path("kept")
+def test_the_other_options_are_the_other_fields_of_a_request(tmp_path: Path) -> None:
+    assert {*REQUEST_OPTIONS, "choices", "options"} == {f.name for f in dataclasses.fields(CompileRequest)}
+    assert {*INPUT_OPTIONS} == {f.name for f in dataclasses.fields(InputOptions)}
+    preprocess = Preprocess(input_size=(3, 8, 8), mean=(0.5,), std=(0.25,))
+    (tmp_path / "p.json").write_text(preprocess.model_dump_json())
+    of_inputs = ["--calib", "photos", "--checkpoint", "w.pt", "--pretrained", "--preprocess", tmp_path / "p.json"]
+    of_inputs += ["--input-shape", "3x8x8", "--input-shape", "ids=4", "--skip-bad-images"]
+    of_request = ["--recipe", "r.toml", "--effort", "fast", "--cache", "stages"]
+    assert requested(*of_inputs, *of_request) == CompileRequest(
+        {},
+        Path("r.toml"),
+        "fast",
+        InputOptions("photos", Path("w.pt"), True, preprocess, {"": (3, 8, 8), "ids": (4,)}, True),
+        Path("stages"),
     )
 
 

@@ -48,29 +48,29 @@ def runs_here(
 ) -> list[StandIn]:
     """Lets a GPU for SM86 appear on which engines compute what `change` makes of the right outputs: what a machine
     without that GPU cannot run, and a wrong engine that no GPU gives."""
-    made: list[StandIn] = []
+    runners: list[StandIn] = []
 
     def load(engine: Path, plugins: tuple[Path, ...]) -> StandIn:
         read_engine(engine)
         source = engine.with_suffix(".onnx")
-        made.append(StandIn(source if source.is_file() else model, change))
-        return made[-1]
+        runners.append(StandIn(source if source.is_file() else model, change))
+        return runners[-1]
 
     monkeypatch.setattr(module, "find_gpu", lambda: Gpu("Test GPU", 86))
     monkeypatch.setattr(module, "find_spec", lambda name: True)
     monkeypatch.setattr(module, "load", load)
-    return made
+    return runners
 
 
 def test_an_engine_that_computes_the_right_thing_stays(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    made = runs_here(monkeypatch, model, lambda o: o)
+    runners = runs_here(monkeypatch, model, lambda o: o)
     pairs = BuildOptions(batch=Batch.parse("2"))
     (built,) = build(model, "tensorrt-rtx", pairs, sms=(86,), out=tmp_path / "m.engine")
     assert built.check is not None and built.check.agreement == 1 and built.check.images == 32
-    assert read_engine(tmp_path / "m.engine") == built.record and made[0].closed
+    assert read_engine(tmp_path / "m.engine") == built.record and runners[0].closed
 
 
 def test_an_engine_that_does_not_is_removed_and_the_first_difference_named(
@@ -78,17 +78,17 @@ def test_an_engine_that_does_not_is_removed_and_the_first_difference_named(
 ) -> None:
     """The engine that probes the codes is built for real."""
     pytest.importorskip("tensorrt_rtx")
-    made = runs_here(monkeypatch, model, lambda o: -o)
+    runners = runs_here(monkeypatch, model, lambda o: -o)
     with pytest.raises(CheckError, match=r"dB from ONNX Runtime's.*; what differs first is image\.q8"):
         build(model, "tensorrt-rtx", sms=(86,), out=tmp_path / "m.engine")
-    assert list(tmp_path.iterdir()) == [] and all(m.closed for m in made) and len(made) == 2
+    assert list(tmp_path.iterdir()) == [] and all(m.closed for m in runners) and len(runners) == 2
 
 
 def test_engines_for_another_gpu_are_not_run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx")
-    made = runs_here(monkeypatch, model, lambda o: -o)
+    runners = runs_here(monkeypatch, model, lambda o: -o)
     (built,) = build(model, "tensorrt-rtx", sms=(120,), out=tmp_path / "m.engine")
-    assert built.check is None and made == []
+    assert built.check is None and runners == []
 
 
 def built_by_tensorrt(monkeypatch: pytest.MonkeyPatch, layers: Callable[[list[str]], list[dict[str, Any]]]) -> None:

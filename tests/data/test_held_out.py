@@ -77,6 +77,7 @@ def test_every_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = flat_folder(tmp_path, 20)
     decoded: list[Path] = []
     decode = images_module.decode
+    # Watches the real one: how often a file is decoded shows in no result.
     monkeypatch.setattr(images_module, "decode", lambda path: decoded.append(path) or decode(path))
     open_apart(lambda limit: open_drawn(str(folder), P, limit=limit, seed=0, skip_bad=False, minimum=2), 8, 64)
     assert len(decoded) == len(set(decoded)) == 20

@@ -12,6 +12,7 @@ import pytest
 
 from qvit_deploy.data.images import open_images
 from qvit_deploy.errors import InputError
+from tests.support.absent_libraries import without
 from tests.support.picture_folders import P, put, values
 
 
@@ -170,7 +171,7 @@ def test_limit_must_be_positive(flat, limit):
 
 
 def test_without_pillow(flat, monkeypatch):
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    without(monkeypatch, "PIL")
     with pytest.raises(InputError, match="needs Pillow: pip install"):
         open_images(str(flat), P, skip_bad=True)
 

@@ -10,9 +10,9 @@ from qvit_deploy.graph.examples import Examples
 def test_examples_are_repeated_in_turn() -> None:
     scale = np.ones(2)
     batch = Examples({"x": np.arange(6.0).reshape(3, 2), "ids": np.array([7, 8, 9])}, {"scale": scale})
-    found = padded(batch, 5)
-    assert found.arrays["x"][:, 0].tolist() == [0, 2, 4, 0, 2] and found.arrays["ids"].tolist() == [7, 8, 9, 7, 8]
-    assert found.shared["scale"] is scale
+    filled = padded(batch, 5)
+    assert filled.arrays["x"][:, 0].tolist() == [0, 2, 4, 0, 2] and filled.arrays["ids"].tolist() == [7, 8, 9, 7, 8]
+    assert filled.shared["scale"] is scale
     assert padded(batch, None) is batch and padded(batch, 3) is batch
 
 

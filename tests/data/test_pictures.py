@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from PIL import Image
 
 from qvit_deploy.data.pictures import BadPictureError, as_array, check_header, decode
 from qvit_deploy.errors import InputError
+from tests.support.hostile_files import png_of_size
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
 
@@ -21,18 +20,6 @@ def encoded(format_, pixels=PIXELS):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format_)
     return buffer.getvalue()
-
-
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_of_size(width, height):
-    """A valid PNG header with next to nothing behind it."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("format_", ["PNG", "BMP", "TIFF", "PPM"])

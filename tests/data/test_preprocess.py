@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,8 @@ from pydantic import ValidationError
 
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.errors import InputError
+from qvit_deploy.graph.interface import inputs_of
+from tests.support.absent_libraries import without
 
 UNIT = {"mean": (0.0,), "std": (1.0,)}
 
@@ -65,7 +68,7 @@ def test_agrees_with_torch_antialiased_bicubic():
 
 
 def test_same_size_is_exact_and_needs_no_pillow(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    without(monkeypatch, "PIL")
     picture = noise(8, 10)
     out = Preprocess(input_size=(3, 8, 10), mean=(0.5,), std=(0.25,)).apply(picture)
     expected = (picture.transpose(2, 0, 1).astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.25)
@@ -74,7 +77,7 @@ def test_same_size_is_exact_and_needs_no_pillow(monkeypatch):
 
 
 def test_resizing_without_pillow_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    without(monkeypatch, "PIL")
     with pytest.raises(InputError, match="pip install pillow"):
         Preprocess(input_size=(3, 8, 8), **UNIT).apply(noise(9, 9))
 
@@ -163,7 +166,7 @@ def test_from_file_round_trip(tmp_path):
         ({"crop_pct": 1.1}, "crop_pct"),
         ({"interpolation": "area"}, "interpolation"),
         ({"colour": "grey"}, "colour: Extra inputs are not permitted"),
-        ({"std": [0], "crop_pct": 0}, "std.0: Input should be .* than 0; crop_pct: Input should be .* than 0$"),
+        ({"std": [0], "crop_pct": 0}, "std.0: Input should be .* than 0; crop_pct: Input should be .* to 0.01$"),
     ],
 )
 def test_from_file_names_the_bad_field(tmp_path, change, message):
@@ -193,3 +196,25 @@ def test_frozen():
     preprocess = Preprocess(input_size=(3, 8, 8), **UNIT)
     with pytest.raises(ValidationError):
         preprocess.crop_pct = 0.5
+
+
+@pytest.mark.parametrize("color", ["rgb", "grey"])
+@pytest.mark.parametrize("size", [(20, 24), (16, 16)])
+def test_a_model_that_normalizes_itself_gets_the_nearest_pixels(color, size):
+    channels = 3 if color == "rgb" else 1
+    ours = Preprocess(input_size=(channels, 16, 16), mean=(0.5,), std=(0.25,), color=color)
+    (image,) = inputs_of([("image", ("batch", channels, 16, 16), ir.DataType.UINT8)])
+    picture = noise(*size)
+    pixels = ours.taken_by(image).apply(picture)
+    assert pixels.dtype == np.uint8 and pixels.shape == (channels, 16, 16)
+    error = np.abs(ours.normalized(pixels) - ours.apply(picture)).max() * 0.25 * 255
+    assert error <= 0.5001
+    if size == (16, 16) and color == "rgb":
+        np.testing.assert_array_equal(pixels, picture.transpose(2, 0, 1))
+        np.testing.assert_array_equal(ours.normalized(pixels), ours.apply(picture))
+
+
+def test_a_float_input_is_prepared_as_ever():
+    ours = Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,))
+    (image,) = inputs_of([("image", ("batch", 3, 16, 16), ir.DataType.FLOAT)])
+    assert ours.taken_by(image) is ours

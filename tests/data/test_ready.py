@@ -43,9 +43,9 @@ def saved(tmp_path, **values):
 def test_tensors_are_used_as_they_are(tmp_path, dtype, last):
     values = IMAGES.astype(dtype)
     np.save(tmp_path / "x.npy", np.moveaxis(values, 1, -1) if last else values)
-    found = opened(tmp_path / "x.npy")
-    assert [len(b) for b in found.batches(3)] == [3, 2]
-    got = np.concatenate([b.arrays["image"] for b in found.batches(3)])
+    examples = opened(tmp_path / "x.npy")
+    assert [len(b) for b in examples.batches(3)] == [3, 2]
+    got = np.concatenate([b.arrays["image"] for b in examples.batches(3)])
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, values.astype(np.float32))
 
@@ -53,34 +53,34 @@ def test_tensors_are_used_as_they_are(tmp_path, dtype, last):
 def test_a_folder_has_an_example_in_each_file(tmp_path):
     for i in (2, 10, 1):
         np.save(tmp_path / f"{i}.npy", IMAGES[i % 5] if i != 10 else IMAGES[:1])
-    found = opened(tmp_path)
-    assert found.names == ("1.npy", "2.npy", "10.npy")
-    np.testing.assert_array_equal(next(found.batches(3)).arrays["image"], IMAGES[[1, 2, 0]])
+    examples = opened(tmp_path)
+    assert examples.names == ("1.npy", "2.npy", "10.npy")
+    np.testing.assert_array_equal(next(examples.batches(3)).arrays["image"], IMAGES[[1, 2, 0]])
     put(tmp_path / "a.png")
     with pytest.raises(InputError, match=r"mixes ready tensors \(1\.npy\) with images \(a\.png\)"):
         opened(tmp_path)
 
 
 def test_every_input_has_an_array_of_its_name(tmp_path):
-    found = opened(saved(tmp_path, **arrays(), labels=np.arange(5)), SEVERAL)
-    batch = next(found.batches(2))
+    examples = opened(saved(tmp_path, **arrays(), labels=np.arange(5)), SEVERAL)
+    batch = next(examples.batches(2))
     assert {n: (v.dtype.name, v.shape) for n, v in batch.feeds.items()} == {
         "image": ("float32", (2, 3, 8, 8)),
         "ids": ("int64", (2, 4)),
         "seen": ("bool", (2, 4)),
         "scale": ("float32", (2,)),
     }
-    part = found.subset(2, 0)
-    assert part.labels is not None and len(part.labels) == 2 and part.digest != found.digest
+    part = examples.subset(2, 0)
+    assert part.labels is not None and len(part.labels) == 2 and part.digest != examples.digest
     assert next(part.batches(2)).arrays["ids"].tolist() == [list(range(4 * i, 4 * i + 4)) for i in part.labels]
-    assert len(found.without(part)) == 3
+    assert len(examples.without(part)) == 3
 
 
 def test_pictures_beside_other_inputs_are_prepared(tmp_path):
     pixels = RNG.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
-    found = opened(saved(tmp_path, **arrays(images=pixels)), SEVERAL, P)
-    assert isinstance(found, ImageSet)
-    batch = next(found.take(np.array([4, 1])).batches(2))
+    examples = opened(saved(tmp_path, **arrays(images=pixels)), SEVERAL, P)
+    assert isinstance(examples, ImageSet)
+    batch = next(examples.take(np.array([4, 1])).batches(2))
     np.testing.assert_array_equal(batch.arrays["image"][0], P.apply(pixels[4]))
     assert batch.arrays["ids"].tolist() == [[16, 17, 18, 19], [4, 5, 6, 7]] and batch.shared["scale"].shape == (2,)
 
@@ -121,8 +121,8 @@ def test_inputs_without_values(tmp_path):
 def test_the_image_goes_by_the_name_of_the_models_own_file(tmp_path, name, pictures):
     inputs = Interface(ONE, ()).with_given_name("pixel_values").inputs
     pixels = RNG.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
-    found = opened(saved(tmp_path, **{name: pixels if pictures else IMAGES}), inputs, P if pictures else None)
-    batch = next(found.batches(5)).arrays["image"]
+    examples = opened(saved(tmp_path, **{name: pixels if pictures else IMAGES}), inputs, P if pictures else None)
+    batch = next(examples.batches(5)).arrays["image"]
     np.testing.assert_array_equal(batch, np.stack([P.apply(p) for p in pixels]) if pictures else IMAGES)
 
 

@@ -23,16 +23,16 @@ def emitted(request: pytest.FixtureRequest, plan: Plan) -> EmittedGraph:
 
 
 def test_every_site_is_where_emission_says(emitted: EmittedGraph, plan: Plan) -> None:
-    made = {v.name: v for n in emitted.nodes() for v in n.outputs}
-    tensors = {**made, **emitted.initializers, **{v.name: v for v in emitted.inputs}}
+    values = {v.name: v for n in emitted.nodes() for v in n.outputs}
+    tensors = {**values, **emitted.initializers, **{v.name: v for v in emitted.inputs}}
     assert list(emitted.sites) == list(plan.sites)
     for name, site in emitted.sites.items():
         product = emitted.product(name)
-        assert product is not None and site.output in made
+        assert product is not None and site.output in values
         assert [v.name for v in product.inputs[:2] if v is not None] == [o.value for o in site.operands]
         for operand in site.operands:
             assert operand.codes in tensors and (operand.source is None or operand.source in tensors)
-            assert made[operand.value].producer().op_type in ("DequantizeLinear", "Mul")  # type: ignore[union-attr]
+            assert values[operand.value].producer().op_type in ("DequantizeLinear", "Mul")  # type: ignore[union-attr]
         weighted = not isinstance(plan.sites[name], ProductPlan)
         assert (site.operands[1].source is None) == weighted == (site.operands[1].codes in emitted.initializers)
 

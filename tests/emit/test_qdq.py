@@ -162,8 +162,10 @@ def test_biases_of_convolutions_in_front_of_quantizers_are_not_rounded(bits: int
     emitted = emit_qdq(calibrated.graph, calibrated.plan((bits, bits)))
     apart = {name for name in (*DEPTHWISE, *OTHERS) if emitted.sites[name].product != emitted.sites[name].output}
     assert apart == {"deep", "grouped"}
-    found = verify(calibrated.graph, emitted, calibrated.plan((bits, bits)), Examples.images(calibrated.images.numpy()))
-    assert found.worst_site_error is not None and found.worst_site_error < 1e-5
+    verification = verify(
+        calibrated.graph, emitted, calibrated.plan((bits, bits)), Examples.images(calibrated.images.numpy())
+    )
+    assert verification.worst_site_error is not None and verification.worst_site_error < 1e-5
     free = logits(emitted, calibrated.images)
     (got,) = run(session(emitted.serialize(), 1), Examples.images(calibrated.images.numpy()))
     assert np.median(np.abs(got - free)) <= 1e-5 * np.abs(free).max()
@@ -180,5 +182,7 @@ def test_nor_is_the_bias_of_one_that_is_also_an_output() -> None:
     emitted = emit_qdq(calibrated.graph, calibrated.plan((4, 4)))
     assert [value.name for value in emitted.model.graph.outputs] == ["logits", conv.output]
     assert emitted.sites["grouped"].product != emitted.sites["grouped"].output == conv.output
-    found = verify(calibrated.graph, emitted, calibrated.plan((4, 4)), Examples.images(calibrated.images.numpy()))
-    assert found.worst_site_error is not None and found.worst_site_error < 1e-5
+    verification = verify(
+        calibrated.graph, emitted, calibrated.plan((4, 4)), Examples.images(calibrated.images.numpy())
+    )
+    assert verification.worst_site_error is not None and verification.worst_site_error < 1e-5

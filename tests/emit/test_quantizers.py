@@ -60,12 +60,12 @@ def test_operands_are_those_of_the_grids_and_outputs_their_products(calibrated: 
         assert operands == [o.value for o in emitted.sites[site.site.name].operands]
         with torch.no_grad():
             taps = {n: (lambda _, x=x: x) for n, x in ((names[0], left), (names[1], right))}
-            found = Executor(emitted).run(Examples.images(calibrated.images), taps=taps, fetch=[*operands, names[2]])
+            fetched = Executor(emitted).run(Examples.images(calibrated.images), taps=taps, fetch=[*operands, names[2]])
         for grid, x, name in ((site.grid, left, operands[0]), (site.second_grid, right, operands[1])):
-            assert torch.equal(found[name], read_by_product(grid, x))
+            assert torch.equal(fetched[name], read_by_product(grid, x))
         grids = (site.grid, left), (site.second_grid, right)
         expected = torch.matmul(*(g.apply(x) - g.shift for g, x in grids))
-        for computed in (output, found[names[2]]):
+        for computed in (output, fetched[names[2]]):
             torch.testing.assert_close(computed, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -73,8 +73,8 @@ def test_operands_are_those_of_the_grids_and_outputs_their_products(calibrated: 
 def test_all_products_but_those_with_log_codes_run_on_integers(calibrated: Calibrated, bits: int) -> None:
     plan = calibrated.plan((bits, bits), "none")
     in_float = sum(not s.grid.on_integers for s in plan.sites.values())
-    found = fusion(emit_qdq(calibrated.graph, plan).serialize())
-    assert found.integer_products == 10 - in_float  # all sites but the convolution
+    fused = fusion(emit_qdq(calibrated.graph, plan).serialize())
+    assert fused.integer_products == 10 - in_float  # all sites but the convolution
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -31,12 +31,12 @@ def head(b: Builder, x: str) -> Graph:
 def narrowed(graph: Graph) -> tuple[dict[str, tuple[int, ...]], Graph]:
     """What `keep_read_rows` says of a copy, after checking that the copy computes the same."""
     copy = graph.clone()
-    kept = keep_read_rows(copy.model.graph)
+    read_rows = keep_read_rows(copy.model.graph)
     copy.model.graph.sort()
     onnx.checker.check_model(copy.to_proto(), full_check=True)
     before, after = (run(session(g.serialize(), 1), Examples.images(IMAGES))[0] for g in (graph, copy))
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)
-    return kept, copy
+    return read_rows, copy
 
 
 def shapes(graph: Graph) -> dict[str, list[object]]:
@@ -51,9 +51,9 @@ def mlp(b: Builder) -> str:
 
 def test_one_token_is_computed_alone_and_its_gather_becomes_a_squeeze() -> None:
     b = Builder()
-    kept, graph = narrowed(head(b, row(b, mlp(b), 0)))
-    assert {"norm1", "fc1", "hidden", "fc2", "out", "norm"} <= set(kept) and set(kept.values()) == {(0,)}
-    assert "tokens" not in kept  # a Reshape mixes rows
+    read_rows, graph = narrowed(head(b, row(b, mlp(b), 0)))
+    assert {"norm1", "fc1", "hidden", "fc2", "out", "norm"} <= set(read_rows) and set(read_rows.values()) == {(0,)}
+    assert "tokens" not in read_rows  # a Reshape mixes rows
     assert shapes(graph)["hidden"][1:] == [1, 16]
     types = [node.op_type for node in graph.nodes()]
     assert "Squeeze" in types and types.count("Gather") == 1  # of the tokens, behind the Reshape
@@ -62,8 +62,8 @@ def test_one_token_is_computed_alone_and_its_gather_becomes_a_squeeze() -> None:
 def test_two_tokens_are_computed_together() -> None:
     b = Builder()
     x = mlp(b)
-    kept, graph = narrowed(head(b, b.op("Add", row(b, x, 0), row(b, x, 1))))
-    assert set(kept.values()) <= {(0, 1), (1, 0)} and len(set(kept.values())) == 1
+    read_rows, graph = narrowed(head(b, b.op("Add", row(b, x, 0), row(b, x, 1))))
+    assert set(read_rows.values()) <= {(0, 1), (1, 0)} and len(set(read_rows.values())) == 1
     assert shapes(graph)["hidden"][1:] == [2, 16]
 
 
@@ -71,8 +71,8 @@ def test_a_tensor_that_something_else_reads_is_computed_whole() -> None:
     b = Builder()
     x = b.op("Relu", tokens(b), name="relu")
     mean = b.op("ReduceMean", x, b.constant([1]), keepdims=0)
-    kept, _ = narrowed(head(b, b.op("Add", row(b, b.op("Clip", x, name="clip"), 2), mean)))
-    assert set(kept) == {"clip"}
+    read_rows, _ = narrowed(head(b, b.op("Add", row(b, b.op("Clip", x, name="clip"), 2), mean)))
+    assert set(read_rows) == {"clip"}
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_what_mixes_tokens_or_tells_them_apart_ends_it(mixing: str) -> None:
         x = b.op("MatMul", b.normal(TOKENS, TOKENS), x, name="mixed")
     else:
         x = b.op("LayerNormalization", x, b.normal(TOKENS, WIDTH), axis=1, name="mixed")
-    kept, _ = narrowed(head(b, row(b, b.op("Relu", x, name="after"), 3)))
-    assert set(kept) == {"after"}
+    read_rows, _ = narrowed(head(b, row(b, b.op("Relu", x, name="after"), 3)))
+    assert set(read_rows) == {"after"}
 
 
 def test_quantizers_keep_rows_unless_scales_are_per_token() -> None:
@@ -107,5 +107,5 @@ def test_quantizers_keep_rows_unless_scales_are_per_token() -> None:
 def test_without_such_a_gather_nothing_changes() -> None:
     b = Builder()
     graph = head(b, b.op("ReduceMean", mlp(b), b.constant([1]), keepdims=0))
-    kept, copy = narrowed(graph)
-    assert kept == {} and copy.serialize() == graph.serialize()
+    read_rows, copy = narrowed(graph)
+    assert read_rows == {} and copy.serialize() == graph.serialize()

@@ -107,6 +107,6 @@ def test_names_that_we_make_up(names: dict[str, str]) -> None:
         assert len(values) == len(set(values)), name
         nodes = [node.name for node in file.graph.node]
         assert len(nodes) == len(set(nodes)), name
-    found = answers(files, images_for(graph, 4).numpy())
+    computed = answers(files, images_for(graph, 4).numpy())
     for target, value in expected.items():
-        np.testing.assert_allclose(found[target], value, rtol=1e-5, atol=1e-5, err_msg=target)
+        np.testing.assert_allclose(computed[target], value, rtol=1e-5, atol=1e-5, err_msg=target)

@@ -62,11 +62,11 @@ def images() -> Tensor:
 
 
 def test_outputs_are_those_of_onnx_runtime(executor: Executor, images: Tensor) -> None:
-    found = executor.run(Examples.images(images))
-    assert list(found) == ["logits", "sum"]
-    for ours, theirs in zip(found.values(), onnxruntime_outputs(_model(), images.numpy()), strict=True):
+    computed = executor.run(Examples.images(images))
+    assert list(computed) == ["logits", "sum"]
+    for ours, theirs in zip(computed.values(), onnxruntime_outputs(_model(), images.numpy()), strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-5, atol=1e-6)
-    assert torch.equal(executor.run(Examples.images(images))["logits"], found["logits"])
+    assert torch.equal(executor.run(Examples.images(images))["logits"], computed["logits"])
 
 
 def test_a_tap_reads_every_tensor_without_changing_the_result(executor: Executor, images: Tensor) -> None:

@@ -34,7 +34,7 @@ SIZE = np.abs(X) + 0.5
 CASES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
     *((op, [X], {}) for op in ("Cos", "Erf", "Exp", "Gelu", "Neg", "Sigmoid", "Sin", "Softplus", "Tanh", "Softmax",
         "Celu", "Cosh", "Mish", "Selu", "Sinh", "Softsign")),
-    *((op, [X / 4], {}) for op in ("Acos", "Asin", "Atan", "Atanh", "Tan")),
+    *((op, [X / 4], {}) for op in ("Acos", "Asin", "Asinh", "Atan", "Atanh", "Tan")),
     *((op, [AWAY], {}) for op in ("Abs", "LeakyRelu", "Reciprocal", "Relu")),
     ("Acosh", [1 + SIZE], {}),
     *((op, [2 * AWAY], {"alpha": 0.3}) for op in ("Elu", "ThresholdedRelu")),
@@ -53,6 +53,7 @@ CASES: list[tuple[str, list[np.ndarray | None], dict[str, object]]] = [
     *((op, [AWAY, ints(-1)], {}) for op in ("ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin")),
     *((op, [AWAY, ints(0, 2)], {"keepdims": 0}) for op in ("ReduceProd", "ReduceSum", "ReduceSumSquare")),
     *((op, [SIZE, ints(1)], {}) for op in ("ReduceLogSum", "ReduceLogSumExp")),
+    *((op, [AWAY, ints()], {"noop_with_empty_axes": 1}) for op in ("ReduceL1", "ReduceSumSquare")),
     ("CumSum", [X, np.int64(1)], {"exclusive": 1, "reverse": 1}),
     ("MatMul", [X, normal(4, 5)], {}),
     ("MatMul", [normal(2, 2, 3, 4), normal(2, 2, 4, 3)], {}),
@@ -127,6 +128,14 @@ def test_the_backward_of_recurrent_layers(op: str, gates: int) -> None:
     model = single_node(op, arrays, outputs=2, hidden_size=2, direction="bidirectional", **more)
     run = build(next(as_graph(model).nodes()))
     assert torch.autograd.gradcheck(lambda *t: run(*t)[0], [torch.from_numpy(a).requires_grad_() for a in arrays])
+
+
+def test_the_length_of_zeros_has_no_slope() -> None:
+    model = single_node("ReduceL2", [np.zeros((2, 3), np.float32), ints(1)])
+    x = torch.zeros(2, 3, requires_grad=True)
+    (length,) = Executor(as_graph(model)).run(Examples.images(x)).values()
+    length.sum().backward()
+    assert x.grad is not None and not x.grad.any()
 
 
 def test_the_largest_values_get_the_gradient_and_their_places_none() -> None:

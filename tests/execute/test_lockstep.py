@@ -17,8 +17,8 @@ def test_every_tensor_is_what_the_executor_computes() -> None:
     names = [n.outputs[0].name or "" for n in graph.nodes() if n.op_type in ("LayerNormalization", "Softmax", "Gelu")]
     run = Lockstep(executor, [Examples.images(b) for b in batches], names)
     for name in names:
-        for batch, found in zip(batches, run.advance(name), strict=True):
-            assert torch.equal(found, executor.run(Examples.images(batch), fetch=[name])[name])
+        for batch, value in zip(batches, run.advance(name), strict=True):
+            assert torch.equal(value, executor.run(Examples.images(batch), fetch=[name])[name])
 
 
 def test_what_replaces_a_tensor_is_what_comes_after_it() -> None:
@@ -30,14 +30,14 @@ def test_what_replaces_a_tensor_is_what_comes_after_it() -> None:
     values = run.advance(next(n.inputs[0].name or "" for n in graph.nodes() if n.op_type == "Gelu"))
 
     def doubled(function: OpFn, index: int) -> torch.Tensor:
-        made = function(values[index])
-        assert isinstance(made, torch.Tensor)
-        return 2 * made
+        value = function(values[index])
+        assert isinstance(value, torch.Tensor)
+        return 2 * value
 
     run.replace(gelu, doubled)
-    for batch, found in zip(batches, run.advance(output), strict=True):
+    for batch, value in zip(batches, run.advance(output), strict=True):
         with torch.no_grad():
-            assert torch.equal(found, executor.run(Examples.images(batch), taps={gelu: lambda x: 2 * x})[output])
+            assert torch.equal(value, executor.run(Examples.images(batch), taps={gelu: lambda x: 2 * x})[output])
 
 
 def test_tensors_that_are_gone_or_were_never_there_are_named() -> None:

@@ -33,10 +33,10 @@ def test_matches_onnx_runtime(case: Case) -> None:
     expected = onnxruntime_outputs(model, first)
     graph = as_graph(model)
     x = torch.from_numpy(np.array(first))
-    found = Executor(graph).run(Examples.images(x) if x.ndim else Examples({}, {IMAGE: x}))
+    computed = Executor(graph).run(Examples.images(x) if x.ndim else Examples({}, {IMAGE: x}))
     for_all = [output.batch_axis is None for output in graph.interface.outputs]  # repeated for each example
-    assert len(found) == len(expected)
-    for each, same, theirs in zip(found.values(), for_all, expected, strict=True):
+    assert len(computed) == len(expected)
+    for each, same, theirs in zip(computed.values(), for_all, expected, strict=True):
         ours = each[0] if same else each
         assert tuple(ours.shape) == np.shape(theirs)
         if theirs.dtype.kind == "f" and op not in ("QuantizeLinear", "Round"):

@@ -120,8 +120,8 @@ def test_a_file_on_its_integers_is_verified(calibrated: Calibrated) -> None:
     plan = planned(calibrated, FiveLevels())
     emitted = emit_qdq(calibrated.graph, plan)
     onnx.checker.check_model(emitted.to_proto(), full_check=True)
-    found = verify(calibrated.graph, emitted, plan, Examples.images(calibrated.images.numpy()))
-    assert found.codes > 0 and found.code_mismatches == 0
+    verification = verify(calibrated.graph, emitted, plan, Examples.images(calibrated.images.numpy()))
+    assert verification.codes > 0 and verification.code_mismatches == 0
     assert all(set(np.unique(site.codes)) <= {-2, -1, 0, 1, 2} for site in plan.weights().values())
     assert emitted.sites["fc1"].operands[1].codes == "fc1.weight.qfive"
 
@@ -138,9 +138,9 @@ def test_a_file_of_its_floats_runs(calibrated: Calibrated) -> None:
 def test_its_plan_can_be_cached(calibrated: Calibrated, tmp_path: Path) -> None:
     plan = planned(calibrated, FiveLevels())
     store(plan, tmp_path / "plan")
-    found = load(tmp_path / "plan")
-    assert found.sites["attn.qk"] == plan.sites["attn.qk"]
-    assert np.array_equal(found.sites["fc1"].codes, plan.weights()["fc1"].codes)
+    read_back = load(tmp_path / "plan")
+    assert read_back.sites["attn.qk"] == plan.sites["attn.qk"]
+    assert np.array_equal(read_back.sites["fc1"].codes, plan.weights()["fc1"].codes)
 
 
 def test_it_competes_for_the_budget_at_what_it_costs() -> None:

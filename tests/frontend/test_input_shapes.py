@@ -26,8 +26,8 @@ def test_the_image_s_open_sizes_are_fixed_and_its_batch_stays_open() -> None:
 
 
 def test_a_name_that_repeats_is_fixed_everywhere() -> None:
-    found = fixed("float[N,3,H,W] x, float[N,H,W] weights, int64[N,L] ids", "3x64x32", "ids=7")
-    assert found == {"x": ("N", 3, 64, 32), "weights": ("N", 64, 32), "ids": ("N", 7)}
+    shapes = fixed("float[N,3,H,W] x, float[N,H,W] weights, int64[N,L] ids", "3x64x32", "ids=7")
+    assert shapes == {"x": ("N", 3, 64, 32), "weights": ("N", 64, 32), "ids": ("N", 7)}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import load_model
 from qvit_deploy.frontend.demo import DEMO_FOLDER, from_demo
 from qvit_deploy.frontend.timm_model import create
+from tests.support.models.demo_models import demo
 from tests.support.models.torch_models import TINY, assert_same
 
 
@@ -50,7 +51,7 @@ def _rounded(model: object) -> object:
 @pytest.mark.skipif(not (DEMO_FOLDER / "models.json").is_file(), reason="the demo models are not built yet")
 @pytest.mark.parametrize("name", ["vit", "deit", "swin"])
 def test_the_shipped_demo_models(name: str) -> None:
-    source = load_model(f"demo:{name}")
+    source = demo(name)
     assert source.preprocess is not None
     assert source.preprocess["input_size"] == list(source.graph.interface.image_size)
     assert source.graph.static_batch is None

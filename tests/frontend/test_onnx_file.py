@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -250,3 +251,89 @@ def test_of_initializers_of_one_name_that_counts_which_onnxruntime_reads(
     (wanted,) = ort.InferenceSession(path).run(None, {"x": x})
     got = Executor(from_onnx(path)).run(Examples.images(torch.from_numpy(x)))["y"]
     np.testing.assert_array_equal(got.numpy(), wanted)
+
+
+def _linear() -> onnx.ModelProto:
+    weight = numpy_helper.from_array(np.ones((4, 4), np.float32), "w")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _short_data(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:7]
+
+
+def _unknown_type(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_type = 405
+
+
+def _undefined_input(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "nobody"
+
+
+def _recursive_function(model: onnx.ModelProto) -> None:
+    node = helper.make_node("F", ["x"], ["y"], domain="pkg")
+    model.functions.append(helper.make_function("pkg", "F", ["x"], ["y"], [node], [helper.make_opsetid("pkg", 1)]))
+    model.opset_import.append(helper.make_opsetid("pkg", 1))
+    model.graph.node.append(helper.make_node("F", ["x"], ["z"], domain="pkg"))
+
+
+def _wrong_attribute(model: onnx.ModelProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["c"]))
+    model.graph.node[0].attribute.append(helper.make_attribute("value", [1, 2]))
+    model.graph.node.append(helper.make_node("Add", ["y", "c"], ["z"]))
+    model.graph.output[0].name = "z"
+
+
+def _outside_name(model: onnx.ModelProto) -> None:
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="\0")
+
+
+@pytest.mark.parametrize(
+    "damage", [_short_data, _unknown_type, _undefined_input, _recursive_function, _wrong_attribute, _outside_name]
+)
+def test_a_damaged_graph_is_one_error_of_the_file(tmp_path: Path, damage: Callable[[onnx.ModelProto], None]) -> None:
+    model = _linear()
+    damage(model)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(InputError):
+        from_onnx(tmp_path / "m.onnx")
+
+
+def _relu(outputs: list[str], ir_version: int = 9) -> onnx.ModelProto:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])
+    given = [x if name == "x" else onnx.ValueInfoProto(name=name) for name in outputs]
+    w = numpy_helper.from_array(np.full((3, 1, 1), 2, np.float32), "w")
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Mul", ["r", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], given, [w])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=ir_version)
+
+
+def test_an_output_that_is_the_input_leaves_the_input_its_shape(tmp_path: Path) -> None:
+    for outputs in (["y", "x"], ["x", "y"]):
+        onnx.save(_relu(outputs), tmp_path / "m.onnx")
+        graph = from_onnx(tmp_path / "m.onnx")
+        assert graph.interface.image_size == (3, 8, 8)
+        assert [output.name for output in graph.outputs] == outputs
+
+
+def test_a_size_of_minus_one_is_open(tmp_path: Path) -> None:
+    model = _relu(["y"])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, tmp_path / "m.onnx")
+    assert from_onnx(tmp_path / "m.onnx").static_batch is None
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_weights_that_are_listed_as_inputs(tmp_path: Path, first: bool) -> None:
+    """As before version 4 of the file format they had to be."""
+    model = _relu(["y"], ir_version=3)
+    model.graph.input.insert(0 if first else 1, helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 1, 1]))
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = from_onnx(tmp_path / "m.onnx")
+    x = torch.tensor([-1.0, 3.0]).repeat(1, 3, 8, 4)
+    assert torch.equal(Executor(graph).run(Examples.images(x))["y"], 2 * x.relu())

@@ -11,6 +11,7 @@ from qvit_deploy.frontend.checkpoint import load_weights
 from qvit_deploy.frontend.timm_model import create, parse_spec
 from qvit_deploy.graph.canonicalize import canonicalize
 from qvit_deploy.graph.graph import Graph
+from tests.support.models.coverage_models import MODELS
 from tests.support.models.torch_models import SMALL_SWIN_QUERY, TINY, TINY_QUERY, assert_same
 
 
@@ -29,9 +30,10 @@ def test_small_models(spec: str) -> None:
 
 
 @pytest.mark.slow
-def test_every_promised_architecture(covered: tuple[str, Source]) -> None:
-    spec, source = covered
-    check(spec, source.graph)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_promised_architecture(model: str) -> None:
+    spec = f"timm:{model}"
+    check(spec, load_model(spec).graph)
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ def head(b: Builder, x: str) -> str:
 
 def test_all_readers_of_one_norm_are_one_group() -> None:
     graph = mixed_vit()
-    found = {g.norm: set(g.sites) for g in norm_groups(graph, find_sites(graph))}
-    assert list(found.values()) == [{"attn.q", "attn.k", "attn.v"}, {"fc1"}, {"head"}]
+    groups = {g.norm: set(g.sites) for g in norm_groups(graph, find_sites(graph))}
+    assert list(groups.values()) == [{"attn.q", "attn.k", "attn.v"}, {"fc1"}, {"head"}]
 
 
 def roll(b: Builder, x: str) -> str:
@@ -127,8 +127,8 @@ def test_two_norms_with_the_same_parameters_are_two_groups() -> None:
 
 
 def test_swin_s_windows_and_merged_patches(tiny_swin: Graph) -> None:
-    found = norm_groups(tiny_swin, find_sites(tiny_swin))
-    read = [site for g in found for site in g.sites]
+    groups = norm_groups(tiny_swin, find_sites(tiny_swin))
+    read = [site for g in groups for site in g.sites]
     blocks = [f"layers.{i}.blocks.{j}." for i in (0, 1) for j in (0, 1)]
     expected = {b + s for b in blocks for s in ("attn.qkv", "mlp.fc1")} | {"layers.1.downsample.reduction"}
     assert set(read) == expected and len(read) == len(expected)

@@ -13,10 +13,10 @@ def batch() -> Examples[np.ndarray]:
 
 
 def test_the_length_is_that_of_the_examples_and_parts_keep_what_is_shared() -> None:
-    found = batch()[1:]
-    assert len(batch()) == 3 and len(found) == 2
-    assert found.arrays["image"].tolist() == [[2, 3], [4, 5]] and found.arrays["ids"].tolist() == [8, 9]
-    assert found.shared["scale"].shape == (4,)
+    rest = batch()[1:]
+    assert len(batch()) == 3 and len(rest) == 2
+    assert rest.arrays["image"].tolist() == [[2, 3], [4, 5]] and rest.arrays["ids"].tolist() == [8, 9]
+    assert rest.shared["scale"].shape == (4,)
     assert batch().at([2, 0]).arrays["ids"].tolist() == [9, 7]
 
 
@@ -26,9 +26,9 @@ def test_parts_join_to_the_whole() -> None:
 
 
 def test_examples_of_torch_repeat_from_the_first_on() -> None:
-    found = batch().map(torch.from_numpy).cycled(5)
-    assert isinstance(found.shared["scale"], torch.Tensor)
-    assert found.arrays["ids"].tolist() == [7, 8, 9, 7, 8]
+    examples = batch().map(torch.from_numpy).cycled(5)
+    assert isinstance(examples.shared["scale"], torch.Tensor)
+    assert examples.arrays["ids"].tolist() == [7, 8, 9, 7, 8]
 
 
 def test_inputs_get_the_values_of_their_names() -> None:

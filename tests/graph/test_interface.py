@@ -16,32 +16,32 @@ def interface(inputs: str) -> Interface:
 
 
 def test_inputs_by_kind_and_outputs_by_name() -> None:
-    found = interface(
+    read = interface(
         "float[N,3,8,6] x, int64[N,L] ids, float[N,L] attention_mask, bool[N] seen, float[2] scale, float s"
     )
-    assert [(i.name, i.kind, i.batch_axis) for i in found.inputs] == [
+    assert [(i.name, i.kind, i.batch_axis) for i in read.inputs] == [
         ("x", "image", 0), ("ids", "tokens", 0), ("attention_mask", "mask", 0), ("seen", "mask", 0),
         ("scale", "tensor", None), ("s", "tensor", None),
     ]  # fmt: skip
-    assert found.inputs[1].shape == ("N", "L") and found.inputs[1].dtype == ir.DataType.INT64
-    assert [(o.name, o.shape) for o in found.outputs] == [("y", ("N", 2)), ("z", ("N",))]
+    assert read.inputs[1].shape == ("N", "L") and read.inputs[1].dtype == ir.DataType.INT64
+    assert [(o.name, o.shape) for o in read.outputs] == [("y", ("N", 2)), ("z", ("N",))]
 
 
 def test_the_image_of_a_graph_that_takes_one() -> None:
-    found = interface("float[4,3,8,6] x")
-    assert (
-        found.image is not None
-        and found.image.name == "x"
-        and found.image_size == (3, 8, 6)
-        and found.static_batch == 4
-    )
+    read = interface("float[4,3,8,6] x")
+    assert read.image is not None and read.image.name == "x" and read.image_size == (3, 8, 6) and read.static_batch == 4
     assert interface("float[N,3,8,6] x").static_batch is None
+
+
+def test_the_only_input_of_three_channels_is_the_image_whatever_it_is_called() -> None:
+    assert interface("float[N,3,8,6] masked_pixels, float[N,8] patch_embeds").image_size == (3, 8, 6)
+    assert interface("float[1,256,8,8] image_embeddings, float[1,1,32,32] mask_input").image is None
 
 
 def test_what_counts_examples() -> None:
     """The image's number decides: what is as long or open counts with it, what has another length is for all."""
-    found = interface("float[1,256,8,8] embeddings, float[1,3,2] points, float[2] size, float[M,4] boxes")
-    assert [i.batch_axis for i in found.inputs] == [0, 0, None, 0] and found.image is None
+    read = interface("float[1,256,8,8] embeddings, float[1,3,2] points, float[2] size, float[M,4] boxes")
+    assert [i.batch_axis for i in read.inputs] == [0, 0, None, 0] and read.image is None
     assert interface("int64[1,77] ids, float[N,3,8,8] x").inputs[0].batch_axis is None
 
 

@@ -38,16 +38,16 @@ def cases_of(op: str) -> list[Case]:
 
 
 def runnable(operators: Operators) -> list[str]:
-    found = [op for op in operators if op in OPS]
-    assert found
-    return found
+    runnable_ones = [op for op in operators if op in OPS]
+    assert runnable_ones
+    return runnable_ones
 
 
 def gradient(op: str, x: Array, *others: Array | None, **attributes: object) -> Array:
     image = torch.from_numpy(x).requires_grad_()
     (y,) = Executor(as_graph(single_node(op, [x, *others], **attributes))).run(Examples.images(image)).values()  # type: ignore[arg-type]
-    (found,) = torch.autograd.grad(y.sum(), image)
-    return found.numpy()
+    (slope,) = torch.autograd.grad(y.sum(), image)
+    return slope.numpy()
 
 
 # Which rows there are
@@ -68,12 +68,12 @@ def test_what_is_refused_is_what_does_not_run() -> None:
 
 
 def test_every_trait_makes_a_set_or_is_asked_by_a_function() -> None:
-    sets = {name: found for name, found in vars(op_traits).items() if isinstance(found, Operators)}
-    assert all(len(found) for found in sets.values())
+    sets = {name: operators for name, operators in vars(op_traits).items() if isinstance(operators, Operators)}
+    assert all(len(operators) for operators in sets.values())
     silent = {f.name for f in fields(Traits)} - {"neutral", "commutes", "keeps_last_axis"}  # asked row by row
     for name in silent:
         having = {op for op, traits in TRAITS.items() if getattr(traits, name) not in (None, False)}
-        assert any(op in found for found in sets.values() for op in having), name
+        assert any(op in operators for operators in sets.values() for op in having), name
 
 
 def test_a_set_reads_the_table_at_every_question(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,17 +123,17 @@ def test_how_values_are_moved(op: str) -> None:
 
 
 def test_where_the_last_axis_is_said_to_be_kept_its_vectors_are_moved_whole() -> None:
-    kept: set[str] = set()
+    whole: set[str] = set()
     for op, inputs, attributes in (case for moving in runnable(op_traits.MOVES) for case in cases_of(moving)):
         node = next(as_graph(single_node(op, inputs, **attributes)).nodes())  # type: ignore[arg-type]
         if keeps_last_axis(node):
-            kept.add(op)
+            whole.add(op)
             data = [np.asarray(a) for a in inputs[: len(inputs) if op == "Concat" else 1]]
             width = data[0].shape[-1]
             vectors = {v.tobytes() for a in data for v in a.reshape(-1, width)}
             for y in compute(op, inputs, **attributes):
                 assert {v.tobytes() for v in y.reshape(-1, width)} <= vectors, op
-    assert kept == {op for op, traits in TRAITS.items() if traits.keeps_last_axis is not None}
+    assert whole == {op for op, traits in TRAITS.items() if traits.keeps_last_axis is not None}
 
 
 # What is elementwise

@@ -49,8 +49,8 @@ def test_producers_are_looked_for_behind_what_moves_values() -> None:
     x = b.op("Relu", "image", name="relu")
     y = b.op("Concat", b.op("Transpose", x, perm=[0, 2, 1]), b.op("Exp", "image", name="exp"), axis=1)
     graph = b.graph(b.op("Slice", y, b.constant([0]), b.constant([2]), b.constant([1]), name="cut"), (3, 3))
-    found = {node.outputs[0].name for node in producers(node_making(graph, "cut").outputs[0])}
-    assert found == {"relu", "exp"}
+    outputs = {node.outputs[0].name for node in producers(node_making(graph, "cut").outputs[0])}
+    assert outputs == {"relu", "exp"}
 
 
 def test_only_what_is_read_once_and_is_no_output_has_a_sole_reader() -> None:

@@ -27,9 +27,9 @@ def refused(result: Result, path: Path, word: str) -> None:
 
 def text(change: Change) -> bytes:
     """A measurement, changed."""
-    found = tree("new", noisy(5, 0))
-    change(found)
-    return json.dumps(found).encode()
+    measurement = tree("new", noisy(5, 0))
+    change(measurement)
+    return json.dumps(measurement).encode()
 
 
 def process(**fields: Any) -> Change:

@@ -131,16 +131,18 @@ def test_an_engine_against_an_onnx_file_on_a_device_that_is_not_there(
     out = tmp_path / "out.json"
     done = program(device, 87, "bench", engine, "--against", inputs.model, "--batch", 2, "-o", out, "--json", *QUICK)
     assert done.code == 0, done.err
-    found = json.loads(done.out)
-    assert found["settings"]["runtime"] == "tensorrt" and found["settings"]["flags"] == {"cuda_graph": "on"}
-    assert found["against"]["runtime"] == "onnxruntime" and found["settings"]["threads"] == 1
+    printed = json.loads(done.out)
+    assert printed["settings"]["runtime"] == "tensorrt" and printed["settings"]["flags"] == {"cuda_graph": "on"}
+    assert printed["against"]["runtime"] == "onnxruntime" and printed["settings"]["threads"] == 1
     assert (
-        found["environment"]["gpu"] == "Test GPU 7, SM87" and found["environment"]["versions"]["tensorrt"] == "10.3.0"
+        printed["environment"]["gpu"] == "Test GPU 7, SM87"
+        and printed["environment"]["versions"]["tensorrt"] == "10.3.0"
     )
-    assert found["latency_ms"]["p50"] == pytest.approx(1.25, rel=1e-3) and found["throughput"] == pytest.approx(1600)
-    assert found["device_memory_bytes"] == 48 and "device_memory_bytes" not in found["against"]
-    assert found["profile"]["outside_ms"] == {"layer": 0.5, "kgen": 0.25, "Reformat": 0.125}
-    assert found["against"]["profile"]["sites"] and found["ratio"]["p50"] > 0
+    assert printed["latency_ms"]["p50"] == pytest.approx(1.25, rel=1e-3)
+    assert printed["throughput"] == pytest.approx(1600)
+    assert printed["device_memory_bytes"] == 48 and "device_memory_bytes" not in printed["against"]
+    assert printed["profile"]["outside_ms"] == {"layer": 0.5, "kgen": 0.25, "Reformat": 0.125}
+    assert printed["against"]["profile"]["sites"] and printed["ratio"]["p50"] > 0
     assert qvit("check", out, "--max-slowdown", "9000%").code == 0
 
 
@@ -149,7 +151,7 @@ def test_an_engine_alone_has_no_reference_workload(device: Path, qvit: Command, 
     out = tmp_path / "out.json"
     done = program(device, 87, "bench", engine, "-o", out, "--no-profile", *QUICK)
     assert done.code == 0 and "GPU memory" in done.out and "batch 2; tensorrt 10.3.0; Test GPU 7" in done.out, done.err
-    found = json.loads(out.read_text())
-    assert "threads" not in found["settings"] and all("yardstick_ms" not in p for p in found["processes"])
+    printed = json.loads(out.read_text())
+    assert "threads" not in printed["settings"] and all("yardstick_ms" not in p for p in printed["processes"])
     checked = qvit("check", out, out, "--max-memory-growth", "1%")
     assert checked.code == 0 and "measured apart" in checked.out and "0.00 -> 0.00 MB" in checked.out

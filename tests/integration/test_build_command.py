@@ -19,23 +19,22 @@ from tests.support.command_line import Command, Inputs
 RTX = ("--target", "tensorrt-rtx")
 
 
+def bundle_for(target: str, widths: str, inputs: Inputs, folder: Path) -> Path:
+    recipe = Recipe(uniform=widths, targets=(target,), compensate="none", row_importance="none")
+    preprocess = Preprocess.from_file(inputs.preprocess)
+    compile(str(inputs.model), folder / "b", calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
+    return folder / "b"
+
+
 @pytest.fixture(scope="module")
 def compiled(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("compiled") / "b"
-    recipe = Recipe(uniform="w8a8", targets=("tensorrt-rtx",), compensate="none", row_importance="none")
-    preprocess = Preprocess.from_file(inputs.preprocess)
-    compile(str(inputs.model), out, calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
-    return out
+    return bundle_for("tensorrt-rtx", "w8a8", inputs, tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="module")
 def packed(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with the file of plugins alone."""
-    out = tmp_path_factory.mktemp("packed") / "b"
-    recipe = Recipe(uniform="w6a6", targets=("tensorrt-plugin",), compensate="none", row_importance="none")
-    preprocess = Preprocess.from_file(inputs.preprocess)
-    compile(str(inputs.model), out, calib=str(inputs.calib), recipe=recipe, preprocess=preprocess)
-    return out
+    return bundle_for("tensorrt-plugin", "w6a6", inputs, tmp_path_factory.mktemp("packed"))
 
 
 @pytest.fixture

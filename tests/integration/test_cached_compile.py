@@ -149,7 +149,7 @@ def test_a_killed_compile_goes_on_where_it_was(inputs: Inputs, tmp_path: Path) -
 def test_other_code_uses_nothing(inputs: Inputs, tmp_path: Path) -> None:
     """A copy of the package, once as it is and once with a comment more."""
     shutil.copytree(HERE / "qvit_deploy", tmp_path / "qvit_deploy", ignore=shutil.ignore_patterns("__pycache__"))
-    found = []
+    stages = []
     for change in ("", "", "# a comment\n"):
         path = tmp_path / "qvit_deploy" / "quantize" / "ranges" / "clip.py"
         path.write_text(path.read_text() + change)
@@ -157,5 +157,5 @@ def test_other_code_uses_nothing(inputs: Inputs, tmp_path: Path) -> None:
         child = process(arguments, tmp_path)
         out, err = child.communicate()
         assert child.returncode == 0, err
-        found.append(cached(json.loads(out)["seconds"]))
-    assert found == [set(), set(STAGES), set()]
+        stages.append(cached(json.loads(out)["seconds"]))
+    assert stages == [set(), set(STAGES), set()]

@@ -16,9 +16,9 @@ TARGETS = ("onnxruntime-fused", "openvino", "tensorrt", "tensorrt-rtx", "tensorr
 def weights_of_products(path: Path) -> dict[str, str]:
     """Name of a module -> operator that gives its product the weight, in an ONNX file; "" for an initializer."""
     graph = onnx.load(path).graph
-    made = {o: n.op_type for n in graph.node for o in n.output}
+    types = {o: n.op_type for n in graph.node for o in n.output}
     products = [n for n in graph.node if n.op_type in ("MatMul", "Conv")]
-    return {n.input[1].removesuffix(".weight"): made.get(n.input[1], "") for n in products}
+    return {n.input[1].removesuffix(".weight"): types.get(n.input[1], "") for n in products}
 
 
 def test_a_named_layer_stays_in_float_and_others_have_the_width_they_are_given(
@@ -37,9 +37,9 @@ def test_a_named_layer_stays_in_float_and_others_have_the_width_they_are_given(
     assert widths["fc1"] == widths["fc2"] == (8, 8)
     assert [s["score"] for s in manifest["sites"] if s["name"] == "head"] == [None]
     assert manifest["recipe"]["keep_float"] == ["head*", "attn.q"] and manifest["recipe"]["widths"] == ["fc?=w8a8"]
-    found = weights_of_products(out / "model.onnxruntime.onnx")
-    assert found["head"] == found["attn.q"] == ""
-    assert list(found.values()).count("") == 2
+    weights = weights_of_products(out / "model.onnxruntime.onnx")
+    assert weights["head"] == weights["attn.q"] == ""
+    assert list(weights.values()).count("") == 2
     inspected = qvit("inspect", out)
     assert inspected.code == 0
     head = next(line for line in inspected.out.splitlines() if line.startswith("head "))

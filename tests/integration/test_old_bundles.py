@@ -24,8 +24,11 @@ def images(tmp_path: Path) -> Path:
     return path
 
 
-def test_its_manifest_is_written_as_it_was_read() -> None:
-    assert read_bundle(BUNDLE).manifest.to_json() == (BUNDLE / "manifest.json").read_bytes()
+def test_its_manifest_is_written_as_it_was_read_but_for_the_digest() -> None:
+    lines = read_bundle(BUNDLE).manifest.to_json().splitlines(keepends=True)
+    assert [line for line in lines if not line.startswith(b'  "digest"')] == [
+        *(BUNDLE / "manifest.json").read_bytes().splitlines(keepends=True)
+    ]
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "onnxruntime-fused"])

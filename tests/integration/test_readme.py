@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -10,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from qvit_deploy.cli import app
+from qvit_deploy.commands.evaluate import evaluate
 from tests.support.places import REPOSITORY
 
 ROOT = REPOSITORY
@@ -40,6 +42,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, [_run(arguments, folder) for arguments in _commands("demo")]
 
 
+@pytest.mark.slow  # `make demo`, which CI runs too
 def test_demo_compiles_evaluates_and_inspects(demo: tuple[Path, list[str]]) -> None:
     _, (compiled, evaluated, inspected) = demo
     assert re.search(r"verified +[\d,]+ codes equal", compiled)
@@ -47,11 +50,12 @@ def test_demo_compiles_evaluates_and_inspects(demo: tuple[Path, list[str]]) -> N
     assert "blocks.0.attn.qkv" in inspected and "w8a8" in inspected
 
 
+@pytest.mark.slow
 def test_demo_loses_little(demo: tuple[Path, list[str]]) -> None:
     folder, _ = demo
-    result = json.loads(_run(["eval", "out/demo-vit", "--data", "demo:fashion-mnist", "--json"], folder))
-    assert result["n"] == 1000
-    assert result["top1"] >= result["float_top1"] - 0.02
+    result = evaluate(folder / "out" / "demo-vit", "demo:fashion-mnist")
+    assert result.n == 1000 and result.top1 is not None and result.float_top1 is not None
+    assert result.top1 >= result.float_top1 - 0.02
 
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -62,11 +66,11 @@ FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]+)")
 def flags() -> dict[str, set[str]]:
     """Command -> the flags its help names."""
     commands = ("compile", "eval", "inspect", "build", "build-plugin", "bench", "check", "relp", "sweep")
-    return {command: set(FLAG.findall(_run([command, "--help"], ROOT))) for command in commands}
+    return {command: set(FLAG.findall(CliRunner().invoke(app, [command, "--help"]).output)) for command in commands}
 
 
 def test_readme_names_only_flags_that_exist(flags: dict[str, set[str]]) -> None:
-    text = re.sub(r"`python -m tools[^`]*`", "", (ROOT / "README.md").read_text(encoding="utf-8"))
+    text = re.sub(r"`python -m\s+tools[^`]*`", "", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert set(FLAG.findall(text)) <= set().union(*flags.values())
 
 

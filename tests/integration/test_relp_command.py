@@ -56,13 +56,13 @@ def test_a_pair_is_explained(qvit: Command, bundle: Path, pair: tuple[Path, Path
 
 
 def test_pairs_are_made_of_images(qvit: Command, bundle: Path, inputs: Inputs) -> None:
-    made = ("relp", bundle, "--data", inputs.calib, "--edit", "patch-swap", "--count", 3)
-    done = qvit(*made, "--rules", "attnlrp", "--quantizers", "secant", "--direction", "noising", "--json")
+    pairs = ("relp", bundle, "--data", inputs.calib, "--edit", "patch-swap", "--count", 3)
+    done = qvit(*pairs, "--rules", "attnlrp", "--quantizers", "secant", "--direction", "noising", "--json")
     assert done.code == 0, done.err
     tree = json.loads(done.out)
     assert len(tree["pairs"]) == 3 and tree["rules"] == "attnlrp+secant" and tree["direction"] == "noising"
     assert tree["agreement"] is None
-    said = qvit(*made, "--profile", "float")
+    said = qvit(*pairs, "--profile", "float")
     assert said.code == 0 and "attention" in said.out and "head" in said.out
 
 

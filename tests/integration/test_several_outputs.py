@@ -42,9 +42,9 @@ def test_every_output_is_measured_and_the_worst_is_the_models(images: str, tmp_p
     assert verification.float_sqnr_db == min(verification.sqnr_by_output.values()) > 10
     assert verification.float_agreement is not None and 0.5 < verification.float_agreement <= 1  # of `best`
     assert all(site.score is not None and site.score >= 0 for site in manifest.sites)
-    found = evaluate(tmp_path / "out", images, labels="none")
-    assert found.task.name == "outputs" and found.sqnr_by_output is not None
-    assert list(found.sqnr_by_output.values()) == sorted(found.sqnr_by_output.values())
+    evaluation = evaluate(tmp_path / "out", images, labels="none")
+    assert evaluation.task.name == "outputs" and evaluation.sqnr_by_output is not None
+    assert list(evaluation.sqnr_by_output.values()) == sorted(evaluation.sqnr_by_output.values())
 
 
 def test_labels_of_classes_say_nothing_of_several_outputs(images: str, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from qvit_deploy.pipeline.compile import compile
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.tensorrt.engine import gpu
 from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
+from tests.support.absent_libraries import without
 from tests.support.artifacts.bundle_example import tree
 from tests.support.command_line import REPOSITORY, Command, Inputs, Result, program
 from tests.support.devices.driver_stand_in import compiled_driver
@@ -132,8 +132,7 @@ def at_hand(device: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same, with a GPU for this process too, and the driver and modules for those that it starts."""
     for place in (gpu, site_times):
         monkeypatch.setattr(place, "require_gpu", lambda what: Gpu("Test GPU 7", 87))
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", Memory().module())
+    Memory().install(monkeypatch)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(device.parent))
     monkeypatch.syspath_prepend(device.parent)  # which workers get
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(device.parent), str(REPOSITORY)]))
@@ -147,8 +146,8 @@ def test_one_command_where_everything_is_installed(at_hand: Path, qvit: Command,
         and "w8a8, ms" in done.out
         and "batch 2; Test GPU 7, SM87; tensorrt 11.4.0; tensorrt\n" in done.out
     ), done
-    (kept,) = (bundle / "measurements").glob("sites.tensorrt.batch2.*.json")
-    assert json.loads(kept.read_text())["device"] == "Test GPU 7"
+    (table,) = (bundle / "measurements").glob("sites.tensorrt.batch2.*.json")
+    assert json.loads(table.read_text())["device"] == "Test GPU 7"
 
 
 def test_a_device_that_lacks_something(
@@ -168,7 +167,7 @@ def test_a_device_that_lacks_something(
     refused(qvit(*run, "--plugin", library), "the model that does nothing: ", "needs the Python module")
     (at_hand / "tensorrt.py").write_text("import os\nos.abort()")
     refused(qvit(*run, "--plugin", library), "the model that does nothing: ", "was ended by SIGABRT")
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    without(monkeypatch, "pycuda.driver")
     refused(qvit(*run, "--plugin", library), "needs pycuda")
     assert (tree(models), tree(bundle)) == before and not table.exists()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from qvit_deploy.data.preprocess import Preprocess
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.sweep import Job, plan_recipes, run, sweep
 from qvit_deploy.progress import Advance
 from qvit_deploy.recipe import Recipe
+from tests.support.absent_libraries import without
 from tests.support.command_line import Command, Inputs
 
 
@@ -26,7 +27,7 @@ def arguments(inputs: Inputs, *more: object) -> list[object]:
 def job(inputs: Inputs, *budgets: tuple[str, float | str], scores: tuple[str, ...] = ("lrp",)) -> Job:
     recipes = plan_recipes(Recipe(calibration_images=8), scores, budgets)
     preprocess = Preprocess.from_file(inputs.preprocess)
-    return Job(str(inputs.model), tuple(recipes), calib=str(inputs.calib), preprocess=preprocess)
+    return Job(str(inputs.model), tuple(recipes), InputOptions(str(inputs.calib), preprocess=preprocess))
 
 
 class Stages:
@@ -134,7 +135,7 @@ def test_an_output_that_is_a_file(qvit: Command, inputs: Inputs, tmp_path: Path)
 
 
 def test_without_ray_its_engine_is_refused(qvit: Command, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
+    without(monkeypatch, "ray")
     done = qvit(*arguments(inputs, "--mean-bits", "5", "--engine", "ray"))
     assert done.code == 2 and done.errors == ['error: the ray engine is not installed: pip install "qvit-deploy[ray]"']
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import onnx
@@ -11,6 +10,7 @@ import pytest
 
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.targets.tensorrt import verification as half_verification
+from tests.support.absent_libraries import without
 from tests.support.command_line import Command, Inputs
 
 BOTH = ("--target", "tensorrt-rtx", "--target", "tensorrt")
@@ -70,9 +70,9 @@ def test_the_plugin_file_is_as_small_as_its_bits(qvit: Command, inputs: Inputs, 
         assert manifest["verification"]["lint"]["tensorrt-plugin"]["TRT610"] == 9
         bundle = read_bundle(out)
         sizes[bits] = packed_bytes(bundle.path_of("model.tensorrt-plugin.onnx"))
-        found = json.loads(qvit("inspect", out, "--json").out)["models"]["model.tensorrt-plugin.onnx"]
-        widths = [[o["bits"] for o in p["operands"]] for p in found["products"] if "QLinear" in p["op"]]
-        assert widths == [[8, bits]] * 7 and found["lint"]["counts"] == {"error": 0, "warning": 0, "note": 9}
+        described = json.loads(qvit("inspect", out, "--json").out)["models"]["model.tensorrt-plugin.onnx"]
+        widths = [[o["bits"] for o in p["operands"]] for p in described["products"] if "QLinear" in p["op"]]
+        assert widths == [[8, bits]] * 7 and described["lint"]["counts"] == {"error": 0, "warning": 0, "note": 9}
     assert sizes[4] * 2 == sizes[8] > 0
     evaluated = qvit("eval", tmp_path / "8", "--data", inputs.calib, "--target", "tensorrt-plugin", "--json")
     assert evaluated.code == 0 and json.loads(evaluated.out)["sqnr_db"] > 15
@@ -127,11 +127,11 @@ def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inp
     quick = ("--processes", 2, "--iterations", 24, "--json")
     measured = qvit("bench", out, "--target", "openvino", "--against", out / "model.float.onnx", *quick)
     assert measured.code == 0, measured.err
-    found = json.loads(measured.out)
-    assert found["settings"]["runtime"] == "openvino" and found["settings"]["flags"] == {"precision": "f32"}
-    assert found["against"]["runtime"] == "onnxruntime" and found["environment"]["versions"]["openvino"]
+    printed = json.loads(measured.out)
+    assert printed["settings"]["runtime"] == "openvino" and printed["settings"]["flags"] == {"precision": "f32"}
+    assert printed["against"]["runtime"] == "onnxruntime" and printed["environment"]["versions"]["openvino"]
     planned = {s.name for s in bundle.manifest.sites}
-    assert planned <= {s["name"] for s in found["profile"]["sites"]}
+    assert planned <= {s["name"] for s in printed["profile"]["sites"]}
     inspected = qvit("inspect", out, "--json")
     assert json.loads(inspected.out)["models"]["model.openvino.onnx"]["lint"]["counts"]["error"] == 0
 
@@ -139,7 +139,7 @@ def test_the_openvino_file_is_verified_evaluated_and_measured(qvit: Command, inp
 def test_openvino_is_asked_for_before_anything_runs(
     qvit: Command, inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    without(monkeypatch, "openvino")
     done = qvit(*inputs.arguments(tmp_path / "b", "--uniform", "w8a8", "--target", "openvino"))
     assert done.code == 2 and done.errors == [
         "error: --target openvino needs OpenVINO, which is not installed: pip install openvino"

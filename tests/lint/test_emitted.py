@@ -23,6 +23,6 @@ def test_an_error_stops_and_names_the_place() -> None:
     codes = builder.op("QuantizeLinear", "image", scale, zero, name="codes")
     value = builder.op("DequantizeLinear", codes, scale, zero)
     graph = builder.graph(builder.op("Flatten", value, name="y"), (2, 3, 4))
-    found = lint(ir.from_proto(graph.to_proto()), "tensorrt")
+    findings = lint(ir.from_proto(graph.to_proto()), "tensorrt")
     with pytest.raises(CheckError, match=r"lint: the tensorrt model breaks TRT101 at 'codes': .*, and 1 more error"):
-        require_no_errors(found, "tensorrt")
+        require_no_errors(findings, "tensorrt")

@@ -85,8 +85,8 @@ def rules(path: Path, target: LintTarget) -> Counter[str]:
     ],
 )
 def test_what_is_wrong_with_them(foreign: dict[str, Path], name: str, expected: set[str], absent: set[str]) -> None:
-    found = rules(foreign[name], "tensorrt")
-    assert expected <= set(found) and not absent & set(found)
+    broken = rules(foreign[name], "tensorrt")
+    assert expected <= set(broken) and not absent & set(broken)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -107,21 +107,21 @@ def test_products_left_in_float_are_those_the_lint_names(foreign: dict[str, Path
 
 @pytest.mark.filterwarnings("ignore")
 def test_what_inspect_makes_of_them(foreign: dict[str, Path]) -> None:
-    found = {name: describe(path) for name, path in foreign.items()}
-    assert {name: d["lint"]["profile"] for name, d in found.items()} == {
+    descriptions = {name: describe(path) for name, path in foreign.items()}
+    assert {name: d["lint"]["profile"] for name, d in descriptions.items()} == {
         "opset 14": "onnxruntime", "opset 17": "onnxruntime", "dynamic": "onnxruntime",
         "defaults": "tensorrt", "uint8": "tensorrt", "matmul only": "tensorrt", "operators": "tensorrt",
         "float biases": "tensorrt",
     }  # fmt: skip
     for name in ("defaults", "uint8"):
-        assert found[name]["quantized_products"] == len(found[name]["products"]) == 10
-        assert all(o["bits"] == 8 for p in found[name]["products"] for o in p["operands"])
-    assert found["matmul only"]["quantized_products"] == 8
+        assert descriptions[name]["quantized_products"] == len(descriptions[name]["products"]) == 10
+        assert all(o["bits"] == 8 for p in descriptions[name]["products"] for o in p["operands"])
+    assert descriptions["matmul only"]["quantized_products"] == 8
     whole = sum(v.size for v in _weights(foreign["opset 17"]))
-    assert found["defaults"]["weight_bytes"] == found["defaults"]["packed_weight_bytes"] == whole
-    assert found["opset 17"]["weight_bytes"] == 4 * whole
+    assert descriptions["defaults"]["weight_bytes"] == descriptions["defaults"]["packed_weight_bytes"] == whole
+    assert descriptions["opset 17"]["weight_bytes"] == 4 * whole
     quantize = [n for n in onnx.load(foreign["defaults"]).graph.node if n.op_type == "QuantizeLinear"]
-    assert found["defaults"]["quantizers"]["QuantizeLinear"] == len(quantize) > 0
+    assert descriptions["defaults"]["quantizers"]["QuantizeLinear"] == len(quantize) > 0
 
 
 def _weights(path: Path) -> list[np.ndarray]:

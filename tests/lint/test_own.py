@@ -16,7 +16,7 @@ from tests.support.graphs.quantizable_graphs import calibrate, fixed_batch, mixe
 from tests.support.models.demo_models import demo
 
 
-def found(graph: Graph, target: str = "onnxruntime") -> dict[str, int]:
+def count_by_rule(graph: Graph, target: str = "onnxruntime") -> dict[str, int]:
     """Rule -> findings, notes left out."""
     findings = lint(graph.model, target)  # type: ignore[arg-type]
     return {f.rule: sum(g.rule == f.rule for g in findings) for f in findings if f.severity != "note"}
@@ -27,7 +27,7 @@ def found(graph: Graph, target: str = "onnxruntime") -> dict[str, int]:
 def test_linears(bits: int, batch: int | None) -> None:
     float_graph = mixed_vit() if batch is None else fixed_batch(mixed_vit(), batch)
     graph = emit_qdq(float_graph, calibrate(float_graph, (bits,), images=8).plan((bits, bits)))
-    assert found(graph) == {}
+    assert count_by_rule(graph) == {}
 
 
 @pytest.mark.parametrize("softmax", ["uniform", "levels"])
@@ -35,13 +35,13 @@ def test_linears(bits: int, batch: int | None) -> None:
 def test_attention_products(softmax: str, granularity: str) -> None:
     calibrated = calibrate(mixed_vit(), (4,), True, 6, softmax, True, granularity)  # type: ignore[arg-type]
     graph = emit_qdq(calibrated.graph, calibrated.plan((4, 4), "none"))
-    assert not {rule for rule in found(graph) if rule.startswith("ONNX")}
+    assert not {rule for rule in count_by_rule(graph) if rule.startswith("ONNX")}
     assert not [f for f in lint(graph.model, "onnxruntime") if f.severity == "error"]
 
 
 def test_a_model_of_timm(tiny_swin: Graph) -> None:
     """With products of windows, and a matrix that merges patches."""
-    assert found(emit_qdq(tiny_swin, calibrate(tiny_swin, (6,), images=4).plan((6, 6)))) == {}
+    assert count_by_rule(emit_qdq(tiny_swin, calibrate(tiny_swin, (6,), images=4).plan((6, 6)))) == {}
 
 
 @pytest.mark.slow

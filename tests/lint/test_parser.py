@@ -37,6 +37,7 @@ REFUSED = {
     "TRT105": "has type Int32",
     "ONNX303": "must have same input types",
     "TRT304": "Failed to convert ONNX date type",
+    "TRT306": "UInt8",
     "TRT601": "Plugin not found",
     "TRT603": "Plugin not found",
     "TRT604": "false",

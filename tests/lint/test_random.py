@@ -67,12 +67,12 @@ def graphs(draw: st.DrawFn) -> onnx.ModelProto:
 def test_the_lint_answers_any_graph_and_always_the_same(proto: onnx.ModelProto, target: str) -> None:
     model = ir.from_proto(proto)
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    found = lint(model, target)  # type: ignore[arg-type]
-    assert found == lint(ir.from_proto(proto), target)  # type: ignore[arg-type]
+    findings = lint(model, target)  # type: ignore[arg-type]
+    assert findings == lint(ir.from_proto(proto), target)  # type: ignore[arg-type]
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
-    order = [(SEVERITIES.index(f.severity), f.rule) for f in found]
-    assert order == sorted(order) and {f.rule for f in found} <= {r.id for r in RULES if target in r.targets}
-    assert all("\n" not in f.message for f in found)
+    order = [(SEVERITIES.index(f.severity), f.rule) for f in findings]
+    assert order == sorted(order) and {f.rule for f in findings} <= {r.id for r in RULES if target in r.targets}
+    assert all("\n" not in f.message for f in findings)
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,12 +82,12 @@ def test_inspect_describes_any_graph(proto: onnx.ModelProto) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "m.onnx"
         path.write_bytes(proto.SerializeToString())
-        found = describe(path)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert sum(found["lint"]["counts"].values()) == len(found["lint"]["findings"])
+        description = describe(path)
+    assert json.loads(json.dumps(description, allow_nan=False)) == description
+    assert sum(description["lint"]["counts"].values()) == len(description["lint"]["findings"])
 
 
 @pytest.mark.parametrize("version", [(8, 6), (10, 3), (10, 7), (11, 4)])
 def test_a_plugin_beside_its_function_is_a_matter_of_the_version(version: tuple[int, int]) -> None:
-    found = {f.rule for f in lint(ir.from_proto(EXAMPLES["TRT606"].breaks), "tensorrt", version=version)}
-    assert ("TRT606" in found) == (version < (10, 7))
+    broken = {f.rule for f in lint(ir.from_proto(EXAMPLES["TRT606"].breaks), "tensorrt", version=version)}
+    assert ("TRT606" in broken) == (version < (10, 7))

@@ -21,9 +21,9 @@ def test_every_rule_has_an_id_of_its_own_and_an_example() -> None:
 @pytest.mark.parametrize("rule", EXAMPLES)
 def test_a_rule_finds_what_breaks_it_and_only_that(rule: str) -> None:
     example = EXAMPLES[rule]
-    found = [f for f in linted(example.breaks, example) if f.rule == rule]
-    assert found and all(f.message and f.hint == BY_ID[rule].hint for f in found)
-    assert {f.severity for f in found} == {BY_ID[rule].severity}
+    findings = [f for f in linted(example.breaks, example) if f.rule == rule]
+    assert findings and all(f.message and f.hint == BY_ID[rule].hint for f in findings)
+    assert {f.severity for f in findings} == {BY_ID[rule].severity}
     assert rule not in {f.rule for f in linted(example.clean, example)}
 
 

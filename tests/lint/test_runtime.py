@@ -26,9 +26,9 @@ NOT_FUSED = [r for r in MEASURED if r not in REFUSED and r not in COMPUTED]
 
 def products(model: ModelProto) -> tuple[int, int]:
     """(integer products, all) once ONNX Runtime has optimized the model."""
-    found = fusion(model.SerializeToString())
+    fused = fusion(model.SerializeToString())
     floats = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedConv", "MatMulNBits")
-    return found.integer_products, found.integer_products + sum(found.ops.get(op, 0) for op in floats)
+    return fused.integer_products, fused.integer_products + sum(fused.ops.get(op, 0) for op in floats)
 
 
 @pytest.mark.parametrize("rule", REFUSED)

@@ -20,11 +20,11 @@ def _kinds(graph: Graph) -> list[str]:
 
 
 def test_a_vit_has_four_per_block_and_the_output(small_vit: Graph) -> None:
-    found = find_components(small_vit)
-    assert [c.kind for c in found] == [*["residual", "head", "attention", "mlp"] * 2, "residual"]
-    assert [found[i].tensor for i in (0, 1, 3)] == ["embedded", "blocks.0.mixed", "blocks.0.mlp"]
-    assert found[4].tensor == "blocks.0.out" and found[4].name == "blocks.1 residual"
-    assert found[-1].name == "output residual" and found[-1].block == 2
+    components = find_components(small_vit)
+    assert [c.kind for c in components] == [*["residual", "head", "attention", "mlp"] * 2, "residual"]
+    assert [components[i].tensor for i in (0, 1, 3)] == ["embedded", "blocks.0.mixed", "blocks.0.mlp"]
+    assert components[4].tensor == "blocks.0.out" and components[4].name == "blocks.1 residual"
+    assert components[-1].name == "output residual" and components[-1].block == 2
 
 
 SMALL = {
@@ -64,8 +64,8 @@ def test_parallel_branches(builder: Builder) -> None:
     first = b.op("Add", x, b.linear(b.op("MatMul", pattern, b.linear(x, 8, 8, "a.v")), 8, 8, "a.proj", "attended"))
     out = b.op("Add", first, b.linear(b.op("Gelu", b.linear(x, 8, 8, "a.fc1")), 8, 8, "a.fc2", "fed"), name="out")
     graph = b.graph(b.linear(b.op("ReduceMean", out, b.constant([1]), keepdims=0), 8, 3, "head"), (4, 2, 3))
-    found = [(c.kind, c.tensor) for c in find_components(graph)]
-    assert found == [("residual", "x"), ("attention", "attended"), ("mlp", "fed"), ("residual", "out")]
+    tensors = [(c.kind, c.tensor) for c in find_components(graph)]
+    assert tensors == [("residual", "x"), ("attention", "attended"), ("mlp", "fed"), ("residual", "out")]
 
 
 def test_a_graph_without_attention(builder: Builder) -> None:

@@ -31,7 +31,7 @@ effects = arrays(np.float64, st.integers(1, 60), elements=st.integers(-50, 50).m
 
 def additive(weights: np.ndarray, corrupt: float = -3.0) -> Evaluate:
     """Every component adds its own effect."""
-    return lambda kept: corrupt + float(weights[list(kept)].sum())
+    return lambda components: corrupt + float(weights[list(components)].sum())
 
 
 def test_known_areas() -> None:
@@ -86,7 +86,7 @@ def test_no_order_beats_the_signed_one_by_true_effects(weights: np.ndarray, rand
 def test_areas_ignore_scale_and_offset_of_the_metric(weights: np.ndarray, offset: float, scale: float) -> None:
     evaluate = additive(weights)
     here = cmd(weights, evaluate)
-    there = cmd(weights, lambda kept: scale * evaluate(kept) + offset)
+    there = cmd(weights, lambda components: scale * evaluate(components) + offset)
     assert there.area == pytest.approx(here.area, abs=1e-6)
     assert there.distance == pytest.approx(here.distance, abs=1e-6)
 
@@ -107,23 +107,23 @@ def test_maps_are_ordered_in_memory_order() -> None:
 def test_each_number_of_components_is_evaluated_once() -> None:
     seen: list[int] = []
 
-    def evaluate(kept: tuple[int, ...]) -> float:
-        seen.append(len(kept))
-        return float(len(kept))
+    def evaluate(components: tuple[int, ...]) -> float:
+        seen.append(len(components))
+        return float(len(components))
 
     faithfulness_curve(range(20), evaluate)
     assert seen == [0, 1, 2, 4, 10, 20]
 
 
 def test_no_difference_between_clean_and_corrupt_is_said() -> None:
-    curve = cpr(np.arange(5.0), lambda kept: 2.0)
+    curve = cpr(np.arange(5.0), lambda components: 2.0)
     assert (curve.faithfulness, curve.area, curve.distance) == (None, None, None)
     assert curve.undefined == "the metric is 2 clean and 2 corrupted: no difference"
 
 
 def test_bad_arguments() -> None:
-    def count(kept: tuple[int, ...]) -> float:
-        return float(len(kept))
+    def count(components: tuple[int, ...]) -> float:
+        return float(len(components))
 
     for sizes in ((), (1.0,), (0.5, 0.5), (0.0, 1.0), (0.5, 1.1)):
         with pytest.raises(ValueError, match="sizes"):
@@ -132,6 +132,6 @@ def test_bad_arguments() -> None:
         with pytest.raises(ValueError, match="each of them once"):
             faithfulness_curve(order, count)
     with pytest.raises(NonFiniteError, match="with 0 of 5 components kept"):
-        faithfulness_curve(range(5), lambda kept: math.nan)
+        faithfulness_curve(range(5), lambda components: math.nan)
     with pytest.raises(NonFiniteError, match="scores"):
         signed_order([1.0, math.nan])

@@ -77,7 +77,7 @@ def test_exact_effects_are_those_of_a_tap(small_vit: Graph, images: Tensor, dire
     clean, corrupt = images[:1], images[1:2]
     base, source = (corrupt, clean) if direction == "denoising" else (clean, corrupt)
     executor = Executor(small_vit)
-    found = patch_effects(
+    effects = patch_effects(
         executor, components, Examples.images(clean), Examples.images(corrupt), METRIC, direction, at_once=3
     )
     objective = METRIC(executor.run(Examples.images(clean)), executor.run(Examples.images(corrupt)))
@@ -93,12 +93,12 @@ def test_exact_effects_are_those_of_a_tap(small_vit: Graph, images: Tensor, dire
             change = objective(executor.run(Examples.images(base), {component.tensor: patch})) - objective(
                 executor.run(Examples.images(base))
             )
-            assert found[component][cell] == pytest.approx(float(change), abs=1e-5)
+            assert effects[component][cell] == pytest.approx(float(change), abs=1e-5)
 
 
 def test_cells_that_nothing_is_read_from(small_vit: Graph, images: Tensor) -> None:
     """Behind the last attention only the class token reaches the logits; patching the others changes nothing."""
-    found = _attribute(small_vit, "relp", images[:2])
+    attribution = _attribute(small_vit, "relp", images[:2])
     exact = patch_effects(
         Executor(small_vit),
         find_components(small_vit),
@@ -106,9 +106,9 @@ def test_cells_that_nothing_is_read_from(small_vit: Graph, images: Tensor) -> No
         Examples.images(images[1:2]),
         METRIC,
     )
-    last = [c for c in found.reached if (c.kind, c.block) in {("attention", 1), ("mlp", 1), ("residual", 2)}]
+    last = [c for c in attribution.reached if (c.kind, c.block) in {("attention", 1), ("mlp", 1), ("residual", 2)}]
     assert len(last) == 3
-    for component, reached in found.reached.items():
+    for component, reached in attribution.reached.items():
         assert reached[0].tolist() == (
             [True, False, False, False, False] if component in last else [True] * reached.size
         )

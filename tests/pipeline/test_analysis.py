@@ -9,6 +9,7 @@ from qvit_deploy.errors import BudgetError
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.frontend import Source
 from qvit_deploy.pipeline.analysis import Analysis, analyse
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
@@ -26,11 +27,8 @@ RECIPES = [
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     path = tmp_path_factory.mktemp("images") / "calib.npz"
     np.savez(path, images=np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))
-    return open_inputs(
-        Source(mixed_vit(), None, "a graph"), str(path), BASE, checkpoint=None, pretrained=False,
-        preprocess=Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,)), input_shapes={}, skip_bad_images=False,
-        watch=Stopwatch(),
-    )  # fmt: skip
+    options = InputOptions(str(path), preprocess=Preprocess(input_size=(3, 16, 16), mean=(0.5,), std=(0.25,)))
+    return open_inputs(Source(mixed_vit(), None, "a graph"), options, BASE, Stopwatch())
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +62,11 @@ def test_scores_and_seeds_have_tables_of_their_own(analysis: Analysis) -> None:
 def test_one_analysis_for_many_is_that_for_each(inputs: Inputs, analysis: Analysis) -> None:
     alone = analyse(inputs, [RECIPES[1]], Stopwatch())
     assert alone.allocate(RECIPES[1]) == analysis.allocate(RECIPES[1])
+
+
+def test_recipes_that_would_be_calibrated_differently_are_refused(inputs: Inputs) -> None:
+    with pytest.raises(ValueError, match="recipes of one analysis differ in"):
+        analyse(inputs, [RECIPES[0], RECIPES[0].model_copy(update={"compensate": "none"})], Stopwatch())
 
 
 def test_a_budget_that_cannot_be_met_stops_it_before_the_long_stages(inputs: Inputs) -> None:

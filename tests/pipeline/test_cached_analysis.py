@@ -21,6 +21,7 @@ from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.pipeline.analysis import Analysis, analyse
 from qvit_deploy.pipeline.compile import build
 from qvit_deploy.pipeline.fold import AFTER_FOLD, fold
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Advance, Stopwatch
 from qvit_deploy.recipe import Recipe
@@ -54,12 +55,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inputs_of(recipe: Recipe, images: Path, graph: Graph | None = None, mean: float = 0.5) -> Inputs:
-    return open_inputs(
-        Source(graph or mixed_vit(), None, "a graph"), str(images), recipe, checkpoint=None, pretrained=False,
-        preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)),
-        input_shapes={}, skip_bad_images=False,
-        watch=Stopwatch(),
-    )  # fmt: skip
+    options = InputOptions(str(images), preprocess=Preprocess(input_size=(3, 16, 16), mean=(mean,), std=(0.25,)))
+    return open_inputs(Source(graph or mixed_vit(), None, "a graph"), options, recipe, Stopwatch())
 
 
 def worked_out(inputs: Inputs, recipe: Recipe, cache: Path | None, into: Path) -> tuple[bytes, list[str]]:
@@ -68,11 +65,11 @@ def worked_out(inputs: Inputs, recipe: Recipe, cache: Path | None, into: Path) -
     watch = Stopwatch(stages)
     analysis = analyse(inputs, [recipe], watch, cache)
     plan, emitted = build(inputs, analysis, analysis.allocate(recipe), recipe, watch)
-    store((*found(analysis, recipe), plan, emitted), into)
+    store((*analysed(analysis, recipe), plan, emitted), into)
     return into.read_bytes(), stages.cached()
 
 
-def found(analysis: Analysis, recipe: Recipe) -> tuple[object, ...]:
+def analysed(analysis: Analysis, recipe: Recipe) -> tuple[object, ...]:
     known = analysis.calibration
     return (
         known.graph, known.observations, known.grids, known.products, known.importance, known.sites, analysis.folded,
@@ -135,6 +132,7 @@ CHANGES: dict[str, tuple[object, list[str]]] = {
     "compensate": ("bias", STAGES[:3]),
     "distill_epochs": (1, STAGES[:4]),
     "task": ("outputs", []),
+    "uint8_input": (True, []),
     "targets": (("onnxruntime", "tensorrt"), STAGES),
     "calibration_images": (10, []),
     "batch_size": (3, []),
@@ -206,13 +204,13 @@ def test_a_model_by_another_name_is_the_same_model(images: Path, cache: Path) ->
 def test_each_of_several_recipes_has_the_plan_of_its_own_seed(images: Path, cache: Path, tmp_path: Path) -> None:
     first, second = (BASE.model_copy(update={"distill_epochs": 1, "seed": seed}) for seed in (0, 1))
     inputs = inputs_of(BASE, images)
-    for kept in (None, cache, cache):
+    for folder in (None, cache, cache):
         stages = Stages()
         watch = Stopwatch(stages)
-        analysis = analyse(inputs, [first, second], watch, kept)
+        analysis = analyse(inputs, [first, second], watch, folder)
         plans = [build(inputs, analysis, analysis.allocate(first), r, watch)[0] for r in (first, second)]
         for plan, name in zip(plans, ("first", "second"), strict=True):
-            store(plan, tmp_path / f"{name} {kept is None}")
+            store(plan, tmp_path / f"{name} {folder is None}")
     assert stages.cached() == [*STAGES[:4], "relevance", "plan", "plan"]
     one, other = ((tmp_path / f"{name} True").read_bytes() for name in ("first", "second"))
     assert one == (tmp_path / "first False").read_bytes() and other == (tmp_path / "second False").read_bytes()

@@ -30,7 +30,7 @@ CHOICES = {"metric": "logit-diff:0,1", "direction": "denoising"}
 def test_maps_are_those_of_patching(tiny_vit: Graph, tmp_path: Path) -> None:
     model, pairs = model_file(tiny_vit, tmp_path), image_pairs(2, tiny_vit.interface.image_size)
     components = find_components(model.graph)
-    found = exact_maps(model, pairs, **CHOICES)
+    maps = exact_maps(model, pairs, **CHOICES)
     for pair in pairs:
         clean, corrupt = (torch.tensor(i)[None] for i in (pair.clean, pair.corrupt))
         expected = patch_effects(
@@ -40,7 +40,7 @@ def test_maps_are_those_of_patching(tiny_vit: Graph, tmp_path: Path) -> None:
             Examples.images(corrupt),
             CLASSIFY.parse_metric(CHOICES["metric"]),
         )
-        for component, effects in found.of(pair, components).items():
+        for component, effects in maps.of(pair, components).items():
             np.testing.assert_allclose(effects, expected[component], atol=1e-6)
 
 
@@ -110,22 +110,22 @@ def test_a_killed_run_goes_on(tiny_vit: Graph, tmp_path: Path) -> None:
         while len(list(folder.glob("*.safetensors"))) < 3 and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.005)
         process.kill()
-    kept = written(folder)
-    assert process.returncode == -signal.SIGKILL and 3 <= len(kept) < 200
+    files = written(folder)
+    assert process.returncode == -signal.SIGKILL and 3 <= len(files) < 200
     pairs = image_pairs(
-        len(kept) + 2, tiny_vit.interface.image_size
+        len(files) + 2, tiny_vit.interface.image_size
     )  # pairs are drawn one after the other: the same first ones
     maps = exact_maps(model, pairs, **CHOICES, folder=folder)
     # A file that was cut off by the kill has another name until it is whole, so all that are there stay.
-    assert kept.items() <= written(folder).items() and len(written(folder)) == len(pairs)
+    assert files.items() <= written(folder).items() and len(written(folder)) == len(pairs)
     assert len(maps.effects) == len(pairs)
 
 
 def test_a_pair_given_twice_is_computed_once(tiny_vit: Graph, tmp_path: Path) -> None:
     model, (pair,) = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     counted: list[int] = []
-    found = exact_maps(model, [pair, pair], **CHOICES, advance=counted.append)
-    assert len(found.effects) == 1 and sum(counted) == 2
+    maps = exact_maps(model, [pair, pair], **CHOICES, advance=counted.append)
+    assert len(maps.effects) == 1 and sum(counted) == 2
 
 
 def test_a_folder_that_cannot_be_written(tiny_vit: Graph, tmp_path: Path) -> None:

@@ -20,12 +20,12 @@ from tests.support.artifacts.explained import image_pairs, model_file
 def test_maps_of_every_component(fixture: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     graph: Graph = request.getfixturevalue(fixture)
     model, pairs = model_file(graph, tmp_path), image_pairs(2, graph.interface.image_size)
-    found = explain(model, pairs)
-    assert found.firings["norm"] > 0 and found.rules == "relp"
-    for pair in found.pairs:
-        assert set(pair.effects) == set(found.components) and pair.truth is None
+    explanation = explain(model, pairs)
+    assert explanation.firings["norm"] > 0 and explanation.rules == "relp"
+    for pair in explanation.pairs:
+        assert set(pair.effects) == set(explanation.components) and pair.truth is None
         assert any(effects.any() for effects in pair.effects.values())
-    tree = relp_tree("tiny", found, None, graph.interface.image_size)
+    tree = relp_tree("tiny", explanation, None, graph.interface.image_size)
     assert [p["name"] for p in tree["pairs"]] == ["pair 0", "pair 1"]
     first = tree["pairs"][0]["components"][0]
     assert first["kind"] == "residual" and first["grid"] == ((1, 4, 4) if fixture == "tiny_vit" else (0, 8, 8))
@@ -36,24 +36,24 @@ def test_maps_of_every_component(fixture: str, tmp_path: Path, request: pytest.F
 def test_exact_maps_are_compared(tiny_vit: Graph, tmp_path: Path) -> None:
     model, pairs = model_file(tiny_vit, tmp_path), image_pairs(3, tiny_vit.interface.image_size)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
-    found = compare_with_exact(model, explain(model, pairs, exact=truth))
-    assert 0 <= found.cross_check < 1e-4
+    comparison = compare_with_exact(model, explain(model, pairs, exact=truth))
+    assert 0 <= comparison.cross_check < 1e-4
     for kind in ("residual", "attention", "mlp", "head"):
-        methods = found.agreement[kind]
+        methods = comparison.agreement[kind]
         assert list(methods) == ["relp", "gradient", "|difference|", "random"]
         assert methods["relp"].metrics["pearson"].mean > 0.8  # of a small network with mild activations
         assert methods["relp"].metrics["pearson"].mean > abs(methods["random"].metrics["pearson"].mean)
     # Tokens behind the last attention are excluded, and nothing that matters with them.
-    assert found.agreement["mlp"]["relp"].excluded == 3 * 16
-    assert found.agreement["mlp"]["relp"].excluded_largest == 0
-    assert list(found.circuits) == ["exact", "relp", "gradient", "|difference|", "random"]
+    assert comparison.agreement["mlp"]["relp"].excluded == 3 * 16
+    assert comparison.agreement["mlp"]["relp"].excluded_largest == 0
+    assert list(comparison.circuits) == ["exact", "relp", "gradient", "|difference|", "random"]
 
 
 def test_with_the_gradient_itself_there_is_one_column_for_it(tiny_vit: Graph, tmp_path: Path) -> None:
     model, pairs = model_file(tiny_vit, tmp_path), image_pairs(1, tiny_vit.interface.image_size)
     truth = exact_maps(model, pairs, metric="logit-diff", direction="denoising")
-    found = compare_with_exact(model, explain(model, pairs, rules="gradient", exact=truth))
-    assert list(found.agreement["mlp"]) == ["gradient", "|difference|", "random"]
+    comparison = compare_with_exact(model, explain(model, pairs, rules="gradient", exact=truth))
+    assert list(comparison.agreement["mlp"]) == ["gradient", "|difference|", "random"]
 
 
 def test_directions_answer_different_questions(tiny_vit: Graph, tmp_path: Path) -> None:

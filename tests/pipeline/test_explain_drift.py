@@ -44,18 +44,20 @@ def explained(bundle: Path, images: ImageSet, metric: str) -> DriftExplanation:
 
 
 def test_effects_add_up_to_the_drift(bundle: Path, images: str) -> None:
-    found = explained(bundle, open_images(images, PREPROCESS), "logit-diff")
-    true = found.drift.true
+    explanation = explained(bundle, open_images(images, PREPROCESS), "logit-diff")
+    true = explanation.drift.true
     assert true.shape == (32,) and np.abs(true).max() > 0.01
-    assert found.agreement.pearson is not None and found.agreement.pearson > 0.97
-    assert found.agreement.slope == pytest.approx(1, abs=0.1)
-    assert found.unexplained < 1e-4
-    np.testing.assert_allclose(np.sum([s.effects for s in found.sites], axis=0), found.drift.estimated, rtol=1e-6)
+    assert explanation.agreement.pearson is not None and explanation.agreement.pearson > 0.97
+    assert explanation.agreement.slope == pytest.approx(1, abs=0.1)
+    assert explanation.unexplained < 1e-4
+    np.testing.assert_allclose(
+        np.sum([s.effects for s in explanation.sites], axis=0), explanation.drift.estimated, rtol=1e-6
+    )
 
 
 def test_the_tree_says_where(bundle: Path, images: str) -> None:
-    found = explained(bundle, open_images(images, PREPROCESS, limit=11), "logit:0")
-    tree = drift_tree("mixed", found, (3, 16, 16))
+    explanation = explained(bundle, open_images(images, PREPROCESS, limit=11), "logit:0")
+    tree = drift_tree("mixed", explanation, (3, 16, 16))
     sites = {s["name"]: s for s in tree["sites"]}
     assert tree["images"] == 11 and len(sites["fc1"]["effects"]) == 11
     assert sites["fc1"]["grid"] == (0, 2, 2) and len(sites["fc1"]["tokens"]) == 4

@@ -11,6 +11,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.frontend import Source
 from qvit_deploy.graph.examples import IMAGE
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.inputs import Inputs, open_inputs
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
@@ -28,11 +29,9 @@ def calib(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def opened(calib: str | None, graph: Graph | None = None, images: int = 8) -> Inputs:
-    return open_inputs(
-        Source(graph or mixed_vit(), None, "a graph"), calib, Recipe(calibration_images=images, batch_size=3),
-        checkpoint=None, pretrained=False, preprocess=PREPROCESS,
-        input_shapes={}, skip_bad_images=False, watch=Stopwatch(),
-    )  # fmt: skip
+    recipe = Recipe(calibration_images=images, batch_size=3)
+    options = InputOptions(calib, preprocess=PREPROCESS)
+    return open_inputs(Source(graph or mixed_vit(), None, "a graph"), options, recipe, Stopwatch())
 
 
 def test_held_out_images_are_those_calibration_does_not_see(calib: str) -> None:

@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> str:
 
 def test_a_file_is_compared_in_onnx_runtime(file: str) -> None:
     source = load_model(file)
-    record, truth = compare_with_original(source, BATCHES)
+    record, truth = compare_with_original(source, BATCHES, BATCHES)
     assert record.runtime == "ONNX Runtime" and record.images == 6 and record.unavailable is None
     assert record.errors.keys() == {"logits"} and 0 < record.errors["logits"] < 1e-5
     assert truth is not None and truth.require_folded(source.graph, record) == record
@@ -47,7 +47,7 @@ def test_a_module_is_compared_in_torch() -> None:
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, 4), torch.nn.Flatten(), torch.nn.Linear(16, 5))
     size = (3, 8, 8)
     original = TorchOriginal(lambda: module, lambda m: exported(m, size, "m"))
-    record, _ = compare_with_original(Source(from_torch(module, size, "m"), None, "m", original), BATCHES)
+    record, _ = compare_with_original(Source(from_torch(module, size, "m"), None, "m", original), BATCHES, BATCHES)
     assert record.runtime == "torch" and record.errors["logits"] < 1e-5
     assert module.training
 
@@ -66,7 +66,7 @@ def test_a_wrong_rewrite_is_named(file: str, monkeypatch: pytest.MonkeyPatch, pl
     monkeypatch.setattr(rewriting, "REWRITES", (*steps[:place], faulty, *steps[place:]))
     source = load_model(file)
     with pytest.raises(CheckError, match=r"output 'logits' of the canonical graph .* first after the rewrite faulty"):
-        compare_with_original(source, BATCHES)
+        compare_with_original(source, BATCHES, BATCHES)
 
 
 def test_a_wrong_executor_is_told_from_a_wrong_rewrite(file: str) -> None:
@@ -74,12 +74,12 @@ def test_a_wrong_executor_is_told_from_a_wrong_rewrite(file: str) -> None:
     graph = source.graph.clone()
     faulty(graph.model)
     with pytest.raises(CheckError, match="the executor does not"):
-        compare_with_original(Source(graph, None, "m", source.original), BATCHES)
+        compare_with_original(Source(graph, None, "m", source.original), BATCHES, BATCHES)
 
 
 def test_a_fold_that_changes_an_output_is_named(file: str) -> None:
     source = load_model(file)
-    record, truth = compare_with_original(source, BATCHES)
+    record, truth = compare_with_original(source, BATCHES, BATCHES)
     folded = source.graph.clone()
     faulty(folded.model)
     assert truth is not None
@@ -96,7 +96,7 @@ def test_half_precision_is_noise(tmp_path: Path) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), tensor.name))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-    record, _ = compare_with_original(load_model(saved(tmp_path / "half.onnx", model)), BATCHES)
+    record, _ = compare_with_original(load_model(saved(tmp_path / "half.onnx", model)), BATCHES, BATCHES)
     assert 1e-6 < record.errors["logits"] < 0.02
 
 
@@ -111,16 +111,16 @@ def test_what_floats_decide_by_a_hair_is_noise(tmp_path: Path) -> None:
     graph = source.graph.clone()
     constant = graph.initializers["c"]
     constant.const_value = ir.tensor(np.float32(3.1), name="c")  # as good as 3.3: only roundings differ
-    record, _ = compare_with_original(Source(graph, None, "m", source.original), BATCHES)
+    record, _ = compare_with_original(Source(graph, None, "m", source.original), BATCHES, BATCHES)
     assert record.errors["y"] > TOLERANCE
 
 
 def test_an_original_that_cannot_be_run_is_reported(file: str) -> None:
     source = load_model(file)
-    record, truth = compare_with_original(Source(source.graph, None, "by hand"), BATCHES)
+    record, truth = compare_with_original(Source(source.graph, None, "by hand"), BATCHES, BATCHES)
     assert truth is None and record.worst is None and "only the graph" in str(record.unavailable)
     Path(file).write_bytes(b"gone")
-    record, truth = compare_with_original(source, BATCHES)
+    record, truth = compare_with_original(source, BATCHES, BATCHES)
     assert truth is None and str(record.unavailable).startswith("ONNX Runtime cannot run it: ")
 
 
@@ -131,4 +131,4 @@ def test_a_shape_that_changes_is_an_error(file: str) -> None:
     assert last is not None and last.inputs[1] is not None
     last.inputs[1].const_value = ir.tensor(np.zeros((1, 1, 5), np.float32), name=last.inputs[1].name)
     with pytest.raises(CheckError, match="by its shape"):
-        compare_with_original(Source(graph, None, "m", source.original), BATCHES)
+        compare_with_original(Source(graph, None, "m", source.original), BATCHES, BATCHES)

@@ -10,11 +10,16 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
+from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.relevance import backward
-from qvit_deploy.relevance.rule_sets import RULE_SETS, unit
+from qvit_deploy.relevance.lrp import site_relevance
+from qvit_deploy.relevance.rule_sets import RULE_SETS, shared_unit, unit
 from qvit_deploy.tasks.classify import largest_logit
+from qvit_deploy.tasks.objective import projection
+from tests.support.examples import image_batches
 from tests.support.graphs.relevance_graphs import Builder, vit
 from tests.support.graphs.relevance_references import VitRelevance, lrp_add, lrp_box, lrp_linear
+from tests.support.graphs.several_outputs import two_heads
 from tests.support.relevance_at import relevance_at
 
 RULES = RULE_SETS["deep-taylor"]
@@ -22,8 +27,8 @@ RULES = RULE_SETS["deep-taylor"]
 
 def _relevance(graph: Graph, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
     executor = Executor(graph, overrides=RULES.bind(graph, len(images)).overrides)
-    found = relevance_at(executor, images, names, objective=unit(largest_logit))
-    return {name: a * g for name, (a, g) in found.items()}
+    relevance = relevance_at(executor, images, names, objective=unit(largest_logit))
+    return {name: a * g for name, (a, g) in relevance.items()}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -186,3 +191,51 @@ def test_batch_norm_and_layer_norm_pass_relevance_on(builder: Builder) -> None:
     r = _relevance(graph, torch.randn(3, 2, 3, 4), ["image", "x", "n"])
     torch.testing.assert_close(r["x"], r["n"], rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(r["image"], r["n"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture
+def outputs() -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {"map": torch.randn(6, 3, 4, generator=g), "far": 100 + torch.randn(6, 2, generator=g)}
+
+
+def test_a_start_that_scores_layers_shares_one_among_all_outputs_and_is_nowhere_negative(
+    outputs: dict[str, torch.Tensor],
+) -> None:
+    """Also where the projection on signs is near zero, and for signs that differ."""
+    for seed in (0, 1):
+        leaves = {name: value.clone().requires_grad_() for name, value in outputs.items()}
+        shared_unit(projection([outputs], seed))(leaves).sum().backward()
+        for name, y in leaves.items():
+            assert y.grad is not None
+            squares = outputs[name].square().flatten(1)
+            expected = (squares / squares.sum(1, keepdim=True) / 2).reshape(y.shape)
+            torch.testing.assert_close((y.grad * y).detach(), expected)
+
+
+def test_a_start_that_scores_layers_is_one_hot_for_a_class(outputs: dict[str, torch.Tensor]) -> None:
+    leaf = outputs["far"].clone().requires_grad_()
+    by_unit, by_share = (torch.autograd.grad(start(largest_logit)({"far": leaf}).sum(), leaf)[0]
+                         for start in (unit, shared_unit))  # fmt: skip
+    assert torch.equal(by_unit, by_share)
+
+
+def test_an_output_that_is_zero_for_an_image_starts_with_no_relevance(outputs: dict[str, torch.Tensor]) -> None:
+    objective = projection([outputs], 0)
+    leaves = {name: value.clone() for name, value in outputs.items()}
+    leaves["map"][2] = 0
+    leaves = {name: value.requires_grad_() for name, value in leaves.items()}
+    shared_unit(objective)(leaves).sum().backward()
+    assert all(y.grad is not None and bool(y.grad.isfinite().all()) for y in leaves.values())
+    assert leaves["map"].grad is not None and not leaves["map"].grad[2].any()
+
+
+def test_scores_by_several_outputs_do_not_depend_on_the_signs() -> None:
+    graph = two_heads()
+    sites, batches = find_sites(graph), list(image_batches(torch.randn(8, 3, 16, 16), 4))
+    sample = [Executor(graph).run(batch) for batch in batches]
+    one, other = (
+        site_relevance(graph, sites, batches, RULES, projection(sample, seed), lambda _: None) for seed in (0, 1)
+    )
+    assert one.values == pytest.approx(other.values, rel=1e-3)
+    assert all(value > 0 for value in one.values.values())

@@ -25,8 +25,8 @@ def importance(graph: Graph, rules: str, count: int = 4) -> dict[str, torch.Tens
 
 
 def test_every_tensor_has_a_weight_for_each_of_its_rows_with_mean_one() -> None:
-    found = importance(vit(), "relp")
-    for name, weights in found.items():
+    rows = importance(vit(), "relp")
+    for name, weights in rows.items():
         assert len(weights) == (1 if name == "pooled" else 5)
         assert torch.isfinite(weights).all() and (weights > 0).all()
         torch.testing.assert_close(weights.mean(), torch.tensor(1.0))
@@ -43,17 +43,17 @@ def test_behind_the_last_attention_only_the_class_token_counts() -> None:
 def test_gradients_are_the_ones_autograd_finds() -> None:
     graph = vit()
     name = next(s.input for s in find_sites(graph) if s.name == "blocks.1.fc1")
-    kept: list[torch.Tensor] = []
+    activations: list[torch.Tensor] = []
     with torch.enable_grad():
-        logits = Executor(graph).run(Examples.images(images(2).requires_grad_()), {name: lambda x: kept.append(x)})[
-            "logits"
-        ]
-        (g,) = torch.autograd.grad(logits.amax(1).sum(), kept)
+        logits = Executor(graph).run(
+            Examples.images(images(2).requires_grad_()), {name: lambda x: activations.append(x)}
+        )["logits"]
+        (g,) = torch.autograd.grad(logits.amax(1).sum(), activations)
     expected = g.square().mean(-1).sum(0).sqrt()
-    found = row_importance(
+    weights = row_importance(
         graph, [name], [Examples.images(images(2))], RULE_SETS["gradient"], largest_logit, lambda _: None
     )[name]
-    torch.testing.assert_close(found, (expected / expected.mean() + FLOOR) / (1 + FLOOR))
+    torch.testing.assert_close(weights, (expected / expected.mean() + FLOOR) / (1 + FLOOR))
 
 
 def test_progress_counts_images() -> None:

@@ -50,8 +50,8 @@ def test_a_chosen_class(small_vit: Graph, images: Tensor) -> None:
     leaf = images.clone().requires_grad_()
     chosen = Executor(small_vit).run(Examples.images(leaf))["logits"][torch.arange(3), classes]
     expected = torch.autograd.grad(chosen.sum(), leaf)[0]
-    found = relevance_at(Executor(small_vit), images, ["image"], objective=logit(classes))
-    assert torch.equal(found["image"][1], expected)
+    relevance = relevance_at(Executor(small_vit), images, ["image"], objective=logit(classes))
+    assert torch.equal(relevance["image"][1], expected)
 
 
 def test_a_unit_start_divides_by_the_logit(small_vit: Graph, images: Tensor) -> None:
@@ -63,9 +63,9 @@ def test_a_unit_start_divides_by_the_logit(small_vit: Graph, images: Tensor) -> 
 
 
 def test_tensors_behind_a_stop_have_no_relevance(small_vit: Graph, images: Tensor) -> None:
-    found = _at(small_vit, "relp-ah", images)
-    assert not found["blocks.0.q_scaled"][1].any()
-    assert found["blocks.1.pattern"][1].any()
+    relevance = _at(small_vit, "relp-ah", images)
+    assert not relevance["blocks.0.q_scaled"][1].any()
+    assert relevance["blocks.1.pattern"][1].any()
 
 
 def test_an_unknown_tensor_is_named(small_vit: Graph, images: Tensor) -> None:
@@ -86,8 +86,8 @@ def test_site_scores_are_mean_absolute_relevance(rule_set: str, small_vit: Graph
         small_vit, sites, [Examples.images(images)], RULE_SETS[rule_set], largest_logit, lambda _: None
     )
     names = sorted({n for s in sites for n in (s.input, s.second) if n})
-    found = {n: (a * g).abs().double() for n, (a, g) in _at(small_vit, rule_set, images, names).items()}
-    raw = {s.name: float(torch.cat([found[n].flatten() for n in (s.input, s.second) if n]).mean()) for s in sites}
+    magnitudes = {n: (a * g).abs().double() for n, (a, g) in _at(small_vit, rule_set, images, names).items()}
+    raw = {s.name: float(torch.cat([magnitudes[n].flatten() for n in (s.input, s.second) if n]).mean()) for s in sites}
     total = sum(raw.values())
     assert scores.values == pytest.approx({name: value / total for name, value in raw.items()})
     assert sum(scores.values.values()) == pytest.approx(1.0)
@@ -137,34 +137,25 @@ def test_an_output_that_is_not_finite_is_refused(small_vit: Graph, images: Tenso
         )
 
 
+def _gradient_of_random_images(graph: Graph) -> None:
+    images = [Examples.images(torch.randn(2, 3, 4, 4))]
+    site_relevance(graph, find_sites(graph), images, RULE_SETS["gradient"], largest_logit, lambda _: None)
+
+
 def test_a_non_finite_relevance_names_the_tensor(builder: Builder) -> None:
     """A square root of 0 has a finite value and an infinite slope."""
     x = builder.linear(builder.op("Reshape", "image", builder.constant([0, 48])), 48, 16, "first")
     x = builder.op("Sqrt", builder.op("Mul", x, builder.constant(0.0)))
     graph = builder.graph(builder.linear(x, 16, 3, "head", "y"), (3, 4, 4))
     with pytest.raises(NonFiniteError, match=r"tensor '[\w.]+'"):
-        site_relevance(
-            graph,
-            find_sites(graph),
-            [Examples.images(torch.randn(2, 3, 4, 4))],
-            RULE_SETS["gradient"],
-            largest_logit,
-            lambda _: None,
-        )
+        _gradient_of_random_images(graph)
 
 
 def test_an_output_that_ignores_the_image_is_refused(builder: Builder) -> None:
     x = builder.op("Mul", builder.op("Reshape", "image", builder.constant([0, 48])), builder.constant(0.0))
     graph = builder.graph(builder.linear(x, 48, 3, "head", "y"), (3, 4, 4))
     with pytest.raises(NonFiniteError, match="ignores"):
-        site_relevance(
-            graph,
-            find_sites(graph),
-            [Examples.images(torch.randn(2, 3, 4, 4))],
-            RULE_SETS["gradient"],
-            largest_logit,
-            lambda _: None,
-        )
+        _gradient_of_random_images(graph)
 
 
 @pytest.mark.parametrize("rule_set", [name for name in RULE_SETS if name != "gradient"])

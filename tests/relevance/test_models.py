@@ -77,8 +77,8 @@ def test_images_of_a_batch_do_not_see_each_other(rule_set: str, exported: tuple[
     for batches in ([images], images.split(1)):
         executor = Executor(graph, overrides=rules.bind(graph, len(batches[0])).overrides)
         start = rules.starting_at(largest_logit)
-        found = [relevance_at(executor, batch, names, start)[names[0]] for batch in batches]
-        runs.append(torch.cat([a * g for a, g in found]))
+        parts = [relevance_at(executor, batch, names, start)[names[0]] for batch in batches]
+        runs.append(torch.cat([a * g for a, g in parts]))
     scale = runs[1].abs().max()
     torch.testing.assert_close(runs[0] / scale, runs[1] / scale, rtol=1e-2, atol=1e-3)
 
@@ -100,8 +100,8 @@ def test_deep_taylor_conserves_the_relevance_of_an_image(exported: tuple[Graph, 
     overrides = RULE_SETS["deep-taylor"].bind(graph, len(images)).overrides
     sums = [n for n in graph.nodes() if n.op_type == "Add" and n in overrides and len(_data_operands(n)) == 2]
     names = [node.outputs[0].name or "" for node in sums]
-    found = relevance_at(Executor(graph, overrides=overrides), images, names, objective=unit(largest_logit))
-    totals = [(a * g).flatten(1).sum(1) for a, g in (found[name] for name in names)]
+    relevance = relevance_at(Executor(graph, overrides=overrides), images, names, objective=unit(largest_logit))
+    totals = [(a * g).flatten(1).sum(1) for a, g in (relevance[name] for name in names)]
     torch.testing.assert_close(totals[-1], torch.ones(3), rtol=1e-2, atol=1e-2)
     for after_attention, after_mlp in zip(totals[::2], totals[1::2], strict=True):
         torch.testing.assert_close(after_attention, after_mlp, rtol=1e-2, atol=1e-2)

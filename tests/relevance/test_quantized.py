@@ -40,7 +40,7 @@ def _network(quantized_weights: bool, quantized_activations: bool) -> Graph:
 
 @pytest.mark.parametrize("name", RULE_SETS)
 def test_dequantized_weights_propagate_like_float_ones(name: str) -> None:
-    images, found = torch.randn(3, 2, 3, 4), []
+    images, results = torch.randn(3, 2, 3, 4), []
     for quantized in (False, True):
         graph = _network(quantized, quantized_activations=False)
         bound = RULE_SETS[name].bind(graph, 3)
@@ -48,10 +48,10 @@ def test_dequantized_weights_propagate_like_float_ones(name: str) -> None:
         assert torch.equal(
             logits_of(executor.run(Examples.images(images))), logits_of(Executor(graph).run(Examples.images(images)))
         )
-        found.append((relevance_at(executor, images, ["x", "norm", "gelu", "sum"]), bound.firings))
-    assert found[0][1] == found[1][1]
-    for tensor in found[0][0]:
-        plain, dequantized = (activation * g for activation, g in (relevance[tensor] for relevance, _ in found))
+        results.append((relevance_at(executor, images, ["x", "norm", "gelu", "sum"]), bound.firings))
+    assert results[0][1] == results[1][1]
+    for tensor in results[0][0]:
+        plain, dequantized = (activation * g for activation, g in (relevance[tensor] for relevance, _ in results))
         torch.testing.assert_close(dequantized, plain, rtol=1e-3, atol=1e-5)
 
 

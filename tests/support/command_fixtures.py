@@ -18,7 +18,7 @@ def qvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     """Runs the program's own entry point in this process: importing torch once saves seconds per command."""
 
     def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])  # the program reads nothing else
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             main()
@@ -31,13 +31,13 @@ def qvit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder = tmp_path_factory.mktemp("inputs")
-    found = Inputs(folder / "tiny.onnx", folder / "calib.npz", folder / "preprocess.json")
-    found.model.write_bytes(mixed_vit().serialize())
+    inputs = Inputs(folder / "tiny.onnx", folder / "calib.npz", folder / "preprocess.json")
+    inputs.model.write_bytes(mixed_vit().serialize())
     random = np.random.default_rng(0)
     np.savez(
-        found.calib,
+        inputs.calib,
         images=random.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8),
         labels=random.integers(0, 5, 12),
     )
-    found.preprocess.write_text(json.dumps({"input_size": [3, 16, 16], "mean": [0.5], "std": [0.25]}))
-    return found
+    inputs.preprocess.write_text(json.dumps({"input_size": [3, 16, 16], "mean": [0.5], "std": [0.25]}))
+    return inputs

@@ -19,6 +19,6 @@ def relevance_at(
     executor: Executor, images: Tensor, names: Iterable[str], objective: Objective = largest_logit
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """name -> (activation, G), with relevance = activation * G elementwise; arguments as for `propagate`."""
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    propagate(executor, Examples.images(images), names, lambda n, a, g: found.update({n: (a, g)}), objective)
-    return found
+    results: dict[str, tuple[Tensor, Tensor]] = {}
+    propagate(executor, Examples.images(images), names, lambda n, a, g: results.update({n: (a, g)}), objective)
+    return results

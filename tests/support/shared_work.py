@@ -1,8 +1,8 @@
 """Which tests stay in one process of `pytest -n`: those of one file, which share what takes long to make.
 
-`--dist loadfile` would part the tests of the coverage list, which lie in several files and share traced models.
-`--dist loadgroup` is meant for that, but pytest-xdist 3.8 hands out every test by itself under pytest 9.2 (its issue
-1386). Processes report nothing but the names of tests, so what belongs together is told by them.
+The models of the coverage list are handed out one by one: a file of them would keep one process busy for minutes, at
+the end alone. `--dist loadgroup` is meant for that, but pytest-xdist 3.8 hands out every test by itself under pytest
+9.2 (its issue 1386). Processes report nothing but the names of tests, so what belongs together is told by them.
 """
 
 from __future__ import annotations
@@ -24,4 +24,4 @@ class SharedWork(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         module, _, name = nodeid.partition("::")
         parameter = name.partition("[")[2].removesuffix("]")
-        return parameter if parameter in MODELS else module  # a parameter of the fixture `covered`
+        return parameter if parameter in MODELS else module  # of the parameter `model`

@@ -76,7 +76,7 @@ def test_an_output_that_its_bias_cancels_is_held_to_what_float32_leaves_of_the_b
     largest = float(np.abs(measured[output]).max())
     measured[output][0, 0] += 1e-3 * largest
     for bias, error in ((0.0, 1e-3), (50 * largest, 1e-3), (1000 * largest, 1e-4)):
-        found = compare_forced(
+        comparison = compare_forced(
             Executor(emitted), emitted, plan, Examples.images(images), measured, biases={output: bias}
         )
-        assert found.worst_site == "fc2" and found.worst_error == pytest.approx(error, rel=0.05)
+        assert comparison.worst_site == "fc2" and comparison.worst_error == pytest.approx(error, rel=0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +13,7 @@ import pytest
 
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.verification import FileVerification
-from qvit_deploy.cli import main
 from qvit_deploy.errors import CheckError, InputError
-from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.lint import Finding, LintTarget
 from qvit_deploy.recipe import Recipe
@@ -25,6 +22,7 @@ from qvit_deploy.targets.onnxruntime.target import OnnxRuntime
 from qvit_deploy.targets.registry import REFERENCE, TARGETS, runtime_of, target_called, targets_of, with_known_targets
 from qvit_deploy.targets.runtime import ModelSession
 from qvit_deploy.targets.target import EmissionJob, Reading, Target, VerificationJob
+from tests.support.command_line import Command
 from tests.support.graphs.quantizable_graphs import mixed_vit
 
 LEAST = {"uniform": "w8a8", "calibration_images": 6, "batch_size": 3, "compensate": "none", "row_importance": "none"}
@@ -68,7 +66,7 @@ class Abacus(Target[Graph, AbacusVerification]):
         return emitted
 
     def verify(self, emitted: Graph, job: VerificationJob) -> AbacusVerification:
-        probed, beads = probe_images(Examples.images(job.images), emitted.static_batch), len(list(emitted.nodes()))
+        probed, beads = probe_images(job.images, emitted.static_batch), len(list(emitted.nodes()))
         return AbacusVerification(
             images=len(job.images), probe_images=len(probed), codes=60, code_mismatches=0, worst_site="head",
             worst_site_error=0.0, beads=beads,
@@ -77,11 +75,11 @@ class Abacus(Target[Graph, AbacusVerification]):
     def lint(self, model: ir.Model) -> list[Finding]:
         return [Finding("ABA001", "error" if self.broken else "note", "fc1", "too many beads", "take some away")]
 
-    def line(self, found: AbacusVerification) -> str:
-        return f"{found.codes} codes on {found.beads} beads"
+    def line(self, verification: AbacusVerification) -> str:
+        return f"{verification.codes} codes on {verification.beads} beads"
 
-    def reading(self, found: AbacusVerification) -> Reading:
-        return Reading("Counted by hand.", f"; {found.beads} beads")
+    def reading(self, verification: AbacusVerification) -> Reading:
+        return Reading("Counted by hand.", f"; {verification.beads} beads")
 
 
 @pytest.fixture
@@ -107,15 +105,12 @@ Program = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+def run(qvit: Command) -> Program:
     """Runs a command in this process: exit code, standard output, standard error."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["qvit-deploy", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return int(caught.value.code or 0), *capsys.readouterr()
+        done = qvit(*arguments)
+        return done.code, done.out, done.err
 
     return run
 
@@ -127,10 +122,11 @@ def test_one_that_is_added_goes_through_every_command(
     out = tmp_path / "out"
     flags = ("--calib", images, "--preprocess", preprocess, "--recipe", recipe, "--target", "abacus")
     code, said, _ = run("compile", model, "-o", out, *flags)
-    found = read_bundle(out).manifest
-    beads = abacus.read(found.verification.targets["abacus"]).beads
+    manifest = read_bundle(out).manifest
+    beads = abacus.read(manifest.verification.targets["abacus"]).beads
     assert code == 0 and f"60 codes on {beads} beads" in " ".join(said.split())
-    assert found.recipe["targets"] == ["onnxruntime", "abacus"] and found.verification.lint["abacus"] == {"ABA001": 1}
+    assert manifest.recipe["targets"] == ["onnxruntime", "abacus"]
+    assert manifest.verification.lint["abacus"] == {"ABA001": 1}
     assert onnx.load(str(out / "model.abacus.onnx")).producer_name == "abacus"
     page = (out / "report.html").read_text()
     assert "File for abacus" in page and f"60 codes compared: all equal; {beads} beads" in page
@@ -156,9 +152,25 @@ class Jammed(Abacus):
         raise CheckError("verification of abacus: 3 of 60 codes of 'fc1' differ")
 
 
+class Broken(Abacus):
+    """An abacus whose file cannot be written."""
+
+    def emit(self, job: EmissionJob) -> Graph:
+        raise CheckError("abacus: 'fc1' has more rows than there are rods")
+
+
+class Refused(Abacus):
+    """An abacus that does not take its own file."""
+
+    def verify(self, emitted: Graph, job: VerificationJob) -> AbacusVerification:
+        raise InputError("model: abacus cannot load it: a bead is missing")
+
+
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
+        (Broken(), "abacus: 'fc1' has more rows than there are rods"),
+        (Refused(), "model: abacus cannot load it: a bead is missing"),
         (Jammed(), "verification of abacus: 3 of 60 codes of 'fc1' differ"),
         (Abacus(broken=True), "lint: the abacus model breaks ABA001 at 'fc1': too many beads"),
     ],
@@ -191,6 +203,7 @@ def test_one_that_fails_is_left_out_and_the_others_are_written(
 def test_the_reference_that_fails_stops_the_compile(
     abacus: Abacus, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Program
 ) -> None:
+    # Nothing that the compiler emits fails it.
     def fail(*_: object) -> None:
         raise CheckError("verification: codes differ")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from qvit_deploy.errors import InputError
 from qvit_deploy.targets.registry import facts_of, runtime_of
 from qvit_deploy.targets.runtime import Runner, RunSettings
 from qvit_deploy.targets.tensorrt.engine.gpu import find_gpu
+from tests.support.absent_libraries import without
 from tests.support.devices.engine_examples import written
 from tests.support.devices.recorded_device import appear, built
 from tests.support.graphs.quantizable_graphs import mixed_vit
@@ -65,8 +65,8 @@ def test_an_engine_is_timed_by_events_on_images_that_lie_there(tmp_path: Path, m
         assert runner.run_ns() == 1_250_000 and memory.order == ["event", "run", "event", "wait"]
         runner.close()
         memory.buffers.clear()
-    found = facts_of(path, 4)
-    assert (found.name, found.on_gpu, found.flags) == ("tensorrt", True, {"cuda_graph": "on"})
+    facts = facts_of(path, 4)
+    assert (facts.name, facts.on_gpu, facts.flags) == ("tensorrt", True, {"cuda_graph": "on"})
 
 
 @pytest.mark.parametrize("name", ["m.engine", "m.plan", "m.trt"])
@@ -119,6 +119,6 @@ def test_files_for_openvino_run_there(tmp_path: Path, name: str, batch: int | No
 def test_openvino_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.xml"
     path.write_text("<net/>")
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    without(monkeypatch, "openvino")
     with pytest.raises(InputError, match=r"running it needs OpenVINO, which is not installed: pip install openvino"):
         opener(path)()

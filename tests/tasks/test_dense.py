@@ -29,18 +29,18 @@ DEPTH = np.array([[[1.0, 2], [4, 8]]])
 
 
 def test_only_pixels_with_a_depth_count() -> None:
-    found, truth = dense().at_labels(DEPTH, label([[0, 3], [0, 4]]))
-    assert found.tolist() == [2, 8] and truth.tolist() == [3, 4]
+    depths, truth = dense().at_labels(DEPTH, label([[0, 3], [0, 4]]))
+    assert depths.tolist() == [2, 8] and truth.tolist() == [3, 4]
 
 
 def test_depths_up_to_a_scale_in_either_space() -> None:
     metres = label((DEPTH[0] * 1000).astype(int))
-    found, truth = dense("dense:scale=1000,align=affine").at_labels(5 - 3 * DEPTH, metres)
-    np.testing.assert_allclose(found, truth)
-    found, truth = dense("dense:scale=1000,align=affine,inverse=true").at_labels(2 / DEPTH + 7, metres)
-    np.testing.assert_allclose(found, truth)
-    found, truth = dense("dense:scale=1000,align=median").at_labels(2 * DEPTH, metres)
-    np.testing.assert_allclose(found, truth)
+    depths, truth = dense("dense:scale=1000,align=affine").at_labels(5 - 3 * DEPTH, metres)
+    np.testing.assert_allclose(depths, truth)
+    depths, truth = dense("dense:scale=1000,align=affine,inverse=true").at_labels(2 / DEPTH + 7, metres)
+    np.testing.assert_allclose(depths, truth)
+    depths, truth = dense("dense:scale=1000,align=median").at_labels(2 * DEPTH, metres)
+    np.testing.assert_allclose(depths, truth)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,12 @@ def test_its_squared_change_is_in_expectation_the_sum_of_the_noise_to_signal_rat
     assert expected == pytest.approx(0.1**2 + 0.3**2, rel=0.2)
 
 
+def test_an_output_of_one_number_per_image_counts() -> None:
+    depth = torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64)
+    (scaled,) = {tuple(projection([{"depth": depth}], 0)({"depth": depth}).abs().tolist())}
+    assert scaled == pytest.approx((depth / depth.std(correction=0)).tolist())
+
+
 def test_its_gradient_is_that_of_finite_differences(outputs: dict[str, torch.Tensor]) -> None:
     few = {name: value[:3].double() for name, value in outputs.items()}
     x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4).requires_grad_()

@@ -37,8 +37,8 @@ def test_sqnr_is_that_of_the_worst_output_and_given_for_each_that_varies(referen
         "map": 1.1 * reference["map"],
         "anchors": np.ones((4, 6)),
     }
-    found = OUTPUTS.sqnr_by_output(reference, other)
-    assert list(found.items()) == [("map", pytest.approx(20)), ("scores", pytest.approx(40))]
+    ratios = OUTPUTS.sqnr_by_output(reference, other)
+    assert list(ratios.items()) == [("map", pytest.approx(20)), ("scores", pytest.approx(40))]
     assert OUTPUTS.sqnr_db(reference, other) == pytest.approx(20)
 
 

@@ -144,9 +144,9 @@ def test_a_compile_and_an_evaluation_by_a_task_of_its_own(
     assert all(site.score is not None and site.score > 0 for site in manifest.sites)
     assert "keep their direction" in (tmp_path / "out" / "report.html").read_text()
 
-    found = evaluate(tmp_path / "out", images)
-    assert found.task is direction and found.sqnr_db is not None and 10 < found.sqnr_db < 100
-    assert found.agreement == 1 and 0 <= float(str(found.as_dict()["axis_hits"])) <= 1
+    evaluation = evaluate(tmp_path / "out", images)
+    assert evaluation.task is direction and evaluation.sqnr_db is not None and 10 < evaluation.sqnr_db < 100
+    assert evaluation.agreement == 1 and 0 <= float(str(evaluation.as_dict()["axis_hits"])) <= 1
 
 
 def test_without_its_task_a_bundle_is_not_evaluated(direction: Direction, images: str, tmp_path: Path) -> None:

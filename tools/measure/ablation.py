@@ -22,7 +22,7 @@ from rich.table import Table
 from qvit_deploy.cli.console import Bars
 from qvit_deploy.pipeline.sweep import Job, run
 from qvit_deploy.recipe import EFFORTS, Recipe
-from tools.measure.reference import MODEL, PREPROCESS
+from tools.measure.reference import MODEL, reference_options
 
 NOTHING: dict[str, Any] = {
     "fold": False,
@@ -58,18 +58,11 @@ def main() -> None:
     parser.add_argument("--uniform", default="w4a4")
     parser.add_argument("--row", action="append", choices=list(ROWS), help="only these")
     arguments = parser.parse_args()
-    data = str(arguments.reference / "fashion_mnist_dev.npz")
+    options = reference_options(arguments.reference)
     table = Table(f"{arguments.uniform} with", "SQNR dB", "agreement", "top-1", "test agreement", "s")
     for name in arguments.row or ROWS:
         recipe = Recipe.load(None, **{"uniform": arguments.uniform, "attention": "integer", **ROWS[name]})
-        job = Job(
-            model=MODEL,
-            recipes=(recipe,),
-            calib=data,
-            checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors",
-            preprocess=PREPROCESS,
-            data=data,
-        )
+        job = Job(MODEL, (recipe,), options, data=options.calib)
         start = time.perf_counter()
         with Bars() as bars:
             (row,) = run(job, bars)

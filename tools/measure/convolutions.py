@@ -88,7 +88,7 @@ def forms(shape: Shape) -> dict[str, ort.InferenceSession]:
         helper.make_node("Conv", ["value", "kernel", "bias"], ["y"], **attributes),
     ]
     both = codes.astype(np.float32) * (step * scales).reshape(-1, 1, 1, 1)
-    made = {
+    models = {
         QDQ: _session(shape, [quantize, *pairs], constants),
         FLOAT: _session(shape, [quantize, *numbers], {**constants, "kernel": both}),
     }
@@ -102,8 +102,8 @@ def forms(shape: Shape) -> dict[str, ort.InferenceSession]:
         for w_type, weight_zero in TYPES.items():
             weight = (codes.astype(np.int16) + int(weight_zero)).astype(weight_zero.dtype)
             own = {"zero": zero, "weight": weight, "weight_zero": weight_zero}
-            made[f"{x_type} x {w_type}"] = _session(shape, [quantize, *integer], {**constants, **own})
-    return made
+            models[f"{x_type} x {w_type}"] = _session(shape, [quantize, *integer], {**constants, **own})
+    return models
 
 
 def _session(
@@ -137,7 +137,7 @@ def measure(shape: Shape, repeats: int) -> dict[str, float]:
             start = time.perf_counter_ns()
             sessions[name].run(None, x)
             times[name].append((time.perf_counter_ns() - start) / 1e6)
-    return {name: float(np.quantile(found, 0.1)) for name, found in times.items()}
+    return {name: float(np.quantile(nanoseconds, 0.1)) for name, nanoseconds in times.items()}
 
 
 def main() -> None:
@@ -146,9 +146,9 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     table = Table("in, out, size, kernel, stride, groups", "seen in", "Q/DQ, ms", *ROW[1:])
     for shape in SHAPES:
-        found = measure(shape, repeats)
-        ratios = [f"{found[QDQ] / found[name]:.2f}x" for name in ROW[1:]]
-        table.add_row(" ".join(map(str, shape[:-1])), shape.seen_in, f"{found[QDQ]:.3f}", *ratios)
+        times = measure(shape, repeats)
+        ratios = [f"{times[QDQ] / times[name]:.2f}x" for name in ROW[1:]]
+        table.add_row(" ".join(map(str, shape[:-1])), shape.seen_in, f"{times[QDQ]:.3f}", *ratios)
     console = Console(width=130)
     console.print(table)
     console.print(f"batch 1, 1 thread; {environment().cpu}; onnxruntime {ort.__version__}")

@@ -1,17 +1,20 @@
 """Measures what counting every output does for models with several: SQNR of each output at equal mean bits.
 
-    python -m tools.measure.outputs [--mean-bits 6] [--seeds 3] [--epochs 50]
+    python -m tools.measure.outputs [--model two-heads,pyramid,random-pyramid] [--objective "all outputs",...]
+        [--mean-bits 6] [--seeds 3] [--epochs 50]
 
-Two models. The ViT of `tools.train.two_heads` is trained first; each of its outputs is compared with what it gets when
-the model is compiled with that output only. A Swin with a feature pyramid has random weights. Both are compiled by the
-objective of all outputs, and by that of the first output alone; SQNR is measured on the package's 1,000 test images.
+Three models. The ViT of `tools.train.two_heads` is trained first; each of its outputs is compared with what it gets
+when the model is compiled with that output only. A feature pyramid on the trunk of `demo:swin` is trained by
+`tools.train.pyramid`. A Swin with a pyramid of four maps has random weights. All are compiled by the objective of all
+outputs, by two that look at the first output alone, and by the sum of all that comes out; SQNR is measured on the
+package's 1,000 test images.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -30,10 +33,12 @@ from qvit_deploy.targets.target import FLOAT, file_of
 from qvit_deploy.tasks.outputs import PlainOutputs
 from qvit_deploy.tasks.registry import TASKS
 from qvit_deploy.tasks.task import Objective, Outputs
+from tools.train.pyramid import train as pyramid_trained
 from tools.train.reference import MEAN, STD
-from tools.train.two_heads import quality, shipped, train
+from tools.train.two_heads import quality, shipped
+from tools.train.two_heads import train as two_heads_trained
 
-DATA = "demo:fashion-mnist"
+DATA, SIDE = "demo:fashion-mnist", 28
 
 
 class FirstOutput(PlainOutputs):
@@ -49,6 +54,39 @@ class FirstOutput(PlainOutputs):
             return largest.reshape(len(largest), -1).sum(1)
 
         return objective
+
+
+class LargestElement(PlainOutputs):
+    """All outputs are measured, and the objective is the largest element of the first, as of a classifier's logits."""
+
+    name = "largest-element"
+
+    def objective_for(self, sample: Iterable[Outputs], seed: int) -> Objective:
+        """Returns the objective of one element."""
+        return lambda outputs: next(iter(outputs.values())).flatten(1).amax(1)
+
+
+class SumOfOutputs(PlainOutputs):
+    """All outputs are measured, and the objective is the sum of their elements, as they are."""
+
+    name = "sum-of-outputs"
+
+    def objective_for(self, sample: Iterable[Outputs], seed: int) -> Objective:
+        """Returns the sum of what comes out."""
+
+        def objective(outputs: Outputs) -> Tensor:
+            return torch.stack([value.flatten(1).sum(1) for value in outputs.values()]).sum(0)
+
+        return objective
+
+
+OBJECTIVES = {
+    "all outputs": "outputs",
+    "first output": FirstOutput.name,
+    "largest element": LargestElement.name,
+    "sum of outputs": SumOfOutputs.name,
+}
+"""What a table says -> the task whose objective it is."""
 
 
 class Only(nn.Module):
@@ -88,60 +126,64 @@ def sqnr(model: nn.Module, side: int, recipe: Recipe) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
         compile(model, out, calib=DATA, recipe=recipe, preprocess=preprocess)
-        found = evaluate(out, DATA, labels="none").sqnr_by_output
+        ratios = evaluate(out, DATA, labels="none").sqnr_by_output
         outputs = onnx.load(out / file_of(FLOAT)).graph.output
-    assert found is not None
-    return [found[output.name] for output in outputs]
+    assert ratios is not None
+    return [ratios[output.name] for output in outputs]
 
 
-def recipes(mean_bits: float, seed: int) -> tuple[Recipe, Recipe]:
-    """Returns the recipe whose objective is that of all outputs, and that of the first."""
-    every, first = (
-        Recipe.load(None, mean_bits=mean_bits, seed=seed, task=task) for task in ("outputs", FirstOutput.name)
-    )
-    return every, first
+def by_objective(
+    model: nn.Module, side: int, mean_bits: float, seed: int, objectives: Iterable[str]
+) -> dict[str, list[float]]:
+    """Returns objective -> SQNR of the outputs of a model that is compiled by it."""
+    return {
+        name: sqnr(model, side, Recipe.load(None, mean_bits=mean_bits, seed=seed, task=OBJECTIVES[name]))
+        for name in objectives
+    }
 
 
-def two_heads(mean_bits: float, seed: int, epochs: int) -> tuple[list[float], list[float], list[float]]:
-    """Returns SQNR of class and mask: of the model of both, of the models of one, of both by the first's objective."""
-    model = train(*shipped("calib"), epochs, seed)
+def two_heads(mean_bits: float, seed: int, epochs: int, objectives: Iterable[str]) -> dict[str, list[float]]:
+    """Returns SQNR of class and mask by the objective, and of the models that have one of them."""
+    model = two_heads_trained(*shipped("calib"), epochs, seed)
     console.print("top-1 {:.1%}, mask IoU {:.1%}".format(*quality(model, *shipped("test"))))
-    every, first = recipes(mean_bits, seed)
-    alone = [sqnr(Only(model, index), 28, every.model_copy(update={"task": None}))[0] for index in (0, 1)]
-    return sqnr(model, 28, every), alone, sqnr(model, 28, first)
+    recipe = Recipe.load(None, mean_bits=mean_bits, seed=seed)
+    alone = [sqnr(Only(model, index), SIDE, recipe)[0] for index in (0, 1)]
+    return {"each compiled alone": alone, **by_objective(model, SIDE, mean_bits, seed, objectives)}
 
 
-def swin_pyramid(mean_bits: float, seed: int) -> tuple[list[float], list[float]]:
-    """Returns SQNR of the four maps by the objective of all outputs, and by that of the first."""
+def pyramid(mean_bits: float, seed: int, epochs: int, objectives: Iterable[str]) -> dict[str, list[float]]:
+    """Returns SQNR of the three maps of a trained pyramid by the objective."""
+    return by_objective(pyramid_trained(*shipped("calib"), epochs, seed), SIDE, mean_bits, seed, objectives)
+
+
+def random_pyramid(mean_bits: float, seed: int, epochs: int, objectives: Iterable[str]) -> dict[str, list[float]]:
+    """Returns SQNR of the four maps of a Swin with random weights by the objective."""
     torch.manual_seed(seed)
-    model = SwinPyramid().eval()
-    every, first = recipes(mean_bits, seed)
-    return sqnr(model, 64, every), sqnr(model, 64, first)
+    return by_objective(SwinPyramid().eval(), 64, mean_bits, seed, objectives)
 
+
+MODELS = {"two-heads": two_heads, "pyramid": pyramid, "random-pyramid": random_pyramid}
 
 console = Console(width=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default=",".join(MODELS))
+    parser.add_argument("--objective", default=",".join(OBJECTIVES))
     parser.add_argument("--mean-bits", type=float, default=6)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=50)
     arguments = parser.parse_args()
-    TASKS[FirstOutput.name] = FirstOutput()
+    TASKS.update({task.name: task for task in (FirstOutput(), LargestElement(), SumOfOutputs())})
+    objectives = arguments.objective.split(",")
     table = Table("model", "seed", "objective", "SQNR dB by output", "worst")
-
-    def row(model: str, seed: int, objective: str, values: Sequence[float]) -> None:
-        table.add_row(model, str(seed), objective, ", ".join(f"{v:.1f}" for v in values), f"{min(values):.1f}")
-
     for seed in range(arguments.seeds):
-        together, alone, by_first = two_heads(arguments.mean_bits, seed, arguments.epochs)
-        row("two heads", seed, "each compiled alone", alone)
-        row("two heads", seed, "all outputs", together)
-        row("two heads", seed, "first output", by_first)
-        every, first = swin_pyramid(arguments.mean_bits, seed)
-        row("Swin pyramid", seed, "all outputs", every)
-        row("Swin pyramid", seed, "first output", first)
+        for name in arguments.model.split(","):
+            for objective, values in MODELS[name](arguments.mean_bits, seed, arguments.epochs, objectives).items():
+                cells = ", ".join(f"{v:.1f}" for v in values), f"{min(values):.1f}"
+                print(name, seed, objective, *cells, sep=" | ", flush=True)
+                table.add_row(name, str(seed), objective, *cells)
     console.print(table)
 
 

@@ -36,7 +36,7 @@ from qvit_deploy.quantize.calibration import Calibration
 from qvit_deploy.quantize.ranges.clip import FRACTIONS
 from qvit_deploy.quantize.scoring.losses import ROWS
 from qvit_deploy.recipe import Recipe
-from tools.measure.reference import MODEL, PREPROCESS
+from tools.measure.reference import MODEL, reference_options
 
 KINDS = ("qkv", "proj", "fc1", "fc2")
 CHOICES: dict[str, dict[str, Any]] = {
@@ -83,17 +83,7 @@ def main() -> None:
     for label, fields in CHOICES.items():
         recipe = Recipe.load(None, uniform=f"w8a{arguments.bits}", score="uniform", row_importance="none", **fields)
         watch = Stopwatch(None)
-        inputs = open_inputs(
-            MODEL,
-            str(arguments.reference / "fashion_mnist_dev.npz"),
-            recipe,
-            checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors",
-            pretrained=False,
-            preprocess=PREPROCESS,
-            input_shapes={},
-            skip_bad_images=False,
-            watch=watch,
-        )
+        inputs = open_inputs(MODEL, reference_options(arguments.reference), recipe, watch)
         analysis = analyse(inputs, [recipe], watch)
         shares = analysis.table(recipe).errors  # of score "uniform": relative errors, each divided by their number
         errors = {n: e.activation[Int(arguments.bits)] * len(shares) for n, e in shares.items()}

@@ -24,7 +24,8 @@ from rich.table import Table
 from qvit_deploy.commands.evaluate import evaluate
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.graph.examples import Examples
-from qvit_deploy.pipeline.compile import compile
+from qvit_deploy.pipeline.compile import compile_bundle
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.recipe import Recipe
 from qvit_deploy.targets.onnxruntime import runtime as target
 
@@ -37,6 +38,12 @@ PREPROCESS = Preprocess(
     crop_pct=1.0,
     color="grey",
 )
+
+
+def reference_options(folder: Path) -> InputOptions:
+    """Returns how the reference in `folder` and its calibration images are read."""
+    weights, images = folder / "dinov2_vits14_fmnist.safetensors", folder / "fashion_mnist_dev.npz"
+    return InputOptions(str(images), weights, preprocess=PREPROCESS)
 
 
 BUDGETS = ("uniform=w8a8", "mean_bits=6", "uniform=w6a6", "mean_bits=5", "uniform=w4a4")
@@ -84,22 +91,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=200, help="timed runs of each file")
     arguments = parser.parse_args()
     goals = arguments.goal or GOALS
-    data = str(arguments.reference / "fashion_mnist_dev.npz")
+    options = reference_options(arguments.reference)
 
     table = Table("recipe", "mean w/a bits", "MB", "top-1", "float", "agreement", "compile s", "float ms", "ms", "x")
     for goal in goals:
         fields = _fields(goal)
         with tempfile.TemporaryDirectory() as folder:
-            compiled = compile(
-                MODEL,
-                Path(folder) / "bundle",
-                calib=data,
-                recipe=Recipe.load(None, **fields),
-                checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors",
-                preprocess=PREPROCESS,
-            )
+            recipe = Recipe.load(None, **fields)
+            compiled = compile_bundle(MODEL, Path(folder) / "bundle", options, recipe)
             bundle = compiled.bundle
-            result = evaluate(bundle.root, data)
+            assert options.calib is not None
+            result = evaluate(bundle.root, options.calib)
             files = [bundle.path_of(f"model.{name}.onnx") for name in ("float", "onnxruntime")]
             slow, fast, ratio = speedup(files[0], files[1], arguments.repeats)
         summary, seconds = bundle.manifest.summary, sum(compiled.seconds.values())

@@ -26,13 +26,14 @@ from qvit_deploy.data.images import open_images
 from qvit_deploy.data.pairs.make import ImagePair, make_pairs
 from qvit_deploy.patching.agreement import Summary
 from qvit_deploy.patching.components import KINDS, Kind
-from qvit_deploy.pipeline.compile import compile
+from qvit_deploy.pipeline.compile import compile_bundle
 from qvit_deploy.pipeline.exact_comparison import compare_with_exact
 from qvit_deploy.pipeline.exact_maps import ExactMaps, exact_maps
 from qvit_deploy.pipeline.explain import Explanation, explain
+from qvit_deploy.pipeline.input_options import InputOptions
 from qvit_deploy.pipeline.model_files import ModelFile, read_model
 from qvit_deploy.recipe import Recipe
-from tools.measure.reference import MODEL, PREPROCESS
+from tools.measure.reference import MODEL, reference_options
 
 DEMOS = ("demo:vit", "demo:deit", "demo:swin")
 RULES = ("relp", "relp-ah", "attnlrp")  # the gradient comes with each as a baseline
@@ -74,18 +75,17 @@ def selected_models(names: Sequence[str] | None, reference: Path | None) -> tupl
 def compiled(model: str, graph: str, work: Path, reference: Path | None) -> tuple[ModelFile, str]:
     """Compiles a model unless `work` has its bundle; returns (the file of that graph, DATA)."""
     choices, target = GRAPHS[graph]
-    is_reference = model == MODEL
-    data = str(reference / "fashion_mnist_dev.npz") if reference and is_reference else "demo:fashion-mnist"
-    name = "dinov2" if is_reference else model.replace(":", "-")
+    options = InputOptions("demo:fashion-mnist")
+    if model == MODEL:
+        assert reference is not None
+        options = reference_options(reference)
+    name = "dinov2" if model == MODEL else model.replace(":", "-")
     out = work / f"{name}-{'-'.join(map(str, choices.values())).replace(' ', '')}"
     if not out.exists():
         with Bars() as bars:
-            compile(
-                model, out, calib=data, recipe=Recipe.load(None, **choices), progress=bars,
-                checkpoint=reference / "dinov2_vits14_fmnist.safetensors" if reference and is_reference else None,
-                preprocess=PREPROCESS if is_reference else None,
-            )  # fmt: skip
-    return read_model(out, target, None), data
+            compile_bundle(model, out, options, Recipe.load(None, **choices), progress=bars)
+    assert options.calib is not None
+    return read_model(out, target, None), options.calib
 
 
 def patched_pairs(

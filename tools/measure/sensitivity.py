@@ -21,7 +21,7 @@ from qvit_deploy.pipeline.analysis import analyse
 from qvit_deploy.pipeline.inputs import open_inputs
 from qvit_deploy.progress import Stopwatch
 from qvit_deploy.recipe import Recipe
-from tools.measure.reference import MODEL, PREPROCESS
+from tools.measure.reference import MODEL, reference_options
 
 SCORES = ("gradient", "relp", "lrp", "uniform", "random")
 WIDTHS = (4, 6, 8)
@@ -34,11 +34,7 @@ def main() -> None:
     recipes = [Recipe.load(None, mean_bits=6, score=score) for score in ("exact", *SCORES)]
     with Bars() as bars:
         watch = Stopwatch(bars)
-        inputs = open_inputs(
-            MODEL, str(arguments.reference / "fashion_mnist_dev.npz"), recipes[0],
-            checkpoint=arguments.reference / "dinov2_vits14_fmnist.safetensors", pretrained=False,
-            preprocess=PREPROCESS, input_shapes={}, skip_bad_images=False, watch=watch,
-        )  # fmt: skip
+        inputs = open_inputs(MODEL, reference_options(arguments.reference), recipes[0], watch)
         analysis = analyse(inputs, recipes, watch)
     exact = analysis.table(recipes[0]).errors
     table = Table("score", *(f"{operand} at {b} bits" for operand in ("activation", "weight") for b in WIDTHS))

@@ -75,9 +75,9 @@ def quality(model: TwoHeads, images: np.ndarray, labels: np.ndarray) -> tuple[fl
     """Returns (top-1, intersection over union of the mask) on images uint8 [n, 28, 28] and classes [n]."""
     pixels = torch.from_numpy(images.copy())
     logits, mask = model(normalise(pixels))
-    found, right = mask[:, 0] > 0, pixels > THRESHOLD
+    said, right = mask[:, 0] > 0, pixels > THRESHOLD
     top1 = float((logits.argmax(1) == torch.from_numpy(labels.astype(np.int64))).float().mean())
-    return top1, float((found & right).sum() / (found | right).sum())
+    return top1, float((said & right).sum() / (said | right).sum())
 
 
 def shipped(split: str) -> Split:

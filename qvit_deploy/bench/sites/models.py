@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from qvit_deploy.artifacts.bundle import read_bundle
 from qvit_deploy.artifacts.latency_table import Width
@@ -52,18 +52,12 @@ class Index(Record):
     sites: Annotated[Mapping[str, Mapping[Width, FileName]], Field(min_length=1)]
     baselines: Mapping[FileName, FileName]
 
-    @field_validator("target")
+    @field_validator("target", "file_for")
     @classmethod
-    def _target_times_sites(cls, target: str) -> str:
-        if target not in SITE_TARGETS:
-            raise ValueError(f"{target!r} is not one of {', '.join(SITE_TARGETS)}")
-        return target
-
-    @field_validator("file_for")
-    @classmethod
-    def _file_is_known(cls, name: str) -> str:
-        if name not in TARGETS:
-            raise ValueError(f"{name!r} is not one of {', '.join(TARGETS)}")
+    def _target_is_known(cls, name: str, info: ValidationInfo) -> str:
+        known = SITE_TARGETS if info.field_name == "target" else TARGETS
+        if name not in known:
+            raise ValueError(f"{name!r} is not one of {', '.join(known)}")
         return name
 
     @field_validator("sites")

@@ -86,12 +86,12 @@ class BoxLabels(Sequence[ImageBoxes]):
 
     def __getitem__(self, i: Any) -> Any:
         """Returns what is on picture `i`. Raises BadPictureError when the picture is gone."""
-        found, size = self.by_picture[i], self.images.size(i)
+        annotations, size = self.by_picture[i], self.images.size(i)
         return ImageBoxes(
-            boxes=np.array([a.bbox for a in found], np.float64).reshape(-1, 4),
-            categories=np.array([a.category_id for a in found], np.int64),
-            areas=np.array([a.bbox[2] * a.bbox[3] if a.area is None else a.area for a in found], np.float64),
-            crowd=np.array([a.iscrowd for a in found], bool),
+            boxes=np.array([a.bbox for a in annotations], np.float64).reshape(-1, 4),
+            categories=np.array([a.category_id for a in annotations], np.int64),
+            areas=np.array([a.bbox[2] * a.bbox[3] if a.area is None else a.area for a in annotations], np.float64),
+            crowd=np.array([a.iscrowd for a in annotations], bool),
             size=size,
             window=self.images.preprocess.window(*size),
         )
@@ -124,8 +124,8 @@ def coco_boxes(path: Path, images: ImageSet) -> BoxLabels:
     known = [by_path.get(n, by_name.get(PurePosixPath(n).name)) for n in images.names]
     if missing := [n for n, identity in zip(images.names, known, strict=True) if identity is None]:
         raise InputError(f"{name}: {len(missing)} of {len(images)} pictures are not in it, the first is {missing[0]}")
-    found = tuple(tuple(annotations[identity]) for identity in known if identity is not None)
-    return BoxLabels(images, np.array(sorted(categories), np.int64), found)
+    by_picture = tuple(tuple(annotations[identity]) for identity in known if identity is not None)
+    return BoxLabels(images, np.array(sorted(categories), np.int64), by_picture)
 
 
 def _unique(ids: Sequence[int], what: str) -> set[int]:

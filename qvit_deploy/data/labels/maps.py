@@ -77,19 +77,19 @@ def folder_maps(root: Path, images: ImageSet) -> LabelMaps:
     Raises:
         InputError: a picture has no map; names the first.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name in images.names:
         stem = Path(name).with_suffix("")
         places = (root / f"{s}{suffix}" for s in dict.fromkeys((stem.as_posix(), stem.name)) for suffix in SUFFIXES)
         if (path := next((p for p in places if p.is_file()), None)) is not None:
-            found[name] = path
-    missing = [name for name in images.names if name not in found]
+            files[name] = path
+    missing = [name for name in images.names if name not in files]
     if missing:
         raise InputError(
             f"{len(missing)} of {len(images)} pictures have no label map in {root}: {missing[0]} should have "
             f"{Path(missing[0]).with_suffix(SUFFIXES[0])}"
         )
-    return LabelMaps(images, found)
+    return LabelMaps(images, files)
 
 
 def archive_maps(path: Path, split: Split, images: ImageSet) -> LabelMaps:

@@ -62,13 +62,18 @@ def open_labels(task: str, kind: LabelKind | None, spec: str | None, images: Exa
     raise InputError(f"task {task!r} takes {_WANTED[kind]}; {spec} is not that")
 
 
-def _own(task: str, kind: LabelKind | None, images: ExampleSet) -> Labels | None:
+def own_kind(images: ExampleSet) -> LabelKind | None:
+    """Returns which labels came with the images; None where none did."""
     has: dict[LabelKind, Any] = {"classes": images.labels, "maps": images.label_maps}
-    found = next((name for name, value in has.items() if value is not None), None)
-    if found is None:
+    return next((name for name, value in has.items() if value is not None), None)
+
+
+def _own(task: str, kind: LabelKind | None, images: ExampleSet) -> Labels | None:
+    given_kind = own_kind(images)
+    if given_kind is None:
         return None
-    if found != kind:
-        what = "a class for every image" if found == "classes" else "label maps"
+    if given_kind != kind:
+        what = "a class for every image" if given_kind == "classes" else "label maps"
         wants = "has no score by labels" if kind is None else f"takes {_WANTED[kind]}"
         raise InputError(
             f"DATA has {what}, task {task!r} {wants}; pass another --task, or --labels none to leave labels out"

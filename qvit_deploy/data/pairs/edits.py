@@ -1,10 +1,12 @@
-"""Edits that make a corrupt image of a clean one, on the input as the model takes it: float32 [C, H, W].
+"""Edits that make a corrupt image of a clean one, on the input as the model takes it, as float32 [C, H, W].
 
 They work after resizing and cropping, so that a region of whole patches changes the tokens in it and no other. None
 depends on how channels were normalised: all commute with a scale and an offset per channel.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +15,12 @@ from scipy.ndimage import gaussian_filter
 from qvit_deploy.data.tokens import Tokens, by_token, token_grid
 from qvit_deploy.errors import InputError
 
-Image = NDArray[np.float32]
+Image = NDArray[Any]
+
+
+def as_taken(edited: Image, image: Image) -> Image:
+    """Returns an edit of `image` in the type of that: rounded where it is of pixels, which have an end at 0 and 255."""
+    return edited if image.dtype != np.uint8 else np.clip(np.rint(edited), 0, 255).astype(np.uint8)
 
 
 def composite(background: Image, source: Image, mask: NDArray[np.bool_]) -> Image:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qvit_deploy.data.example_set import draw
 from qvit_deploy.data.images import ImageSet
-from qvit_deploy.data.pairs.edits import Image, blur, composite, noise, swap_within
+from qvit_deploy.data.pairs.edits import Image, as_taken, blur, composite, noise, swap_within
 from qvit_deploy.data.pairs.inpaint import inpaint
 from qvit_deploy.data.tokens import Tokens, by_token, centre_box, pixels_of, random_box, token_grid, tokens_of
 from qvit_deploy.errors import InputError
@@ -55,7 +54,7 @@ class ImagePair:
 
     Attributes:
         name: of the clean picture, or of the pair's files.
-        clean, corrupt: float32 [C, H, W].
+        clean, corrupt: [C, H, W], float32, or uint8 for a model that takes pixels.
         changed_tokens: boolean [rows, columns], the tokens of which any pixel differs; all others see the same bits.
         warnings: what to keep in mind when reading effects measured with this pair.
         label: class of the clean picture, None where unknown.
@@ -99,7 +98,7 @@ def compare_images(clean: Image, corrupt: Image, patch: int) -> PairComparison:
     """Measures how much two images [C, H, W] differ, token by token. Raises InputError when their sizes differ."""
     if clean.shape != corrupt.shape:
         raise InputError(f"the images of a pair must have one size, got {list(clean.shape)} and {list(corrupt.shape)}")
-    difference = by_token(np.abs(clean - corrupt), patch)
+    difference = by_token(np.abs(clean.astype(np.float32) - corrupt), patch)
     changed_tokens = _changed(clean, corrupt, patch)
     span = max(float(clean.max()), float(corrupt.max())) - min(float(clean.min()), float(corrupt.min()))
     changed = float(changed_tokens.mean())
@@ -157,7 +156,7 @@ def make_pairs(
             assert labels is not None
             partner = int(rng.choice(np.flatnonzero(labels != label)))
             other, corrupt_label = _load(images, partner), int(labels[partner])
-        corrupt = _edit(kind, clean, other, grid, patch, side, rng)
+        corrupt = as_taken(_edit(kind, clean, other, grid, patch, side, rng), clean)
         changed = _changed(clean, corrupt, patch)
         if changed.any():
             pairs.append(
@@ -186,7 +185,8 @@ def _edit(
     patch: int,
     side: float,
     rng: np.random.Generator,
-) -> NDArray[np.float32]:
+) -> Image:
+    clean = clean.astype(np.float32)
     if kind == "blur":
         return blur(clean, sigma=patch / 2)
     if kind == "noise":

@@ -7,38 +7,31 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from qvit_deploy.execute.ops.registry import OPS, NodeView, OpFn, Tensor, op
+from qvit_deploy.execute.ops.registry import NodeView, OpFn, Tensor, op, ops_without_attributes
 
 _PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "HardSwish": F.hardswish, "Mish": F.mish, "Relu": torch.relu, "Sigmoid": torch.sigmoid, "Softplus": F.softplus,
     "Softsign": F.softsign, "Tanh": torch.tanh,
 }  # fmt: skip
+ops_without_attributes(_PLAIN)
 
-for _name, _function in _PLAIN.items():
-    OPS[_name] = lambda _view, fn=_function: fn  # type: ignore[misc]
+_OF_ALPHA: dict[str, tuple[Callable[[Tensor, float], Tensor], float]] = {
+    "Celu": (F.celu, 1.0), "Elu": (F.elu, 1.0), "LeakyRelu": (F.leaky_relu, 0.01),
+    "ThresholdedRelu": (lambda x, alpha: F.threshold(x, alpha, 0.0), 1.0),
+}  # fmt: skip
+"""Operator -> (function of x and the attribute `alpha`, the attribute's default in ONNX)."""
 
 
-@op("LeakyRelu")
-def _leaky_relu(view: NodeView) -> OpFn:
-    slope = view.attr("alpha", 0.01)
-    return lambda x: F.leaky_relu(x, slope)
+@op(*_OF_ALPHA)
+def _of_alpha(view: NodeView) -> OpFn:
+    function, default = _OF_ALPHA[view.node.op_type]
+    alpha = view.attr("alpha", default)
+    return lambda x: function(x, alpha)
 
 
 @op("PRelu")
 def _prelu(_: NodeView) -> OpFn:
     return lambda x, slope: torch.where(x < 0, slope * x, x)
-
-
-@op("Elu")
-def _elu(view: NodeView) -> OpFn:
-    alpha = view.attr("alpha", 1.0)
-    return lambda x: F.elu(x, alpha)
-
-
-@op("Celu")
-def _celu(view: NodeView) -> OpFn:
-    alpha = view.attr("alpha", 1.0)
-    return lambda x: F.celu(x, alpha)
 
 
 @op("Selu")
@@ -51,12 +44,6 @@ def _selu(view: NodeView) -> OpFn:
 def _hard_sigmoid(view: NodeView) -> OpFn:
     alpha, beta = view.attr("alpha", 0.2), view.attr("beta", 0.5)
     return lambda x: torch.clamp(alpha * x + beta, 0, 1)
-
-
-@op("ThresholdedRelu")
-def _thresholded_relu(view: NodeView) -> OpFn:
-    alpha = view.attr("alpha", 1.0)
-    return lambda x: F.threshold(x, alpha, 0.0)
 
 
 @op("Shrink")

@@ -7,28 +7,26 @@ from collections.abc import Callable
 
 import torch
 
-from qvit_deploy.execute.ops.registry import OPS, NodeView, OpFn, Tensor, op
+from qvit_deploy.execute.ops.registry import NodeView, OpFn, Tensor, op, ops_without_attributes
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
-    "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Atan": torch.atan,
-    "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil, "Cos": torch.cos, "Cosh": torch.cosh,
-    "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Identity": lambda x: x, "IsNaN": torch.isnan,
-    "Log": torch.log, "Neg": torch.neg, "Not": torch.logical_not, "Reciprocal": torch.reciprocal,
-    "Round": torch.round, "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh, "Sqrt": torch.sqrt,
-    "Tan": torch.tan,
+    "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
+    "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil, "Cos": torch.cos,
+    "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Identity": lambda x: x,
+    "IsNaN": torch.isnan, "Log": torch.log, "Neg": torch.neg, "Not": torch.logical_not,
+    "Reciprocal": torch.reciprocal, "Round": torch.round, "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh,
+    "Sqrt": torch.sqrt, "Tan": torch.tan,
 }  # fmt: skip
 
 _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Pow": torch.pow, "Equal": torch.eq,
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Equal": torch.eq,
     "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt, "LessOrEqual": torch.le,
     "And": torch.logical_and, "Or": torch.logical_or, "Xor": torch.logical_xor,
     "BitwiseAnd": torch.bitwise_and, "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor,
 }  # fmt: skip
 
-for _name, _unary in _UNARY.items():
-    OPS[_name] = lambda _view, fn=_unary: fn  # type: ignore[misc]
-for _name, _binary in _BINARY.items():
-    OPS[_name] = lambda _view, fn=_binary: fn  # type: ignore[misc]
+ops_without_attributes(_UNARY)
+ops_without_attributes(_BINARY)
 
 
 @op("Div")
@@ -39,6 +37,11 @@ def _div(_: NodeView) -> OpFn:
         return torch.div(a, b, rounding_mode="trunc")  # ONNX integer division truncates
 
     return div
+
+
+@op("Pow")
+def _pow(_: NodeView) -> OpFn:
+    return lambda base, exponent: torch.pow(base, exponent).to(base.dtype)
 
 
 @op("Mod")

@@ -29,9 +29,13 @@ def _hardmax(view: NodeView) -> OpFn:
 @op("LayerNormalization")
 def _layer_norm(view: NodeView) -> OpFn:
     axis, eps = view.attr("axis", -1), view.attr("epsilon", 1e-5)
+    if len(view.node.outputs) > 1:
+        raise view.unsupported("its outputs of means and deviations are not computed; export the model for inference")
 
     def layer_norm(x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.layer_norm(x, x.shape[axis % x.ndim :], scale, bias, eps)
+        shape = x.shape[axis % x.ndim :]
+        bias = None if bias is None else bias.expand(shape)
+        return F.layer_norm(x, shape, scale.expand(shape), bias, eps)
 
     return layer_norm
 
@@ -47,13 +51,14 @@ def _batch_norm(view: NodeView) -> OpFn:
 @op("InstanceNormalization")
 def _instance_norm(view: NodeView) -> OpFn:
     eps = view.attr("epsilon", 1e-5)
-    return lambda x, scale, bias: F.instance_norm(x, weight=scale, bias=bias, eps=eps)
+    # F.instance_norm refuses maps of one element.
+    return lambda x, scale, bias: torch.instance_norm(x, scale, bias, None, None, True, 0.0, eps, False)
 
 
 @op("GroupNormalization")
 def _group_norm(view: NodeView) -> OpFn:
     groups, eps = view.attr("num_groups"), view.attr("epsilon", 1e-5)
-    return lambda x, scale, bias: F.group_norm(x, groups, scale, bias, eps)
+    return lambda x, scale, bias: torch.group_norm(x, groups, scale, bias, eps)  # F's refuses groups of one element
 
 
 @op("LpNormalization")

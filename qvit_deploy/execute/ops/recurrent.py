@@ -39,7 +39,7 @@ def _recurrent(view: NodeView) -> OpFn:
         c: Tensor | None = None, __: None = None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         hidden = r.shape[-1]
-        biases = torch.zeros_like(w[..., :2].flatten(1)) if b is None else b
+        biases = w.new_zeros(w.shape[0], 2 * w.shape[1]) if b is None else b
         parameters = [p for i in range(directions) for p in _of_direction(w[i], r[i], biases[i], order)]
         start = x.new_zeros(directions, x.shape[1], hidden) if h is None else h
         x = x.flip(0) if reverse else x

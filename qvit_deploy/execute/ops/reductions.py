@@ -14,7 +14,8 @@ def _l1(x: Tensor, dims: list[int], keep: bool) -> Tensor:
 
 
 def _l2(x: Tensor, dims: list[int], keep: bool) -> Tensor:
-    return x.square().sum(dims, keepdim=keep).sqrt()
+    norm: Tensor = torch.linalg.vector_norm(x, 2, dims, keep)  # whose gradient at 0 is 0, not NaN
+    return norm
 
 
 def _product(x: Tensor, dims: list[int], keep: bool) -> Tensor:
@@ -37,16 +38,25 @@ _REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 }
 
 
+_FRACTIONS = ("ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp")
+"""Reductions of integers whose results are no integers; ONNX Runtime drops the fraction."""
+
+
 @op(*_REDUCTIONS)
 def _reduce(view: NodeView) -> OpFn:
-    reduce = _REDUCTIONS[view.node.op_type]
-    keep = bool(view.attr("keepdims", 1))
-    if view.attr("noop_with_empty_axes", 0) and not view.has(1):
-        return lambda x, *_: x
+    kind = view.node.op_type
+    keep, each_alone = bool(view.attr("keepdims", 1)), bool(view.attr("noop_with_empty_axes", 0))
     fixed = view.ints(1) if view.has(1) else view.attr("axes")
+
+    def reduce(x: Tensor, dims: list[int], keep: bool) -> Tensor:
+        if kind in _FRACTIONS and not x.is_floating_point():
+            return _REDUCTIONS[kind](x.double(), dims, keep).trunc().to(x.dtype)
+        return _REDUCTIONS[kind](x, dims, keep)
 
     def run(x: Tensor, axes: Tensor | None = None) -> Tensor:
         dims = list(fixed) if fixed is not None else (runtime_ints(axes) if axes is not None else [])
+        if not dims and each_alone:  # every element is reduced by itself: to its magnitude, its square, ...
+            return reduce(x.unsqueeze(-1), [-1], False)
         return reduce(x, dims or list(range(x.ndim)), keep)
 
     return run

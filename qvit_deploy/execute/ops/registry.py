@@ -7,7 +7,7 @@ integers so that gradients pass through them (see `quant`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,14 @@ def op(*names: str) -> Callable[[Builder], Builder]:
         return builder
 
     return register
+
+
+def ops_without_attributes(functions: Mapping[str, OpFn]) -> None:
+    """Registers operators that are one torch function each, whatever the node says."""
+
+    @op(*functions)
+    def build(view: NodeView) -> OpFn:
+        return functions[view.node.op_type]
 
 
 def build(node: ir.Node) -> OpFn:

@@ -68,6 +68,61 @@ _KERNELS: dict[str, tuple[int, Callable[[Array, float], Array]]] = {"linear": (1
 """Mode -> how far the kernel reaches, and its weight at a distance."""
 
 
+@dataclass(frozen=True)
+class _Sampling:
+    """How a Resize reads the elements of one axis.
+
+    Attributes:
+        place: elements of the output -> where they lie among those of the input.
+        nearest: chooses the element for such a place, where no kernel weighs several.
+        kernel: how far it reaches, and its weight at a distance for a `slope`; None for the nearest element alone.
+        antialias: whether it is stretched where the axis shrinks.
+        outside_counts: whether elements beyond the ends, which equal the last ones, have their weight.
+    """
+
+    place: Callable[[Array, Axis], Array]
+    nearest: Callable[[Array, Axis], Array]
+    kernel: tuple[int, Callable[[Array, float], Array]] | None
+    slope: float
+    antialias: bool
+    outside_counts: bool
+
+    def taps(self, axis: Axis) -> tuple[Array, Array]:
+        """Returns which elements each element of the output is made of, and with what weights: both [taps, after]."""
+        x = self.place(np.arange(axis.after, dtype=np.float32), axis).astype(np.float32)
+        if self.kernel is None:
+            return self.nearest(x, axis).clip(0, axis.before - 1)[None], np.ones((1, axis.after))
+        reach, kernel = self.kernel
+        stretch = min(float(axis.scale), 1.0) if self.antialias else 1.0
+        first = np.floor(x.astype(np.float64) - reach / stretch) + 1
+        count = int(np.ceil(2 * reach / stretch))
+        rows = first + np.arange(count)[:, None]
+        weights = kernel((rows - x.astype(np.float64)) * stretch, self.slope)
+        if not self.outside_counts:
+            weights = np.where((rows >= 0) & (rows < axis.before), weights, 0)
+        if self.antialias or not self.outside_counts:
+            weights = weights / weights.sum(0)
+        return rows.clip(0, axis.before - 1), weights
+
+
+def _resized(before: list[int], scales: Tensor | None, sizes: Tensor | None, policy: str) -> list[Axis]:
+    """Returns the axes of `before` elements, resized by `scales`, or to `sizes` under keep_aspect_ratio_policy."""
+    if scales is not None and scales.numel():
+        factors = scales.cpu().numpy().astype(np.float32)
+        after = [int(np.floor(np.float32(n) * f)) for n, f in zip(before, factors, strict=True)]
+    else:
+        assert sizes is not None, "a Resize without scales and sizes"
+        after = [int(n) for n in sizes.tolist()]
+        if policy != "stretch":
+            pick = min if policy == "not_larger" else max
+            common = pick(n / m for n, m in zip(after, before, strict=True))
+            after = [int(np.floor(common * m + 0.5)) for m in before]
+            factors = np.full(len(before), common, np.float32)
+        else:
+            factors = np.array([n / m for n, m in zip(after, before, strict=True)], np.float32)
+    return [Axis(m, n, np.float32(f)) for m, n, f in zip(before, after, factors, strict=True)]
+
+
 @op("Resize")
 def _resize(view: NodeView) -> OpFn:
     mode, coordinates = view.attr("mode", "nearest"), view.attr("coordinate_transformation_mode", "half_pixel")
@@ -75,49 +130,18 @@ def _resize(view: NodeView) -> OpFn:
     place = _COORDINATES.get(coordinates)
     if place is None or mode not in ("nearest", *_KERNELS) or nearest not in _NEAREST:
         raise view.unsupported(f"mode {mode!r} with {coordinates!r} and {nearest!r} is not known")
-    antialias, outside_counts = bool(view.attr("antialias", 0)), not view.attr("exclude_outside", 0)
-    slope, policy = view.attr("cubic_coeff_a", -0.75), view.attr("keep_aspect_ratio_policy", "stretch")
-    only = view.attr("axes")
-
-    def taps(axis: Axis) -> tuple[Array, Array]:
-        """Which elements each element of the output is made of, and with what weights: both [taps, after]."""
-        x = place(np.arange(axis.after, dtype=np.float32), axis).astype(np.float32)
-        if mode == "nearest":
-            return _NEAREST[nearest](x, axis).clip(0, axis.before - 1)[None], np.ones((1, axis.after))
-        reach, kernel = _KERNELS[mode]
-        stretch = min(float(axis.scale), 1.0) if antialias else 1.0
-        first = np.floor(x.astype(np.float64) - reach / stretch) + 1
-        count = int(np.ceil(2 * reach / stretch))
-        rows = first + np.arange(count)[:, None]
-        weights = kernel((rows - x.astype(np.float64)) * stretch, slope)
-        if not outside_counts:
-            weights = np.where((rows >= 0) & (rows < axis.before), weights, 0)
-        if antialias or not outside_counts:
-            weights = weights / weights.sum(0)
-        return rows.clip(0, axis.before - 1), weights
-
-    def axes_of(x: Tensor, scales: Tensor | None, sizes: Tensor | None) -> list[tuple[int, Axis]]:
-        dims = [d % x.ndim for d in only] if only is not None else list(range(x.ndim))
-        before = [x.shape[d] for d in dims]
-        if scales is not None and scales.numel():
-            factors = scales.cpu().numpy().astype(np.float32)
-            after = [int(np.floor(np.float32(n) * f)) for n, f in zip(before, factors, strict=True)]
-        else:
-            assert sizes is not None, "a Resize without scales and sizes"
-            after = [int(n) for n in sizes.tolist()]
-            if policy != "stretch":
-                pick = min if policy == "not_larger" else max
-                common = pick(n / m for n, m in zip(after, before, strict=True))
-                after = [int(np.floor(common * m + 0.5)) for m in before]
-                factors = np.full(len(dims), common, np.float32)
-            else:
-                factors = np.array([n / m for n, m in zip(after, before, strict=True)], np.float32)
-        axes = [Axis(m, n, np.float32(f)) for m, n, f in zip(before, after, factors, strict=True)]
-        return [(d, axis) for d, axis in zip(dims, axes, strict=True) if axis.before != axis.after or axis.scale != 1]
+    sampling = _Sampling(
+        place, _NEAREST[nearest], _KERNELS.get(mode),
+        slope=view.attr("cubic_coeff_a", -0.75), antialias=bool(view.attr("antialias", 0)),
+        outside_counts=not view.attr("exclude_outside", 0),
+    )  # fmt: skip
+    policy, only = view.attr("keep_aspect_ratio_policy", "stretch"), view.attr("axes")
 
     def resize(x: Tensor, _: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None) -> Tensor:
-        for dim, axis in axes_of(x, scales, sizes):
-            x = _along(x, dim, *taps(axis))
+        dims = [d % x.ndim for d in only] if only is not None else list(range(x.ndim))
+        for dim, axis in zip(dims, _resized([x.shape[d] for d in dims], scales, sizes, policy), strict=True):
+            if axis.before != axis.after or axis.scale != 1:
+                x = _along(x, dim, *sampling.taps(axis))
         return x
 
     return resize

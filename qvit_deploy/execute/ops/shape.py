@@ -12,7 +12,8 @@ from qvit_deploy.execute.ops.registry import NodeView, OpFn, Tensor, op, runtime
 _TORCH_DTYPES = {
     ir.DataType.FLOAT: torch.float32, ir.DataType.DOUBLE: torch.float64, ir.DataType.FLOAT16: torch.float16,
     ir.DataType.BFLOAT16: torch.bfloat16, ir.DataType.INT64: torch.int64, ir.DataType.INT32: torch.int32,
-    ir.DataType.INT8: torch.int8, ir.DataType.UINT8: torch.uint8, ir.DataType.BOOL: torch.bool,
+    ir.DataType.INT16: torch.int16, ir.DataType.INT8: torch.int8, ir.DataType.UINT8: torch.uint8,
+    ir.DataType.BOOL: torch.bool,
 }  # fmt: skip
 
 

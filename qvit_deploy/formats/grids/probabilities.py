@@ -55,6 +55,7 @@ class UnsignedGrid(OrdinaryGrid):
 
     @property
     def highest(self) -> int:
+        """Returns the largest code."""
         return 2**self.format.bits - 1
 
     @property

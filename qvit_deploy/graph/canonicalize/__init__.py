@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qvit_deploy.errors import reading
 from qvit_deploy.graph.canonicalize.interface import check_interface, output_names, set_output_names, take_given_name
 from qvit_deploy.graph.canonicalize.names import set_names, sort_initializers
 from qvit_deploy.graph.canonicalize.rewrites.attention import normalise_attention
@@ -23,10 +24,12 @@ from qvit_deploy.graph.canonicalize.rewrites.gelu import fuse_gelus
 from qvit_deploy.graph.canonicalize.rewrites.layer_norm import normalise_layer_norms
 from qvit_deploy.graph.canonicalize.rewrites.layout import simplify_layout
 from qvit_deploy.graph.canonicalize.rewrites.linear import normalise_linears
+from qvit_deploy.graph.canonicalize.rewrites.masked import write_masked_assignments_out
 from qvit_deploy.graph.canonicalize.rewrites.noop import remove_noops
 from qvit_deploy.graph.canonicalize.rewrites.opset import to_canonical_opset
 from qvit_deploy.graph.canonicalize.rewrites.order import sort_nodes
 from qvit_deploy.graph.canonicalize.rewrites.patch_embed import convs_to_linears
+from qvit_deploy.graph.canonicalize.rewrites.pools import normalise_pools
 from qvit_deploy.graph.canonicalize.rewrites.precision import require_finite, to_float32
 from qvit_deploy.graph.canonicalize.rewrites.resize import normalise_resizes
 from qvit_deploy.graph.canonicalize.rewrites.sequences import remove_sequences
@@ -40,6 +43,7 @@ Rewrite = Callable[[ir.Model], "ir.Model | None"]
 
 REWRITES: tuple[Rewrite, ...] = (
     sort_nodes,
+    write_masked_assignments_out,
     to_canonical_opset,
     remove_unused,
     require_finite,
@@ -50,6 +54,7 @@ REWRITES: tuple[Rewrite, ...] = (
     specialise,
     remove_noops,
     normalise_resizes,
+    normalise_pools,
     write_einsums_out,
     unflatten_softmaxes,
     simplify_layout,
@@ -86,11 +91,16 @@ def rewrite(model: ir.Model) -> Iterator[tuple[str, ir.Model]]:
     """Canonicalizes `model` step by step and yields (name of the rewrite, the model as it left it) after each.
 
     The next step changes what was yielded; the last yields the model that `canonicalize` returns, with metadata.
+
+    Raises:
+        InputError: as `canonicalize`, and for whatever else a rewrite or a library raises; names the rewrite.
     """
-    detach_constants(model)
-    names = output_names(model)
+    with reading("the constants of the graph cannot be read"):
+        detach_constants(model)
+        names = output_names(model)
     for step in REWRITES:
-        model = step(model) or model
+        with reading(f"{step.__name__} cannot read the graph; where ONNX Runtime runs it, please report the model"):
+            model = step(model) or model
         yield step.__name__, model
     set_output_names(model, names)
     set_names(model)

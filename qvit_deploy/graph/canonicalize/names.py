@@ -113,8 +113,8 @@ def _stem(value: ir.Value | None, kind: str) -> str | None:
 
 
 def _rename(graph: ir.Graph, value: ir.Value, name: str) -> None:
-    kept = (*graph.inputs, *graph.outputs, *graph.initializers.values())  # other values are named after this
-    used = {str(v.name) for v in kept if v is not value}
+    named_values = (*graph.inputs, *graph.outputs, *graph.initializers.values())  # other values are named after this
+    used = {str(v.name) for v in named_values if v is not value}
     value.name = free_name(name, used)
 
 

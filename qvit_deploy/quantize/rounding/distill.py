@@ -243,7 +243,8 @@ def _varied(batch: Examples[Tensor], generator: torch.Generator) -> Examples[Ten
 
     height, width = images.shape[2:]
     down, right = height // SHIFT, width // SHIFT
-    padded = torch.nn.functional.pad(images, (right, right, down, down), mode="replicate")
+    # Not of bytes, which torch does not pad.
+    padded = torch.nn.functional.pad(images.float(), (right, right, down, down), mode="replicate").to(images.dtype)
     varied = []
     for image in padded:
         top, left = drawn(0, 2 * down), drawn(0, 2 * right)

@@ -86,9 +86,9 @@ def _draw(axes: Sequence[Axes], picture: NDArray[Any], viewed: ViewedImage) -> N
         difference = np.abs(quantized.values.astype(np.float64) - exact.values)
         _show_difference(axes[2], np.clip(difference / max(FULL_DIFFERENCE * (high - low), 1e-12), 0, 1))
     elif isinstance(exact, Detections) and isinstance(quantized, Detections):
-        for each, found in zip(axes, (exact, quantized), strict=True):
+        for each, detections in zip(axes, (exact, quantized), strict=True):
             each.imshow(picture, interpolation="none", aspect="auto")
-            _draw_boxes(each, found, picture.shape[1], picture.shape[0])
+            _draw_boxes(each, detections, picture.shape[1], picture.shape[0])
 
 
 def _show_difference(axes: Axes, shares: NDArray[np.float64]) -> None:
@@ -108,10 +108,12 @@ def class_colours(classes: NDArray[Any]) -> NDArray[np.float64]:
     return colours
 
 
-def _draw_boxes(axes: Axes, found: Detections, width: int, height: int) -> None:
+def _draw_boxes(axes: Axes, detections: Detections, width: int, height: int) -> None:
     from matplotlib.patches import Rectangle
 
-    for box, number, score in list(zip(found.boxes, found.classes, found.scores, strict=True))[:MOST_BOXES]:
+    for box, number, score in list(zip(detections.boxes, detections.classes, detections.scores, strict=True))[
+        :MOST_BOXES
+    ]:
         left, top, right, bottom = np.clip(box, 0, 1) * (width, height, width, height) - 0.5
         colour = tuple(class_colours(np.asarray(number)))
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.6))

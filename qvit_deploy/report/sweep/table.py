@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from qvit_deploy.allocate.pareto import pareto_front
+from qvit_deploy.tasks.tally import Figure
 
 SCHEMA: Literal["qvit-deploy/sweep/1"] = "qvit-deploy/sweep/1"
 
@@ -25,6 +26,8 @@ class SweepRow:
         sqnr_db, agreement, images: the emitted model in ONNX Runtime against the float model, on calibration images;
             `held_out` says that calibration did not use them.
         top1, float_top1, test_agreement, test_images: on the test data.
+        figure: what the task measures first on the test data, or else on those of `agreement`, where that is neither
+            top-1 nor the agreement; by the keys of `eval` in files.
         pareto: no other row of the model loses less without costing more (see `mark_front`).
 
     What was not measured is None.
@@ -47,6 +50,7 @@ class SweepRow:
     float_top1: float | None = None
     test_agreement: float | None = None
     test_images: int | None = None
+    figure: Figure | None = None
     pareto: bool = False
 
 
@@ -73,13 +77,22 @@ def _point(row: SweepRow) -> tuple[float, ...]:
 
 def as_csv(rows: Sequence[SweepRow]) -> str:
     """Writes a header and one line per row; what was not measured is empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [f.name for f in fields(SweepRow)], lineterminator="\n")
+    out, trees = io.StringIO(), [_tree(row) for row in rows]
+    writer = csv.DictWriter(out, list(dict.fromkeys(name for tree in trees for name in tree)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    writer.writerows(trees)
     return out.getvalue()
 
 
 def as_tree(rows: Sequence[SweepRow]) -> dict[str, Any]:
     """Returns the JSON object of `qvit-deploy sweep --json` and of `sweep.json`."""
-    return {"schema": SCHEMA, "rows": [asdict(row) for row in rows]}
+    return {"schema": SCHEMA, "rows": [_tree(row) for row in rows]}
+
+
+def _tree(row: SweepRow) -> dict[str, Any]:
+    """Returns a row by the names in files; only rows that have a figure have its keys, at the end."""
+    tree, figure = {f.name: getattr(row, f.name) for f in fields(row) if f.name != "figure"}, row.figure
+    if figure is None:
+        return tree
+    of_float = {} if figure.of_float is None else {f"float_{figure.key}": figure.of_float}
+    return {**tree, figure.key: figure.value, **of_float}

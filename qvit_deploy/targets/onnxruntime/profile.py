@@ -23,6 +23,7 @@ from qvit_deploy.graph.op_traits import QUANTIZERS, RESHAPES
 from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 from qvit_deploy.targets.onnxruntime.runtime import FLOAT_CONVOLUTIONS, FLOAT_LINEARS, INTEGER_PRODUCTS
 from qvit_deploy.targets.profiling import RUNS, WARM_UP, per_run
+from qvit_deploy.targets.runtime import RunSettings
 
 PRODUCTS = frozenset((*INTEGER_PRODUCTS, *FLOAT_LINEARS, *FLOAT_CONVOLUTIONS, "MatMulNBits", "NhwcFusedConv"))
 QUANTIZING = QUANTIZERS | {"DynamicQuantizeLinear", "Clip"}
@@ -42,7 +43,7 @@ class NodeTimes:
     graph: onnx.GraphProto
 
 
-def profile(path: Path, batch: int | None, threads: int, attention: Mapping[str, str]) -> Profile:
+def profile(path: Path, settings: RunSettings, attention: Mapping[str, str]) -> Profile:
     """Profiles an .onnx file.
 
     Args:
@@ -51,14 +52,14 @@ def profile(path: Path, batch: int | None, threads: int, attention: Mapping[str,
     Raises:
         InputError: the file cannot be loaded, or takes another batch.
     """
-    return attribute(node_times(path, batch, threads), attention)
+    return attribute(node_times(path, settings), attention)
 
 
-def node_times(path: Path, batch: int | None, threads: int) -> NodeTimes:
+def node_times(path: Path, settings: RunSettings) -> NodeTimes:
     """Runs the file under ONNX Runtime's profiler. Raises InputError."""
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        runner = OnnxRuntimeRunner(path, batch, threads, optimized_to=optimized, profile_to=Path(folder) / "profile")
+        runner = OnnxRuntimeRunner(path, settings, optimized_to=optimized, profile_to=Path(folder) / "profile")
         for _ in range(WARM_UP + RUNS):
             runner.run_ns()
         events = json.loads(runner.end_profiling().read_bytes())

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from qvit_deploy.graph.synthetic import noise
 from qvit_deploy.targets.batches import run_batch
 from qvit_deploy.targets.onnxruntime.runtime import inputs, session
-from qvit_deploy.targets.runtime import Runner
+from qvit_deploy.targets.run_values import run_values
+from qvit_deploy.targets.runtime import Runner, RunSettings
 
 
 class OnnxRuntimeRunner(Runner):
-    """Runs an .onnx file in ONNX Runtime on the CPU, on normally distributed inputs.
+    """Runs an .onnx file in ONNX Runtime on the CPU.
 
     Args:
+        settings: batch, threads and values of the inputs.
         optimized_to, profile_to: see `runtime.session`.
 
     Raises:
@@ -24,15 +25,14 @@ class OnnxRuntimeRunner(Runner):
     def __init__(
         self,
         path: Path,
-        batch: int | None,
-        threads: int,
+        settings: RunSettings,
         optimized_to: Path | None = None,
         profile_to: Path | None = None,
     ) -> None:
-        self._session = session(path, threads, optimized_to, profile_to)
+        self._session = session(path, settings.threads, optimized_to, profile_to)
         declared = inputs(self._session)
-        self.batch = run_batch(str(path), declared, batch)
-        self._inputs = noise(declared, self.batch).feeds
+        self.batch = run_batch(str(path), declared, settings.batch)
+        self._inputs = run_values(declared, self.batch, settings.values).feeds
 
     def run_ns(self) -> int:
         start = time.perf_counter_ns()

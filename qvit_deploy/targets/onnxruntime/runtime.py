@@ -149,5 +149,16 @@ def run(
 def _runner(
     ort_session: ort.InferenceSession, fetch: list[str] | None
 ) -> Callable[[Examples[np.ndarray]], list[np.ndarray]]:
+    """Returns a function that runs a batch. It raises InputError with the reason of ONNX Runtime if that cannot."""
     names = [value.name for value in ort_session.get_inputs()]
-    return lambda chunk: ort_session.run(fetch, chunk.feeds_for(names))
+
+    def run(chunk: Examples[np.ndarray]) -> list[np.ndarray]:
+        feeds = chunk.feeds_for(names)
+        try:
+            outputs: list[np.ndarray] = ort_session.run(fetch, feeds)
+        except Exception as error:  # ONNX Runtime raises its own unrelated exception types
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"ONNX Runtime cannot run the model: {reason}") from error
+        return outputs
+
+    return run

@@ -35,12 +35,12 @@ class OnnxRuntime(Runtime):
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 
-        return lambda: OnnxRuntimeRunner(path, settings.batch, settings.threads)
+        return lambda: OnnxRuntimeRunner(path, settings)
 
     def profile(self, path: Path, settings: RunSettings, names: SiteNames) -> Profile:
         from qvit_deploy.targets.onnxruntime.profile import profile
 
-        return profile(path, settings.batch, settings.threads, names.attention)
+        return profile(path, settings, names.attention)
 
 
 class OnnxRuntimeTarget(Target[EmittedGraph, ReferenceVerification]):

@@ -73,7 +73,7 @@ def fuse_convolutions(graph: ir.Graph, unsigned: UnsignedCodes) -> dict[str, str
         The product of every convolution that runs on integers -> the constant with its weight's codes.
     """
     on_integers: dict[str, str] = {}
-    for conv in [found for node in list(graph) if node.op_type == "Conv" and (found := _quantized(node))]:
+    for conv in [quantized for node in list(graph) if node.op_type == "Conv" and (quantized := _quantized(node))]:
         reason = why_in_float(conv.node)
         if reason is None:
             output = str(conv.node.outputs[0].name)

@@ -28,7 +28,7 @@ class FusedTarget(Target[RuntimeModel, FusedVerification]):
     def verify(self, emitted: RuntimeModel, job: VerificationJob) -> FusedVerification:
         from qvit_deploy.targets.onnxruntime_fused.verification import verify_fused
 
-        return verify_fused(job.reference, emitted, job.plan, job.images, job.task)
+        return verify_fused(job.float_graph, job.reference, emitted, job.plan, job.images, job.task)
 
     def line(self, verification: FusedVerification) -> str:
         return f"{verification.codes:,} codes equal given equal inputs{words_in_float(verification.in_float)}"

@@ -5,11 +5,13 @@
    computes one token only, that token is compared.
 2. **Proved**: in the graph that ONNX Runtime optimized, every quantized linear is one integer product, and every
    convolution but those that are faster in float.
-3. **Checked**: the logits, both files running freely from the image
-   on, have an SQNR of at least `MIN_SQNR_DB`. (Attention adds its terms in another order, so last bits differ.)
+3. **Checked**: the logits, both files running freely from the image on, have an SQNR of at least `MIN_SQNR_DB`, or are
+   as near to the float model as `free_running` asks. (Attention adds its terms in another order, so last bits differ.)
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -22,6 +24,7 @@ from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, probe_images, require_close
+from qvit_deploy.targets.free_running import least_sqnr_db
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.onnxruntime.tensors import fetched
 from qvit_deploy.targets.onnxruntime_fused import NAME
@@ -38,13 +41,18 @@ boundary because of one last bit change some logits a little; a wrong graph chan
 
 
 def verify_fused(
-    emitted: EmittedGraph, fused: RuntimeModel, plan: Plan, images: Examples[np.ndarray], task: Task = CLASSIFY
+    float_graph: Graph,
+    emitted: EmittedGraph,
+    fused: RuntimeModel,
+    plan: Plan,
+    images: Examples[np.ndarray],
+    task: Task = CLASSIFY,
 ) -> FusedVerification:
     """Verifies `fused`, the model of `emit_fused(emitted)`, on `images`.
 
     Raises:
         CheckError: codes differ, a site's output is off, a linear or convolution is no integer product, or the logits
-            are not the `onnxruntime` file's; the message names the site.
+            are neither the `onnxruntime` file's nor as near to `float_graph`'s; the message names the site.
     """
     batch = emitted.static_batch
     probe = probe_images(images, batch)
@@ -66,6 +74,24 @@ def verify_fused(
         in_float=_in_float(emitted, plan),
     )
     require_close(forced, NAME)
+    _require_integers(emitted, fused, plan, fusion, result.in_float)
+    if reference_db < MIN_SQNR_DB:
+        exact = target.outputs(target.session(float_graph.serialize()), images, batch)
+        sqnr, reference_sqnr = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
+        if sqnr < least_sqnr_db(reference_sqnr):
+            raise CheckError(
+                f"verification of {NAME}: its {task.words.signal} are {reference_db:.1f} dB from the onnxruntime "
+                f"file's (limit {MIN_SQNR_DB:g} dB), and {sqnr:.1f} dB from the float model's, where those are "
+                f"{reference_sqnr:.1f} dB"
+            )
+    return result
+
+
+def _require_integers(
+    emitted: EmittedGraph, fused: RuntimeModel, plan: Plan, fusion: target.Fusion, in_float: Mapping[str, str]
+) -> None:
+    """Raises CheckError unless ONNX Runtime runs every linear, every convolution that is not `in_float` and whatever
+    the Q/DQ graph has as integer products."""
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     if len(fused.linears) != linears:
         raise CheckError(f"verification of {NAME}: {len(fused.linears)} of {linears} linears were fused")
@@ -73,7 +99,7 @@ def verify_fused(
         name
         for name, p in plan.sites.items()
         if p.site.kind == "conv"
-        and name not in result.in_float
+        and name not in in_float
         and fused.convolutions.get(emitted.sites[name].product) not in fusion.integer_weights
     ]
     if missed:
@@ -86,12 +112,6 @@ def verify_fused(
             f"verification of {NAME}: {fusion.integer_products} products run on integers, not {expected}: those of the "
             "onnxruntime file and the convolutions"
         )
-    if reference_db < MIN_SQNR_DB:
-        raise CheckError(
-            f"verification of {NAME}: its {task.words.signal} are {reference_db:.1f} dB from the onnxruntime "
-            f"file's (limit {MIN_SQNR_DB:g} dB)"
-        )
-    return result
 
 
 def _in_float(emitted: EmittedGraph, plan: Plan) -> dict[str, str]:

@@ -17,17 +17,18 @@ from qvit_deploy.emit.names import site_of_weight
 from qvit_deploy.targets.openvino.runner import OpenVinoRunner
 from qvit_deploy.targets.openvino.runtime import PRODUCTS, Layer, openvino_precision
 from qvit_deploy.targets.profiling import RUNS, WARM_UP, per_run
+from qvit_deploy.targets.runtime import RunSettings
 
 _QUANTIZER = re.compile(r"\.QuantizeLinear(\.|$)")
 
 
-def profile_openvino(path: Path, batch: int | None, threads: int) -> Profile:
+def profile_openvino(path: Path, settings: RunSettings) -> Profile:
     """Profiles a file for OpenVINO.
 
     Raises:
         InputError: the file cannot be loaded, or takes another batch.
     """
-    runner = OpenVinoRunner(path, batch, threads, openvino_precision(path), profiled=True)
+    runner = OpenVinoRunner(path, settings, openvino_precision(path), profiled=True)
     times: dict[str, list[float]] = defaultdict(list)
     for _ in range(WARM_UP + RUNS):
         runner.run_ns()

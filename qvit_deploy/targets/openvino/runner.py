@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from qvit_deploy.graph.synthetic import noise
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel
-from qvit_deploy.targets.runtime import Runner
+from qvit_deploy.targets.run_values import run_values
+from qvit_deploy.targets.runtime import Runner, RunSettings
 
 
 class OpenVinoRunner(Runner):
-    """A file for OpenVINO on the CPU, on normally distributed inputs. Loading includes compiling, as for the others."""
+    """A file for OpenVINO on the CPU. Loading includes compiling, as for the others."""
 
-    def __init__(
-        self, path: Path, batch: int | None, threads: int, precision: str | None, profiled: bool = False
-    ) -> None:
+    def __init__(self, path: Path, settings: RunSettings, precision: str | None, profiled: bool = False) -> None:
         self.model = OpenVinoModel(
-            path, batch=batch, any_batch=1, threads=threads, precision=precision, profiled=profiled
+            path, batch=settings.batch, any_batch=1, threads=settings.threads, precision=precision, profiled=profiled
         )
         self.batch = self.model.batch
-        self._input = noise(self.model.inputs, self.batch)
+        self._input = run_values(self.model.inputs, self.batch, settings.values)
 
     def run_ns(self) -> int:
         start = time.perf_counter_ns()

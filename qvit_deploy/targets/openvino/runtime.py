@@ -53,16 +53,6 @@ def require_openvino(why: str) -> None:
         raise InputError(f"{why} needs OpenVINO, which is not installed: pip install openvino") from None
 
 
-def loads(model: bytes) -> bool:
-    """Returns whether OpenVINO compiles a model for the CPU. Raises InputError when openvino is not installed."""
-    require_openvino("a file for OpenVINO")
-    try:
-        OpenVinoModel(model)
-    except InputError:
-        return False
-    return True
-
-
 @dataclass(frozen=True)
 class Layer:
     """A layer of the graph that runs.
@@ -133,17 +123,24 @@ class OpenVinoModel:
             self.batch = run_batch(where, self.inputs, batch, any_batch)
             loaded.reshape({value.name: list(shape_of(value, self.batch)) for value in self.inputs})
             if fetch:
-                loaded = openvino.Model([_output(loaded, name) for name in fetch], loaded.get_parameters(), "probe")
+                loaded = openvino.Model(_outputs(loaded, fetch), loaded.get_parameters(), "probe")
             self._compiled = core.compile_model(loaded, "CPU", config)
         except RuntimeError as error:  # all that OpenVINO raises
-            reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
-            raise InputError(f"{where}: OpenVINO cannot load it: {reason.strip()}") from error
+            raise InputError(f"{where}: OpenVINO cannot load it: {_reason(error)}") from error
+        self._where = where
         self._request = self._compiled.create_infer_request()
 
     def infer(self, batch: Examples[np.ndarray]) -> list[np.ndarray]:
-        """Runs `batch` examples; returns the outputs, which the next call overwrites."""
+        """Runs `batch` examples; returns the outputs, which the next call overwrites.
+
+        Raises:
+            InputError: OpenVINO cannot run the model on them; the message has its reason.
+        """
         feeds = batch.feeds_for([value.name for value in self.inputs])
-        results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        try:
+            results = self._request.infer(feeds, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise InputError(f"{self._where}: OpenVINO cannot run it: {_reason(error)}") from error
         return [results[i] for i in range(len(self._compiled.outputs))]
 
     def run(self, images: Examples[np.ndarray]) -> list[np.ndarray]:
@@ -174,6 +171,11 @@ class OpenVinoModel:
         return {p.node_name: p.real_time.total_seconds() * 1e3 for p in self._request.get_profiling_info()}
 
 
+def _reason(error: RuntimeError) -> str:
+    """Returns the last line of OpenVINO's message, which says what is wrong."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason given")
+
+
 def _declared(value: openvino.Output) -> tuple[str, Shape, ir.DataType]:
     shape = tuple(d.get_length() if d.is_static else str(d) for d in value.partial_shape)
     return _name(value), shape, ir.DataType.from_numpy(value.element_type.to_dtype())
@@ -193,8 +195,14 @@ def _producer(value: openvino.Output) -> tuple[str, str]:
     return node.get_friendly_name(), precisions[min(value.get_index(), len(precisions) - 1)]
 
 
-def _output(model: openvino.Model, tensor: str) -> openvino.Output:
-    return next(o for node in model.get_ops() for o in node.outputs() if tensor in o.get_names())
+def _outputs(model: openvino.Model, tensors: Sequence[str]) -> list[openvino.Output]:
+    """Returns what makes each of `tensors`, after one look at every output: asking one for its names takes long."""
+    known: dict[str, openvino.Output] = {}
+    for node in model.get_ops():
+        for output in node.outputs():
+            for name in output.get_names():
+                known.setdefault(name, output)
+    return [known[name] for name in tensors]
 
 
 def _info(node: openvino.Node, key: str) -> str:

@@ -31,12 +31,12 @@ class OpenVino(Runtime):
     def opener(self, path: Path, settings: RunSettings) -> Callable[[], Runner]:
         from qvit_deploy.targets.openvino.runner import OpenVinoRunner
 
-        return lambda: OpenVinoRunner(path, settings.batch, settings.threads, openvino_precision(path))
+        return lambda: OpenVinoRunner(path, settings, openvino_precision(path))
 
     def profile(self, path: Path, settings: RunSettings, names: SiteNames) -> Profile:
         from qvit_deploy.targets.openvino.profile import profile_openvino
 
-        return profile_openvino(path, settings.batch, settings.threads)
+        return profile_openvino(path, settings)
 
     def facts(self, path: Path, batch: int | None = None) -> RuntimeFacts:
         return RuntimeFacts(NAME, {"precision": openvino_precision(path) or "its own"})

@@ -6,8 +6,8 @@
    `OUTPUT_TOLERANCE` of its largest value, or of `CANCELLED` of the bias that it cancels. Where the file computes some
    tokens only, those are compared.
 2. **Proved**: in the graph that runs, every quantized linear is one product of integers.
-3. **Checked**: running freely, the file loses at most `MAX_SQNR_LOSS_DB` against the float model compared with the
-   `onnxruntime` file.
+3. **Checked**: running freely, the file loses at most `free_running.MAX_SQNR_LOSS_DB` against the float model compared
+   with the `onnxruntime` file.
 
 Codes are read from a second copy of the graph that has them as outputs: OpenVINO hides tensors that it fused away.
 """
@@ -25,9 +25,11 @@ from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.forced_comparison import compare_forced, compared_tensors, probe_images, require_close
+from qvit_deploy.targets.free_running import least_sqnr_db
 from qvit_deploy.targets.onnxruntime import runtime as target
 from qvit_deploy.targets.openvino import NAME
-from qvit_deploy.targets.openvino.runtime import OpenVinoModel
+from qvit_deploy.targets.openvino.isolated import Probe, Request, ask
+from qvit_deploy.targets.openvino.runtime import Layer
 from qvit_deploy.targets.openvino.verified import OpenVinoVerification
 from qvit_deploy.tasks.classify import CLASSIFY
 from qvit_deploy.tasks.task import Task
@@ -38,10 +40,6 @@ TIE = 1e-4
 to 5e-5."""
 MAX_TIE_SHARE = 1e-4
 """Largest share of codes that may be such ties: values lie within 5e-5 of a boundary 1e-4 of the time."""
-MAX_SQNR_LOSS_DB = 3.0
-"""What running freely may cost: noise as large as that of quantization itself."""
-FLOAT32_DB = 60.0
-"""An SQNR above this is not required: float32 rounding is noise of that size."""
 
 
 def verify_openvino(
@@ -56,26 +54,30 @@ def verify_openvino(
 
     Raises:
         InputError: openvino is not installed.
-        CheckError: codes differ, a site's output is off, a linear is not one integer product, or the logits are too
-            noisy; the message names the site.
+        CheckError: OpenVINO refuses the file or crashes on it, codes differ, a site's output is off, a linear is not
+            one integer product, or the logits are too noisy; the message names the site.
     """
     batch = emitted.static_batch
     probes = probe_images(images, batch)
-    measured = _tensors(emitted, rewritten, plan, probes)
+    names = compared_tensors(emitted, plan)
+    renamed = rewritten.renamed(names)
+    probe = Probe(rewritten.probed(), probes, batch or len(probes), tuple(dict.fromkeys(renamed)))
+    found = ask(Request(rewritten.serialize(), images, probe))
+    pairs = zip(names, renamed, strict=True)
+    measured = {name: rewritten.signed(name, found.tensors[new]) for name, new in pairs}
     forced = compare_forced(Executor(emitted), emitted, plan, probes, measured, rewritten.rows, TIE, rewritten.biases)
     require_close(forced, NAME)
     if forced.ties > MAX_TIE_SHARE * forced.codes:
         raise CheckError(f"{FAILED}: {forced.ties} of {forced.codes} codes are rounded differently")
-    runner = OpenVinoModel(rewritten.serialize())
     linears = sum(p.site.kind == "linear" for p in plan.sites.values())
     if len(rewritten.linears) != linears:
         raise CheckError(f"{FAILED}: {len(rewritten.linears)} of {linears} linears were rewritten")
-    on_integers = _require_integers(runner, rewritten.linears)
-    outputs = runner.outputs(images)
+    on_integers = _require_integers(found.layers, rewritten.linears)
+    outputs = found.outputs
     reference, exact = (target.outputs(target.session(g.serialize()), images, batch) for g in (emitted, float_graph))
     task.require_finite(outputs, f"{FAILED}: the file")
     sqnr, reference_sqnr = task.sqnr_db(exact, outputs), task.sqnr_db(exact, reference)
-    if sqnr < min(reference_sqnr, FLOAT32_DB) - MAX_SQNR_LOSS_DB:
+    if sqnr < least_sqnr_db(reference_sqnr):
         raise CheckError(
             f"{FAILED}: OpenVINO takes the SQNR against the float model from {reference_sqnr:.1f} to {sqnr:.1f} dB on "
             f"{len(images)} images"
@@ -92,21 +94,9 @@ def verify_openvino(
     )
 
 
-def _tensors(
-    emitted: Graph, rewritten: RuntimeModel, plan: Plan, images: Examples[np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Returns the tensors of the Q/DQ graph, by its names, as OpenVINO computes them."""
-    names = compared_tensors(emitted, plan)
-    renamed = rewritten.renamed(names)
-    fetch = list(dict.fromkeys(renamed))
-    runner = OpenVinoModel(rewritten.probed(), batch=emitted.static_batch or len(images), fetch=fetch)
-    tensors = dict(zip(fetch, runner.run(images), strict=True))
-    return {name: rewritten.signed(name, tensors[new]) for name, new in zip(names, renamed, strict=True)}
-
-
-def _require_integers(runner: OpenVinoModel, linears: Sequence[str]) -> int:
+def _require_integers(layers: Sequence[Layer], linears: Sequence[str]) -> int:
     """Returns how many products run on integers. Raises CheckError naming linears that do not."""
-    integer_layers = [layer for layer in runner.layers() if layer.on_integers]
+    integer_layers = [layer for layer in layers if layer.on_integers]
     # A product keeps its name, or has that of a factor that was fused into it: `name/DequantizationMultiply`.
     fused = {name for layer in integer_layers for name in layer.originals}
     in_float = [name for name in linears if not any(f == name or f.startswith(f"{name}/") for f in fused)]

@@ -52,7 +52,7 @@ def categories_of_classes(category_ids: NDArray[np.int64], classes: int) -> NDAr
 
 
 def average_precision(
-    found: Sequence[Detections], labels: Sequence[ImageBoxes], categories: NDArray[np.int64]
+    detections: Sequence[Detections], labels: Sequence[ImageBoxes], categories: NDArray[np.int64]
 ) -> Precision:
     """Measures the detections of every image by its labels.
 
@@ -75,7 +75,7 @@ def average_precision(
     }
     for identity, annotation in enumerate(truth.dataset["annotations"], 1):  # pycocotools takes 0 for "no match"
         annotation["id"] = identity
-    rows = [row for i, (d, s) in enumerate(zip(found, labels, strict=True)) for row in _rows(i, d, s, categories)]
+    rows = [row for i, (d, s) in enumerate(zip(detections, labels, strict=True)) for row in _rows(i, d, s, categories)]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         truth.createIndex()
         # It cannot load a list of no results.
@@ -98,12 +98,14 @@ def _annotations(image: int, labels: ImageBoxes) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _rows(image: int, found: Detections, labels: ImageBoxes, categories: NDArray[np.int64]) -> list[tuple[float, ...]]:
+def _rows(
+    image: int, detections: Detections, labels: ImageBoxes, categories: NDArray[np.int64]
+) -> list[tuple[float, ...]]:
     """Returns (image, left, top, width, height, score, category) of each detection, in pixels of the picture."""
     window, (height, width) = labels.window, labels.size
-    x = (window.left + found.boxes[:, ::2] * (window.right - window.left)) * width
-    y = (window.top + found.boxes[:, 1::2] * (window.bottom - window.top)) * height
+    x = (window.left + detections.boxes[:, ::2] * (window.right - window.left)) * width
+    y = (window.top + detections.boxes[:, 1::2] * (window.bottom - window.top)) * height
     return [
         (image, left, top, right - left, bottom - top, score, categories[c])
-        for (left, right), (top, bottom), score, c in zip(x, y, found.scores, found.classes, strict=True)
+        for (left, right), (top, bottom), score, c in zip(x, y, detections.scores, detections.classes, strict=True)
     ]

@@ -54,21 +54,25 @@ def box_iou(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     return shares
 
 
-def suppressed(found: Detections, overlap: float) -> Detections:
+def suppressed(detections: Detections, overlap: float) -> Detections:
     """Leaves out every box that overlaps a kept one of its class and a higher score by more than `overlap` (IoU):
     non-maximum suppression, class by class."""
-    keep = np.ones(len(found), bool)
-    for c in np.unique(found.classes):
-        places = np.flatnonzero(found.classes == c)
-        overlaps = box_iou(found.boxes[places], found.boxes[places]) > overlap
+    keep = np.ones(len(detections), bool)
+    for c in np.unique(detections.classes):
+        places = np.flatnonzero(detections.classes == c)
+        overlaps = box_iou(detections.boxes[places], detections.boxes[places]) > overlap
         for i, place in enumerate(places):
             if keep[place]:
                 keep[places[i + 1 :]] &= ~overlaps[i, i + 1 :]
-    return found.at(keep)
+    return detections.at(keep)
 
 
-def matched(reference: Detections, other: Detections, overlap: float = 0.5) -> int:
-    """Returns how many of `other` are one of `reference`: of the same class, IoU at least `overlap`, each used once.
+MATCHING_IOU = 0.5
+"""Overlap from which on two boxes are of one object, as in COCO's AP50."""
+
+
+def matched(reference: Detections, other: Detections) -> int:
+    """Returns how many of `other` are one of `reference`: of the same class, at `MATCHING_IOU` or more, each used once.
 
     The highest scores of `other` choose first, and take the reference that they overlap most.
     """
@@ -79,7 +83,7 @@ def matched(reference: Detections, other: Detections, overlap: float = 0.5) -> i
     count = 0
     for row in overlaps:  # in order of scores
         best = int(row.argmax())
-        if row[best] >= overlap:
+        if row[best] >= MATCHING_IOU:
             overlaps[:, best] = -1
             count += 1
     return count

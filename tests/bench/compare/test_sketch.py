@@ -22,10 +22,10 @@ def sketch_of(values: list[int]) -> Sketch:
 @given(times, st.sampled_from([0.0, 0.01, 0.5, 0.9, 0.99, 1.0]))
 def test_a_quantile_lies_by_a_sample(values: list[int], q: float) -> None:
     """Between the samples around its rank, but for the width of a bin."""
-    found, ordered = sketch_of(values).quantile(q), sorted(values)
+    estimate, ordered = sketch_of(values).quantile(q), sorted(values)
     rank = q * len(ordered)
     low, high = ordered[max(0, int(np.ceil(rank)) - 1)], ordered[min(len(ordered) - 1, int(rank))]
-    assert min(low, high) / GROWTH**1.01 <= found <= max(low, high) * GROWTH**1.01
+    assert min(low, high) / GROWTH**1.01 <= estimate <= max(low, high) * GROWTH**1.01
 
 
 @given(times, times)

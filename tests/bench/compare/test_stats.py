@@ -11,13 +11,13 @@ from tests.support.artifacts.measurements import noisy
 
 def sketches(levels: list[float], seed: int = 0) -> list[Sketch]:
     random = np.random.default_rng(seed)
-    found = []
+    of_levels = []
     for level in levels:
         sketch = Sketch()
         for value in (level * random.lognormal(0, 0.05, 300)).astype(int):
             sketch.add(int(value))
-        found.append(sketch)
-    return found
+        of_levels.append(sketch)
+    return of_levels
 
 
 @pytest.mark.parametrize("freedom", [3, 5, 9, 30])
@@ -72,19 +72,21 @@ def test_pairing_removes_what_both_sides_share() -> None:
 def test_several_files_are_the_units() -> None:
     """Sessions that differ by 10 % leave no doubt that 3 % cannot be told."""
     levels = (5, 5.5, 5.2)
-    found = ratio([noisy(v, i) for i, v in enumerate(levels)], [noisy(1.03 * v, 9 + i) for i, v in enumerate(levels)])
-    assert found.units == 3 and found.interval[0] < 0.97 and found.interval[1] > 1.08
+    slowdown = ratio(
+        [noisy(v, i) for i, v in enumerate(levels)], [noisy(1.03 * v, 9 + i) for i, v in enumerate(levels)]
+    )
+    assert slowdown.units == 3 and slowdown.interval[0] < 0.97 and slowdown.interval[1] > 1.08
 
 
 def test_processes_may_have_different_blocks() -> None:
     ragged = [noisy(5, 1, processes=1, blocks=n)[0] for n in (3, 20, 7)]
-    found = ratio([ragged], [noisy(5, 2, processes=4)])
-    assert found.value == pytest.approx(1, abs=0.03) and found.units == 3
+    slowdown = ratio([ragged], [noisy(5, 2, processes=4)])
+    assert slowdown.value == pytest.approx(1, abs=0.03) and slowdown.units == 3
 
 
 def test_one_process_rests_on_its_blocks() -> None:
-    found = ratio([noisy(5, 1, processes=1)], [noisy(6, 2, processes=1)])
-    assert found.units == 20 and found.interval[0] > 1.15
+    slowdown = ratio([noisy(5, 1, processes=1)], [noisy(6, 2, processes=1)])
+    assert slowdown.units == 20 and slowdown.interval[0] > 1.15
 
 
 def test_the_same_question_has_the_same_answer() -> None:
@@ -99,6 +101,6 @@ def test_error_rates_on_noise_of_processes_and_drift(slowdown: float, least: flo
     for trial in range(40):
         drift = np.exp(np.cumsum(random.normal(0, 0.004, 200))).reshape(10, 20)
         old, new = np.array(noisy(5, 2 * trial)) * drift, np.array(noisy(5 * (1 + slowdown), 2 * trial + 1)) * drift
-        found = paired_ratio([(old.tolist(), new.tolist())])
-        failed += found.interval[0] > 1 and found.value > 1.03
+        paired = paired_ratio([(old.tolist(), new.tolist())])
+        failed += paired.interval[0] > 1 and paired.value > 1.03
     assert least <= failed / 40 <= most

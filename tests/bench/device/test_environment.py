@@ -17,10 +17,10 @@ def write(root: Path, name: str, content: str) -> None:
 
 
 def test_this_machine() -> None:
-    found = environment()
-    assert found.cpu and found.logical_cpus == os.cpu_count()
-    assert found.versions["onnxruntime"] and found.versions["python"]
-    assert list(found.versions) == sorted(found.versions)
+    machine = environment()
+    assert machine.cpu and machine.logical_cpus == os.cpu_count()
+    assert machine.versions["onnxruntime"] and machine.versions["python"]
+    assert list(machine.versions) == sorted(machine.versions)
 
 
 def test_what_a_system_says(tmp_path: Path) -> None:
@@ -30,16 +30,16 @@ def test_what_a_system_says(tmp_path: Path) -> None:
     write(tmp_path, "etc/nv_tegra_release", "# R36 (release), REVISION: 4.3, GCID: 1")
     write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", "2201600\n")
     write(tmp_path, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "schedutil\n")
-    found = environment(tmp_path)
-    assert found.cpu == "A Core cpu family 6 model 151" and found.memory_bytes == 8_192_000
-    assert found.board == "NVIDIA Jetson AGX Orin Developer Kit" and found.versions["l4t"] == "36.4.3"
-    assert (found.governor, found.max_mhz) == ("schedutil", 2201.6)
+    machine = environment(tmp_path)
+    assert machine.cpu == "A Core cpu family 6 model 151" and machine.memory_bytes == 8_192_000
+    assert machine.board == "NVIDIA Jetson AGX Orin Developer Kit" and machine.versions["l4t"] == "36.4.3"
+    assert (machine.governor, machine.max_mhz) == ("schedutil", 2201.6)
 
 
 def test_nothing_is_guessed(tmp_path: Path) -> None:
-    found = environment(tmp_path)
-    assert found.memory_bytes is found.governor is found.max_mhz is found.board is found.power_mode is None
-    assert "l4t" not in found.versions
+    machine = environment(tmp_path)
+    assert machine.memory_bytes is machine.governor is machine.max_mhz is machine.board is machine.power_mode is None
+    assert "l4t" not in machine.versions
 
 
 def test_arm_cores_have_no_model_name(tmp_path: Path) -> None:

@@ -81,9 +81,9 @@ def test_gpu_fields(gpu: str, load: int | None, mhz: tuple[int, ...]) -> None:
 def test_a_line_that_was_cut_off_says_nothing_wrong(line: str, share: float) -> None:
     """Whatever is read from the beginning of a line is also in the whole line."""
     (whole,), _ = tegrastats(line)
-    found, unread = tegrastats(line[: int(share * len(line))])
-    assert len(found) + unread <= 1
-    for sample in found:
+    readings, unread = tegrastats(line[: int(share * len(line))])
+    assert len(readings) + unread <= 1
+    for sample in readings:
         assert sample.ram_total_mb == whole.ram_total_mb
         assert [c and c[0] for c in sample.cpus] in ([c and c[0] for c in whole.cpus], [])
         assert all(c is None or c[1] is None or c == w for c, w in zip(sample.cpus, whole.cpus, strict=False))
@@ -121,10 +121,10 @@ NV Power Mode: MAXN
 
 
 def test_clocks() -> None:
-    found = clocks(SHOWN)
-    assert set(found) == {"cpu0", "cpu1", "GPU", "EMC"}
-    assert found["cpu0"] == Clock(2201.6, 2201.6, 2201.6) and found["cpu0"].locked
-    assert not found["cpu1"].locked and found["GPU"].most == 1300.5
+    frequencies = clocks(SHOWN)
+    assert set(frequencies) == {"cpu0", "cpu1", "GPU", "EMC"}
+    assert frequencies["cpu0"] == Clock(2201.6, 2201.6, 2201.6) and frequencies["cpu0"].locked
+    assert not frequencies["cpu1"].locked and frequencies["GPU"].most == 1300.5
 
 
 def test_throttling_is_said() -> None:

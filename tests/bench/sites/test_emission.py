@@ -18,6 +18,7 @@ from qvit_deploy.quantize.half import half_scales
 from qvit_deploy.targets.onnxruntime.runner import OnnxRuntimeRunner
 from qvit_deploy.targets.onnxruntime.runtime import fusion, session
 from qvit_deploy.targets.registry import TARGETS
+from qvit_deploy.targets.runtime import RunSettings
 from qvit_deploy.targets.tensorrt.packed.linear import FUNCTION_CODES
 from qvit_deploy.targets.tensorrt.packed.norm import FUNCTION_NORM_CODES
 from qvit_deploy.targets.tensorrt.packed.packing import unpack
@@ -51,7 +52,7 @@ def test_every_site_becomes_a_model_that_runs_as_in_the_whole(width: tuple[int, 
     for name, content in emitted(graph, 3, width).items():
         path = tmp_path / "site.onnx"
         path.write_bytes(content)
-        runner = OnnxRuntimeRunner(path, None, 1)
+        runner = OnnxRuntimeRunner(path, RunSettings())
         assert runner.batch == 3 and runner.run_ns() > 0
         assert fusion(content).integer_products == (0 if name == "stem" else 1), name
 
@@ -67,11 +68,11 @@ def test_sites_in_half_precision_read_and_write_it(target: str, tmp_path: Path) 
         attention, behind = name in ("attn.qk", "attn.av"), name in BEHIND_NORMS
         assert [n.op_type for n in model.graph.node if attention] == ["MatMul"] * attention
         ours = ["LayerNormQuantize8", "QLinearW6Codes8"] if behind else ["QLinearW6"]
-        made = [n.op_type for n in model.graph.node if n.domain == "qvit"]
-        assert made == (ours if target in PACKED and not attention else []), name
+        calls = [n.op_type for n in model.graph.node if n.domain == "qvit"]
+        assert calls == (ours if target in PACKED and not attention else []), name
         assert sum(n.op_type == "LayerNormalization" for n in model.graph.node) == (behind and target not in PACKED)
         (tmp_path / "site.onnx").write_bytes(for_onnxruntime(model))
-        assert OnnxRuntimeRunner(tmp_path / "site.onnx", 2, 1).run_ns() > 0
+        assert OnnxRuntimeRunner(tmp_path / "site.onnx", RunSettings(2)).run_ns() > 0
     assert types(onnx.load_from_string(overhead(TARGETS[target]))) == [HALF, HALF]
     assert types(onnx.load_from_string(overhead(TARGETS["onnxruntime"]))) == [FLOAT, FLOAT]
 
@@ -149,11 +150,11 @@ def test_what_no_plugin_or_integer_kernel_takes_is_emitted_as_a_compile_does() -
 
 def test_shapes_are_those_of_the_run() -> None:
     graph = mixed_vit()
-    found = tensor_shapes(graph, 2)
+    shapes = tensor_shapes(graph, 2)
     sites = {s.name: s for s in find_sites(graph)}
-    assert found[sites["fc1"].input] == (2, 4, 16) and found[sites["head"].input] == (2, 16)
-    assert found[sites["stem"].input] == (2, 3, 16, 16)
-    assert found[sites["attn.qk"].input] == (2, 2, 4, 8)
+    assert shapes[sites["fc1"].input] == (2, 4, 16) and shapes[sites["head"].input] == (2, 16)
+    assert shapes[sites["stem"].input] == (2, 3, 16, 16)
+    assert shapes[sites["attn.qk"].input] == (2, 2, 4, 8)
 
 
 def test_a_shape_that_depends_on_the_image_is_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from qvit_deploy.bench.sites.models import (
 )
 from qvit_deploy.bench.sites.write import emitted_target
 from qvit_deploy.errors import InputError
+from qvit_deploy.targets.target import file_of
+from tests.support.artifacts.bundle_example import write
 
 LIBRARY = (Path("libqvit_plugins.so"),)
 SITES = {"fc1": {"w4a4": "0.w4a4.onnx", "w8a8": "1.w8a8.onnx"}, "head": {"w4a4": "2.onnx", "w8a8": "2.onnx"}}
@@ -41,10 +42,11 @@ def index(**changes: Any) -> Index:
 
 
 def test_files_are_named_by_their_first_site() -> None:
-    found = index()
-    assert found.widths == ("w4a4", "w8a8") and next(iter(found.files)) == OVERHEAD
-    assert found.files["3.norm.onnx"] == "the LayerNorm in front of site 'fc1' at w8a8"
-    assert found.files["1.w8a8.onnx"] == "site 'fc1' at w8a8" and found.files["2.onnx"] == "site 'head' at w4a4"
+    site_models = index()
+    assert site_models.widths == ("w4a4", "w8a8") and next(iter(site_models.files)) == OVERHEAD
+    assert site_models.files["3.norm.onnx"] == "the LayerNorm in front of site 'fc1' at w8a8"
+    assert site_models.files["1.w8a8.onnx"] == "site 'fc1' at w8a8"
+    assert site_models.files["2.onnx"] == "site 'head' at w4a4"
 
 
 @pytest.mark.parametrize(
@@ -128,10 +130,10 @@ def test_models_in_plugins_need_a_library_where_there_are_plugins() -> None:
     ],
 )
 def test_the_file_is_chosen_as_build_chooses_it(
-    target: str, plugins: tuple[Path, ...], held: tuple[str, ...], file_for: str
+    target: str, plugins: tuple[Path, ...], held: tuple[str, ...], file_for: str, tmp_path: Path
 ) -> None:
-    bundle = SimpleNamespace(manifest=SimpleNamespace(files=[f"model.{p}.onnx" for p in held]))
-    assert emitted_target(bundle, SiteModelRequest(target, plugins=plugins)) == file_for  # type: ignore[arg-type]
+    bundle = write(tmp_path / "bundle", files={file_of(name): b"onnx" for name in held})
+    assert emitted_target(bundle, SiteModelRequest(target, plugins=plugins)) == file_for
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from qvit_deploy.data.images import ImageSet, open_images
-from qvit_deploy.data.labels.boxes import coco_boxes
+from qvit_deploy.data.labels.boxes import MAX_BYTES, coco_boxes
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.data.window import Window
 from qvit_deploy.errors import InputError
@@ -49,10 +50,10 @@ def test_boxes_by_file_name(tmp_path: Path, images: ImageSet) -> None:
     labels = coco_boxes(written(tmp_path, coco()), images)
     assert len(labels) == 2 and labels.category_ids.tolist() == [1, 90]
     assert labels[0].boxes.shape == (0, 4)
-    found = labels[1]
-    assert found.boxes.tolist() == [[1, 2, 3, 4], [0, 0, 2, 2.5]] and found.categories.tolist() == [90, 1]
-    assert found.areas.tolist() == [12, 3] and found.crowd.tolist() == [True, False]
-    assert found.size == (4, 8) and found.window == Window(0, 0.25, 1, 0.75)
+    boxes = labels[1]
+    assert boxes.boxes.tolist() == [[1, 2, 3, 4], [0, 0, 2, 2.5]] and boxes.categories.tolist() == [90, 1]
+    assert boxes.areas.tolist() == [12, 3] and boxes.crowd.tolist() == [True, False]
+    assert boxes.size == (4, 8) and boxes.window == Window(0, 0.25, 1, 0.75)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,8 @@ def test_files_that_are_refused(tmp_path: Path, images: ImageSet, tree: object, 
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_larger_than_any_is_not_read(tmp_path: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvit_deploy.data.labels.boxes.MAX_BYTES", 10)
-    with pytest.raises(InputError, match="more than any COCO file"):
-        coco_boxes(written(tmp_path, coco()), images)
+def test_a_file_larger_than_any_is_not_read(tmp_path: Path, images: ImageSet) -> None:
+    path = written(tmp_path, coco())
+    os.truncate(path, MAX_BYTES + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(InputError, match=r"1\.1 GB is more than any COCO file"):
+        coco_boxes(path, images)

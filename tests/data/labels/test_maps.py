@@ -13,6 +13,7 @@ from qvit_deploy.data.labels.maps import archive_maps, folder_maps, read_map
 from qvit_deploy.data.preprocess import Preprocess
 from qvit_deploy.data.window import WHOLE, Window
 from qvit_deploy.errors import InputError
+from tests.support.hostile_files import png_of_size
 
 P = Preprocess(input_size=(3, 4, 4), mean=(0.0,), std=(1.0,))
 
@@ -71,9 +72,8 @@ def test_colours_are_no_labels(tmp_path: Path) -> None:
         read_map(tmp_path / "map.png")
 
 
-def test_a_map_that_unpacks_to_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("L", (100, 100)).save(tmp_path / "map.png")
-    monkeypatch.setattr("qvit_deploy.data.pictures.MAX_PIXELS", 9999)
+def test_a_map_that_unpacks_to_gigabytes(tmp_path: Path) -> None:
+    (tmp_path / "map.png").write_bytes(png_of_size(10_000, 10_000))
     with pytest.raises(InputError, match="decompression bomb"):
         read_map(tmp_path / "map.png")
 

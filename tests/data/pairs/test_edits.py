@@ -68,9 +68,9 @@ def test_bad_regions() -> None:
 @given(arrays(bool, (12, 16)))
 def test_a_composite_is_one_picture_inside_and_the_other_outside(mask: np.ndarray) -> None:
     a, b = image(0), image(1)
-    made = composite(a, b, mask)
-    assert made.dtype == np.float32
-    assert (made[:, mask] == b[:, mask]).all() and (made[:, ~mask] == a[:, ~mask]).all()
+    edited = composite(a, b, mask)
+    assert edited.dtype == np.float32
+    assert (edited[:, mask] == b[:, mask]).all() and (edited[:, ~mask] == a[:, ~mask]).all()
 
 
 def test_a_composite_needs_images_of_one_size() -> None:

@@ -175,8 +175,8 @@ def test_an_edit_saved_as_jpeg_is_still_an_edit() -> None:
     a = photo(0)
     edited = a.copy()
     edited[16:40, 16:40] = photo(1)[16:40, 16:40]
-    found = compare_images(RGB.apply(as_jpeg(a)), RGB.apply(as_jpeg(edited)), 8)
-    assert found.kind == "same-background" and found.visible < 0.5
+    difference = compare_images(RGB.apply(as_jpeg(a)), RGB.apply(as_jpeg(edited)), 8)
+    assert difference.kind == "same-background" and difference.visible < 0.5
     everywhere = compare_images(RGB.apply(a), RGB.apply(as_jpeg(edited)), 8)
     assert everywhere.kind == "same-background"
     assert everywhere.changed >= NEARLY_ALL and "save pairs as PNG" in everywhere.warnings[0]

@@ -66,14 +66,14 @@ def test_auto_is_no_worse_than_any_kind_whose_product_runs_on_integers(bits: int
 def test_a_kind_that_makes_no_sense_at_a_width_gives_way_to_uniform(
     bits: int, kind: SoftmaxCodes, expected: type, rows: bool
 ) -> None:
-    found = softmax_grid(attention(), Int(bits), kind, rows)
-    assert isinstance(found, RowGrid) == rows
-    assert isinstance(found.common, expected) and found.format == Int(bits)
+    grid = softmax_grid(attention(), Int(bits), kind, rows)
+    assert isinstance(grid, RowGrid) == rows
+    assert isinstance(grid.common, expected) and grid.format == Int(bits)
 
 
 def test_the_steps_of_log_codes_are_those_of_their_name() -> None:
-    found = [softmax_grid(attention(), Int(4), kind, False).common for kind in ("log2", "log-sqrt2")]  # type: ignore[arg-type]
-    assert [g.steps for g in found if isinstance(g, LogGrid)] == [1, 2]
+    grids = [softmax_grid(attention(), Int(4), kind, False).common for kind in ("log2", "log-sqrt2")]  # type: ignore[arg-type]
+    assert [g.steps for g in grids if isinstance(g, LogGrid)] == [1, 2]
 
 
 def test_every_kind_beats_a_signed_grid_by_far_at_4_bits() -> None:
@@ -108,10 +108,10 @@ def test_a_sink_whose_value_is_zero_does_not_set_the_range() -> None:
 def test_rows_are_quantized_relative_to_their_largest(grid: UnsignedGrid | ActivationGrid | LogGrid) -> None:
     p = attention().left
     largest = p.amax(-1, keepdim=True)
-    found = RowGrid(grid).apply(p)
-    torch.testing.assert_close(found, (grid.apply(p / largest) - grid.shift) * largest)
-    torch.testing.assert_close(found.amax(-1, keepdim=True), largest)
-    torch.testing.assert_close(RowGrid(grid).apply(p / 8), found / 8)
+    rounded = RowGrid(grid).apply(p)
+    torch.testing.assert_close(rounded, (grid.apply(p / largest) - grid.shift) * largest)
+    torch.testing.assert_close(rounded.amax(-1, keepdim=True), largest)
+    torch.testing.assert_close(RowGrid(grid).apply(p / 8), rounded / 8)
     assert RowGrid(grid).format == grid.format and RowGrid(grid).shift == 0
 
 
@@ -135,9 +135,9 @@ def test_a_scale_per_head_is_that_of_the_head_alone(is_left: bool) -> None:
         assert same.float().mean() > 0.999  # x * factor may round across a tie
     common = operand_grid(sample, is_left, Int(4), "tensor")
     errors = []
-    for found in (grid, common):
+    for each in (grid, common):
         error = sample.left_error if is_left else sample.right_error
-        errors.append(error(found.apply(x)) / sample.power())
+        errors.append(error(each.apply(x)) / sample.power())
     assert errors[0][0] < 0.05 * errors[1][0] and (errors[0] <= errors[1] * 1.001).all()
 
 
@@ -157,11 +157,11 @@ def test_at_8_bits_hardly_anything_is_clipped(granularity: Granularity) -> None:
 def test_grids_come_for_the_operands_that_nothing_else_reads() -> None:
     calibrated = calibrate(mixed_vit(), (4, 8), attention=True)
     products = {s.name: s for s in calibrated.sites if s.second}
-    found = attention_grids(calibrated.sites, calibrated.products, (Int(4), Int(8)), "levels", True, "head")
+    grids = attention_grids(calibrated.sites, calibrated.products, (Int(4), Int(8)), "levels", True, "head")
     qk, av = products["attn.qk"], products["attn.av"]
-    assert set(found) == {(n, Int(b)) for n in (qk.input, qk.second, av.input, av.second) for b in (4, 8)}
-    assert isinstance(found[av.input, Int(4)], RowGrid)
-    assert all(isinstance(found[n, Int(4)], HeadGrid) for n in (qk.input, qk.second, av.second))
+    assert set(grids) == {(n, Int(b)) for n in (qk.input, qk.second, av.input, av.second) for b in (4, 8)}
+    assert isinstance(grids[av.input, Int(4)], RowGrid)
+    assert all(isinstance(grids[n, Int(4)], HeadGrid) for n in (qk.input, qk.second, av.second))
 
 
 def test_a_tensor_with_two_readers_is_left_to_the_common_grids() -> None:
@@ -173,5 +173,5 @@ def test_mixed_probabilities_of_both_signs_are_an_ordinary_operand() -> None:
     sample = attention()
     mixed = ProductSample(sample.left - 0.3, sample.right, None)
     site = Site("av", "matmul_av", "post_softmax", "p", "v", None, None, "y", "y", 0)
-    found = attention_grids([site], {"av": mixed}, (Int(4),), "levels", True, "tensor")
-    assert all(isinstance(g, ActivationGrid) and g.shift == 0 for g in found.values()) and len(found) == 2
+    grids = attention_grids([site], {"av": mixed}, (Int(4),), "levels", True, "tensor")
+    assert all(isinstance(g, ActivationGrid) and g.shift == 0 for g in grids.values()) and len(grids) == 2

@@ -20,9 +20,9 @@ def test_a_weight_scale_is_never_worse_than_the_largest_magnitude_s(seed: int, b
     weight = torch.randn(24, 6, generator=generator)
     weight[0] *= 1 + 30 * tail
     importance = torch.rand(24, generator=generator)
-    found = weighted_error(weight, weight_scale(weight, Int(bits), importance), bits, importance[:, None])
+    error = weighted_error(weight, weight_scale(weight, Int(bits), importance), bits, importance[:, None])
     plain = weighted_error(weight, Int(bits).choose_scale(weight.abs().amax(0)), bits, importance[:, None])
-    assert (found <= plain * (1 + 1e-5)).all()
+    assert (error <= plain * (1 + 1e-5)).all()
 
 
 @given(seed=st.integers(0, 10_000), bits=st.integers(2, 8), outlier=st.floats(1, 100))
@@ -32,11 +32,11 @@ def test_an_activation_scale_is_never_worse_than_the_largest_magnitude_s(seed: i
     rows, importance = torch.randn(FEW_ROWS + 1, 8, generator=generator), torch.rand(8, generator=generator)
     rows[7, 3] = outlier
     absmax = float(rows.abs().max())
-    found = weighted_error(
+    error = weighted_error(
         rows, activation_scale(rows, torch.ones(len(rows)), importance, absmax, Int(bits)), bits, importance
     ).sum()
     plain = weighted_error(rows, Int(bits).choose_scale(torch.tensor(absmax)), bits, importance).sum()
-    assert found <= plain * (1 + 1e-3)
+    assert error <= plain * (1 + 1e-3)
 
 
 def test_a_massive_activation_survives() -> None:
@@ -117,8 +117,8 @@ def test_one_scale_of_few_rows_has_head_room_too() -> None:
     rows, others = torch.randn(16, 8, generator=generator), torch.randn(4000, 8, generator=generator)
     scale = activation_scale(rows, torch.ones(16), torch.ones(8), float(rows.abs().max()), Int(8))
     fitted = Int(8).choose_scale(rows.abs().max())
-    found, plain = (float((Int(8).fake_quantize(others, s) - others).square().mean()) for s in (scale, fitted))
-    assert scale > fitted and found < plain
+    clipped, plain = (float((Int(8).fake_quantize(others, s) - others).square().mean()) for s in (scale, fitted))
+    assert scale > fitted and clipped < plain
 
 
 def test_what_lies_beyond_a_sample_is_what_the_exponential_says() -> None:
@@ -126,8 +126,8 @@ def test_what_lies_beyond_a_sample_is_what_the_exponential_says() -> None:
     excess = torch.distributions.Exponential(1 / tails.scale).sample((200_000,))
     for room in (-0.5, 0.0, 0.4):
         expected = (excess - room).clamp_min(0).square().mean(0) / 21
-        found = tails.beyond(torch.tensor([2.0]), torch.tensor([2.0 + room]))
-        assert found.item() == pytest.approx(expected.item(), rel=0.05)
+        share = tails.beyond(torch.tensor([2.0]), torch.tensor([2.0 + room]))
+        assert share.item() == pytest.approx(expected.item(), rel=0.05)
 
 
 def test_a_constant_channel_of_few_rows_keeps_the_width_0() -> None:

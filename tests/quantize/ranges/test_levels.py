@@ -24,10 +24,10 @@ def cost(levels: tuple[int, ...], values: np.ndarray, weights: np.ndarray, top: 
 def test_no_other_levels_are_better(pairs: list[tuple[float, float]], count: int) -> None:
     top = 9
     values, weights = (np.array(column, dtype=np.float32) for column in zip(*pairs, strict=True))
-    found = best_levels(torch.from_numpy(values), torch.from_numpy(weights), count, top)
-    assert len(found) == count and found[0] == 0 and list(found) == sorted(set(found)) and found[-1] <= top
+    levels = best_levels(torch.from_numpy(values), torch.from_numpy(weights), count, top)
+    assert len(levels) == count and levels[0] == 0 and list(levels) == sorted(set(levels)) and levels[-1] <= top
     best = min(cost((0, *rest), values, weights, top) for rest in combinations(range(1, top + 1), count - 1))
-    assert cost(found, values, weights, top) <= best * (1 + 1e-9) + 1e-9
+    assert cost(levels, values, weights, top) <= best * (1 + 1e-9) + 1e-9
 
 
 def test_as_many_levels_as_integers_are_all_of_them() -> None:

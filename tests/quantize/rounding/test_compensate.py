@@ -41,12 +41,12 @@ def quantized_inputs(x: torch.Tensor, bits: int = 4) -> torch.Tensor:
 def test_streamed_moments_are_covariances_and_means() -> None:
     x = correlated(0)
     changed = quantized_inputs(x)
-    found = moments(changed, x)
+    statistics = moments(changed, x)
     both = torch.cov(torch.cat([changed, x], 1).double().t(), correction=0)
-    torch.testing.assert_close(found.covariance, both[:24, :24], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found.cross, both[:24, 24:], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found.mean_quantized, changed.double().mean(0))
-    torch.testing.assert_close(found.mean_float, x.double().mean(0))
+    torch.testing.assert_close(statistics.covariance, both[:24, :24], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(statistics.cross, both[:24, 24:], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(statistics.mean_quantized, changed.double().mean(0))
+    torch.testing.assert_close(statistics.mean_float, x.double().mean(0))
 
 
 @pytest.mark.parametrize("rank", [2, 24])

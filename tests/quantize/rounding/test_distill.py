@@ -12,12 +12,16 @@ from qvit_deploy.errors import CheckError
 from qvit_deploy.execute.executor import Executor
 from qvit_deploy.formats.integer import Int
 from qvit_deploy.graph.examples import Examples
+from qvit_deploy.graph.interface import IMAGE
 from qvit_deploy.quantize.plan import Plan, ProductPlan, WeightPlan
 from qvit_deploy.quantize.rounding.distill import Loss, distill
 from qvit_deploy.tasks.classify import CLASSIFY
+from qvit_deploy.tasks.outputs import OUTPUTS
+from qvit_deploy.tasks.task import arrays
 from tests.support.examples import image_batches
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, canonical, fixed_batch, images_for, mixed_vit
 from tests.support.graphs.relevance_graphs import Builder
+from tests.support.graphs.several_outputs import two_heads
 
 BITS = 3
 
@@ -100,6 +104,46 @@ def test_a_loss_that_is_not_finite_is_an_error() -> None:
     broken = replace(start.sites["head"], bias=np.full_like(start.sites["head"].bias, math.inf))
     with pytest.raises(CheckError, match="diverged"):
         distilled(calibrated, Plan({**start.sites, "head": broken}), epochs=1)
+
+
+class Given:
+    """A student whose outputs are given."""
+
+    def __init__(self, values: dict[str, torch.Tensor]) -> None:
+        self.values, self.outputs = values, tuple(values)
+
+    def run(self, images: Examples[torch.Tensor], fetch: list[str]) -> dict[str, torch.Tensor]:
+        return self.values
+
+
+def test_the_loss_is_the_mean_of_the_noise_to_signal_ratios_of_all_outputs() -> None:
+    graph = two_heads()
+    teacher, images = Executor(graph), Examples.images(images_for(graph, 8))
+    clean = teacher.run(images)
+    noisy = {name: value + 0.1 * torch.randn(value.shape) for name, value in clean.items()}
+    ratios = {n: float((noisy[n] - y).square().mean() / y.var(0, correction=0).mean()) for n, y in clean.items()}
+    loss = Loss(teacher, image_batches(images.arrays[IMAGE], 4), OUTPUTS)
+    assert loss.stream == [] and set(ratios) == {"logits", "mask"}
+
+    def of(student: dict[str, torch.Tensor]) -> float:
+        return float(loss(Given(student), images))  # type: ignore[arg-type]
+
+    for name, ratio in ratios.items():
+        assert of(clean | {name: noisy[name]}) == pytest.approx(ratio / 2, rel=1e-4)
+    assert of(noisy) == pytest.approx(sum(ratios.values()) / 2, rel=1e-4)
+
+
+def test_every_output_gets_better() -> None:
+    calibrated = calibrate(two_heads(), (BITS,), images=8)
+    start = calibrated.plan((BITS, BITS), "none")
+    plan = distill(
+        calibrated.calibration(), start, image_batches(calibrated.images, 4), 200, 0, OUTPUTS, lambda _: None
+    )
+    graphs = calibrated.graph, *(emit_qdq(calibrated.graph, each) for each in (start, plan))
+    with torch.no_grad():
+        exact, *rounded = (arrays(Executor(graph).run(Examples.images(calibrated.images))) for graph in graphs)
+    before, after = (OUTPUTS.sqnr_by_output(exact, each) for each in rounded)
+    assert all(after[name] > before[name] + 1 for name in ("logits", "mask"))
 
 
 def test_positions_that_are_added_are_no_residual_stream() -> None:

@@ -17,8 +17,8 @@ from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 def mean_output(graph: Graph, tensor: str, images: torch.Tensor) -> torch.Tensor:
     """Mean over images and tokens, float64 [channels]."""
-    found = Executor(graph).run(Examples.images(images), fetch=[tensor])[tensor].double()
-    return found.reshape(-1, found.shape[-1]).mean(0)
+    values = Executor(graph).run(Examples.images(images), fetch=[tensor])[tensor].double()
+    return values.reshape(-1, values.shape[-1]).mean(0)
 
 
 @pytest.mark.parametrize("compensate", ["none", "bias", "gptq"])

@@ -18,7 +18,7 @@ FORMATS = tuple(map(Int, WIDTHS))
 def rounded(feedback: bool) -> tuple[RoundedWeights, list[int]]:
     calibrated, done = calibrate(mixed_vit(), WIDTHS), list[int]()
     batches = image_batches(calibrated.images, 2) if feedback else None
-    found = prequantize_weights(
+    prequantized = prequantize_weights(
         Executor(calibrated.graph),
         calibrated.sites,
         calibrated.weights,
@@ -27,15 +27,15 @@ def rounded(feedback: bool) -> tuple[RoundedWeights, list[int]]:
         batches,
         done.append,
     )
-    return found, done
+    return prequantized, done
 
 
 def test_without_images_every_weight_is_rounded_to_nearest() -> None:
     calibrated = calibrate(mixed_vit(), WIDTHS)
-    found, done = rounded(feedback=False)
-    assert set(found) == {(name, format) for name in calibrated.weights for format in FORMATS}
+    weights, done = rounded(feedback=False)
+    assert set(weights) == {(name, format) for name in calibrated.weights for format in FORMATS}
     assert sum(done) == len(calibrated.weights)
-    for (name, format), weight in found.items():
+    for (name, format), weight in weights.items():
         assert torch.equal(weight.codes, round_weight(calibrated.weights[name], format, None).codes)
 
 

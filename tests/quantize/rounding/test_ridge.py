@@ -12,10 +12,10 @@ CHANNELS = 48
 
 
 def halves(x: torch.Tensor, changed: torch.Tensor) -> tuple[GramAccumulator, GramAccumulator]:
-    found = GramAccumulator(x.shape[1]), GramAccumulator(x.shape[1])
-    for accumulator, rows, exact in zip(found, changed.chunk(2), x.chunk(2), strict=True):
+    accumulators = GramAccumulator(x.shape[1]), GramAccumulator(x.shape[1])
+    for accumulator, rows, exact in zip(accumulators, changed.chunk(2), x.chunk(2), strict=True):
         accumulator.add(rows, exact, None)
-    return found
+    return accumulators
 
 
 def problem(rows: int, systematic: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

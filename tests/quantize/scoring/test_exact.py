@@ -28,7 +28,7 @@ def calibrated() -> Calibrated:
 
 
 @pytest.fixture(scope="module")
-def found(calibrated: Calibrated) -> dict[str, SiteError]:
+def exact_errors(calibrated: Calibrated) -> dict[str, SiteError]:
     seen: list[int] = []
     errors, images = exact_sensitivity(
         calibrated.calibration(), image_batches(calibrated.images, 4), CLASSIFY, seen.append
@@ -45,7 +45,7 @@ def product(name: str, x: Tensor, other: Tensor) -> Tensor:
 @pytest.mark.parametrize("operand", ["activation", "weight"])
 @pytest.mark.parametrize("name", SITES)
 def test_it_is_the_change_of_the_logits(
-    calibrated: Calibrated, found: dict[str, SiteError], name: str, operand: str, bits: int
+    calibrated: Calibrated, exact_errors: dict[str, SiteError], name: str, operand: str, bits: int
 ) -> None:
     site = next(s for s in calibrated.sites if s.name == name)
     executor, images = Executor(calibrated.graph), calibrated.images
@@ -71,11 +71,11 @@ def test_it_is_the_change_of_the_logits(
         "logits"
     ]
     expected = float((changed - clean).double().square().sum() / clean.double().square().sum())
-    assert getattr(found[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
+    assert getattr(exact_errors[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
 
 
-def test_more_bits_lose_less_everywhere(found: dict[str, SiteError]) -> None:
-    for error in found.values():
+def test_more_bits_lose_less_everywhere(exact_errors: dict[str, SiteError]) -> None:
+    for error in exact_errors.values():
         assert (
             0 <= error.activation[Int(8)] < error.activation[Int(3)]
             and 0 <= error.weight[Int(8)] < error.weight[Int(3)]

@@ -15,7 +15,7 @@ def test_losses_of_two_operands_add_and_scale() -> None:
 
 def test_a_linears_error_is_relative_to_its_output() -> None:
     calibrated = calibrate(mixed_vit(), (4, 8))
-    found = site_errors(calibrated.calibration())
+    errors = site_errors(calibrated.calibration())
     site = next(s for s in calibrated.sites if s.name == "fc2")
     weight = calibrated.weights["fc2"]
     x = calibrated.observations[site.input].rows
@@ -24,16 +24,16 @@ def test_a_linears_error_is_relative_to_its_output() -> None:
     power = (output - output.mean(0)).square().sum()
     centred = x - calibrated.observations[site.input].mean
     expected = float((centred @ (rounded - weight)).square().sum() / power)
-    assert found["fc2"].weight[Int(4)] == pytest.approx(expected, rel=1e-4)
+    assert errors["fc2"].weight[Int(4)] == pytest.approx(expected, rel=1e-4)
     grid = calibrated.grids[site.input, Int(4)]
     expected = float(((grid.apply(x) - grid.shift - x) @ weight).square().sum() / power)
-    assert found["fc2"].activation[Int(4)] == pytest.approx(expected, rel=1e-4)
+    assert errors["fc2"].activation[Int(4)] == pytest.approx(expected, rel=1e-4)
 
 
 def test_every_kind_of_site_has_an_error_that_falls_with_bits() -> None:
     calibrated = calibrate(mixed_vit(), (2, 4, 8), attention=True)
-    found = site_errors(calibrated.calibration())
-    assert list(found) == [s.name for s in calibrated.sites]
-    for error in found.values():
+    errors = site_errors(calibrated.calibration())
+    assert list(errors) == [s.name for s in calibrated.sites]
+    for error in errors.values():
         for by_format in (error.activation, error.weight):
             assert by_format[Int(2)] > by_format[Int(4)] > by_format[Int(8)] > 0

@@ -28,7 +28,7 @@ def linear_network() -> Graph:
 @pytest.mark.parametrize("name", ["first", "second", "head"])
 def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
     calibrated = calibrate(linear_network(), (3, 5))
-    found, images = linear_sensitivity(
+    sensitivity, images = linear_sensitivity(
         calibrated.calibration(),
         image_batches(calibrated.images, 4),
         RULE_SETS["gradient"],
@@ -52,15 +52,17 @@ def test_without_nonlinearities_the_estimate_is_exact(name: str) -> None:
             ]
             change = (changed - clean).gather(1, clean.argmax(1, keepdim=True))
             expected = float(change.square().mean())
-            assert getattr(found[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
+            assert getattr(sensitivity[name], operand)[Int(bits)] == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize("rules", ["gradient", "relp"])
 def test_every_kind_of_site_has_a_finite_estimate_that_falls_with_bits(rules: str) -> None:
     calibrated = calibrate(mixed_vit(), (2, 8), attention=True)
     batches = image_batches(calibrated.images, 2)
-    found, _ = linear_sensitivity(calibrated.calibration(), batches, RULE_SETS[rules], largest_logit, lambda _: None)
-    for error in found.values():
+    sensitivity, _ = linear_sensitivity(
+        calibrated.calibration(), batches, RULE_SETS[rules], largest_logit, lambda _: None
+    )
+    for error in sensitivity.values():
         assert np.isfinite(error.at(Int(2), Int(2))) and error.at(Int(2), Int(2)) > error.at(Int(8), Int(8)) > 0
 
 

@@ -39,10 +39,10 @@ CASES = {
 
 @pytest.mark.parametrize("shown", CASES.values(), ids=CASES.keys())
 def test_well_formed_and_self_contained(shown: Manifest) -> None:
-    found = page(shown)
-    ids = [a["id"] for _, a in found.elements if "id" in a]
+    html = page(shown)
+    ids = [a["id"] for _, a in html.elements if "id" in a]
     assert len(ids) == len(set(ids))
-    for tag, attributes in found.elements:
+    for tag, attributes in html.elements:
         assert tag not in ("script", "link", "iframe", "img", "object", "embed", "base", "image", "foreignobject")
         for name, value in attributes.items():
             assert not name.startswith("on")
@@ -87,10 +87,10 @@ def test_names_are_text_not_markup() -> None:
         files={f"{evil.replace('/', '')}.onnx": {"bytes": 1, "sha256": "a" * 64}},
     )
     document = render_report(shown, [])
-    found = Page(document)
+    page = Page(document)
     assert b"<script" not in document and b"<svg/onload" not in document
-    assert not {tag for tag, _ in found.elements} & {"script", "svg/onload"}
-    assert evil in found.text and other in found.text
+    assert not {tag for tag, _ in page.elements} & {"script", "svg/onload"}
+    assert evil in page.text and other in page.text
 
 
 def test_the_headline_says_costs_and_how_sure_the_agreement_is() -> None:
@@ -157,11 +157,11 @@ def test_what_is_missing_is_said() -> None:
 
 def test_every_site_is_in_the_table_and_under_the_plot() -> None:
     shown = CASES["200 sites"]
-    found = page(shown)
+    html = page(shown)
     assert len(shown.sites) == 200
     for s in shown.sites:
-        assert s.name in found.words
-    assert found.words.count("qkv") == sum(s.name.endswith("qkv") for s in shown.sites)
+        assert s.name in html.words
+    assert html.words.count("qkv") == sum(s.name.endswith("qkv") for s in shown.sites)
 
 
 def test_the_recipe_can_be_saved_and_compiled_again(tmp_path: Path) -> None:

@@ -79,9 +79,9 @@ def test_one_huge_cell_does_not_wash_out_the_rest() -> None:
 
 def test_coarse_tokens_share_their_effect_over_the_fine_grid() -> None:
     coarse, fine = np.array([7.0, 4.0]), np.arange(8.0)
-    found = on_image([(coarse, (1, 1, 1)), (fine, (0, 2, 4))])
-    assert found.shape == (2, 4) and found.sum() == 4 + fine.sum()
-    assert np.allclose(found, fine.reshape(2, 4) + 0.5)
+    share = on_image([(coarse, (1, 1, 1)), (fine, (0, 2, 4))])
+    assert share.shape == (2, 4) and share.sum() == 4 + fine.sum()
+    assert np.allclose(share, fine.reshape(2, 4) + 0.5)
 
 
 def test_dead_cells_are_those_that_nothing_reaches() -> None:

@@ -45,7 +45,7 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder, source = tmp_path_factory.mktemp("real"), demo("vit")
     preprocess = Preprocess.model_validate(source.preprocess)
     (folder / "model.onnx").write_bytes(source.graph.serialize())
@@ -60,18 +60,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tree, file)
 
 
-def test_every_figure_is_there_and_nothing_is_loaded(made: Made) -> None:
-    labels = [a["aria-label"] for tag, a in made.page.elements if tag == "svg"]
+def test_every_figure_is_there_and_nothing_is_loaded(written: Made) -> None:
+    labels = [a["aria-label"] for tag, a in written.page.elements if tag == "svg"]
     assert len(labels) == 7 and len(set(labels)) == 7  # pictures, blocks, heads, image, tokens, exact, agreement
-    for _, attributes in made.page.elements:
+    for _, attributes in written.page.elements:
         for key in ("src", "href"):
             assert (attributes.get(key) or "#").startswith(("#", "data:image/png;base64,"))
-    assert "://" not in made.file.read_text().replace("http://www.w3.org/", "")
-    assert not re.search(r"\b(nan|inf|None)\b", made.page.text)
+    assert "://" not in written.file.read_text().replace("http://www.w3.org/", "")
+    assert not re.search(r"\b(nan|inf|None)\b", written.page.text)
 
 
-def test_numbers_on_the_page_are_those_of_the_tree(made: Made) -> None:
-    text, (pair,) = made.page.text, made.tree["pairs"]
+def test_numbers_on_the_page_are_those_of_the_tree(written: Made) -> None:
+    text, (pair,) = written.page.text, written.tree["pairs"]
     assert f"metric {signed(pair['clean'])}" in text and f"metric {signed(pair['corrupt'])}" in text
     whole = pair["clean"] - pair["corrupt"]
     sums = {(c["kind"], c["block"]): sum(c["effects"]) for c in pair["components"] if c["kind"] in ("attention", "mlp")}
@@ -84,25 +84,25 @@ def test_numbers_on_the_page_are_those_of_the_tree(made: Made) -> None:
         assert component["completeness"] == pytest.approx(sum(component["effects"]) / whole)
         if component["kind"] != "head":
             assert f"{abs(component['completeness']):.2f}" in table
-    for methods in made.tree["agreement"].values():
+    for methods in written.tree["agreement"].values():
         assert f"{methods['relp']['metrics']['pearson']['mean']:.2f}" in text
-    for circuit in made.tree["circuits"].values():
+    for circuit in written.tree["circuits"].values():
         assert f"{circuit['cpr']:.3f}" in text and f"{circuit['cmd']:.3f}" in text
-    assert f"{digits(made.tree['cross_check'])} of the largest logit" in text
+    assert f"{digits(written.tree['cross_check'])} of the largest logit" in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium to show the page in")
 @pytest.mark.parametrize(
     ("width", "height", "scheme"), [(1280, 1400, "light"), (1280, 1400, "dark"), (390, 2000, "dark")]
 )
-def test_a_browser_shows_it(made: Made, tmp_path: Path, width: int, height: int, scheme: str) -> None:
+def test_a_browser_shows_it(written: Made, tmp_path: Path, width: int, height: int, scheme: str) -> None:
     """In the reader's colours, nothing wider than the window, and cells as bright as their legend."""
     assert BROWSER is not None
     shot = tmp_path / "shot.png"
     subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={tmp_path}",
          f"--blink-settings=preferredColorScheme={int(scheme == 'light')}", f"--window-size={width},{height}",
-         f"--screenshot={shot}", made.file.as_uri()],
+         f"--screenshot={shot}", written.file.as_uri()],
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     pixels = np.asarray(Image.open(io.BytesIO(shot.read_bytes())).convert("RGB"), int)

@@ -4,6 +4,8 @@ import re
 import xml.etree.ElementTree as ET
 
 from qvit_deploy.report.sweep.plot import sweep_plot
+from qvit_deploy.report.sweep.table import SweepRow
+from qvit_deploy.tasks.tally import Figure
 from tests.support.artifacts.sweep_rows import row
 
 
@@ -28,3 +30,14 @@ def test_predicted_losses_of_several_models() -> None:
 def test_the_same_rows_give_the_same_bytes() -> None:
     rows = [row(), row(loss=0.1, weight_bytes=200)]
     assert sweep_plot(rows) == sweep_plot(rows)
+
+
+def test_a_figure_of_the_task_has_panels_of_its_own() -> None:
+    def rows(figure: Figure | None) -> list[SweepRow]:
+        return [row(sqnr_db=20.0 + i, weight_bytes=100 + i, figure=figure) for i in range(2)]
+
+    shown = texts(sweep_plot(rows(Figure("mean_iou", "mIoU", 0.5))))
+    assert "mIoU" in shown and "SQNR, dB" in shown
+    assert sweep_plot(rows(None)) == sweep_plot([row(sqnr_db=20.0 + i, weight_bytes=100 + i) for i in range(2)])
+    mixed = [*rows(Figure("mean_iou", "mIoU", 0.5)), row(model="other", loss=0.5)]
+    assert "mIoU" in texts(sweep_plot(mixed)) and "predicted loss" in texts(sweep_plot(mixed))

@@ -4,6 +4,7 @@ import csv
 import io
 
 from qvit_deploy.report.sweep.table import SweepRow, as_csv, as_tree, mark_front
+from qvit_deploy.tasks.tally import Figure
 from tests.support.artifacts.sweep_rows import row
 
 
@@ -41,3 +42,13 @@ def test_the_files_have_every_field_and_leave_out_what_was_not_measured() -> Non
     tree = as_tree(rows)
     assert tree["schema"] == "qvit-deploy/sweep/1"
     assert set(tree["rows"][0]) == set(read[0]) and tree["rows"][0]["sqnr_db"] is None
+
+
+def test_a_figure_of_the_task_has_the_keys_of_eval() -> None:
+    rows = [row(figure=Figure("mean_iou", "mIoU", 0.5, 0.75)), row(figure=Figure("cosine_mean", "cosine", 0.9)), row()]
+    first, second, none = as_tree(rows)["rows"]
+    assert (first["mean_iou"], first["float_mean_iou"], second["cosine_mean"]) == (0.5, 0.75, 0.9)
+    assert "float_cosine_mean" not in second and set(none) == set(as_tree([row()])["rows"][0])
+    assert "figure" not in none and set(none) < set(first)
+    read = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    assert [r["mean_iou"] for r in read] == ["0.5", "", ""] and [r["cosine_mean"] for r in read] == ["", "0.9", ""]

@@ -43,17 +43,17 @@ def vit_sites(blocks: int) -> list[dict[str, Any]]:
 
 def swin_sites() -> list[dict[str, Any]]:
     """Two numbers a block, blocks of one site between the stages, attention products."""
-    found = [site("patch_embed.proj", kind="conv", role="image")]
+    sites = [site("patch_embed.proj", kind="conv", role="image")]
     for layer in range(2):
         if layer:
-            found.append(site(f"layers.{layer}.downsample.reduction", role="post_layernorm"))
+            sites.append(site(f"layers.{layer}.downsample.reduction", role="post_layernorm"))
         for block in range(2):
             path = f"layers.{layer}.blocks.{block}"
-            found.append(site(f"{path}.attn.qkv", role="post_layernorm", score=0.3))
-            found.append(site(f"{path}.attn.qk", kind="matmul_qk", role="query", params=0))
-            found.append(site(f"{path}.attn.av", kind="matmul_av", role="post_softmax", params=0))
-            found.append(site(f"{path}.mlp.fc1", role="post_layernorm", score=0.2))
-    return [*found, site("head.fc")]
+            sites.append(site(f"{path}.attn.qkv", role="post_layernorm", score=0.3))
+            sites.append(site(f"{path}.attn.qk", kind="matmul_qk", role="query", params=0))
+            sites.append(site(f"{path}.attn.av", kind="matmul_av", role="post_softmax", params=0))
+            sites.append(site(f"{path}.mlp.fc1", role="post_layernorm", score=0.2))
+    return [*sites, site("head.fc")]
 
 
 def manifest(sites: list[dict[str, Any]], **changes: Any) -> Manifest:

@@ -30,12 +30,12 @@ def relp(pairs: int = 2, exact: bool = True, heads: bool = True, grid: tuple[int
         }  # fmt: skip
 
     def pair(index: int) -> dict[str, Any]:
-        found = [component("residual", 0, 5), component("residual", 1, 5), component("residual", 2, 5, 4)]
-        found += [component(kind, b, 5, 4 * b) for kind in ("attention", "mlp") for b in range(2)]
-        found += [component("head", b, 3) for b in range(2)] if heads else []
+        components = [component("residual", 0, 5), component("residual", 1, 5), component("residual", 2, 5, 4)]
+        components += [component(kind, b, 5, 4 * b) for kind in ("attention", "mlp") for b in range(2)]
+        components += [component("head", b, 3) for b in range(2)] if heads else []
         return {
             "name": f"image {index}", "kind": "composite", "warnings": [], "out_of_distribution": False,
-            "clean_class": 1, "corrupt_class": 2, "clean": 2.5, "corrupt": -1.5, "components": found,
+            "clean_class": 1, "corrupt_class": 2, "clean": 2.5, "corrupt": -1.5, "components": components,
         }  # fmt: skip
 
     from dataclasses import asdict

@@ -97,10 +97,10 @@ class Library:
 
     def tactics(self) -> list[Tactic]:
         """What each tactic is; its place is its id."""
-        found = [Tactic() for _ in range(self.c.qvit_linear_tactics())]
-        for index, tactic in enumerate(found):
+        tactics = [Tactic() for _ in range(self.c.qvit_linear_tactics())]
+        for index, tactic in enumerate(tactics):
             self.check(self.c.qvit_linear_tactic(index, ctypes.byref(tactic)))
-        return found
+        return tactics
 
     def workspace_bytes(self, linear: Linear, tactic: int) -> int:
         """Bytes of device memory that `linear` needs with a tactic."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ORIN = Gpu("Orin", 87)
 LAYERS = {"fc1/MatMul": 0.5, "__myl_fused": 0.25, "Reformat": 0.125}
 """What the engine's profiler reports, milliseconds."""
-DTYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF"}
+DTYPES = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.UINT8: "UINT8"}
 STREAM = 0x500000000
 """The handle that `driver_stand_in` knows."""
 
@@ -46,8 +46,15 @@ class Memory:
         self.order: list[str] = []
         self.milliseconds = 1.25
 
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        """Lets pycuda be imported, which this machine without CUDA has not; returns `pycuda.driver`."""
+        driver = self.module()
+        monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
+        monkeypatch.setitem(sys.modules, "pycuda.driver", driver)
+        return driver
+
     def module(self) -> ModuleType:
-        found, memory = ModuleType("pycuda.driver"), self
+        driver, memory = ModuleType("pycuda.driver"), self
 
         class Allocation(int):
             pass
@@ -81,13 +88,13 @@ class Memory:
             name=lambda: "Test GPU 7",
             compute_capability=lambda: divmod(int(os.environ.get("GPU_SM", "87")), 10),
         )
-        found.__dict__.update(
+        driver.__dict__.update(
             init=lambda: None, Device=lambda i: device, Error=type("Error", (Exception,), {}),
             Stream=lambda: SimpleNamespace(handle=STREAM, synchronize=lambda: self.order.append("wait")), Event=Event,
             mem_get_info=lambda: (10_000 - sum(b.nbytes for b in self.buffers.values()), 10_000),
             mem_alloc=mem_alloc, memcpy_htod_async=to_device, memcpy_dtoh_async=to_host, pagelocked_empty=np.empty,
         )  # fmt: skip
-        return found
+        return driver
 
 
 def doubling(release: str, memory: Memory) -> RecordedApi:
@@ -197,7 +204,9 @@ def compiling(release: str, memory: Memory) -> RecordedApi:
         "OnnxParser": lambda n, logger: RecordedObject(api, "OnnxParser", parse=parse, num_errors=0),
         "Runtime": lambda logger: RecordedObject(api, "Runtime", deserialize_cuda_engine=deserialize),
         "get_plugin_registry": Registry, "TensorIOMode": modes,
-        "nptype": lambda dtype: {"DataType.FLOAT": np.float32, "DataType.HALF": np.float16}[dtype],
+        "nptype": lambda dtype: {
+            "DataType.FLOAT": np.float32, "DataType.HALF": np.float16, "DataType.UINT8": np.uint8,
+        }[dtype],
     }  # fmt: skip
     return api
 
@@ -233,8 +242,7 @@ def appear(folder: Path, monkeypatch: pytest.MonkeyPatch, release: str = "10.3.0
     memory = Memory()
     monkeypatch.setattr(engine_runtime, "require_gpu", lambda what: ORIN)
     monkeypatch.setattr(engine_runtime, "CudaGraph", Graph)
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    memory.install(monkeypatch)
     api = doubling(release, memory)
     api.__version__ = "10.3.0"  # the record's; the names are those of `release`
     monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))

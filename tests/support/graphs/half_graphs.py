@@ -68,6 +68,6 @@ def types(graph: Graph) -> Mapping[str, str]:
 
 def constant_of(graph: Graph, node_output: str, index: int) -> np.ndarray:
     node = next(n for n in graph.nodes() if n.outputs[0].name == node_output)
-    found = constant(node.inputs[index])
-    assert found is not None
-    return found
+    value = constant(node.inputs[index])
+    assert value is not None
+    return value

@@ -197,6 +197,10 @@ EXAMPLES: dict[str, Example] = {
     "TRT303": Example(model("y = Cast<to=1>(x)", {}, "double[1,8,32] x"), model("y = Relu(x)")),
     "TRT304": Example(model("y = Relu(x)", {}, "float[1,8,32] x, string[1] t"), model("y = Relu(x)")),
     "TRT305": Example(good, linear(HALF_SCALES, **HALF)),
+    "TRT306": Example(
+        model("t = Transpose<perm=[0,2,1]>(x) y = Cast<to=1>(t)", {}, "uint8[1,8,32] x"),
+        model("t = Cast<to=1>(x) y = Transpose<perm=[0,2,1]>(t)", {}, "uint8[1,8,32] x"),
+    ),
     "TRT401": Example(attention(quantized="qk"), attention(quantized="qkpv")),
     "TRT402": Example(attention(513, quantized="qkpv"), attention(512, quantized="qkpv")),
     "TRT403": Example(attention(scale="s"), attention(scale="q")),

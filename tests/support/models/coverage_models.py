@@ -1,4 +1,5 @@
-"""The architectures the compiler promises to read, as `timm:` takes them. Slow tests compile each of them."""
+"""The architectures the compiler promises to read, as `timm:` takes them. Slow tests trace each of them, and compile
+it with fewer blocks."""
 
 from __future__ import annotations
 
@@ -14,3 +15,10 @@ MODELS = (
     "swinv2_tiny_window8_256",
     "cait_xxs24_224",
 )
+
+
+def shallow(model: str) -> str:
+    """Returns the spec of the same architecture with three blocks; with five in the four stages of a Swin, the third of
+    which has a block of shifted windows. Further blocks are more of the same and take as long."""
+    depth = "depths=1,1,2,1" if model.startswith("swin") else "depth=3"
+    return f"timm:{model}{'&' if '?' in model else '?'}{depth}"

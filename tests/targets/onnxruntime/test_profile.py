@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.graph.sites import find_sites
 from qvit_deploy.targets.onnxruntime.profile import NodeTimes, attribute, profile
+from qvit_deploy.targets.runtime import RunSettings
 from tests.support.graphs.quantizable_graphs import calibrate, mixed_vit
 
 NAMES = ("a.b.weight.q4", "a.b.bias.corrected", "other.bias", "c.weight.q4", "c.bias.corrected")
@@ -34,14 +35,14 @@ def test_nodes_go_to_the_sites_they_came_from() -> None:
     graph = helper.make_graph(nodes, "g", [], [], [constant(n) for n in NAMES])
     times = {"clip": 1.0, "quantize": 2.0, "reshape": 4.0, "product": 8.0, "bias": 16.0, "residual": 32.0, "qk": 64.0}
     times |= {"convolution": 0.5, "scaling": 0.25, "shifting": 0.125}
-    found = attribute(NodeTimes({**times, "gone": 128.0}, graph), {"qk_out": "a.qk"})
-    assert {s.name: (s.product_ms, s.quantize_ms) for s in found.sites} == {
+    attributed = attribute(NodeTimes({**times, "gone": 128.0}, graph), {"qk_out": "a.qk"})
+    assert {s.name: (s.product_ms, s.quantize_ms) for s in attributed.sites} == {
         "a.b": (24.0, 3.0),
         "a.qk": (64.0, 0.0),
         "c": (0.625, 0.25),
     }
-    assert found.outside_ms == {"(unnamed)": 128.0, "Add": 32.0, "Reshape": 4.0}
-    assert found.total_ms == 255.875
+    assert attributed.outside_ms == {"(unnamed)": 128.0, "Add": 32.0, "Reshape": 4.0}
+    assert attributed.total_ms == 255.875
 
 
 @pytest.mark.parametrize("attention", [False, True])
@@ -50,16 +51,17 @@ def test_every_site_of_an_emitted_model_is_found(attention: bool, tmp_path: Path
     path = tmp_path / "model.onnx"
     path.write_bytes(emit_qdq(calibrated.graph, calibrated.plan((8, 8))).serialize())
     outputs = {t: s.name for s in find_sites(calibrated.graph) for t in (s.product, s.output) if s.weight is None}
-    found = profile(path, None, 1, outputs)
-    names = [s.name for s in found.sites]
+    profiled = profile(path, RunSettings(), outputs)
+    names = [s.name for s in profiled.sites]
     assert {s.name for s in calibrated.sites} <= set(names)
-    assert all(s.product_ms > 0 for s in found.sites) and sum(s.quantize_ms for s in found.sites) > 0
-    accounted = sum(s.product_ms + s.quantize_ms for s in found.sites) + sum(found.outside_ms.values())
-    assert accounted == pytest.approx(found.total_ms)
+    assert all(s.product_ms > 0 for s in profiled.sites) and sum(s.quantize_ms for s in profiled.sites) > 0
+    accounted = sum(s.product_ms + s.quantize_ms for s in profiled.sites) + sum(profiled.outside_ms.values())
+    assert accounted == pytest.approx(profiled.total_ms)
 
 
 def test_a_float_model_has_sites_too(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(mixed_vit().serialize())
-    found = profile(path, 2, 1, {})
-    assert {"attn.q", "fc1", "head"} <= {s.name for s in found.sites} and all(s.quantize_ms == 0 for s in found.sites)
+    profiled = profile(path, RunSettings(2), {})
+    assert {"attn.q", "fc1", "head"} <= {s.name for s in profiled.sites}
+    assert all(s.quantize_ms == 0 for s in profiled.sites)

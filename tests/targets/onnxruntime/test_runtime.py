@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from qvit_deploy.emit.qdq import emit_qdq
@@ -23,17 +24,17 @@ def calibrated() -> Calibrated:
 @pytest.mark.parametrize("compensate", ["none", "bias"])
 def test_every_linear_runs_on_integers(calibrated: Calibrated, bits: int, compensate: str) -> None:
     """With q, k and v reading one tensor, a head on rows, and products with and without a bias."""
-    found = fusion(emit_qdq(calibrated.graph, calibrated.plan((bits, bits), compensate)).serialize())
+    fused = fusion(emit_qdq(calibrated.graph, calibrated.plan((bits, bits), compensate)).serialize())
     linears = sum(s.kind == "linear" for s in calibrated.sites)
-    assert found.integer_products == found.ops["MatMulIntegerToFloat"] == linears == 8
-    assert found.float_linears == () and found.ops["Conv"] == 1
+    assert fused.integer_products == fused.ops["MatMulIntegerToFloat"] == linears == 8
+    assert fused.float_linears == () and fused.ops["Conv"] == 1
 
 
 def test_timm_s_vit_runs_on_integers_altogether(tiny_vit: Graph) -> None:
-    found = fusion(emit_qdq(tiny_vit, calibrate(tiny_vit, (8,), images=4).plan((8, 8))).serialize())
-    assert found.integer_products == 10
-    assert found.float_linears == () and "Conv" not in found.ops
-    assert "DequantizeLinear" not in found.ops
+    fused = fusion(emit_qdq(tiny_vit, calibrate(tiny_vit, (8,), images=4).plan((8, 8))).serialize())
+    assert fused.integer_products == 10
+    assert fused.float_linears == () and "Conv" not in fused.ops
+    assert "DequantizeLinear" not in fused.ops
 
 
 def test_a_linear_that_cannot_be_fused_is_reported(calibrated: Calibrated) -> None:
@@ -42,13 +43,13 @@ def test_a_linear_that_cannot_be_fused_is_reported(calibrated: Calibrated) -> No
     proto = emitted.to_proto()
     (product,) = [n for n in proto.graph.node if "fc1.weight.value" in n.input]
     proto.graph.output.append(onnx.ValueInfoProto(name=product.input[0]))
-    found = fusion(proto.SerializeToString())
-    assert found.integer_products == 1 and found.float_linears == (product.name,)
+    fused = fusion(proto.SerializeToString())
+    assert fused.integer_products == 1 and fused.float_linears == (product.name,)
 
 
 def test_a_float_model_has_nothing_on_integers() -> None:
-    found = fusion(mixed_vit().serialize())
-    assert found.integer_products == 0 and found.float_linears == ()
+    fused = fusion(mixed_vit().serialize())
+    assert fused.integer_products == 0 and fused.float_linears == ()
 
 
 @pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("2,1", 2), ("", 0), ("many", 0)])
@@ -87,3 +88,15 @@ def test_what_onnxruntime_does_not_take_is_one_line(content: bytes | None, tmp_p
             session(model, 1)
         message = str(caught.value)
         assert message.startswith(f"{name}: ONNX Runtime cannot load it: ") and "\n" not in message
+
+
+def test_what_it_loads_but_cannot_run_has_its_reason() -> None:
+    """A shape that does not fit is seen when it runs."""
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 13]>
+        odd (float[batch, 3] image) => (float[rows, 2] y) <int64[2] pairs = {-1, 2}> { y = Reshape (image, pairs) }"""
+    )
+    loaded = session(model.SerializeToString(), threads=1)
+    with pytest.raises(InputError, match=r"ONNX Runtime cannot run the model: .+") as caught:
+        run(loaded, Examples.images(np.zeros((1, 3), np.float32)))
+    assert "\n" not in str(caught.value)

@@ -44,25 +44,25 @@ def change(graph: Graph, name: str, edit: Callable[[np.ndarray], np.ndarray]) ->
 def test_a_sound_graph_passes_and_the_numbers_are_the_measured_ones(calibrated: Calibrated, plan: Plan) -> None:
     emitted = emit_qdq(calibrated.graph, plan)
     images = calibrated.images.numpy()
-    found = verify(calibrated.graph, emitted, plan, Examples.images(images))
+    verification = verify(calibrated.graph, emitted, plan, Examples.images(images))
     expected = logits(calibrated.graph, calibrated.images)
     measured = run(session(emitted.serialize(), 1), Examples.images(images))[0]
-    assert found.code_mismatches == 0 and found.images == 10 and found.probe_images == 4
-    assert found.codes == 4 * (4 * 256 + 3 * 64 + 64 + 64 + 256 + 16)
-    assert found.worst_site in plan.sites and found.worst_site_error < 1e-5
-    assert found.float_sqnr_db == pytest.approx(sqnr_db(expected, measured), abs=0.01)
-    assert found.float_agreement == CLASSIFY.agreement({"logits": expected}, {"logits": measured})
-    assert found.integer_products == found.expected_integer_products == 8
-    assert found.model_dump()["optimized_ops"] == found.optimized_ops
+    assert verification.code_mismatches == 0 and verification.images == 10 and verification.probe_images == 4
+    assert verification.codes == 4 * (4 * 256 + 3 * 64 + 64 + 64 + 256 + 16)
+    assert verification.worst_site in plan.sites and verification.worst_site_error < 1e-5
+    assert verification.float_sqnr_db == pytest.approx(sqnr_db(expected, measured), abs=0.01)
+    assert verification.float_agreement == CLASSIFY.agreement({"logits": expected}, {"logits": measured})
+    assert verification.integer_products == verification.expected_integer_products == 8
+    assert verification.model_dump()["optimized_ops"] == verification.optimized_ops
 
 
 def test_attention_passes_too_and_convolutions_are_named(calibrated: Calibrated) -> None:
     everything = calibrated.plan((8, 8))
-    found = verify(
+    verification = verify(
         calibrated.graph, emit_qdq(calibrated.graph, everything), everything, Examples.images(calibrated.images.numpy())
     )
-    assert found.integer_products == found.expected_integer_products == 10
-    assert found.float_products == ("stem",)
+    assert verification.integer_products == verification.expected_integer_products == 10
+    assert verification.float_products == ("stem",)
 
 
 @pytest.mark.parametrize("rows", [False, True])
@@ -70,9 +70,9 @@ def test_products_planned_in_float_are_named_and_not_expected_on_integers(rows: 
     logarithmic = calibrate(mixed_vit(), (4,), True, 6, "log2", rows, "head")
     everything = logarithmic.plan((4, 4))
     emitted = emit_qdq(logarithmic.graph, everything)
-    found = verify(logarithmic.graph, emitted, everything, Examples.images(logarithmic.images.numpy()))
-    assert found.float_products == ("stem", "attn.av") and found.code_mismatches == 0
-    assert found.integer_products == found.expected_integer_products == 9
+    verification = verify(logarithmic.graph, emitted, everything, Examples.images(logarithmic.images.numpy()))
+    assert verification.float_products == ("stem", "attn.av") and verification.code_mismatches == 0
+    assert verification.integer_products == verification.expected_integer_products == 9
     tensor = everything.sites["attn.av"].site.input
     wider = change(emitted, f"{tensor}.q4.range", lambda a: a * np.float32(1.001))
     with pytest.raises(CheckError, match=r"site 'attn\.av' was not emitted as planned"):
@@ -82,9 +82,11 @@ def test_products_planned_in_float_are_named_and_not_expected_on_integers(rows: 
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_levels_and_shifted_probabilities_pass_on_integers(bits: int, rows: bool) -> None:
-    found = calibrate(mixed_vit(), (bits,), True, 6, "levels", rows, "head")
-    everything = found.plan((bits, bits))
-    checked = verify(found.graph, emit_qdq(found.graph, everything), everything, Examples.images(found.images.numpy()))
+    levelled = calibrate(mixed_vit(), (bits,), True, 6, "levels", rows, "head")
+    everything = levelled.plan((bits, bits))
+    checked = verify(
+        levelled.graph, emit_qdq(levelled.graph, everything), everything, Examples.images(levelled.images.numpy())
+    )
     assert checked.integer_products == checked.expected_integer_products == 10
     assert checked.float_products == ("stem",)
     assert checked.code_mismatches == 0 and checked.worst_site_error < 1e-5
@@ -118,8 +120,8 @@ def test_a_runtime_that_computes_other_codes_is_caught(calibrated: Calibrated, p
 def test_a_runtime_that_multiplies_wrongly_is_caught(calibrated: Calibrated, plan: Plan) -> None:
     emitted = emit_qdq(calibrated.graph, plan)
     heavier = change(emitted, "fc1.weight.q4", lambda codes: np.roll(codes, 1))
-    found = verification._forced(Executor(emitted), heavier, plan, Examples.images(calibrated.images[:4].numpy()))
-    assert found.ties == 0 and found.worst_site == "fc1" and found.worst_error > 100 * OUTPUT_TOLERANCE
+    comparison = verification._forced(Executor(emitted), heavier, plan, Examples.images(calibrated.images[:4].numpy()))
+    assert comparison.ties == 0 and comparison.worst_site == "fc1" and comparison.worst_error > 100 * OUTPUT_TOLERANCE
 
 
 def test_a_linear_left_in_float_is_refused(calibrated: Calibrated, plan: Plan) -> None:
@@ -144,5 +146,5 @@ def test_a_fixed_batch_is_verified_with_images_that_do_not_fill_it(
     calibrated: Calibrated, plan: Plan, batch: int
 ) -> None:
     graph = fixed_batch(mixed_vit(), batch)
-    found = verify(graph, emit_qdq(graph, plan), plan, Examples.images(calibrated.images[:6].numpy()))
-    assert (found.images, found.probe_images, found.integer_products) == (6, batch, 8)
+    verification = verify(graph, emit_qdq(graph, plan), plan, Examples.images(calibrated.images[:6].numpy()))
+    assert (verification.images, verification.probe_images, verification.integer_products) == (6, batch, 8)

@@ -42,11 +42,11 @@ def parts(b: Builder, together: bool) -> tuple[str, str, str]:
         heads = b.op("Transpose", split, perm=[2, 0, 3, 1, 4])
         q, k, v = (b.op("Gather", heads, b.constant(np.int64(i)), axis=0) for i in range(3))
         return q, b.op("Transpose", k, perm=[0, 1, 3, 2]), v
-    found = []
+    operands = []
     for i, perm in enumerate(([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])):
         own = b.op("MatMul", x, b.normal(3 * WIDTH, WIDTH, scale=0.3, name=f"w{i}"))
-        found.append(b.op("Transpose", b.op("Reshape", own, b.constant([0, TOKENS, HEADS, DEPTH])), perm=perm))
-    return found[0], found[1], found[2]
+        operands.append(b.op("Transpose", b.op("Reshape", own, b.constant([0, TOKENS, HEADS, DEPTH])), perm=perm))
+    return operands[0], operands[1], operands[2]
 
 
 def joined(b: Builder, mixed: str) -> str:

@@ -57,18 +57,19 @@ def test_every_convolution_but_depthwise_ones_runs_on_integers(
     assert optimized.ops["ConvInteger"] == len(OTHERS) == len(fused.convolutions)
     assert set(fused.convolutions) == {emitted.sites[name].product for name in OTHERS}
     assert set(fused.convolutions.values()) <= optimized.integer_weights
-    found = verify_fused(emitted, fused, plan, Examples.images(calibrated.images.numpy()))
-    assert found.code_mismatches == 0 and found.worst_site_error is not None and found.worst_site_error < 1e-5
-    assert found.integer_products == len(OTHERS) + 2
-    assert found.in_float == dict.fromkeys(DEPTHWISE, convolution.DEPTHWISE)
+    verification = verify_fused(calibrated.graph, emitted, fused, plan, Examples.images(calibrated.images.numpy()))
+    assert verification.code_mismatches == 0 and verification.worst_site_error is not None
+    assert verification.worst_site_error < 1e-5
+    assert verification.integer_products == len(OTHERS) + 2
+    assert verification.in_float == dict.fromkeys(DEPTHWISE, convolution.DEPTHWISE)
 
 
 def test_in_the_q_dq_file_all_of_them_run_in_float_and_are_named(
     calibrated: Calibrated, plan: Plan, emitted: EmittedGraph
 ) -> None:
-    found = verify(calibrated.graph, emitted, plan, Examples.images(calibrated.images.numpy()))
-    assert set(found.float_products) == {*OTHERS, *DEPTHWISE}
-    assert found.integer_products == found.expected_integer_products == 2
+    verification = verify(calibrated.graph, emitted, plan, Examples.images(calibrated.images.numpy()))
+    assert set(verification.float_products) == {*OTHERS, *DEPTHWISE}
+    assert verification.integer_products == verification.expected_integer_products == 2
 
 
 @pytest.mark.parametrize("site", OTHERS)
@@ -131,9 +132,10 @@ def test_the_logits_stay_what_they_were(calibrated: Calibrated, plan: Plan, batc
 def test_a_convolution_that_was_left_out_is_found(
     calibrated: Calibrated, plan: Plan, emitted: EmittedGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Left out of the emission: ONNX Runtime runs whatever convolutions it is given as integers.
     monkeypatch.setattr("qvit_deploy.targets.onnxruntime_fused.emission.fuse_convolutions", lambda *_: {})
     with pytest.raises(CheckError, match=r"runs 6 convolutions in float: stem, grouped, dilated"):
-        verify_fused(emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
+        verify_fused(calibrated.graph, emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_one_that_onnx_runtime_would_take_back_to_float_is_found(
@@ -142,24 +144,25 @@ def test_one_that_onnx_runtime_would_take_back_to_float_is_found(
     fused = emit_fused(emitted)
     wrong = replace(fused, convolutions={**fused.convolutions, emitted.sites["box"].product: "deep.weight"})
     with pytest.raises(CheckError, match=r"runs 1 convolutions in float: box"):
-        verify_fused(emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
+        verify_fused(calibrated.graph, emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_a_wrong_weight_code_is_found(calibrated: Calibrated, plan: Plan, emitted: EmittedGraph) -> None:
     fused = emit_fused(emitted)
     wrong = changed(fused, integer_node(fused, "down").input[1], lambda a: a - (a == a.max()))
     with pytest.raises(CheckError, match="output of site 'down'"):
-        verify_fused(emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
+        verify_fused(calibrated.graph, emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_without_a_kernel_they_stay_in_float_and_say_why(
     calibrated: Calibrated, plan: Plan, emitted: EmittedGraph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A processor that this machine is not.
     monkeypatch.setattr(convolution, "convolves_int8", lambda: False)
     fused = emit_fused(emitted)
-    found = verify_fused(emitted, fused, plan, Examples.images(calibrated.images.numpy()))
-    assert not fused.convolutions and found.integer_products == 2
-    assert found.in_float == {
+    verification = verify_fused(calibrated.graph, emitted, fused, plan, Examples.images(calibrated.images.numpy()))
+    assert not fused.convolutions and verification.integer_products == 2
+    assert verification.in_float == {
         **dict.fromkeys(OTHERS, convolution.NO_KERNEL),
         **dict.fromkeys(DEPTHWISE, convolution.DEPTHWISE),
     }

@@ -44,15 +44,15 @@ def test_the_logits_stay_what_they_were(calibrated: Calibrated, bits: int) -> No
 def test_biases_and_heads_are_gone_and_shared_inputs_are_quantized_once(calibrated: Calibrated) -> None:
     graph = emitted(calibrated, 8)
     fused = emit_fused(graph)
-    found = operators(fused)
+    types = operators(fused)
     linears = sum(s.kind == "linear" for s in calibrated.sites)
-    assert len(fused.linears) == found["MatMulIntegerToFloat"] == linears
-    assert fused.attentions == found["Attention"] == 1 and found["Softmax"] == found["MatMul"] == 0
+    assert len(fused.linears) == types["MatMulIntegerToFloat"] == linears
+    assert fused.attentions == types["Attention"] == 1 and types["Softmax"] == types["MatMul"] == 0
     q, k, v = sorted(name for name in fused.codes if name.startswith("norm1"))
     assert fused.codes[k] == fused.codes[v] and q in fused.rows
-    assert found["QuantizeLinear"] == linears - 1 and found["DequantizeLinear"] == 0
+    assert types["QuantizeLinear"] == linears - 1 and types["DequantizeLinear"] == 0
     assert all(len(n.input) == 7 and n.input[6] for n in fused.proto.graph.node if n.op_type == "MatMulIntegerToFloat")
-    assert sum(n.op_type == "Add" for n in graph.nodes()) - linears == found["Add"]
+    assert sum(n.op_type == "Add" for n in graph.nodes()) - linears == types["Add"]
 
 
 def test_onnx_runtime_keeps_every_integer_product(calibrated: Calibrated) -> None:
@@ -90,15 +90,15 @@ def test_two_tokens_that_are_read_are_computed_together(
     ir.convenience.replace_all_uses_with(gather.outputs[0], both.outputs[0])
     both.replace_input_with(0, gather.outputs[0])
     second.outputs[0].name, both.outputs[0].name = "second_out", "both_out"
-    for made in (second.outputs[0], both.outputs[0]):
-        made.shape, made.type = gather.outputs[0].shape, gather.outputs[0].type
+    for value in (second.outputs[0], both.outputs[0]):
+        value.shape, value.type = gather.outputs[0].shape, gather.outputs[0].type
     graph.model.graph.insert_after(gather, [second, both])
-    found = emit(graph)
+    fused = emit(graph)
     rows = (0, other) if other else (0,)
     behind = {s.output for s in calibrated.sites if s.name in ("attn.proj", "fc1", "fc2")}
-    assert behind <= set(found.rows) and set(found.rows.values()) == {rows}
+    assert behind <= set(fused.rows) and set(fused.rows.values()) == {rows}
     images = calibrated.images.numpy()
-    before, after = (run(session(m.serialize(), 1), Examples.images(images))[0] for m in (graph, found))
+    before, after = (run(session(m.serialize(), 1), Examples.images(images))[0] for m in (graph, fused))
     assert np.abs(after - before).max() <= 1e-5 * np.abs(before).max()
 
 

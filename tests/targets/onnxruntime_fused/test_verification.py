@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import pytest
 
-from qvit_deploy.emit.qdq import emit_qdq
 from qvit_deploy.emit.runtime_model import RuntimeModel
 from qvit_deploy.errors import CheckError
 from qvit_deploy.graph.examples import Examples
@@ -16,23 +15,8 @@ from qvit_deploy.quantize.plan import Plan
 from qvit_deploy.targets.onnxruntime_fused import verification as fused_verification
 from qvit_deploy.targets.onnxruntime_fused.emission import emit_fused
 from qvit_deploy.targets.onnxruntime_fused.verification import verify_fused
-from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
+from tests.support.graphs.quantizable_graphs import Calibrated
 from tests.support.models.runtime_models import changed
-
-
-@pytest.fixture(scope="module")
-def calibrated() -> Calibrated:
-    return calibrate(mixed_vit(), (6,), images=8)
-
-
-@pytest.fixture(scope="module")
-def plan(calibrated: Calibrated) -> Plan:
-    return calibrated.plan({s.name: (6, 6) for s in calibrated.sites if s.kind == "linear"})
-
-
-@pytest.fixture(scope="module")
-def emitted(calibrated: Calibrated, plan: Plan) -> Graph:
-    return emit_qdq(calibrated.graph, plan)
 
 
 def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:
@@ -40,12 +24,14 @@ def product(fused: RuntimeModel, index: int) -> onnx.NodeProto:
 
 
 def test_a_sound_file_passes(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
-    found = verify_fused(emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
+    verification = verify_fused(
+        calibrated.graph, emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy())
+    )
     # Of the query, proj, fc1, fc2 and the head only the class token's codes exist.
-    assert found.codes == 4 * (4 * 256 + 2 * 64 + 4 * 16 + 64)
-    assert found.code_mismatches == 0 and found.worst_site_error < 1e-5
-    assert found.reference_agreement == 1.0 and found.reference_sqnr_db > 40
-    assert found.attentions == 1 and found.integer_products == len(plan.sites)
+    assert verification.codes == 4 * (4 * 256 + 2 * 64 + 4 * 16 + 64)
+    assert verification.code_mismatches == 0 and verification.worst_site_error < 1e-5
+    assert verification.reference_agreement == 1.0 and verification.reference_sqnr_db > 40
+    assert verification.attentions == 1 and verification.integer_products == len(plan.sites)
 
 
 def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
@@ -53,7 +39,7 @@ def test_codes_of_another_scale_are_found(calibrated: Calibrated, emitted: Graph
     (quantize,) = [n for n in fused.proto.graph.node if n.output[0] == product(fused, 2).input[0]]
     wrong = changed(fused, quantize.input[1], lambda a: a * 1.01)
     with pytest.raises(CheckError, match=r"codes of .* differ"):
-        verify_fused(emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
+        verify_fused(calibrated.graph, emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 @pytest.mark.parametrize(("operand", "edit"), [(1, lambda a: a + (a == a.max())), (6, lambda a: a + 0.05)])
@@ -67,7 +53,7 @@ def test_a_wrong_weight_or_bias_is_found(
     fused = emit_fused(emitted)
     wrong = changed(fused, product(fused, 3).input[operand], edit)
     with pytest.raises(CheckError, match="output of site"):
-        verify_fused(emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
+        verify_fused(calibrated.graph, emitted, wrong, plan, Examples.images(calibrated.images.numpy()))
 
 
 def test_a_wrong_attention_is_found_at_its_output(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
@@ -78,20 +64,28 @@ def test_a_wrong_attention_is_found_at_its_output(calibrated: Calibrated, emitte
     (scale,) = [a for a in attention.attribute if a.name == "scale"]
     scale.f *= 3
     with pytest.raises(CheckError, match="dB from the onnxruntime file"):
-        verify_fused(emitted, replace(fused, proto=proto), plan, Examples.images(calibrated.images.numpy()))
+        verify_fused(
+            calibrated.graph, emitted, replace(fused, proto=proto), plan, Examples.images(calibrated.images.numpy())
+        )
 
 
 def test_a_linear_that_was_left_out_is_found(calibrated: Calibrated, emitted: Graph, plan: Plan) -> None:
     fused = emit_fused(emitted)
     with pytest.raises(CheckError, match="linears were fused"):
         verify_fused(
-            emitted, replace(fused, linears=fused.linears[1:]), plan, Examples.images(calibrated.images.numpy())
+            calibrated.graph,
+            emitted,
+            replace(fused, linears=fused.linears[1:]),
+            plan,
+            Examples.images(calibrated.images.numpy()),
         )
 
 
-def test_logits_off_the_reference_fail(
+def test_logits_off_the_reference_that_are_as_near_to_the_float_model_pass(
     calibrated: Calibrated, emitted: Graph, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A network that decides by small differences ends elsewhere by one last bit."""
+    # A limit that no file meets: networks that decide by so little are larger than a test's.
     monkeypatch.setattr(fused_verification, "MIN_SQNR_DB", 1e9)
-    with pytest.raises(CheckError, match="dB"):
-        verify_fused(emitted, emit_fused(emitted), plan, Examples.images(calibrated.images.numpy()))
+    images = Examples.images(calibrated.images.numpy())
+    assert verify_fused(calibrated.graph, emitted, emit_fused(emitted), plan, images).code_mismatches == 0

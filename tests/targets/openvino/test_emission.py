@@ -12,6 +12,7 @@ from qvit_deploy.emit.runtime_model import CODE_SHIFT
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import run, session
+from qvit_deploy.targets.openvino import emission
 from qvit_deploy.targets.openvino.emission import emit_openvino
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, mixed_vit
 
@@ -113,3 +114,23 @@ def test_the_largest_bias_of_every_linear_is_told(calibrated: Calibrated) -> Non
     known = constants(written.proto)
     largest = max(float(np.abs(known[name]).max()) for name in known if "fc1" in name and "unshift" in name)
     assert written.biases[next(s.output for s in calibrated.sites if s.name == "fc1")] == largest
+
+
+def test_probabilities_above_the_largest_level_are_looked_up_at_the_end_of_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A quantizer to uint16 does not end them, as the one to int8 does."""
+    monkeypatch.setattr(emission, "loads", lambda model: False)
+    calibrated = calibrate(mixed_vit(), (4,), attention=True, images=6, softmax="levels")
+    graph = emit_qdq(calibrated.graph, calibrated.plan((4, 4)))
+    written = emit_openvino(graph)
+    known = constants(written.proto)
+    (quantize,) = [n for n in written.proto.graph.node if n.output[0].endswith(".fine")]
+    (clip,) = [n for n in written.proto.graph.node if n.output[0] == quantize.input[0]]
+    (gather,) = [n for n in written.proto.graph.node if n.op_type == "Gather" and n.input[0].endswith(".levels")]
+    assert known[quantize.input[2]].dtype == np.uint16 and clip.op_type == "Clip"
+    assert known[clip.input[1]] == 0 and known[clip.input[2]] == np.float32(127) * known[quantize.input[1]]
+    assert len(known[gather.input[0]]) == 128
+    images = calibrated.images.numpy()
+    before, after = (run(session(m.serialize(), 1), Examples.images(images))[0] for m in (graph, written))
+    assert np.abs(after - before).max() <= 1e-5 * np.abs(before).max()

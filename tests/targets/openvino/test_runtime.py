@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from qvit_deploy.targets.onnxruntime.runtime import run, session
 from qvit_deploy.targets.openvino.emission import emit_openvino
 from qvit_deploy.targets.openvino.runtime import OpenVinoModel, openvino_precision, require_openvino, runs_in_openvino
 from qvit_deploy.targets.session import open_model
+from tests.support.absent_libraries import without
 from tests.support.graphs.quantizable_graphs import Calibrated, calibrate, fixed_batch, mixed_vit
 
 
@@ -35,9 +35,9 @@ def written(calibrated: Calibrated) -> bytes:
 def test_a_float_model_gives_what_onnx_runtime_does(calibrated: Calibrated) -> None:
     model, images = calibrated.graph.serialize(), calibrated.images.numpy()
     expected = run(session(model, 1), Examples.images(images))[0]
-    found = OpenVinoModel(model, threads=1)
-    assert found.batch == DEFAULT_BATCH and found.inputs[0].static_batch is None
-    assert np.abs(found.run(Examples.images(images))[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+    compiled = OpenVinoModel(model, threads=1)
+    assert compiled.batch == DEFAULT_BATCH and compiled.inputs[0].static_batch is None
+    assert np.abs(compiled.run(Examples.images(images))[0] - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_the_batch_is_the_file_s_own_or_the_one_asked_for(calibrated: Calibrated) -> None:
@@ -52,12 +52,12 @@ def test_the_batch_is_the_file_s_own_or_the_one_asked_for(calibrated: Calibrated
 def test_fetched_tensors_are_the_outputs(calibrated: Calibrated) -> None:
     images = calibrated.images.numpy()[:2]
     names = ["norm2_out", "hidden_out"]
-    found = OpenVinoModel(calibrated.graph.serialize(), batch=2, fetch=names).run(Examples.images(images))
+    computed = OpenVinoModel(calibrated.graph.serialize(), batch=2, fetch=names).run(Examples.images(images))
     model = calibrated.graph.to_proto()
     del model.graph.output[:]
     model.graph.output.extend(v for v in model.graph.value_info if v.name in names)
     expected = run(session(model.SerializeToString(), 1), Examples.images(images), fetch=names)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(computed, expected, strict=True):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
@@ -109,7 +109,7 @@ def test_what_it_cannot_load_is_one_line(tmp_path: Path) -> None:
 
 
 def test_without_openvino_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, calibrated: Calibrated) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    without(monkeypatch, "openvino")
     with pytest.raises(
         InputError, match="--target openvino needs OpenVINO, which is not installed: pip install openvino"
     ):
@@ -128,5 +128,5 @@ def test_an_output_has_its_name_where_openvino_knows_the_tensor_by_several() -> 
     graph = onnx.helper.make_graph(nodes, "copies", inputs, outputs)
     opsets = [onnx.helper.make_opsetid("", 17)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
-    found = OpenVinoModel(model, threads=1).outputs(Examples.images(np.ones((2, 3, 4, 4), np.float32)))
-    assert list(found) == [value.name for value in outputs]
+    computed = OpenVinoModel(model, threads=1).outputs(Examples.images(np.ones((2, 3, 4, 4), np.float32)))
+    assert list(computed) == [value.name for value in outputs]

@@ -49,6 +49,13 @@ def test_the_head_has_to_be_said_unless_it_is_yolo() -> None:
         detect("detect:head=sigmoid", {"logits": ("b", 10)})
 
 
+@pytest.mark.parametrize("shape", [("b", 25200, 85), ("b", 25200, 6)])
+def test_one_output_whose_anchors_may_come_first_is_not_guessed_at(shape: tuple[int | str, ...]) -> None:
+    with pytest.raises(InputError, match="more rows than columns; say detect:head=yolo"):
+        detect("detect", {"output0": shape})
+    assert detect("detect:head=yolo", {"output0": shape}).head == "yolo"
+
+
 def test_agreement_counts_both_models_detections() -> None:
     task = detect("detect:head=softmax,score=0.4")
     exact = outputs((0, 9, 1.0), (1, 9, 0.5))
@@ -107,5 +114,69 @@ def test_the_metric_of_a_query() -> None:
     assert task.metric_text("query:1,0") == "the logit of class 0 at query 1"
     with pytest.raises(InputError, match="query 2 is out of range, the model has 0 to 1"):
         task.parse_metric("query:2,0")(values, values)(values)
-    yolo, head = {"output0": torch.arange(12.0).reshape(1, 6, 2)}, detect("detect", {"output0": ("b", 6, 2)})
+    yolo = {"output0": torch.arange(12.0).reshape(1, 6, 2)}
+    head = detect("detect:head=yolo", {"output0": ("b", 6, 2)})
     assert head.parse_metric("query:1,0")(yolo, yolo)(yolo).tolist() == [9]
+
+
+ENDS = {"output0": ("b", 300, 6)}
+
+
+def rows(*boxes: tuple[float, float, int], right: float = 200) -> dict[str, np.ndarray]:
+    """One image of 100 x 200 pixels: (left, score, class) of boxes that reach to its right end."""
+    output = np.zeros((1, 300, 6), np.float32)
+    for i, (left, score, number) in enumerate(boxes):
+        output[0, i] = left, 0, right, 100, score, number
+    return {"output0": output}
+
+
+@pytest.mark.parametrize(
+    ("shape", "head"), [(("b", 300, 6), "end2end"), ((1, "n", 6), "end2end"), (("b", 6, 8400), "yolo")]
+)
+def test_a_lone_output_of_six_numbers_is_end_to_end(shape: tuple[int | str, ...], head: str) -> None:
+    assert detect("detect", {"output0": shape}).head == head
+
+
+def test_an_end_to_end_head_is_compared_by_its_detections() -> None:
+    task = detect("detect", ENDS)
+    assert task.text == "detect:head=end2end,logits=output0,boxes=output0,score=0.25,size=100x200"
+    exact = rows((0, 0.9, 1), (100, 0.8, 2), (50, 0.1, 3))
+    assert task.agreement(exact, rows((100, 0.9, 2), (0, 0.8, 1))) == 1
+    assert task.agreement(exact, rows((0, 0.9, 1), (100, 0.8, 3))) == 0.5
+
+
+def test_rows_of_no_account_may_change_places() -> None:
+    """Their scores are one bit apart, and an SQNR of the rows as they stand would be 3 dB."""
+    task = detect("detect", ENDS)
+    exact, other = rows((0, 0.9, 1), (10, 1e-4, 70), (190, 1e-4, 3)), rows((0, 0.9, 1), (190, 1e-4, 3), (10, 1e-4, 70))
+    assert task.sqnr_db(exact, other) > 60 and max(task.relative_errors(exact, other).values()) < 1e-3
+    assert task.sqnr_db(exact, rows((0, 0.8, 1))) < 20 and task.sqnr_db(exact, rows((60, 0.9, 1))) < 20
+    tensors = {name: torch.from_numpy(value) for name, value in exact.items()}
+    np.testing.assert_array_equal(task.signals(tensors)["output0"].numpy(), task.signals(exact)["output0"])
+
+
+def test_an_end_to_end_head_has_no_scores_of_queries() -> None:
+    task, values = detect("detect", ENDS), {"output0": torch.zeros(1, 300, 6)}
+    with pytest.raises(InputError, match=r"'query:1,0': an end-to-end head gives no scores .* choose output-change"):
+        task.parse_metric("query:1,0")(values, values)(values)
+
+
+def test_how_many_classes_an_end_to_end_head_tells_apart(tmp_path: Path) -> None:
+    pytest.importorskip("pycocotools")
+    Image.fromarray(np.zeros((50, 100, 3), np.uint8)).save(tmp_path / "a.png")
+    images = open_images(str(tmp_path), Preprocess(input_size=(3, 100, 200), mean=(0.0,), std=(1.0,)))
+    categories = [{"id": i, "name": str(i)} for i in (2, 7)]
+    annotations = [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 100, 50]}]
+    tree = {"images": [{"id": 1, "file_name": "a.png"}], "categories": categories, "annotations": annotations}
+    (tmp_path / "coco.json").write_text(json.dumps(tree))
+    labels = coco_boxes(tmp_path / "coco.json", images)
+
+    def precision(text: str, number: int) -> float | None:
+        tally = detect(text, ENDS).tally(labels)
+        tally.add(rows((0, 0.9, number)), None, slice(0, 1))
+        return tally.by_labels()[0].value
+
+    assert precision("detect", 1) == pytest.approx(1)  # the categories in order
+    assert precision("detect:classes=8", 7) == pytest.approx(1)  # their ids
+    with pytest.raises(InputError, match=r"finds class 7, and the labels have 2 categories; say .*detect:classes=N"):
+        precision("detect", 7)

@@ -20,9 +20,9 @@ def test_overlaps_and_suppression_as_torchvision_computes_them() -> None:
     np.testing.assert_allclose(
         box_iou(boxes, boxes[:9]), ops.box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes[:9])), atol=1e-12
     )
-    found = ranked(boxes, random.integers(0, 3, 80), random.uniform(0, 1, 80), 70)
-    kept = ops.batched_nms(*(torch.from_numpy(v) for v in (found.boxes, found.scores, found.classes)), 0.4)
-    np.testing.assert_array_equal(suppressed(found, 0.4).scores, found.scores[kept.numpy()])
+    best = ranked(boxes, random.integers(0, 3, 80), random.uniform(0, 1, 80), 70)
+    expected = ops.batched_nms(*(torch.from_numpy(v) for v in (best.boxes, best.scores, best.classes)), 0.4)
+    np.testing.assert_array_equal(suppressed(best, 0.4).scores, best.scores[expected.numpy()])
 
 
 def test_boxes_without_an_area_overlap_nothing() -> None:
@@ -30,8 +30,8 @@ def test_boxes_without_an_area_overlap_nothing() -> None:
 
 
 def test_ranking_keeps_the_order_of_equal_scores() -> None:
-    found = ranked(random_boxes(4, 0), np.arange(4), np.array([0.5, 0.9, 0.5, 0.1]), 3)
-    assert found.classes.tolist() == [1, 0, 2] and found.above(0.6).classes.tolist() == [1]
+    best = ranked(random_boxes(4, 0), np.arange(4), np.array([0.5, 0.9, 0.5, 0.1]), 3)
+    assert best.classes.tolist() == [1, 0, 2] and best.above(0.6).classes.tolist() == [1]
 
 
 def detections(*rows: tuple[float, float, float, float, int, float]) -> Detections:

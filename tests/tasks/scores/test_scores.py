@@ -25,11 +25,12 @@ def test_neighbours_by_angle_in_order() -> None:
     assert nearest(VECTORS, 2).tolist() == [[1, 2], [0, 2], [1, 0], [4, 2], [3, 2]]
 
 
-def test_neighbours_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = np.random.default_rng(0).standard_normal((20, 3))
-    whole = nearest(vectors, 4)
-    monkeypatch.setattr("qvit_deploy.tasks.scores.neighbours._BLOCK", 7)
-    assert (nearest(vectors, 4) == whole).all()
+def test_neighbours_across_blocks() -> None:
+    """1,500 rows are two blocks, each compared with all rows."""
+    vectors = np.random.default_rng(0).standard_normal((1500, 3))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    similar = unit @ unit.T - 9 * np.eye(1500)
+    assert (nearest(vectors, 4) == np.argsort(-similar, axis=1)[:, :4]).all()
 
 
 def test_shared_neighbours_in_any_order() -> None:
@@ -56,10 +57,10 @@ def test_iou_of_classes_that_are_there() -> None:
 
 
 def test_depth_errors_by_hand() -> None:
-    found = depth_errors(np.array([1.2, 2, 5, -1]), np.array([1.0, 2, 4, 1]))
-    assert found.abs_rel == pytest.approx((0.2 + 0 + 0.25 + 2) / 4)
-    assert found.delta1 == 0.5  # 1.25 is not below 1.25, and -1 is no depth
-    assert found.mae == pytest.approx((0.2 + 0 + 1 + 2) / 4)
+    errors = depth_errors(np.array([1.2, 2, 5, -1]), np.array([1.0, 2, 4, 1]))
+    assert errors.abs_rel == pytest.approx((0.2 + 0 + 0.25 + 2) / 4)
+    assert errors.delta1 == 0.5  # 1.25 is not below 1.25, and -1 is no depth
+    assert errors.mae == pytest.approx((0.2 + 0 + 1 + 2) / 4)
 
 
 def test_alignments_undo_what_they_allow_for() -> None:

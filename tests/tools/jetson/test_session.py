@@ -145,6 +145,6 @@ def test_a_tarball_writes_nothing_outside(tmp_path: Path) -> None:
 def test_more_signs_of_throttling(tmp_path: Path) -> None:
     facts = {**FACTS, "over_current_events": {"hwmon3/oc3_event_cnt": [2, 5]}}
     files = {"s/session.json": json.dumps(facts).encode(), "s/tegrastats.txt": LINE.format(97.5).encode()}
-    found = read_session(tarball(tmp_path / "s.tar.gz", files))
-    assert any("3 over-current events" in s for s in found.throttled)
-    assert any("97.5 C" in s for s in found.throttled)
+    session = read_session(tarball(tmp_path / "s.tar.gz", files))
+    assert any("3 over-current events" in s for s in session.throttled)
+    assert any("97.5 C" in s for s in session.throttled)

@@ -13,8 +13,8 @@ from tools.measure.check import NOISES, blocks_of, fails, simulated, spread
 @pytest.mark.parametrize("noise", NOISES, ids=lambda n: n.name)
 def test_simulated_runs_have_the_slowdown_they_say(noise: object) -> None:
     random = np.random.default_rng(0)
-    found = [np.median(b / a) for a, b in (simulated(random, noise, (0.0, 0.05)) for _ in range(20))]  # type: ignore
-    assert np.mean(found) == pytest.approx(1.05, abs=0.01)
+    ratios = [np.median(b / a) for a, b in (simulated(random, noise, (0.0, 0.05)) for _ in range(20))]  # type: ignore
+    assert np.mean(ratios) == pytest.approx(1.05, abs=0.01)
     (alone,) = simulated(random, noise, (0.0,))  # type: ignore[arg-type]
     assert alone.shape == (PROCESSES, BLOCKS) and alone.min() > 0
 

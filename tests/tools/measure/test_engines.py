@@ -28,11 +28,11 @@ def bundle(path: Path) -> Path:
 
 def test_a_row_for_every_bundle_and_gpu(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
-    found = bundle(tmp_path / "first")
+    folder = bundle(tmp_path / "first")
     (row,) = rows(bundles([tmp_path]), (86,), Batch())
     cells = dict(zip(COLUMNS, row, strict=True))
     assert cells["bundle"] == "first" and cells["codes equal"] == "90 of 90" and cells["free"] == "90.0%"
-    assert cells["SM"] == "86" and float(cells["engine, MB"]) > 1 and not (found / "engines").exists()
+    assert cells["SM"] == "86" and float(cells["engine, MB"]) > 1 and not (folder / "engines").exists()
 
 
 def test_a_folder_without_bundles(tmp_path: Path) -> None:

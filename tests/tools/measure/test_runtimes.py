@@ -31,15 +31,15 @@ def products(path: Path) -> int:
 
 
 def test_quantize_static_in_a_process_of_its_own(model: tuple[Path, Path], tmp_path: Path) -> None:
-    found = {}
+    codes = {}
     for name in ("quantize_static, MatMul", "quantize_static, MatMul by weights"):
-        made = compare_runtimes.quantize(name, *model, tmp_path)
-        assert made is not None and made.seconds and made.peak_memory_bytes
-        found[name] = products(made.path)
+        quantized = compare_runtimes.quantize(name, *model, tmp_path)
+        assert quantized is not None and quantized.seconds and quantized.peak_memory_bytes
+        codes[name] = products(quantized.path)
         images = np.load(model[1])
-        expected, got = (run(session(p, 1), Examples.images(images))[0] for p in (model[0], made.path))
+        expected, got = (run(session(p, 1), Examples.images(images))[0] for p in (model[0], quantized.path))
         assert np.abs(got - expected).max() < 0.5 * np.abs(expected).max()
-    whole, weights = found.values()
+    whole, weights = codes.values()
     assert 0 < weights < whole
 
 

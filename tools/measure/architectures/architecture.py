@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from tools.measure.architectures.weights import scale_to_data
+
 IMAGE = "pixel_values"
+
+_WEIGHT_PICTURES = range(2000, 2032)
+"""Seeds of the pictures that weights are scaled on: a batch norm of 2 x 2 maps needs many."""
 
 
 @dataclass(frozen=True)
@@ -19,24 +24,34 @@ class Architecture:
 
     Attributes:
         name: `library:model`, as the table names it.
+        task: what its outputs are, in the words of the table.
         build: makes the model, in evaluation mode; its weights come from torch's seed.
         size: of the image, (channels, height, width); of a video (frames, channels, height, width).
         outputs: names of the fields of the model's result, for models that return a record; empty for models that
             return a tensor or a tuple of tensors.
+        ranked: whether the model takes its queries from the pixels' scores, all of them, best first: noise exchanges
+            neighbours, so that outputs [1, queries, ...] are to be compared as sets.
         others: further inputs: name -> array of one example, in the order in which the model takes them by keyword.
     """
 
     name: str
+    task: str
     build: Callable[[], nn.Module]
     size: tuple[int, ...] = (3, 64, 64)
     outputs: Sequence[str] = ()
     others: Callable[[], Mapping[str, np.ndarray]] = dict
     image: str = IMAGE
+    ranked: bool = False
 
-    def module(self) -> nn.Module:
-        """Returns the model as a module that takes the image and `others` and returns a tuple of tensors."""
+    def module(self) -> Tensors:
+        """Returns the model, its weights scaled to pictures, as a module that takes the image and `others` and returns
+        a tuple of tensors."""
         torch.manual_seed(0)
-        return Tensors(self.build().eval(), [self.image, *self.others()], self.outputs).eval()
+        module = Tensors(self.build(), [self.image, *self.others()], self.outputs).eval()
+        examples = [self.inputs(seed) for seed in _WEIGHT_PICTURES]
+        batch = [torch.from_numpy(np.concatenate([e[name] for e in examples])) for name in examples[0]]
+        scale_to_data(module, lambda: module(*batch))
+        return module
 
     def inputs(self, seed: int) -> dict[str, np.ndarray]:
         """Returns one example: every input [1, ...] by its name, float32 pixels of about unit variance."""
@@ -52,12 +67,20 @@ class Tensors(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Calls the model with its inputs by name, or by place where it has one."""
+        return tuple(self.named(*tensors).values())
+
+    def named(self, *tensors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Returns what `forward` returns, by the names of the fields; those of a field of several are numbered."""
         if len(tensors) == 1 and not self.outputs:
             result = self.model(tensors[0])
         else:
             result = self.model(**dict(zip(self.inputs, tensors, strict=True)))
-        fields = [getattr(result, name) for name in self.outputs] if self.outputs else [result]
-        return tuple(t for field in fields for t in _tensors(field))
+        fields = {name: _tensors(getattr(result, name)) for name in self.outputs} or {"output": _tensors(result)}
+        return {
+            name if len(field) == 1 else f"{name}_{i}": tensor
+            for name, field in fields.items()
+            for i, tensor in enumerate(field)
+        }
 
 
 def _tensors(result: Any) -> list[torch.Tensor]:

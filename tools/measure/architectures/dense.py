@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import transformers as hf
 from torch import nn
 
 from tools.measure.architectures.architecture import IMAGE, Architecture
+from tools.measure.architectures.library import Library
+
+hf: Any = Library("transformers")
 
 _VIT: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128, "image_size": 64,
@@ -27,6 +30,8 @@ _MASKS = ("class_queries_logits", "masks_queries_logits")
 _SEGFORMER: dict[str, Any] = {
     "depths": [1, 1, 1, 1], "hidden_sizes": [16, 24, 32, 48], "num_attention_heads": [1, 2, 2, 4]
 }  # fmt: skip
+_PIXELS = 8 * 8 + 4 * 4 + 2 * 2
+"""Of all levels, for an image of 64 x 64: each of them becomes a query."""
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
 
@@ -66,8 +71,8 @@ def _rt_detr(**more: Any) -> dict[str, Any]:
     return {
         "encoder_hidden_dim": 64, "encoder_in_channels": [24, 32, 48], "encoder_ffn_dim": 96,
         "encoder_attention_heads": 4, "d_model": 64, "decoder_in_channels": [64, 64, 64], "decoder_ffn_dim": 96,
-        "decoder_layers": 2, "decoder_attention_heads": 4, "num_queries": 12, "num_labels": 7, "num_denoising": 0,
-        "anchor_image_size": None, **more,
+        "decoder_layers": 2, "decoder_attention_heads": 4, "num_queries": _PIXELS, "num_labels": 7,
+        "num_denoising": 0, "anchor_image_size": None, **more,
     }  # fmt: skip
 
 
@@ -84,16 +89,21 @@ def _row(
     others: Callable[[], Mapping[str, np.ndarray]] = dict,
     part: Callable[[Any], nn.Module] = lambda model: model,
     image: str = IMAGE,
+    ranked: bool = False,
 ) -> Architecture:
     def build() -> nn.Module:
         return part(getattr(hf, model)(config()))
 
-    return Architecture(f"transformers:{name}", build, size, outputs, others, image)
+    return Architecture(f"transformers:{name}", "", build, size, outputs, others, image, ranked)
 
 
 def architectures() -> list[Architecture]:
     """Returns the dense models: pixels (and text or prompts, where they take them) in; boxes, masks or maps out."""
-    return [*_detectors(), *_segmenters(), *_maps(), *_prompted()]
+    groups = {
+        "detection": _detectors(), "segmentation": _segmenters(), "depth, pose, matting, super-resolution": _maps(),
+        "prompts and text": _prompted(),
+    }  # fmt: skip
+    return [replace(row, task=task) for task, rows in groups.items() for row in rows]
 
 
 def _detectors() -> list[Architecture]:
@@ -112,11 +122,11 @@ def _detectors() -> list[Architecture]:
              lambda: hf.DeformableDetrConfig(backbone_config=_resnet(["stage2", "stage3", "stage4"]), **_DETR, **rt,
                                              **deformable, decoder_n_points=2), _BOXES, (3, 96, 96)),
         _row("rt-detr", "RTDetrForObjectDetection",
-             lambda: hf.RTDetrConfig(backbone_config=_rt_resnet(), **_rt_detr(**rt)), _BOXES, (3, 96, 96)),
+             lambda: hf.RTDetrConfig(backbone_config=_rt_resnet(), **_rt_detr(**rt)), _BOXES, ranked=True),
         _row("rt-detr-v2", "RTDetrV2ForObjectDetection",
-             lambda: hf.RTDetrV2Config(backbone_config=_rt_resnet(), **_rt_detr()), _BOXES, (3, 96, 96)),
+             lambda: hf.RTDetrV2Config(backbone_config=_rt_resnet(), **_rt_detr()), _BOXES, ranked=True),
         _row("d-fine", "DFineForObjectDetection",
-             lambda: hf.DFineConfig(backbone_config=_hgnet(), **_rt_detr()), _BOXES, (3, 96, 96)),
+             lambda: hf.DFineConfig(backbone_config=_hgnet(), **_rt_detr()), _BOXES, ranked=True),
         _row("lw-detr", "LwDetrForObjectDetection",
              lambda: hf.LwDetrConfig(
                  backbone_config=hf.LwDetrViTConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4,

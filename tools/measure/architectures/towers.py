@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import transformers as hf
 from torch import nn
 
 from tools.measure.architectures.architecture import IMAGE, Architecture
+from tools.measure.architectures.library import Library
+
+hf: Any = Library("transformers")
 
 _PLAIN: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "image_size": 64,
@@ -31,7 +33,7 @@ def _row(
     def build() -> nn.Module:
         return part(getattr(hf, model)(getattr(hf, config)(**arguments)))
 
-    return Architecture(f"transformers:{name}", build, size, outputs, image=image)
+    return Architecture(f"transformers:{name}", "image and video towers", build, size, outputs, image=image)
 
 
 def architectures() -> list[Architecture]:

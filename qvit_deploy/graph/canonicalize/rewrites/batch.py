@@ -11,11 +11,13 @@ runs; whatever does has a shape in both. Rules, in order:
 5. a tensor that merely repeats along the batch becomes Expand of one copy; so does one that repeats a block of several
    (batch x heads), or each of several as many times as there are images, with a Reshape behind it;
 6. a Gather of all elements in their order (torch's as_strided of a contiguous tensor) becomes a Reshape.
-A model that only runs at the batch size it was exported with keeps that size, and one run folds everything.
+A model that only runs at the batch size it was exported with keeps that size, and one run folds everything; one that
+declares any size but does not run so gets 1, with a warning.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -28,10 +30,10 @@ from qvit_deploy.graph.canonicalize.interface import BATCH, set_batch
 from qvit_deploy.graph.canonicalize.measure import Measurement, Probe
 from qvit_deploy.graph.canonicalize.provenance import Provenance
 from qvit_deploy.graph.edit import (
-    add_constant,
     add_ints,
     emit,
     free_name,
+    register_constant,
     remove_unused,
     replace,
     shape_constant,
@@ -66,8 +68,7 @@ def specialise(model: ir.Model) -> None:
         name = str(value.name)
         a, b = small.values[name], large.values.get(name, small.values[name])
         if a.shape == b.shape and np.array_equal(a, b):
-            new = add_constant(graph, f"folded/{name}", a)
-            builder.names.append((new, provenance.weight_name(value) or name))
+            new = builder.constant(value, provenance.weight_name(value) or name, a)
         elif _counts_up(a) and _counts_up(b) and all(_reads_flat(reader) for reader, _ in readers):
             for reader, _ in readers:
                 _gather_to_reshape(reader, builder)
@@ -103,6 +104,10 @@ def _measure(
         # Declared dynamic, but the batch the model was exported with is written into it somewhere.
         batch = 1
         set_batch(model, batch)
+        logging.getLogger(__name__).warning(
+            "the model declares a batch of any size, and that of its export is written into it (or an output counts "
+            "no images): the files take 1 image at a time"
+        )
     try:
         only = probe.run(batch, frontier)
     except Exception as error:
@@ -182,6 +187,15 @@ class _Builder:
         self._counted = next(value for value, described in inputs if described.batch_axis is not None)
         # Constants and the names they are to have once what they were folded from is gone.
         self.names: list[tuple[ir.Value, str]] = []
+        self._used = value_names(model.graph)
+
+    def constant(self, value: ir.Value, name: str, array: np.ndarray) -> ir.Value:
+        """Registers what `value` was folded to, which is called `name` once `value` is gone."""
+        unique = free_name(f"folded/{value.name}", self._used)
+        self._used.add(unique)
+        new = register_constant(self.graph, unique, array)
+        self.names.append((new, name))
+        return new
 
     def rebuild(self, value: ir.Value, name: str, small: np.ndarray, large: np.ndarray) -> ir.Value:
         """Applies rules 4 and 5 to a `value` measured as `small` and `large`; `name` is for the copy of rule 5."""
@@ -212,8 +226,7 @@ class _Builder:
         in_turn = all(_equal(np.concatenate([block] * n, axis), whole) for n, whole in wholes)
         if not in_turn and not all(_equal(np.repeat(each, n, axis), whole) for n, whole in wholes):
             return None
-        copy = add_constant(self.graph, f"folded/{value.name}", block if in_turn else each)
-        self.names.append((copy, name))
+        copy = self.constant(value, name, block if in_turn else each)
         if count == 1:
             return self._emit("Expand", [copy, self._vector(list(small.shape), list(large.shape))], shape, dtype)
         # The images get an axis of their own, in front of the block or behind its elements, that is merged again.

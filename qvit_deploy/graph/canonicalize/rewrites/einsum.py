@@ -54,18 +54,18 @@ def _rewritten(node: ir.Node) -> ir.Value | None:
         return None  # one of them is broadcast
     if constant(b) is not None and not batch:
         groups_a, groups_b = [*([c] for c in left), summed], [summed, right]
-        made = [*left, *right]
+        axes = [*left, *right]
         shape: list[list[str]] = [*([c] for c in left), right]
     else:
         groups_a, groups_b = [*([c] for c in batch), left, summed], [*([c] for c in batch), summed, right]
-        made = [*batch, *left, *right]
+        axes = [*batch, *left, *right]
         shape = [*([c] for c in batch), left, right]
     first, second = _grouped(node, a, in_a, groups_a, sizes), _grouped(node, b, in_b, groups_b, sizes)
     if first is None or second is None:
         return None
     product = emit(node, "MatMul", [first, second], [_joined(group, sizes) for group in shape])
-    apart = _reshaped(node, product, [sizes[c] for c in made])
-    return None if apart is None else _ordered(node, apart, made, out)
+    apart = _reshaped(node, product, [sizes[c] for c in axes])
+    return None if apart is None else _ordered(node, apart, axes, out)
 
 
 def _letters(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:

@@ -191,9 +191,11 @@ def _conv(call: Call) -> list[ir.Value]:
     channels_last = call.node.op_type.startswith("Nhwc")
     x, w, added = call.input(0), call.input(1), call.input(3)
     if channels_last:
+        x = call.op("Transpose", x, perm=[0, 3, 1, 2])
+    if call.node.op_type == "NhwcConv":  # NhwcFusedConv has its weight channels first, as the standard operator
         array = constant(w)
         assert array is not None and w is not None
-        x, w = call.op("Transpose", x, perm=[0, 3, 1, 2]), call.constant(array.transpose(0, 3, 1, 2), str(w.name))
+        w = call.constant(array.transpose(0, 3, 1, 2), str(w.name))
     y = call.op("Conv", x, w, call.input(2), **{name: call.attr(name, None) for name in _CONV_ATTRIBUTES})
     y = call.op("Transpose", y, perm=[0, 2, 3, 1]) if channels_last else y
     y = y if added is None else call.op("Add", y, added)
@@ -253,7 +255,7 @@ FUSED: dict[str, Fused] = {
         absent={4: "key_padding_mask", 6: "past_key", 7: "past_value", 8: "past_sequence_length"},
     ),
     "NhwcConv": Fused(_conv, constants={1: "W"}),
-    "NhwcFusedConv": Fused(_conv, constants={1: "W"}),
+    "NhwcFusedConv": Fused(_conv),
     "QuickGelu": Fused(_quick_gelu),
     "SimplifiedLayerNormalization": Fused(_simplified_layer_norm, constants={1: "scale"}),
     "SkipLayerNormalization": Fused(_skip_layer_norm, outputs=(0, 3)),

@@ -4,7 +4,8 @@ Rules, in order:
 1. (x - mean) / sqrt(mean((x - mean)^2) + eps), the square as Pow or as a product, the quotient as Div or as a
    product with a Reciprocal, becomes LayerNormalization;
 2. a Mul by a constant vector and an Add of one that follow directly become scale and bias;
-3. a LayerNormalization without scale or bias gets ones and zeros; its axis is written -1.
+3. a LayerNormalization without scale or bias gets ones and zeros, a scale or bias of one number a vector; its axis is
+   written -1.
 RMSNorm has no operator in opset 21 and stays as it comes.
 """
 
@@ -128,10 +129,10 @@ def _complete(graph: ir.Graph, node: ir.Node) -> None:
     node.attributes.pop("stash_type", None)
     node.resize_inputs(3)
     for index, kind, fill in ((1, "weight", 1.0), (2, "bias", 0.0)):
-        if node.inputs[index] is None:
-            node.replace_input_with(index, _filled(graph, node, kind, fill, width))
-    if len(node.outputs) > 1:
-        node.resize_outputs(1)
+        value = node.inputs[index]
+        number = fill if value is None else scalar(value)
+        if number is not None and (value is None or dims(value) != [width]):
+            node.replace_input_with(index, _filled(graph, node, kind, number, width))
 
 
 def _filled(graph: ir.Graph, node: ir.Node, kind: str, fill: float, width: int) -> ir.Value:

@@ -22,7 +22,7 @@ from qvit_deploy.graph.edit import add_index, emit, remove_unused, replace, shap
 from qvit_deploy.graph.op_traits import RESHAPES
 from qvit_deploy.graph.query import Dim, dims, ints, perm_of, producer, sole_reader
 
-_PROBE_BATCH = 3  # a stand-in for the batch dimension when an index permutation is computed
+_PROBE_BATCH = 11  # a stand-in for the batch when an index permutation is computed: hardly any other axis is as long
 
 
 def simplify_layout(model: ir.Model) -> None:
@@ -59,7 +59,8 @@ def _select(graph: ir.Graph, node: ir.Node) -> bool:
     length, size = dims(x)[axis], dims(cut.outputs[0])
     if size[axis] != 1 or not isinstance(length, int) or dims(node.outputs[0]) != size[:axis] + size[axis + 1 :]:
         return False
-    return _gather(graph, node, x, starts[0] if starts[0] >= 0 else starts[0] + length, axis)
+    start = starts[0] if starts[0] >= 0 else starts[0] + length
+    return _gather(graph, node, x, min(max(start, 0), length - 1), axis)  # a Slice may begin outside
 
 
 def _select_from_split(graph: ir.Graph, node: ir.Node) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qvit_deploy.graph.edit import add_constant, emit, remove_unused, replace
+from qvit_deploy.graph.edit import add_constant, emit, free_value_name, remove_unused, replace
 from qvit_deploy.graph.graph import constant
 from qvit_deploy.graph.query import dims, operands, producer, rank
 
@@ -46,6 +46,9 @@ def _gemm(graph: ir.Graph, node: ir.Node) -> None:
     if b is not None:
         if bias is not None and beta != 1.0:
             b = _derived(graph, b, (beta * bias).astype(np.float32))
+        elif beta != 1.0:
+            factor = add_constant(graph, f"{node.name}/beta", np.asarray(beta, dtype=np.float32))
+            b = emit(node, "Mul", [b, factor], dims(b))
         out = emit(node, "Add", [out, b], dims(node.outputs[0]))
     replace(node.outputs[0], out)
     graph.remove(node, safe=True)
@@ -55,7 +58,7 @@ def _derived(graph: ir.Graph, old: ir.Value, array: np.ndarray) -> ir.Value:
     """Returns a constant that takes the place and, when nothing else reads it, the name of `old`."""
     name = str(old.name)
     if len(list(old.uses())) == 1:
-        old.name = f"{name}/source"
+        old.name = free_value_name(graph, f"{name}/source")
     return add_constant(graph, name, array)
 
 

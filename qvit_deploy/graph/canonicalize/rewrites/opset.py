@@ -46,6 +46,7 @@ def to_canonical_opset(model: ir.Model) -> ir.Model:
             f"the model uses opset {version}; export it with an opset from {OLDEST_OPSET} to {NEWEST_OPSET}"
         )
     common.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = 10  # before 4 initializers had to be inputs, and onnx's version converter insists on it
     if model.functions:
         common.InlinePass()(model)
     remove_unused(model)
@@ -66,7 +67,6 @@ def to_canonical_opset(model: ir.Model) -> ir.Model:
     model.opset_imports[""] = CANONICAL_OPSET
     model.graph.opset_imports.clear()
     model.graph.opset_imports[""] = CANONICAL_OPSET
-    model.ir_version = 10
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     return model
 

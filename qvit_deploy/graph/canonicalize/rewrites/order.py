@@ -32,7 +32,11 @@ def _in_order(body: ir.Graph | ir.Function) -> bool:
 def _lists_in_order(graph: ir.Graph | ir.Function) -> bool:
     waiting = set(graph)
     for node in graph:
-        if any(value is not None and value.producer() in waiting for value in node.inputs):
+        # What the bodies of an If or a Loop read has to be there when it runs.
+        inner = (
+            value for a in node.attributes.values() for g in _graphs(a) for n in g.all_nodes() for value in n.inputs
+        )
+        if any(value is not None and value.producer() in waiting for value in (*node.inputs, *inner)):
             return False
         waiting.remove(node)
     return True

@@ -17,13 +17,14 @@ import onnx_ir as ir
 from qvit_deploy.errors import NonFiniteError
 
 _OTHER_FLOATS = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+_MASKING = ("Add", "Where")
 _TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")
 
 
 def to_float32(model: ir.Model) -> None:
     """Applies the rules in place. Finite numbers of float64 beyond float32's range become its extremes."""
     graph = model.graph
-    for value in graph.initializers.values():
+    for value in (value for each in (graph, *graph.subgraphs()) for value in each.initializers.values()):
         if value.const_value is not None and value.const_value.dtype in _OTHER_FLOATS:
             array = value.const_value.numpy()
             value.const_value = ir.tensor(_clamped_float32(array), name=value.name)
@@ -48,8 +49,9 @@ def to_float32(model: ir.Model) -> None:
 def require_finite(model: ir.Model) -> None:
     """Raises NonFiniteError for the first weight with NaN or infinity.
 
-    -inf is how a constant attention mask says "not here": tensors of only 0 and -inf pass, and so do scalars,
-    which the exporter writes for the same purpose.
+    -inf is how a constant attention mask says "not here": tensors of only 0 and -inf pass, and so do single numbers,
+    which exporters write for the same purpose, and for limits that are none. Folded together with a position bias it is
+    a tensor of two and more axes that is only added or chosen from.
     """
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
@@ -57,9 +59,12 @@ def require_finite(model: ir.Model) -> None:
             continue
         array = tensor.numpy()
         finite = np.isfinite(array)
-        if finite.all() or (array.ndim == 0 and not np.isnan(array)):
+        if finite.all() or (array.size == 1 and not np.isnan(array).any()):
             continue
         if ((array == 0) | (array == -np.inf)).all():
+            continue
+        added = array.ndim > 1 and all(use.node.op_type in _MASKING for use in value.uses())
+        if added and (finite | (array == -np.inf)).all():
             continue
         kind = "NaN" if np.isnan(array).any() else "an infinity"
         bad = int(array.size - finite.sum())

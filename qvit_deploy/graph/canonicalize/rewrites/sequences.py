@@ -1,14 +1,18 @@
 """Sequences of tensors, taken apart or put together -> Gather, Slice, Concat.
 
 torch writes SplitToSequence and SequenceAt for `unbind` and `chunk`, SequenceConstruct and ConcatFromSequence for
-`stack` and `cat` of a list. Rules, in order:
-1. SequenceAt(SequenceConstruct(a, b, ...), i) is the tensor itself;
-2. ConcatFromSequence(SequenceConstruct(a, b, ...)) is Concat, of Unsqueezes where it makes a new axis;
+`stack` and `cat` of a list, SequenceEmpty and SequenceInsert for a list that a scripted loop fills. A list is made of
+these three. Rules, in order:
+1. SequenceAt(list, i) is the tensor itself;
+2. ConcatFromSequence(list) is Concat, of Unsqueezes where it makes a new axis;
 3. pieces of one element without the axis (keepdims=0): SequenceAt(i) is Gather(x, i) along the axis;
-4. other pieces: SequenceAt(i) is the Slice between the sums of the sizes before and up to it.
+4. other pieces: SequenceAt(i) is the Slice between the sums of the sizes before and up to it. Of pieces of more than
+   one element whose number the axis decides, none is found by counting from the end.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +22,9 @@ from qvit_deploy.graph.canonicalize.rewrites.fused_call import Call
 from qvit_deploy.graph.edit import add_constant, add_ints, free_value_name, remove_unused
 from qvit_deploy.graph.query import ints, producer
 
-SEQUENCES = frozenset({"ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SplitToSequence"})
+SEQUENCES = frozenset(
+    {"ConcatFromSequence", "SequenceAt", "SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SplitToSequence"}
+)
 """The operators of which `remove_sequences` leaves none."""
 
 
@@ -30,25 +36,25 @@ def remove_sequences(model: ir.Model) -> None:
     """
     graph = model.graph
     for node in list(graph):
-        listed = producer(node.inputs[0], "SequenceConstruct") if node.inputs else None
-        if listed is not None and node.op_type in ("SequenceAt", "ConcatFromSequence"):
-            _from_list(node, [value for value in listed.inputs if value is not None])
+        if node.op_type in ("SequenceAt", "ConcatFromSequence"):
+            listed = _listed(node.inputs[0])
+            if listed:
+                _from_list(node, listed)
     for node in list(graph):
         split = producer(node.inputs[0], "SplitToSequence") if node.op_type == "SequenceAt" else None
         if split is None:
             continue
         has_split = len(split.inputs) > 1 and split.inputs[1] is not None
         index, sizes = ints(node.inputs[1]), ints(split.inputs[1]) if has_split else [1]
-        if index is None or sizes is None or index[0] < 0:
+        if index is None or sizes is None:
             raise UnsupportedOpError("SequenceAt", node.name or "", "its index or its split sizes depend on the image")
-        if len(sizes) == 1:  # one size for all pieces
-            sizes = sizes * (index[0] + 1)
-        axis, start, size = split.attributes.get_int("axis", 0), sum(sizes[: index[0]]), sizes[index[0]]
+        axis = split.attributes.get_int("axis", 0)
+        start, end = _bounds(node, index[0], sizes)
         if not has_split and split.attributes.get_int("keepdims", 1) == 0:
             position = add_constant(graph, f"index_{start}", np.asarray(start, dtype=np.int64))
             piece = ir.node("Gather", [split.inputs[0], position], {"axis": axis})
         else:
-            bounds = [add_ints(graph, [n]) for n in (start, start + size, axis)]
+            bounds = [add_ints(graph, [n]) for n in (start, end, axis)]
             piece = ir.node("Slice", [split.inputs[0], *bounds])
         piece.name = node.name
         piece.outputs[0].name = free_value_name(graph, f"{node.outputs[0].name}.piece")
@@ -60,6 +66,33 @@ def remove_sequences(model: ir.Model) -> None:
     if left:
         hint = "its sequence is made in a way that has no tensors; export the model without lists of tensors"
         raise all_unsupported([UnsupportedOpError(node.op_type, node.name or "", hint) for node in left])
+
+
+def _bounds(node: ir.Node, index: int, sizes: Sequence[int]) -> tuple[int, int]:
+    """Returns where the piece begins and ends that a SequenceAt takes."""
+    if len(sizes) > 1:
+        index %= len(sizes)
+        return sum(sizes[:index]), sum(sizes[: index + 1])
+    (size,) = sizes  # of all pieces
+    if index < 0 and size > 1:
+        why = "it counts from the end pieces whose number is not known; export the model with torch.split of a list"
+        raise UnsupportedOpError("SequenceAt", node.name or "", why)
+    return index * size, np.iinfo(np.int64).max if index == -1 else (index + 1) * size
+
+
+def _listed(sequence: ir.Value | None) -> list[ir.Value] | None:
+    """Returns the tensors of a list, None where it is none."""
+    node = producer(sequence, "SequenceConstruct", "SequenceEmpty", "SequenceInsert")
+    if node is None:
+        return None
+    if node.op_type != "SequenceInsert":
+        return [value for value in node.inputs if value is not None]
+    before, position = _listed(node.inputs[0]), node.inputs[2] if len(node.inputs) > 2 else None
+    where = [len(before or [])] if position is None else ints(position)
+    if before is None or where is None or node.inputs[1] is None:
+        return None
+    before.insert(where[0], node.inputs[1])
+    return before
 
 
 def _from_list(node: ir.Node, tensors: list[ir.Value]) -> None:

@@ -40,10 +40,12 @@ class Library:
 
     @property
     def target(self) -> str:
+        """Returns the name of the target whose engines it builds and runs."""
         return self.kind.name
 
     @property
     def version_text(self) -> str:
+        """Returns the version as its maker writes it: 10.3.0."""
         return ".".join(map(str, self.version))
 
     def capabilities(self) -> tuple[int, ...]:

@@ -42,12 +42,16 @@ class Caster:
         graph: float32; `run` changes it in place.
         fp32_nodes: nodes that compute in float32; all others compute in float16.
         ends: names of inputs and outputs that become float16; the others stay float32.
+
+    Attributes:
+        renamed: name of an output that is cast -> the name of what was cast, which had the output's.
     """
 
     def __init__(self, graph: Graph, fp32_nodes: Collection[ir.Node], ends: Collection[str]) -> None:
         self.model, self.graph = graph.model, graph.model.graph
         self.fp32_nodes = frozenset(fp32_nodes)
         self.ends = ends
+        self.renamed: dict[str, str] = {}
         self.converted: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self.floats = {v for v in self._values() if v.dtype == FULL}
 
@@ -135,9 +139,9 @@ class Caster:
         """Makes a graph output float32, under its own name."""
         if value.dtype != HALF:
             return
-        name = value.name
-        value.name = free_value_name(self.graph, f"{name}.{_SUFFIX[HALF]}")
-        wide = cast(self.graph, value, FULL, name or "")
+        name = str(value.name)
+        value.name = self.renamed[name] = free_value_name(self.graph, f"{name}.{_SUFFIX[HALF]}")
+        wide = cast(self.graph, value, FULL, name)
         for index, output in enumerate(self.graph.outputs):
             if output is value:
                 self.graph.outputs[index] = wide

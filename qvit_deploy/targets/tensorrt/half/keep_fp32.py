@@ -8,7 +8,8 @@ in float32 if
 3. it quantizes with a scale that float16 does not hold exactly, or multiplies weights or activations whose scales
    float16 would distort;
 4. it moves, clips or quantizes values that are float32 already (casting them first could change a code), or its
-   result is float32 by the ONNX schema or by an attribute of the node.
+   result is float32 by the ONNX schema or by an attribute of the node; or it normalizes pixels, which are an input as
+   exact as one in float32 then.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import onnx_ir as ir
 from qvit_deploy.formats.grids.half import SMALLEST_NORMAL
 from qvit_deploy.graph.graph import CANONICAL_OPSET, Graph, constant
 from qvit_deploy.graph.op_traits import DESCRIBES, MOVES, SUMS, SUMS_OF_SQUARES
+from qvit_deploy.graph.pixel_input import normalized_pixels
 
 LARGEST = 3e4
 """Half of what float16 holds: other images may have larger values than those of the calibration."""
@@ -60,7 +62,8 @@ def float32_nodes(graph: Graph, largest: Mapping[str, float], ends: Collection[s
             continue
         reason = _range(node, largest) or _constants(node) or _scales(node)
         first = node.inputs[0] if node.inputs else None
-        if reason is None and (_always_float32(node) or (node.op_type in _KEEP_TYPE and first in full)):
+        keeps_type = node.op_type in _KEEP_TYPE and first in full
+        if reason is None and (_always_float32(node) or keeps_type or normalized_pixels(node.outputs[0]) is not None):
             reason = ""
         if reason is not None:
             nodes[node] = reason

@@ -9,7 +9,7 @@ readers compute in float32 as well.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -58,6 +58,11 @@ def to_half(emitted: TensorrtGraph, largest: Mapping[str, float], ends: Collecti
     converted = emitted.graph.clone()
     fp32_nodes = float32_nodes(converted, largest, ends)
     reasons = {node.outputs[0].name or "": reason for node, reason in fp32_nodes.items() if reason}
-    Caster(converted, fp32_nodes, ends).run()
+    caster = Caster(converted, fp32_nodes, ends)
+    caster.run()
     converted.model.graph.sort()
-    return HalfGraph(converted, emitted.plan, emitted.in_float, reasons)
+    sites = {
+        name: replace(site, product=caster.renamed.get(site.product, site.product))
+        for name, site in converted.sites.items()
+    }
+    return HalfGraph(replace(converted, sites=sites), emitted.plan, emitted.in_float, reasons)

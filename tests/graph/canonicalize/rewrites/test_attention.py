@@ -45,9 +45,9 @@ def test_a_scale_per_head_is_not_moved() -> None:
 def test_scores_that_are_also_read_unscaled_keep_their_scale() -> None:
     body = f"{QKV} {KT} s = MatMul(q, kt) t = Div(s, d) p = Softmax <axis = -1> (t)"
     body += " r = MatMul(p, v) u = Relu(s) y = MatMul(u, r)"
-    found = ops(canonical(parse(body, wq=W, wk=W + 1, wv=W - 1)))
-    assert "Div" in found
-    assert "Mul" not in found
+    types = ops(canonical(parse(body, wq=W, wk=W + 1, wv=W - 1)))
+    assert "Div" in types
+    assert "Mul" not in types
 
 
 def test_probabilities_are_never_scaled() -> None:

@@ -49,9 +49,19 @@ def test_a_file_with_a_fixed_batch_keeps_it() -> None:
     assert ops(graph) == ["Relu"]
 
 
-def test_a_batch_written_into_the_graph_makes_it_static() -> None:
+def test_a_batch_written_into_the_graph_makes_it_static(caplog: pytest.LogCaptureFixture) -> None:
     body = "s = Constant<value = int64[2] {1, 192}>() r = Reshape(x, s) y = Relu(r)"
     assert canonical(parse(body), batches=(1,)).static_batch == 1
+    assert [record.message for record in caplog.records] == [
+        "the model declares a batch of any size, and that of its export is written into it (or an output counts no "
+        "images): the files take 1 image at a time"
+    ]
+
+
+def test_a_batch_that_is_kept_is_not_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    body = "s = Constant<value = int64[2] {-1, 192}>() r = Reshape(x, s) y = Relu(r)"
+    assert canonical(parse(body)).static_batch is None and not caplog.records
+    assert canonical(parse(body, shape="2,3,8,8"), batches=(2,)).static_batch == 2 and not caplog.records
 
 
 def test_a_constant_that_repeats_along_the_batch_is_expanded() -> None:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from tests.support.graphs.canonical_cases import canonical, ops, parse
 
@@ -66,3 +67,19 @@ def test_zero_padding_goes_and_a_linear_bias_of_zeros_stays() -> None:
     body = "p = Constant<value = int64[8] {0, 0, 0, 0, 0, 0, 0, 0}>() a = Pad(x, p) m = MatMul(a, w) y = Add(m, b)"
     graph = canonical(parse(body, w=np.ones((8, 8), np.float32), b=np.zeros(8, np.float32)))
     assert ops(graph) == ["MatMul", "Add"]
+
+
+@pytest.mark.parametrize(("start", "step"), [(-100, 1), (100, -1)])
+def test_one_element_of_a_slice_that_begins_outside(start: int, step: int) -> None:
+    numbers = {"s": [start], "e": [1 if step > 0 else -2], "a": [2], "t": [step]}
+    constants = " ".join(f"{k} = Constant<value = int64[1] {{{v[0]}}}>()" for k, v in numbers.items())
+    canonical(parse(f"{constants} c = Slice(x, s, e, a, t) y = Squeeze(c, a)"))
+
+
+@pytest.mark.parametrize("axis", [2, 3, 5])
+def test_a_permutation_that_is_none_at_one_batch_size_stays(axis: int) -> None:
+    body = (
+        f"s = Constant<value = int64[2] {{-1, {axis}}}>() a = Reshape(x, s) b = Transpose(a) c = Reshape(b, s)"
+        " y = Transpose(c)"
+    )
+    canonical(parse(body, shape=f"N,1,1,{axis}"), batches=(1, 2, 3, 5))

@@ -24,6 +24,20 @@ def test_gemm_becomes_matmul_and_add_with_its_factors_folded() -> None:
     assert [d for d in graph.outputs[0].shape][1] == 5
 
 
+def test_the_bias_of_a_gemm_may_have_any_shape_that_broadcasts() -> None:
+    for shape in ((1, 5), (1,), ()):
+        body = "f = Flatten(x) y = Gemm <beta = 2.0> (f, w, b)"
+        graph = canonical(parse(body, w=weight(192, 5), b=np.asarray(weight(*shape))))
+        assert ops(graph) == ["Reshape", "MatMul", "Add"]
+        assert list(list(graph.nodes())[-1].inputs[1].shape) == [5]
+
+
+def test_a_bias_of_a_gemm_that_is_data_keeps_its_factor() -> None:
+    body = "f = Flatten(x) m = ReduceMean <keepdims = 1> (f, a) y = Gemm <beta = 2.0> (f, w, m)"
+    graph = canonical(parse(body, w=weight(192, 5), a=np.array([1])))  # which is compared with the original
+    assert ops(graph) == ["Reshape", "ReduceMean", "MatMul", "Mul", "Add"]
+
+
 def test_gemm_with_transposed_input() -> None:
     body = "s = Constant<value = int64[2] {3, 64}>() r = Reshape(x, s) y = Gemm <transA = 1> (r, w)"
     assert ops(canonical(parse(body, shape="1,3,8,8", w=weight(3, 4)), batches=(1,))) == [

@@ -182,9 +182,18 @@ def test_a_weight_that_is_not_finite_is_named(bad: float) -> None:
         canonical(parse("y = MatMul(x, blocks_weight)", blocks_weight=broken))
 
 
+def test_a_limit_that_is_none_is_not_an_error() -> None:
+    canonical(parse("y = Min(x, w)", w=vector(np.inf)))
+    with pytest.raises(NonFiniteError, match="weight 'w' holds NaN"):
+        canonical(parse("y = Min(x, w)", w=vector(np.nan)))
+
+
 def test_a_mask_of_minus_infinity_is_not_an_error() -> None:
     mask = np.where(np.tri(8) > 0, 0, -np.inf).astype(np.float32)
-    assert ops(canonical(parse("a = Add(x, mask) y = Softmax <axis = -1> (a)", mask=mask))) == ["Add", "Softmax"]
+    for each in (mask, mask + W):
+        assert ops(canonical(parse("a = Add(x, mask) y = Softmax <axis = -1> (a)", mask=each))) == ["Add", "Softmax"]
+    with pytest.raises(NonFiniteError, match="infinity"):
+        canonical(parse("a = MatMul(x, mask) y = Softmax <axis = -1> (a)", mask=mask + W))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,15 @@ def test_nodes_in_a_branch_are_sorted() -> None:
     assert [node.op_type for node in branch] == ["Relu", "Neg"]
 
 
+def test_what_a_branch_reads_comes_before_its_if() -> None:
+    body = (
+        "c = Constant<value_int = 1>() t = Cast<to=9>(c) y = If(t) <"
+        "then_branch = a () => (float[N] u) { u = Neg(v) }, else_branch = b () => (float[N] w) { w = Relu(x) }> "
+        "v = Sigmoid(x)"
+    )
+    assert ops(canonical(parse(body))) == ["Sigmoid", "Neg"]
+
+
 def test_a_cycle_is_refused() -> None:
     model = parse("a = Add(x, b) b = Relu(a) y = Neg(b)")
     assert isinstance(model, onnx.ModelProto)

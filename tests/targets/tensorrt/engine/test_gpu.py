@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from qvit_deploy.errors import InputError
 from qvit_deploy.targets.tensorrt.engine import gpu as cuda_driver
 from qvit_deploy.targets.tensorrt.engine.gpu import CudaGraph, Gpu, find_gpu, require_gpu
+from tests.support.absent_libraries import without
 from tests.support.devices.driver_stand_in import compiled_driver
 from tests.support.devices.recorded_device import Memory
 
@@ -28,7 +27,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # tests/integration/test_bench_engines.py has processes of their own find it by LD_LIBRARY_PATH.
 @pytest.fixture
 def driver(library: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+    without(monkeypatch, "pycuda.driver")
     monkeypatch.setattr(cuda_driver, "_NAMES", ("no such library", str(library)))
     loaded = ctypes.CDLL(str(library))
     loaded.called.restype = ctypes.c_char_p
@@ -46,9 +45,7 @@ def test_a_driver_without_a_device(driver: object, monkeypatch: pytest.MonkeyPat
 
 
 def test_pycuda_names_the_gpu_where_it_is_installed(driver: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    pycuda = Memory().module()
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", pycuda)
+    pycuda = Memory().install(monkeypatch)
     monkeypatch.setenv("GPU_SM", "120")
     assert find_gpu() == Gpu("Test GPU 7", 120)
 

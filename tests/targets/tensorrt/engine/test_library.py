@@ -23,7 +23,12 @@ from tests.support.devices.recorded_tensorrt import RecordedApi, RecordedObject,
 
 RELEASES = ["10.3.0", "11.4.0"]
 ORIN = Gpu("Orin", 87)
-"""`--target tensorrt` asks the driver for a GPU before it builds, and there is none here."""
+
+
+@pytest.fixture
+def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--target tensorrt` asks the driver for a GPU before it builds, and there is none here."""
+    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
 
 
 def request(folder: Path, **changes: Any) -> BuildRequest:
@@ -33,10 +38,8 @@ def request(folder: Path, **changes: Any) -> BuildRequest:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_build_touches_only_names_the_release_has(
-    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+@pytest.mark.usefixtures("_gpu")
+def test_a_build_touches_only_names_the_release_has(release: str, tmp_path: Path) -> None:
     api = building(release)
     wanted = request(
         tmp_path, timing_cache=tmp_path / "cache", workspace_mb=64, layer_info=tmp_path / "layers.json",
@@ -72,10 +75,8 @@ OPERATORS = ("LayerNormQuantize8", "QLinearW8", "QLinearW8Codes8", "QLinearW8Cod
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_bodies_are_taken_out_where_they_would_win(
-    release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+@pytest.mark.usefixtures("_gpu")
+def test_bodies_are_taken_out_where_they_would_win(release: str, tmp_path: Path) -> None:
     onnx_path = packed_onnx(tmp_path)
     api, parsed = plugins(release, tmp_path, OPERATORS)
     wanted = request(tmp_path, onnx=onnx_path, plugins=(tmp_path / "libqvit_plugins.so",))
@@ -85,8 +86,8 @@ def test_bodies_are_taken_out_where_they_would_win(
     assert bool(given.functions) == (release == "11.4.0") and given.graph == onnx.load(str(onnx_path)).graph
 
 
-def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+@pytest.mark.usefixtures("_gpu")
+def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path) -> None:
     api, parsed = plugins("11.4.0", tmp_path, OPERATORS[:3])
     wanted = request(tmp_path, onnx=packed_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
     with pytest.raises(InputError, match=r"needs the plugin qvit::QLinearW8Codes8Gelu:1, which no --plugin"):
@@ -94,8 +95,8 @@ def test_plugins_that_the_library_does_not_bring_are_named(tmp_path: Path, monke
     assert parsed == [] and not wanted.engine.exists()
 
 
-def test_the_plugin_of_logarithmic_attention_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+@pytest.mark.usefixtures("_gpu")
+def test_the_plugin_of_logarithmic_attention_is_asked_for(tmp_path: Path) -> None:
     api, parsed = plugins("11.4.0", tmp_path, ("QLinearW4", "QLinearW4Gelu"))
     wanted = request(tmp_path, onnx=attention_onnx(tmp_path), plugins=(tmp_path / "libqvit_plugins.so",))
     with pytest.raises(InputError, match=r"needs the plugin qvit::SoftmaxLog2AV:1, which no --plugin library brings"):
@@ -135,10 +136,8 @@ def test_plugins_are_loaded_and_listed(release: str, tmp_path: Path) -> None:
         library_of("tensorrt", building(release)).load_plugins((library,))
 
 
-def test_no_engine_and_no_file_left_when_the_builder_gives_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_builder, "require_gpu", lambda what: ORIN)
+@pytest.mark.usefixtures("_gpu")
+def test_no_engine_and_no_file_left_when_the_builder_gives_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"builds no engine of it: no reason given"):
         engine_builder.build(library_of("tensorrt", building("10.3.0", engine=None)), request(tmp_path), lambda _: None)
     assert not (tmp_path / "m.engine").exists()

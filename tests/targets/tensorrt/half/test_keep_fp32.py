@@ -54,8 +54,8 @@ def test_values_that_are_float32_already_are_moved_as_they_are() -> None:
     assert reasons(body, {}, ends=("x",)) == {}
 
 
-@pytest.mark.parametrize(("scale", "kept"), [(0.5, False), (0.3, True)])
-def test_a_quantizer_keeps_a_scale_that_float16_does_not_hold_exactly(scale: float, kept: bool) -> None:
+@pytest.mark.parametrize(("scale", "stays_float32"), [(0.5, False), (0.3, True)])
+def test_a_quantizer_keeps_a_scale_that_float16_does_not_hold_exactly(scale: float, stays_float32: bool) -> None:
     body = f"""
         s = Constant<value = float {{{scale}}}>()
         zero = Constant<value = int8 {{0}}>()
@@ -64,7 +64,7 @@ def test_a_quantizer_keeps_a_scale_that_float16_does_not_hold_exactly(scale: flo
         y = DequantizeLinear(q, s, zero)
     """
     why = reasons(body, {})
-    assert ("not exact" in why["q"]) if kept else "q" not in why
+    assert ("not exact" in why["q"]) if stays_float32 else "q" not in why
 
 
 @given(st.lists(st.floats(2.0**-30, 1e5, width=32), min_size=1, max_size=8))

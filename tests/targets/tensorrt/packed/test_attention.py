@@ -53,13 +53,13 @@ WIDTHS = [(bits, steps) for steps, widest in LOG_BITS.items() for bits in range(
 def open_body(model: onnx.ModelProto, fetch: list[str], cut: str = "") -> ort.InferenceSession:
     """The body in place of the operator, with tensors of it as outputs and, if given, one of it as an input."""
     opened = onnx.inliner.inline_local_functions(model)
-    made = {n: o for n in (*fetch, cut) for node in opened.graph.node for o in node.output if o.startswith(n) and n}
+    outputs = {n: o for n in (*fetch, cut) for node in opened.graph.node for o in node.output if o.startswith(n) and n}
     if cut:
-        for node in [n for n in opened.graph.node if n.output[0] == made[cut]]:
+        for node in [n for n in opened.graph.node if n.output[0] == outputs[cut]]:
             opened.graph.node.remove(node)
-        opened.graph.input.append(onnx.helper.make_tensor_value_info(made[cut], onnx.TensorProto.FLOAT, None))
+        opened.graph.input.append(onnx.helper.make_tensor_value_info(outputs[cut], onnx.TensorProto.FLOAT, None))
     del opened.graph.output[:]
-    opened.graph.output.extend(onnx.ValueInfoProto(name=made[n]) for n in fetch)
+    opened.graph.output.extend(onnx.ValueInfoProto(name=outputs[n]) for n in fetch)
     return ort.InferenceSession(opened.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
@@ -92,8 +92,8 @@ def test_codes_and_products_of_random_scores(bits: int, steps: int, by_row: bool
     (out,) = runner.run(None, feed)
     np.testing.assert_array_equal(out, site.grid.apply(torch.from_numpy(p)).numpy())
     if (bits, steps) == (5, 2):
-        found = ReferenceEvaluator(model).run(None, feed)[0]
-        assert np.isclose(found, out, rtol=1e-6).mean() > 0.99  # its softmax has other last bits
+        value = ReferenceEvaluator(model).run(None, feed)[0]
+        assert np.isclose(value, out, rtol=1e-6).mean() > 0.99  # its softmax has other last bits
 
 
 @pytest.mark.parametrize("v_bits", [4, 6, 8])

@@ -160,9 +160,9 @@ def test_norms_whose_readers_are_packed_on_one_grid(calibrated: Calibrated, widt
     declared = {name for domain, name, _ in after.graph.model.functions if domain == DOMAIN}
     assert declared == set(operators(after)) and after.packed == before.packed
     known = types(after.graph)
-    made = [n for n in after.graph.nodes() if n.op_type == norm_operator(norm)]
-    assert {known[n.outputs[0].name or ""] for n in made} == {"INT8"}
-    assert {known[n.inputs[0].name or ""] for n in made if n.inputs[0] is not None} == {"FLOAT16"}
+    norms = [n for n in after.graph.nodes() if n.op_type == norm_operator(norm)]
+    assert {known[n.outputs[0].name or ""] for n in norms} == {"INT8"}
+    assert {known[n.inputs[0].name or ""] for n in norms if n.inputs[0] is not None} == {"FLOAT16"}
     read = [n for n in after.graph.nodes() if "Codes" in n.op_type]
     assert {known[n.outputs[0].name or ""] for n in read} == {"FLOAT16"}
     proto = after.graph.to_proto()
@@ -226,6 +226,6 @@ def test_a_norm_without_beta_gets_zeros(calibrated: Calibrated) -> None:
 
     plan = half_scales(calibrated.plan((8, 8)))
     before, after = linears_and_norms(calibrated, plan, without)
-    made = next(n for n in after.graph.nodes() if n.op_type == "LayerNormQuantize8")
-    assert made.inputs[2] is not None and made.inputs[2].const_value is not None
-    assert not made.inputs[2].const_value.numpy().any() and len(operators(after)) == len(operators(before)) + 2
+    quantizing = next(n for n in after.graph.nodes() if n.op_type == "LayerNormQuantize8")
+    assert quantizing.inputs[2] is not None and quantizing.inputs[2].const_value is not None
+    assert not quantizing.inputs[2].const_value.numpy().any() and len(operators(after)) == len(operators(before)) + 2

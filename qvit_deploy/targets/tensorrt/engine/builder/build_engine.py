@@ -19,9 +19,8 @@ from qvit_deploy.artifacts.engine_record import BuildRequest, BuildResult, Engin
 from qvit_deploy.artifacts.manifest import FileRecord
 from qvit_deploy.errors import CheckError, InputError
 from qvit_deploy.progress import Advance, Progress, Stopwatch
+from qvit_deploy.targets.child_process import ended, environment, tail
 
-TAIL_LINES = 12
-"""Lines of the process's standard error that are shown when it dies."""
 UNITS = 1000
 """Length of the progress bar: a build announces its phases one by one, so its progress is only known as a share."""
 
@@ -149,7 +148,7 @@ def _build_in_child(request: BuildRequest, timeout: float, advance: Advance) -> 
             child = subprocess.Popen(
                 [sys.executable, "-m", "qvit_deploy.targets.tensorrt.engine.builder.builder_process", str(writable)],
                 stdin=subprocess.PIPE, stdout=errors, stderr=errors, pass_fds=[writable], start_new_session=True,
-                cwd=request.engine.parent, env=_environment(),
+                cwd=request.engine.parent, env=environment(),
             )  # fmt: skip
         finally:
             os.close(writable)
@@ -173,13 +172,9 @@ def _build_in_child(request: BuildRequest, timeout: float, advance: Advance) -> 
             return BuildResult.model_validate(answer["result"])
         if "error" in answer:
             raise InputError(str(answer["error"]))
-        raise CheckError(f"the process that builds {request.engine.name} {_ended(code)}; it last said: {_tail(errors)}")
-
-
-def _environment() -> dict[str, str]:
-    """Returns the user's environment with this package first on PYTHONPATH, and its other entries absolute."""
-    paths = [str(Path(__file__).parents[5]), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(p).resolve()) for p in paths)}
+        errors.seek(0)
+        said = tail(errors.read())
+        raise CheckError(f"the process that builds {request.engine.name} {ended(code)}; it last said: {said}")
 
 
 def _listen(pipe: IO[bytes], deadline: float, advance: Advance) -> dict[str, Any] | None:
@@ -203,20 +198,3 @@ def _listen(pipe: IO[bytes], deadline: float, advance: Advance) -> dict[str, Any
                 if now > shown:
                     advance(now - shown)
                     shown = now
-
-
-def _ended(code: int) -> str:
-    """Returns how a process ended, in words, by its exit code."""
-    if code >= 0:
-        return f"ended with exit code {code} and no answer"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
-
-
-def _tail(file: IO[bytes]) -> str:
-    """Returns the last lines of the process's output, joined to one line."""
-    file.seek(0)
-    lines = [" ".join(line.split()) for line in file.read().decode(errors="replace").splitlines()]
-    return " | ".join([line for line in lines if line][-TAIL_LINES:]) or "nothing"

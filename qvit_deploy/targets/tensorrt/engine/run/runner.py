@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvit_deploy.artifacts.engine_record import EngineRecord
+from qvit_deploy.artifacts.engine_record import UINT8, EngineRecord
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.runtime import Runner
@@ -29,7 +29,12 @@ class EngineFileRunner(Runner):
         try:
             shapes, random = engine_shapes(path, self.engine.record, batch), np.random.default_rng(0)
             self.batch = next(iter(shapes.values()))[0]
-            arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+            dtypes = {tensor.name: tensor.dtype for tensor in self.engine.record.build.inputs}
+            arrays = {
+                name: random.integers(0, 256, shape, np.uint8) if dtypes[name] == UINT8
+                else random.standard_normal(shape).astype(np.float32)
+                for name, shape in shapes.items()
+            }  # fmt: skip
             self.engine.run(Examples(arrays))
             self.device_memory_bytes = self.engine.device_memory()
         except InputError:

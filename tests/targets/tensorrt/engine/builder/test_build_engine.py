@@ -41,12 +41,12 @@ def test_an_engine_is_built_recorded_and_read_back(onnx: Path, tmp_path: Path) -
     assert read_engine(engine) == record
     assert record.engine.bytes == engine.stat().st_size > 1_000_000
     assert record.onnx == FileRecord.of_file(onnx) and record.onnx_name == "small.onnx"
-    made = record.build
-    assert made.sm == 86 and made.gpu is None and made.version.startswith("1.")
-    assert [(t.name, t.shape, t.dtype) for t in made.inputs] == [("image", (-1, 3, 16, 16), "float")]
-    assert [(t.name, t.shape) for t in made.outputs] == [("logits", (-1, 5))]
-    assert 0 < made.build_seconds < record.seconds < 60
-    assert 50e6 < made.peak_memory_bytes < 600e6  # its own, not that of the process it was started from
+    built = record.build
+    assert built.sm == 86 and built.gpu is None and built.version.startswith("1.")
+    assert [(t.name, t.shape, t.dtype) for t in built.inputs] == [("image", (-1, 3, 16, 16), "float")]
+    assert [(t.name, t.shape) for t in built.outputs] == [("logits", (-1, 5))]
+    assert 0 < built.build_seconds < record.seconds < 60
+    assert 50e6 < built.peak_memory_bytes < 600e6  # its own, not that of the process it was started from
     assert {p.name for p in engine.parent.iterdir()} == {"m.engine", "m.json"}
 
     before = engine.read_bytes()
@@ -159,9 +159,9 @@ events = st.one_of(
 
 
 @given(st.lists(events, max_size=30))
-def test_the_share_never_goes_back_or_beyond_one_whatever_comes(found: list[dict[str, Any]]) -> None:
+def test_the_share_never_goes_back_or_beyond_one_whatever_comes(reports: list[dict[str, Any]]) -> None:
     phases, last = Phases(), 0.0
-    for event in found:
+    for event in reports:
         share = phases.event(event)
         assert last <= share <= 1
         last = share

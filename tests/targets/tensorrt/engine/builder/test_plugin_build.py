@@ -92,7 +92,7 @@ def test_a_toolkit_that_is_too_old_or_does_not_know_the_gpu(machine: PluginToolc
 
 
 def test_no_gpu_and_no_sm(machine: PluginToolchain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin_build, "find_gpu", lambda: None)
+    monkeypatch.setattr(plugin_build, "find_gpu", lambda: None)  # also on a machine that has one
     with pytest.raises(InputError, match="--sm 87"):
         build_plugin()
 

@@ -41,8 +41,8 @@ def images() -> np.ndarray:
 
 def test_equal_engines_pass_in_whole_batches(model: Path, images: np.ndarray) -> None:
     runner = AsRuntime(model.read_bytes())
-    found = check_outputs(runner, model.read_bytes(), Examples.images(images), 4, CLASSIFY)
-    assert (found.images, found.agreement) == (8, 1.0) and found.sqnr_db > 40
+    check = check_outputs(runner, model.read_bytes(), Examples.images(images), 4, CLASSIFY)
+    assert (check.images, check.agreement) == (8, 1.0) and check.sqnr_db > 40
     assert runner.sizes == [4, 4]
 
 
@@ -67,15 +67,15 @@ def test_the_probed_file_gives_the_codes_of_every_quantizer(model: Path, images:
 
 
 def test_products_are_named_after_their_sites(model: Path, tmp_path: Path) -> None:
-    found = products(model)
-    assert {"stem", "patch", "attn.q", "attn.proj", "fc1", "fc2"} <= set(found.quantized)
-    assert found.attention == found.plugins == () and "head" not in found.quantized
+    planned = products(model)
+    assert {"stem", "patch", "attn.q", "attn.proj", "fc1", "fc2"} <= set(planned.quantized)
+    assert planned.attention == planned.plugins == () and "head" not in planned.quantized
     calibrated = calibrate(wide_vit(), (6,), attention=True)
     (tmp_path / "m.onnx").write_bytes(half(calibrated, half_scales(calibrated.plan((6, 6)))).graph.serialize())
-    found = products(tmp_path / "m.onnx")
-    assert len(found.attention) == 2 and set(found.attention) < set(found.quantized)
+    planned = products(tmp_path / "m.onnx")
+    assert len(planned.attention) == 2 and set(planned.attention) < set(planned.quantized)
     nodes = {n.name for n in onnx.load(str(tmp_path / "m.onnx")).graph.node}
-    assert set(found.quantized.values()) <= nodes
+    assert set(planned.quantized.values()) <= nodes
 
 
 def test_a_packed_file_is_probed_where_its_operators_end(images: np.ndarray, tmp_path: Path) -> None:
@@ -83,12 +83,12 @@ def test_a_packed_file_is_probed_where_its_operators_end(images: np.ndarray, tmp
     content, names = expose_codes(path.read_bytes())
     session = onnxruntime.session(content, 1)
     outputs = dict(zip(names, onnxruntime.run(session, Examples.images(images[:2]), None, names), strict=True))
-    made = [n.output[0] for n in onnx.load(str(path)).graph.node if n.domain == "qvit"]
-    assert len(made) == 9 and set(made) < set(names)
-    late = {**outputs, made[2]: -outputs[made[2]], made[4]: 0 * outputs[made[4]]}
-    assert first_difference(names, outputs, late) == made[2]
-    found = products(path)
-    assert {"patch", "attn.q", "fc1", "fc2"} <= set(found.plugins) < set(found.quantized)
+    calls = [n.output[0] for n in onnx.load(str(path)).graph.node if n.domain == "qvit"]
+    assert len(calls) == 9 and set(calls) < set(names)
+    late = {**outputs, calls[2]: -outputs[calls[2]], calls[4]: 0 * outputs[calls[4]]}
+    assert first_difference(names, outputs, late) == calls[2]
+    planned = products(path)
+    assert {"patch", "attn.q", "fc1", "fc2"} <= set(planned.plugins) < set(planned.quantized)
 
 
 def test_operators_of_our_own_are_plugins(model: Path, tmp_path: Path) -> None:

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx.parser
 import pytest
 
-from qvit_deploy.artifacts.engine_record import Batch, BuildRequest
+from qvit_deploy.artifacts.engine_record import Batch, BuildRequest, Tensor
 from qvit_deploy.errors import InputError
 from qvit_deploy.graph.examples import Examples
 from qvit_deploy.targets.tensorrt.engine.builder.build_engine import build_engine
@@ -20,6 +18,7 @@ from qvit_deploy.targets.tensorrt.engine.gpu import Gpu, find_gpu
 from qvit_deploy.targets.tensorrt.engine.library import library_of
 from qvit_deploy.targets.tensorrt.engine.run import engine_runner as engine_runtime
 from qvit_deploy.targets.tensorrt.engine.run.layer_info import read_layers
+from qvit_deploy.targets.tensorrt.engine.run.runner import EngineFileRunner
 from tests.support.devices.engine_examples import small_onnx, written
 from tests.support.devices.recorded_device import LAYERS, Memory, appear, built, compiling, milliseconds
 
@@ -39,9 +38,9 @@ def test_a_run_copies_launches_and_times(release: str, tmp_path: Path, monkeypat
             np.testing.assert_array_equal(logits, 2 * images)
     assert memory.order[-6:] == ["in", "event", "run", "event", "out", "wait"]
     assert runner.time() == 1.25
-    kept = runner.run(Examples.images(images))[0]
+    earlier = runner.run(Examples.images(images))[0]
     runner.run(Examples.images(images + 1))
-    np.testing.assert_array_equal(kept, 2 * images)
+    np.testing.assert_array_equal(earlier, 2 * images)
     runner.close()
     assert memory.order[0] == "push" and memory.order[-1] == "pop"
 
@@ -59,7 +58,7 @@ def test_every_input_is_copied_in_the_type_the_engine_takes(tmp_path: Path, monk
     appear(tmp_path, monkeypatch)
     memory = Memory()
     api = compiling("11.4.0", memory)
-    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    memory.install(monkeypatch)
     monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))
     model = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["": 21]>
@@ -76,6 +75,26 @@ def test_every_input_is_copied_in_the_type_the_engine_takes(tmp_path: Path, monk
     assert runner.repeat() == pytest.approx(milliseconds(len(content)))
     with pytest.raises(InputError, match="takes 2 to 2 images at a time, not 3"):
         runner.run(Examples({"x": np.ones((2, 3, 8), np.float32), "second": np.ones((3, 8, 3), np.float32)}))
+
+
+def test_an_engine_that_takes_pixels_is_measured_on_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    appear(tmp_path, monkeypatch)
+    memory = Memory()
+    api = compiling("11.4.0", memory)
+    memory.install(monkeypatch)
+    monkeypatch.setattr(engine_runtime, "load_library", lambda target: library_of(target, api))
+    content = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]>
+        g (uint8[2,3,8,8] image) => (float[2,3,8,8] y) { y = Cast <to = 1> (image) }"""
+    ).SerializeToString()
+    image = Tensor(name="image", shape=(2, 3, 8, 8), dtype="uint8")
+    build = built().model_copy(update={"version": "11.4.0", "inputs": (image,)})
+    path, _ = written(tmp_path, content, batch=Batch.parse("2"), build=build)
+    runner = EngineFileRunner(path, None, engine_runtime.opener(path))
+    assert runner.batch == 2 and runner.run_ns() > 0
+    pixels = next(iter(memory.buffers.values())).view(np.uint8)
+    assert len(pixels) == 2 * 3 * 8 * 8 and pixels.std() > 50
+    runner.close()
 
 
 def test_a_run_is_repeated_without_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +131,7 @@ def test_the_real_library_says_why_it_does_not_load_an_engine(tmp_path: Path, mo
     build_engine(BuildRequest(target="tensorrt-rtx", onnx=small_onnx(tmp_path), engine=path, sm=86), timeout=120)
     memory = Memory()
     monkeypatch.setattr(engine_runtime, "require_gpu", lambda what: Gpu("Test GPU", 86))
-    monkeypatch.setitem(sys.modules, "pycuda", ModuleType("pycuda"))
-    monkeypatch.setitem(sys.modules, "pycuda.driver", memory.module())
+    memory.install(monkeypatch)
     with pytest.raises(
         InputError, match=r"tensorrt-rtx 1\..* does not load it \(.*[Cc]uda.*\); build it again here"
     ) as caught:

@@ -42,15 +42,15 @@ def information(eleven: bool) -> str:
 
 @pytest.mark.parametrize("eleven", [False, True], ids=["10", "11"])
 def test_every_site_is_told_what_runs_it(eleven: bool) -> None:
-    found = engine_layers(read_layers(information(eleven)), {**PRODUCTS, "head": "head/MatMul"})
-    kernels = {s.site: (s.kernel, s.attention) for s in found.sites}
+    layers = engine_layers(read_layers(information(eleven)), {**PRODUCTS, "head": "head/MatMul"})
+    kernels = {s.site: (s.kernel, s.attention) for s in layers.sites}
     assert kernels == {
         "qkv": ("int8", False), "qk": ("float", True), "fc1": ("float", False), "fc2": ("plugin", False),
         "head": ("missing", False),
     }  # fmt: skip
-    assert (found.layers, found.reformats) == (5, 1)
-    assert found.sites[2].tactic == "sm80_xmma_gemm_f16f16_f16f32"
-    failures = found.failures(attention=["qk"], plugins=["fc2"])
+    assert (layers.layers, layers.reformats) == (5, 1)
+    assert layers.sites[2].tactic == "sm80_xmma_gemm_f16f16_f16f32"
+    failures = layers.failures(attention=["qk"], plugins=["fc2"])
     assert len(failures) == 2
     assert failures[0].startswith("fc1: mlp.fc1_myl0_9 runs it in floating point")
     assert failures[1] == "head: no layer of the engine names its product"
@@ -58,8 +58,8 @@ def test_every_site_is_told_what_runs_it(eleven: bool) -> None:
 
 @pytest.mark.parametrize("eleven", [False, True], ids=["10", "11"])
 def test_what_was_expected_and_is_not_there_is_said(eleven: bool) -> None:
-    found = engine_layers(read_layers(information(eleven)), {"fc1": "mlp.fc1/MatMul", "qkv": "attn.qkv/MatMul"})
-    (fused, plugin) = found.failures(attention=["fc1"], plugins=["qkv"])
+    layers = engine_layers(read_layers(information(eleven)), {"fc1": "mlp.fc1/MatMul", "qkv": "attn.qkv/MatMul"})
+    (fused, plugin) = layers.failures(attention=["fc1"], plugins=["qkv"])
     assert "its attention is not fused" in fused and "no plugin runs it" in plugin
 
 
