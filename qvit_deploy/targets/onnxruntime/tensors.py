@@ -11,8 +11,8 @@ from qvit_deploy.graph.graph import Graph
 from qvit_deploy.targets.onnxruntime.runtime import run, session
 
 _CONV_ADD = "ConvAddActivationFusion"
-"""Adds to a float convolution's result inside of the convolution, and loses it where it is an output too (as of 1.32; the
-two branches of FastViT's downsampling)."""
+"""Adds to a float convolution's result inside of the convolution, and loses it where it is an output too (as of 1.32;
+the two branches of FastViT's downsampling)."""
 
 
 def probe(emitted: Graph, images: Examples[np.ndarray], fetch: list[str]) -> list[np.ndarray]:
