@@ -85,19 +85,28 @@ def whole_file(path: Path, hint: str = "") -> Iterator[Path]:
     """
     place = path.resolve()
     with refusing(path, hint):
-        if place.exists() and not place.is_file():
-            raise OSError(errno.EISDIR if place.is_dir() else errno.EINVAL, "it is not a file")
+        # Asked once: another writer may replace or remove the file at any moment.
+        if (before := _mode(place)) is not None and not stat.S_ISREG(before):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(before) else errno.EINVAL, "it is not a file")
         with temporary_path(place) as temporary:
             yield temporary
             sync(temporary)
-            if place.exists():
-                temporary.chmod(stat.S_IMODE(place.stat().st_mode))
+            if (before := _mode(place)) is not None:
+                temporary.chmod(stat.S_IMODE(before))
             try:
                 temporary.replace(place)
             except OSError as error:
                 if error.errno != errno.EBUSY:
                     raise
                 shutil.copyfile(temporary, place)  # a file that is mounted by itself cannot be replaced
+
+
+def _mode(path: Path) -> int | None:
+    """Returns the type and the permissions of what is at `path`; None where nothing is."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
 
 
 @contextmanager

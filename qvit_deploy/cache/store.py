@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def load(path: Path) -> Any:
         DamagedError: the file was cut short or changed, or was not written by `store`.
         OSError: it cannot be read.
     """
-    if path.exists() and not path.is_file():
+    if not stat.S_ISREG(path.stat().st_mode):
         raise DamagedError(f"{path} is not a file")  # opening a pipe would wait for whoever writes to it
     try:
         with safe_open(path, framework="numpy") as file:

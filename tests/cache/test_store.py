@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from contextlib import suppress
 from dataclasses import dataclass
@@ -193,3 +194,9 @@ def test_a_missing_file_and_a_missing_folder(tmp_path: Path) -> None:
         load(tmp_path / "none")
     with pytest.raises(InputError):
         store(1, tmp_path / "none" / "value")
+
+
+def test_a_pipe_in_the_folder_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "f")
+    with pytest.raises(DamagedError, match="is not a file"):
+        load(tmp_path / "f")
