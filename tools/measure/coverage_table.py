@@ -64,7 +64,7 @@ def names_of(text: str) -> list[str]:
 _TITLE = """# Coverage: which architectures compile
 
 A small model of every family of timm that has attention (or that backbones of transformers are made of), and of the
-vision architectures of transformers, exported by torch's two exporters and compiled at w8a8 for all targets. Printed by
+vision architectures of transformers, exported by torch's two exporters and compiled at w8a8. Printed by
 
 ```
 pip install transformers
@@ -80,8 +80,9 @@ groups by an ArgMax move far by little, and so do deep ones with batch norms of 
 
 Weights are random, scaled to pictures (every product has unit variance, every batch norm the statistics of what it
 gets), and no layer is tuned: the figures say that a model is compiled right, not how well a trained one quantizes.
-Targets are those that the model was compiled for and whose files passed their verification. The order of queries that
-are taken by rank does not count where all of them are outputs (RT-DETR, D-FINE).
+Targets are those that the model was compiled for (`--target`) and whose files passed their verification, with every
+export that was tried; what was left out stands beside it with its reason, and `onnxruntime` alone means that no other
+was tried. The order of queries that are taken by rank does not count where all of them are outputs (RT-DETR, D-FINE).
 """
 
 

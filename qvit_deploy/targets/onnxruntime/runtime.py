@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,11 @@ FLOAT_CONVOLUTIONS = ("Conv", "FusedConv")
 
 
 def session(
-    model: Path | bytes, threads: int = 0, optimized_to: Path | None = None, profile_to: Path | None = None
+    model: Path | bytes,
+    threads: int = 0,
+    optimized_to: Path | None = None,
+    profile_to: Path | None = None,
+    without: Collection[str] = (),
 ) -> ort.InferenceSession:
     """Opens a CPU session with all graph optimizations.
 
@@ -47,6 +51,7 @@ def session(
         threads: intra-op threads; 0 for `OMP_NUM_THREADS`, or one per core.
         optimized_to: file to which ONNX Runtime writes the optimized graph that it runs.
         profile_to: turns its profiler on; prefix of the path that `end_profiling` returns.
+        without: names of optimizations that are left out.
 
     Raises:
         InputError: ONNX Runtime does not load the model; gives its reason.
@@ -60,7 +65,9 @@ def session(
         options.enable_profiling, options.profile_file_prefix = True, str(profile_to)
     source = model if isinstance(model, bytes) else str(model)
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+        )
     except Exception as error:  # ONNX Runtime raises its own unrelated exception types
         reason = str(error).splitlines()[0]
         where = "model" if isinstance(model, bytes) else str(model)

@@ -22,6 +22,9 @@ _PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.
 _NOTHING = 1e-5
 """What differs by less is a constant: some are drawn with a deviation of 1e-10, class tokens of others of 1e-6."""
 
+_LEAST_VARIANCE = 0.01
+"""Of a channel, relative to the mean of all: one that is dead on the pictures would amplify whatever noise it gets."""
+
 
 @torch.no_grad()
 def scale_to_data(model: nn.Module, run: Callable[[], object]) -> None:
@@ -84,4 +87,5 @@ def _own_statistics(hooks: Hooks, norm: nn.Module, inputs: tuple[torch.Tensor, .
     assert isinstance(norm.running_mean, torch.Tensor) and isinstance(norm.running_var, torch.Tensor)
     channels = inputs[0].transpose(0, 1).flatten(1)
     norm.running_mean.copy_(channels.mean(1))
-    norm.running_var.copy_(channels.var(1).clamp_min(1e-6))
+    variances = channels.var(1)
+    norm.running_var.copy_(variances.clamp_min(float(_LEAST_VARIANCE * variances.mean())))

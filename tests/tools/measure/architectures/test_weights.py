@@ -52,3 +52,10 @@ def test_hooks_do_not_stay() -> None:
     model, images = Blocks().eval(), torch.randn(8, 3, 16, 16)
     scale_to_data(model, lambda: model(images))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_dead_channel_does_not_amplify_noise() -> None:
+    model, images = nn.BatchNorm2d(3).eval(), torch.randn(16, 3, 8, 8)
+    images[:, 1] = 0
+    scale_to_data(model, lambda: model(images))
+    assert 0.005 < float(model.running_var[1]) < 0.01
