@@ -6,6 +6,7 @@ whose defaults changed between TensorRT 10 and 11.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,9 +119,12 @@ def _layers(path: Path) -> tuple[Layer, ...]:
 def _log(path: Path) -> tuple[str, dict[str, str]]:
     """Reads (TensorRT's version, the flags that change times) from trtexec's output."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    # PowerShell writes what it redirects (`trtexec ... > log.txt`) in UTF-16.
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
+    text = content.decode(encoding, errors="replace")
     version, command = _VERSION.search(text), _COMMAND.search(text)
     if version is None or command is None:
         raise InputError(f"{path}: is not what trtexec prints (no line with its version and command)")

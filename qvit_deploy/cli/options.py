@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Annotated, Any, Literal, Optional, get_args, get_origin
 
 import typer
+from rich.markup import escape
 
 from qvit_deploy.commands.request import SweepRequest
 from qvit_deploy.data.preprocess import Preprocess
@@ -89,7 +90,7 @@ class RecipeOption:
             accepted: Any = list[str] if _is_choices(kind) and not several else str
         else:
             accepted = str if get_origin(kind) is Literal else kind
-        option = typer.Option(self.name or self.flag, help=self._help(several))
+        option = typer.Option(self.name or self.flag, help=escape(self._help(several)))  # rich reads help as markup
         annotation = Annotated[Optional[accepted], option]
         return inspect.Parameter(self.field, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

@@ -60,6 +60,16 @@ def test_times_become_a_measurement(folder: Path, tmp_path: Path) -> None:
     assert read_measurement(path) == measurement
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_a_log_that_powershell_redirected_is_read(folder: Path, encoding: str) -> None:
+    """`trtexec ... > log.txt` of PowerShell: UTF-16 with a byte order mark."""
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    (folder / "log.txt").write_text(mark + (folder / "log.txt").read_text(), encoding=encoding)
+    measurement = read_trtexec(Recording(folder / "t.json", log=folder / "log.txt"), folder / "e.plan", 1, ())
+    assert measurement.environment.versions["tensorrt"] == "10.3.0"
+    assert measurement.settings.flags["warmUp"] == "1000"
+
+
 def test_names_alone_will_do(folder: Path) -> None:
     """TensorRT 10 without detailed layer information."""
     (folder / "l.json").write_text(json.dumps({"Layers": ["fused"], "Bindings": ["image"]}))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 import typer
+from rich.markup import escape
 from typer.testing import CliRunner
 
 from qvit_deploy.cli import options
@@ -109,7 +110,7 @@ def test_every_option_is_a_field_with_words_and_every_budget_has_one() -> None:
     assert len(set(fields)) == len(fields) and set(BUDGETS) <= set(fields)
     for option in RECIPE_OPTIONS:
         words = Recipe.model_fields[option.field].description
-        assert words and words in option.parameter(False).annotation.__metadata__[0].help
+        assert words and escape(words) in option.parameter(False).annotation.__metadata__[0].help
 
 
 def test_one_line_makes_any_field_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
