@@ -16,15 +16,17 @@ MODELS = (
     "cait_xxs24_224",
 )
 
+_SMALLER = {"cait": "&init_values=1.0", "beit": "&embed_dim=192&num_heads=3", "swinv2": "&img_size=128"}
+
 
 def shallow(model: str) -> str:
     """Returns the spec of the same architecture with three blocks; with five in the four stages of a Swin, the third of
-    which has a block of shifted windows. Further blocks are more of the same and take as long.
+    which has a block of shifted windows. Further blocks are more of the same and take as long; so do BEiT's width and
+    SwinV2's picture.
 
     CaiT's layer scales begin at 1e-5: three blocks of them leave the outputs of all images the same, which bias
     correction then meets to 106 dB, and one code that falls otherwise in OpenVINO counts as much as all noise.
     """
     changes = "depths=1,1,2,1" if model.startswith("swin") else "depth=3"
-    if model.startswith("cait"):
-        changes += "&init_values=1.0"
+    changes += "".join(more for name, more in _SMALLER.items() if model.startswith(name))
     return f"timm:{model}{'&' if '?' in model else '?'}{changes}"

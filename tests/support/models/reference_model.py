@@ -16,15 +16,16 @@ FOLDER = REPOSITORY.parent / "shared" / "reference"
 
 @dataclass(frozen=True)
 class Reference:
-    """The model, traced, and the path of its images."""
+    """The model, traced, the path of its images, and a folder for results of stages that its compiles share."""
 
     source: Source
     data: str
+    cache: Path
 
     @classmethod
-    def load(cls) -> Reference:
+    def load(cls, cache: Path) -> Reference:
         source = load_model(MODEL, checkpoint=FOLDER / "dinov2_vits14_fmnist.safetensors")
-        return cls(source, str(FOLDER / "fashion_mnist_dev.npz"))
+        return cls(source, str(FOLDER / "fashion_mnist_dev.npz"), cache)
 
     def compile(self, out: Path, recipe: Recipe) -> Compiled:
-        return compile(self.source, out, calib=self.data, recipe=recipe, preprocess=PREPROCESS)
+        return compile(self.source, out, calib=self.data, recipe=recipe, preprocess=PREPROCESS, cache=self.cache)
