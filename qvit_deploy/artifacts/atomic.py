@@ -17,7 +17,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from qvit_deploy.errors import InputError
@@ -162,20 +162,26 @@ _HIDDEN = re.compile(
 
 def _remove_debris(folder: Path) -> None:
     """Removes what processes of this machine that have died left in `folder`, and puts back what one of them had moved
-    aside to replace it."""
+    aside to replace it. What it may not touch, or another process is quicker at, stays."""
     for entry in list(os.scandir(folder)) if folder.is_dir() else []:
         match = _HIDDEN.fullmatch(entry.name)
         if match is None or match["host"] != _host() or _lives(int(match["pid"])):
             continue
-        if match["kind"] == "old" and not os.path.lexists(folder / match["name"]):
-            Path(entry).rename(folder / match["name"])
-        else:
-            _remove(Path(entry))
+        with suppress(OSError):
+            if match["kind"] == "old" and not os.path.lexists(folder / match["name"]):
+                Path(entry).rename(folder / match["name"])
+            else:
+                _remove(Path(entry))
 
 
 def _host() -> str:
-    """Returns what tells this machine from others that write to the same folder."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    """Returns what tells this machine, or container, from others that write to the same folder: their processes have
+    numbers of their own."""
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
 def _lives(pid: int) -> bool:

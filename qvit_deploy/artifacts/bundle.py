@@ -30,7 +30,7 @@ __all__ = ["Bundle", "FileRecord", "Manifest", "SiteRecord", "Summary", "check_o
 
 _ANY_VERSION = SCHEMA.rpartition("/")[0] + "/"
 # Later commands add files in these folders; the manifest, which the compile wrote, does not list them.
-_ENGINES, _MEASUREMENTS = "engines", "measurements"
+ENGINES, MEASUREMENTS = "engines", "measurements"
 _OURS = "qvit-deploy/"
 """What every schema of ours begins with."""
 
@@ -95,8 +95,8 @@ def write_bundle(
         base = manifest.model_dump(by_alias=True) if isinstance(manifest, Manifest) else dict(manifest)
         complete = validate({**base, "files": records}, "the manifest to write")
         _write(folder, MANIFEST, complete.to_json())
-        if (history := out / _MEASUREMENTS).is_dir():
-            shutil.copytree(history, folder / _MEASUREMENTS)
+        if (history := out / MEASUREMENTS).is_dir():
+            shutil.copytree(history, folder / MEASUREMENTS)
     return Bundle(out, complete)
 
 
@@ -192,7 +192,7 @@ def _check_replaceable(out: Path) -> None:
     if foreign:
         raise InputError(f"{out} holds {foreign[0]}, which no bundle has; move it away before using --force")
     empty = [p.relative_to(out).as_posix() for p in sorted(out.rglob("*")) if p.is_dir() and not any(p.iterdir())]
-    if strange := [name for name in empty if name not in (_ENGINES, _MEASUREMENTS)]:
+    if strange := [name for name in empty if name not in (ENGINES, MEASUREMENTS)]:
         raise InputError(f"{out} holds the folder {strange[0]}, which no bundle has; move it away before using --force")
     if changed := [name for name in present if name in listed and not _is_as_listed(out / name, listed[name])]:
         raise InputError(f"{out / changed[0]} was changed since it was written; move it away before using --force")
@@ -201,12 +201,12 @@ def _check_replaceable(out: Path) -> None:
 def _is_ours(out: Path, name: str) -> bool:
     """Returns whether a later command has put this file into the bundle."""
     place, folder = out / name, name.rpartition("/")[0]
-    if place.is_symlink() or folder not in (_ENGINES, _MEASUREMENTS):
+    if place.is_symlink() or folder not in (ENGINES, MEASUREMENTS):
         return False
     if place.suffix == ".json":
         return _schema(place).startswith(_OURS)
     record = place.with_suffix(".json")
-    if folder != _ENGINES or not _schema(record).startswith(_OURS):
+    if folder != ENGINES or not _schema(record).startswith(_OURS):
         return False
     return _is_as_listed(place, parse_json(record.read_bytes()).get("engine"))
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from pydantic import BaseModel
 
 from qvit_deploy.artifacts.atomic import make_folder, write_file
-from qvit_deploy.artifacts.bundle import Bundle, read_bundle
+from qvit_deploy.artifacts.bundle import MEASUREMENTS, Bundle, read_bundle
 from qvit_deploy.artifacts.manifest import MANIFEST
 from qvit_deploy.artifacts.measurement import Measurement, Quality
 from qvit_deploy.artifacts.opening import artifact_at, inputs_for_data, model_at, preprocess_of
@@ -29,7 +29,6 @@ from qvit_deploy.targets.run_values import write_run_values
 from qvit_deploy.targets.session import open_model
 from qvit_deploy.targets.target import FLOAT, file_of
 
-FOLDER = "measurements"
 ELSEWHERE = "; choose another file with -o"
 DEFAULT_TARGET = REFERENCE.name
 
@@ -107,7 +106,7 @@ def save(measurement: Measurement, path: Path, out: Path | None) -> Path | None:
     settings = measurement.settings
     threads = "" if settings.threads is None else f".threads{settings.threads}"
     name = f"{Path(measurement.file.name).stem}.batch{settings.batch}{threads}.{stamp()}.json"
-    return write_record(out or path / FOLDER / name, measurement)
+    return write_record(out or path / MEASUREMENTS / name, measurement)
 
 
 def stamp() -> str:

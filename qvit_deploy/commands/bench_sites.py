@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qvit_deploy.artifacts.bundle import MEASUREMENTS
 from qvit_deploy.artifacts.latency_table import LatencyTable
 from qvit_deploy.bench.measure import TABLE_PROCESSES, MeasureOptions
 from qvit_deploy.bench.sites.models import Index, SiteModelRequest
 from qvit_deploy.bench.sites.times import site_table
 from qvit_deploy.bench.sites.write import write_site_models
-from qvit_deploy.commands.bench import FOLDER, require_writable, stamp, write_record
+from qvit_deploy.commands.bench import require_writable, stamp, write_record
 from qvit_deploy.errors import InputError
 from qvit_deploy.progress import Progress
 
@@ -46,7 +47,7 @@ def time_sites(
     several = TABLE_PROCESSES if processes is None else processes
     options = MeasureOptions(threads=threads, processes=several, runs=iterations, pin=pin, plugins=request.plugins)
     table = site_table(path, options, request, site_models, progress)
-    place = out or path / FOLDER / f"sites.{request.target}.batch{table.batch_size}.{stamp()}.json"
+    place = out or path / MEASUREMENTS / f"sites.{request.target}.batch{table.batch_size}.{stamp()}.json"
     return table, write_record(place, table)
 
 

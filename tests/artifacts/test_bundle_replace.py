@@ -245,3 +245,12 @@ def test_the_next_writer_puts_back_what_a_killed_one_had_moved_aside(tmp_path):
     write(tmp_path / "other")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "out"]
     assert tree(tmp_path / "out") == before
+
+
+def test_debris_that_cannot_be_removed_is_in_nobodys_way(tmp_path):
+    """A folder that somebody else's dead process left: here, one whose entries no process may unlink."""
+    killed(tmp_path, "atomic.sync = die\nwrite(out)")
+    (debris,) = tmp_path.iterdir()
+    debris.chmod(0o500)
+    write(tmp_path / "other")
+    assert (tmp_path / "other/manifest.json").is_file()

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from qvit_deploy.artifacts.atomic import make_folder, write_file
-from qvit_deploy.artifacts.bundle import read_bundle
+from qvit_deploy.artifacts.bundle import ENGINES, read_bundle
 from qvit_deploy.artifacts.engine_record import BuildOptions
 from qvit_deploy.emit.local_functions import DOMAIN, plugin_operators, without_plugin_bodies
 from qvit_deploy.errors import InputError
@@ -17,9 +17,6 @@ from qvit_deploy.targets.tensorrt.engine.kind import engine_kind
 
 HALF_TARGETS = (TENSORRT, TENSORRT_RTX, TENSORRT_PLUGIN)
 """Targets whose files engines are built from."""
-
-ENGINES = "engines"
-"""The folder of a bundle that engines go to; the manifest, written by the compile, does not list it."""
 
 
 def engine_files(

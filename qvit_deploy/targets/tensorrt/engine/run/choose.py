@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from qvit_deploy.artifacts.bundle import Bundle
+from qvit_deploy.artifacts.bundle import ENGINES, Bundle
 from qvit_deploy.artifacts.engine_record import engines_in
 from qvit_deploy.errors import InputError
-from qvit_deploy.targets.tensorrt.engine.files import ENGINES
 from qvit_deploy.targets.tensorrt.engine.gpu import require_gpu
 from qvit_deploy.targets.tensorrt.engine.run.fit import runs_on
 
